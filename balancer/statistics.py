@@ -1,0 +1,99 @@
+"""What a strategy may look at: loss values, and on demand the geometry of their gradients at the decoder output."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+__all__ = ["Statistics"]
+
+
+@dataclass
+class Statistics:
+    """The m losses that are active in this step; everything derived is computed once and only if asked for.
+
+    Args:
+        index: Position of each active loss among all M losses of the balancer, so that a strategy with memory
+            can keep buffers [M] and address `buffer[index]`. Shape [m] int64.
+        losses: Values, detached, float64. Shape [m].
+        user_weights: The weights from the config, float64. Shape [m].
+        gradients: d loss_i / d output, one row a loss, or None on steps on which nobody needs them.
+            Shape [m, B, C, T] float32.
+    """
+
+    index: Tensor
+    losses: Tensor
+    user_weights: Tensor
+    gradients: Tensor | None
+
+    @cached_property
+    def jacobian(self) -> Tensor:
+        """Gradients with all but the loss axis flattened. Shape: [m, B * C * T]."""
+        if self.gradients is None:
+            raise RuntimeError("a strategy that looks at gradients must set needs_gradients = True")
+        return self.gradients.flatten(1)
+
+    @property
+    def batch_size(self) -> int:
+        """Items B of the batch; 1 when there are no gradients to tell."""
+        return 1 if self.gradients is None else self.gradients.shape[1]
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """Length of each gradient over the whole batch. Shape: [m] float64."""
+        return torch.linalg.vector_norm(self.jacobian, dim=1, dtype=torch.float64)
+
+    @cached_property
+    def item_norms(self) -> Tensor:
+        """Length of each gradient, taken per batch item and averaged. Shape: [m] float64."""
+        items = self.jacobian.unflatten(1, (self.batch_size, -1))
+        return torch.linalg.vector_norm(items, dim=2, dtype=torch.float64).mean(1)
+
+    @cached_property
+    def cosines(self) -> Tensor:
+        """Cosine of every pair of gradients; 0 between a zero gradient and another. Shape: [m, m] float64.
+
+        Of rows scaled to unit length, and in float64: in a Gramian of the raw rows, whose squared lengths spread over
+        many decades, the small ones would be lost to rounding, and TF32 or autocast would round the products.
+        """
+        unit = self.jacobian / self.norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        return (unit @ unit.t()).clamp(-1, 1).fill_diagonal_(1.0)
+
+    @cached_property
+    def gramian(self) -> Tensor:
+        """Inner products of the gradients. Shape: [m, m] float64."""
+        return self.norms[:, None] * self.cosines * self.norms
+
+    def scaled(self, factors: Tensor) -> "Statistics":
+        """The same step with loss i multiplied by `factors[i]`.
+
+        Lengths, cosines and inner products follow by arithmetic on m numbers; the gradients themselves are
+        scaled only if somebody then asks for `jacobian`.
+
+        Shape: factors [m].
+        """
+        return _Scaled(self.index, self.losses * factors, self.user_weights, self.gradients, self, factors)
+
+
+@dataclass
+class _Scaled(Statistics):
+    origin: Statistics
+    factors: Tensor
+
+    @cached_property
+    def jacobian(self) -> Tensor:
+        return self.origin.jacobian * self.factors.to(self.origin.jacobian.dtype)[:, None]
+
+    @cached_property
+    def norms(self) -> Tensor:
+        return self.origin.norms * self.factors.abs()
+
+    @cached_property
+    def item_norms(self) -> Tensor:
+        return self.origin.item_norms * self.factors.abs()
+
+    @cached_property
+    def cosines(self) -> Tensor:
+        sign = self.factors.sign()
+        return sign[:, None] * self.origin.cosines * sign

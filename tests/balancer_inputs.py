@@ -1,0 +1,60 @@
+"""Losses with known gradients, and a second, plain implementation of EnCodec's balancer to compare with."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from balancer import Balancer, EmaNorm, Fixed, Keep, Static, Sum
+
+__all__ = ["ReferenceBalancer", "encodec", "fixed_sum", "leaf", "linear", "noise", "weighted_sum"]
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.zeros(shape, requires_grad=True)
+
+
+def linear(output: Tensor, gradients: Mapping[str, Tensor], value: float = 1.0) -> dict[str, Tensor]:
+    """Losses of the given value (where the output is zero) whose gradients at `output` are the given tensors."""
+    return {name: (output * gradient.reshape(output.shape)).sum() + value for name, gradient in gradients.items()}
+
+
+def noise(names: str, shape: tuple[int, ...], seed: int, spread: float = 1.0) -> dict[str, Tensor]:
+    """Random gradients, one for each letter, whose lengths fall geometrically by `spread` from first to last."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = np.geomspace(1.0, 1.0 / spread, len(names))
+    return {name: torch.randn(shape, generator=generator) * step for name, step in zip(names, steps, strict=True)}
+
+
+def encodec(weights: Mapping[str, float], monitor_every: int = 0, **settings: object) -> Balancer:
+    return Balancer(weights, EmaNorm(**settings), Sum(), Keep(), monitor_every)  # type: ignore[arg-type]
+
+
+def weighted_sum(weights: Mapping[str, float], monitor_every: int = 0) -> Balancer:
+    return Balancer(weights, Static(), Sum(), Keep(), monitor_every)
+
+
+def fixed_sum(weights: Mapping[str, float], norm: float) -> Balancer:
+    return Balancer(weights, Static(), Sum(), Fixed(norm), monitor_every=0)
+
+
+class ReferenceBalancer:
+    """AudioCraft's balancer in float64 NumPy: gradients in, gradient out."""
+
+    def __init__(self, weights: Mapping[str, float], decay: float, total_norm: float, per_item: bool) -> None:
+        self.weights, self.decay, self.total_norm, self.per_item = weights, decay, total_norm, per_item
+        self.total = dict.fromkeys(weights, 0.0)
+        self.fix = dict.fromkeys(weights, 0.0)
+
+    def __call__(self, gradients: Mapping[str, Tensor]) -> np.ndarray:
+        arrays = {name: gradient.double().numpy() for name, gradient in gradients.items()}
+        combined = np.zeros_like(next(iter(arrays.values())))
+        for name, array in arrays.items():
+            items = array.reshape(len(array) if self.per_item else 1, -1)
+            norm = np.mean([np.sqrt(np.sum(item**2)) for item in items])
+            self.total[name] = self.decay * self.total[name] + norm
+            self.fix[name] = self.decay * self.fix[name] + 1.0
+            share = self.weights[name] / sum(self.weights[present] for present in arrays)
+            combined += share * self.total_norm / (1e-12 + self.total[name] / self.fix[name]) * array
+        return combined
