@@ -1,0 +1,32 @@
+"""Several discriminators as one."""
+
+from torch import Tensor, nn
+
+from .discriminators import DiscriminatorOutput, MultiScaleSTFT
+from .waveform_discriminators import MultiPeriod, MultiScale
+
+__all__ = ["Combined"]
+
+
+class Combined(nn.Module):
+    """Several discriminators as one, their sub-discriminators counted alike.
+
+    Args:
+        discriminators: Any of this package; their order is that of the output.
+
+    Shape: audio [B, C, T] -> the logits and features of the first, then of the second ...
+    """
+
+    def __init__(self, discriminators: list[MultiScaleSTFT | MultiPeriod | MultiScale]) -> None:
+        super().__init__()
+        if not discriminators:
+            raise ValueError("expected at least one discriminator to combine, got none")
+        self.discriminators = nn.ModuleList(discriminators)
+        self.minimum_samples = max(discriminator.minimum_samples for discriminator in discriminators)
+
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        outputs = [discriminator(audio) for discriminator in self.discriminators]
+        return DiscriminatorOutput(
+            [logits for output in outputs for logits in output.logits],
+            [features for output in outputs for features in output.features],
+        )

@@ -1,0 +1,211 @@
+"""Distances between two spectrograms: multi-scale mel (EnCodec, audiocraft) and multi-resolution STFT.
+
+Every module takes (estimate, reference), works in float32 under any autocast, and holds its windows and filters in
+buffers. The reference is taken to be data: no gradient goes to it.
+"""
+
+import functools
+import math
+import warnings
+from typing import Literal, get_args
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .shapes import check_pair
+from .stft import STFT, wide, without_autocast
+
+__all__ = ["MultiResolutionSTFT", "MultiScaleMel", "mel_distance"]
+
+LogDistance = Literal["l2", "mse"]
+
+
+class MultiScaleMel(nn.Module):
+    """L1 distance of mel power spectrograms plus alpha times L2 distance of their logarithms, over several windows.
+
+    The frequency loss of EnCodec (Défossez et al. 2022, equation 1, after Gritsenko et al. 2020): windows of
+    2^5 .. 2^11 samples, hop a quarter, alpha = 1. The paper leaves open which spectrogram is meant, where the
+    logarithm stands and how the norms are reduced; this is the reading of audiocraft, whose loss is obtained exactly
+    with exponents 6 .. 10, `f_min_hz=64` and `log_distance="mse"`. All terms are averaged:
+    Σ_i (L1_i + alpha_i L2_i) / Σ_i (1 + alpha_i).
+
+    Args:
+        sample_rate: In Hz.
+        window_exponents: Windows are 2^e samples long, one scale for each e.
+        mels: Number of HTK mel filters. At short windows most of them hold no bin: they count as equal.
+        f_min_hz: Lower edge of the lowest filter.
+        f_max_hz: Upper edge of the highest filter. Default: half the sample rate.
+        alpha: Weight of the logarithmic term, for all scales or one for each.
+        log_distance: "l2", the root mean square over the filters of a frame, averaged over frames; or "mse".
+        normalized: Divide spectra by the window's L2 norm.
+        floor: Added to the power before the logarithm (base 10).
+
+    Shape: estimate [B, C, T], reference [B, C, T] -> scalar; T at least `minimum_samples`.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        window_exponents: list[int],
+        mels: int = 64,
+        f_min_hz: float = 0.0,
+        f_max_hz: float | None = None,
+        alpha: float | list[float] = 1.0,
+        log_distance: LogDistance = "l2",
+        normalized: bool = True,
+        floor: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if log_distance not in get_args(LogDistance):
+            raise ValueError(f"expected log_distance to be one of {get_args(LogDistance)}, got {log_distance!r}")
+        if not window_exponents or min(window_exponents) < 2:
+            raise ValueError(f"expected one or more window_exponents of at least 2, got {window_exponents}")
+        self.alphas = alpha if isinstance(alpha, list) else [alpha] * len(window_exponents)
+        if len(self.alphas) != len(window_exponents) or min(self.alphas) < 0:
+            raise ValueError(f"expected an alpha >= 0 for each of {len(window_exponents)} scales, got {alpha}")
+        if floor <= 0:
+            raise ValueError(f"expected floor > 0, got {floor}")
+        top = sample_rate // 2 if f_max_hz is None else f_max_hz
+        if not 0 <= f_min_hz < top <= sample_rate / 2:
+            raise ValueError(f"expected 0 <= f_min_hz < f_max_hz <= {sample_rate / 2}, got {f_min_hz} and {top}")
+        self.mels, self.log_distance, self.floor = mels, log_distance, floor
+        scales = [_MelPower(sample_rate, 2**exponent, mels, f_min_hz, top, normalized) for exponent in window_exponents]
+        self.scales = nn.ModuleList(scales)
+        # Reflection must not reach beyond the other end of the signal.
+        self.minimum_samples = max(scale.margin_samples for scale in scales) + 1
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
+        check_pair(estimate, reference, self.minimum_samples)
+        with without_autocast(estimate):
+            with torch.no_grad():
+                targets = [scale(reference) for scale in self.scales]
+            terms = [
+                self._distance(scale(estimate), target, alpha)
+                for scale, target, alpha in zip(self.scales, targets, self.alphas, strict=True)
+            ]
+            return torch.stack(terms).sum() / sum(1 + alpha for alpha in self.alphas)
+
+    def _distance(self, estimate: Tensor, reference: Tensor, alpha: float) -> Tensor:
+        filled = estimate.shape[-1] / self.mels  # the other filters are empty: equal in both
+        linear = filled * F.l1_loss(estimate, reference)
+        log_estimate, log_reference = (estimate + self.floor).log10(), (reference + self.floor).log10()
+        if self.log_distance == "mse":
+            return linear + alpha * filled * F.mse_loss(log_estimate, log_reference)
+        norms = torch.linalg.vector_norm(log_estimate - log_reference, dim=-1)
+        return linear + alpha * norms.mean() / math.sqrt(self.mels)
+
+
+def mel_distance(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
+    """The score "mel distance": audiocraft's multi-scale mel loss as its compression solver sets it, lower is better.
+
+    Args:
+        estimate: Audio that came out of the codec.
+        reference: Audio that went in.
+        sample_rate: In Hz, of both.
+
+    Shape: estimate [B, C, T], reference [B, C, T] -> scalar.
+    """
+    return _mel_distance(sample_rate, estimate.device)(estimate, reference)
+
+
+@functools.lru_cache(maxsize=8)
+def _mel_distance(sample_rate: int, device: torch.device) -> MultiScaleMel:
+    with torch.inference_mode(False):  # buffers made in inference mode could never serve a gradient
+        return MultiScaleMel(sample_rate, window_exponents=[6, 7, 8, 9, 10], f_min_hz=64.0, log_distance="mse").to(
+            device
+        )
+
+
+class _MelPower(nn.Module):
+    """Mel power spectrogram with hop n/4 and ceil(T / hop) frames: (n - hop) / 2 reflected samples at either end,
+    then zeros until the last frame is full. Filters that no bin falls into are left out.
+
+    Buffers:
+        filters: [2 bins, filled], each row twice, to weigh the squared real and the squared imaginary part.
+
+    Shape: audio [B, C, T] -> [B C, F, filled].
+    """
+
+    filters: Tensor
+
+    def __init__(
+        self, sample_rate: int, window_samples: int, mels: int, f_min_hz: float, f_max_hz: float, normalized: bool
+    ) -> None:
+        super().__init__()
+        self.hop_samples = window_samples // 4
+        self.margin_samples = (window_samples - self.hop_samples) // 2
+        self.stft = STFT(window_samples, self.hop_samples, normalized=normalized)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
+            filters = torchaudio.functional.melscale_fbanks(
+                window_samples // 2 + 1, f_min_hz, f_max_hz, mels, sample_rate
+            )
+        filters = filters[:, filters.amax(dim=0) > 0]
+        if not filters.numel():
+            raise ValueError(
+                f"expected a bin of a {window_samples}-sample window between {f_min_hz} and {f_max_hz} Hz, "
+                f"got bins {sample_rate / window_samples} Hz apart"
+            )
+        self.register_buffer("filters", filters.repeat_interleave(2, dim=0), persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        audio = F.pad(wide(audio), (self.margin_samples, self.margin_samples), mode="reflect")
+        missing = (2 * self.margin_samples - audio.shape[-1]) % self.hop_samples
+        audio = F.pad(audio, (0, missing)).flatten(0, 1)
+        return self.stft(audio).square() @ self.filters
+
+
+class MultiResolutionSTFT(nn.Module):
+    """Spectral convergence plus log-magnitude L1, mean over resolutions (Yamamoto et al. 2020, equations 3 to 6).
+
+    As in the authors' code the convergence is one ratio of Frobenius norms over the batch, frames are centred with
+    reflection, and the power is held at 1e-7 or more, so that silence has finite values and gradients.
+
+    Args:
+        ffts: Length of each transform in samples (even).
+        hops: Hop of each resolution in samples.
+        windows: Length of each Hann window in samples, at most that of its transform.
+
+    Shape: estimate [B, C, T], reference [B, C, T] -> scalar; T at least `minimum_samples`.
+    """
+
+    def __init__(
+        self,
+        ffts: list[int] | tuple[int, ...] = (1024, 2048, 512),
+        hops: list[int] | tuple[int, ...] = (120, 240, 50),
+        windows: list[int] | tuple[int, ...] = (600, 1200, 240),
+    ) -> None:
+        super().__init__()
+        if not len(ffts) == len(hops) == len(windows) or not ffts:
+            raise ValueError(
+                f"expected as many hops and windows as ffts, got {len(ffts)} ffts, {len(hops)} hops, "
+                f"{len(windows)} windows"
+            )
+        self.ffts = list(ffts)
+        self.minimum_samples = max(ffts) // 2 + 1  # reflection must not reach beyond the other end of the signal
+        self.stfts = nn.ModuleList(
+            STFT(window, hop, fft_samples=fft) for fft, hop, window in zip(ffts, hops, windows, strict=True)
+        )
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
+        check_pair(estimate, reference, self.minimum_samples)
+        with without_autocast(estimate):
+            estimate, reference = wide(estimate).flatten(0, 1), wide(reference).detach().flatten(0, 1)
+            terms = [
+                _convergence_and_log_magnitude(stft, fft // 2, estimate, reference)
+                for stft, fft in zip(self.stfts, self.ffts, strict=True)
+            ]
+            return torch.stack(terms).mean()
+
+
+def _convergence_and_log_magnitude(stft: nn.Module, margin: int, estimate: Tensor, reference: Tensor) -> Tensor:
+    estimate, reference = _magnitude(stft, margin, estimate), _magnitude(stft, margin, reference)
+    distance = torch.linalg.vector_norm(reference - estimate)
+    return distance / torch.linalg.vector_norm(reference) + F.l1_loss(estimate.log(), reference.log())
+
+
+def _magnitude(stft: nn.Module, margin: int, audio: Tensor) -> Tensor:
+    parts = stft(F.pad(audio, (margin, margin), mode="reflect")).unflatten(-1, (-1, 2)).square()
+    return (parts[..., 0] + parts[..., 1]).clamp(min=1e-7).sqrt()

@@ -1,0 +1,22 @@
+"""Every test starts from the same seeds and on two threads, so that it can be rerun alone with the same result."""
+
+import os
+import random
+
+# Threads that wait sleep instead of spinning: on cores that another process shares, spinning makes the many small
+# operations of these tests up to a hundred times slower. OpenMP reads this once, when torch is imported; processes
+# that tests start inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (whatever still draws from NumPy's global generator)
+    torch.manual_seed(0)

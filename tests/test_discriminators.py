@@ -1,0 +1,254 @@
+"""Discriminators: equal to the encodec package's, stereo, memory format, short audio, one pass for both signals."""
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from losses import AdversarialLoss, Combined, MultiPeriod, MultiScale, MultiScaleSTFT
+
+Discriminator = MultiScaleSTFT | MultiPeriod | MultiScale | Combined
+
+SMALL: dict[str, Callable[[], Discriminator]] = {
+    "stft": lambda: MultiScaleSTFT(4, [128, 64]),
+    "period": lambda: MultiPeriod([2, 5], [4, 8]),
+    "scale": lambda: MultiScale(2, 4, 16),
+    "combined": lambda: Combined([MultiScaleSTFT(4, [128]), MultiPeriod([3], [4, 8])]),
+}
+
+
+@pytest.fixture(params=SMALL)
+def small(request: pytest.FixtureRequest) -> Discriminator:
+    torch.manual_seed(0)
+    return SMALL[request.param]()
+
+
+def _audio(batch: int = 2, channels: int = 1, samples: int = 700) -> Tensor:
+    return 0.1 * torch.randn(batch, channels, samples, generator=torch.Generator().manual_seed(1))
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _encodec(filters: int, windows: list[int]) -> nn.Module:
+    from encodec.msstftd import MultiScaleSTFTDiscriminator
+
+    with warnings.catch_warnings():  # encodec uses weight_norm's deprecated form
+        warnings.simplefilter("ignore", FutureWarning)
+        return MultiScaleSTFTDiscriminator(
+            filters, n_ffts=windows, win_lengths=windows, hop_lengths=[window // 4 for window in windows]
+        )
+
+
+def test_multi_scale_stft_equals_encodecs() -> None:
+    windows = [256, 512, 128]
+    torch.manual_seed(0)
+    reference, ours = _encodec(6, windows), MultiScaleSTFT(6, windows)
+    for theirs, mine in zip(reference.discriminators, ours.scales, strict=True):
+        source, target = theirs.state_dict(), mine.state_dict()
+        names = {f"convs.{index}": f"convs.{index}.conv" for index in range(5)} | {"output": "conv_post.conv"}
+        parts = {
+            "bias": "bias",
+            "weight": "weight",
+            "parametrizations.weight.original0": "weight_g",
+            "parametrizations.weight.original1": "weight_v",
+        }
+        copied = {}
+        for key in target:
+            layer = next(name for name in names if key.startswith(name + "."))
+            copied[key] = source[f"{names[layer]}.{parts[key[len(layer) + 1 :]]}"]
+        mine.load_state_dict(copied)
+    audio = _audio(samples=1500)
+    logits, features = reference(audio)
+    output = ours(audio)
+    for expected, actual in zip(logits, output.logits, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    for expected_layers, layers in zip(features, output.features, strict=True):
+        for expected, actual in zip(expected_layers, layers, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_paper_sizes_have_the_published_parameter_counts() -> None:
+    # Per scale: 2·32·27 + 32, three of 32·32·27 + 2·32, 32·32·9 + 2·32, and 32·9 + 2.
+    per_scale = 1760 + 3 * (27_648 + 64) + 9216 + 64 + 290
+    assert _parameters(MultiScaleSTFT()) == 5 * per_scale == _parameters(_encodec(32, [2048, 1024, 512, 256, 128]))
+    # HiFi-GAN's multi-period discriminator has 41.1 million, MelGAN's multi-scale one 16.9 million.
+    assert _parameters(MultiPeriod()) == 41_105_770
+    assert _parameters(MultiScale()) == 16_924_086
+
+
+def test_arguments_of_multi_scale_stft_change_the_network() -> None:
+    audio = _audio(samples=256)
+    output = MultiScaleSTFT(4, [64], kernel=[5, 3], dilations=[1, 3])(audio)
+    # 256 samples: 1 + (256 - 64) / 16 = 13 frames; 33 bins, halved by each of two strides.
+    assert [list(layer.shape) for layer in output.features[0]] == [
+        [2, 4, 13, 33],
+        [2, 4, 13, 17],
+        [2, 4, 13, 9],
+        [2, 4, 13, 9],
+    ]
+    assert output.logits[0].shape == (2, 1, 13, 9)
+    assert min(layer.min().item() for layer in MultiScaleSTFT(4, [64], negative_slope=0.0)(audio).features[0]) == 0.0
+
+
+def test_periods_see_every_pth_sample() -> None:
+    discriminator = MultiPeriod([5], [3])
+    audio = _audio(1, 1, 50)
+    changed = audio.clone()
+    changed[..., 7] += 1.0
+    before, after = discriminator(audio).features[0][0], discriminator(changed).features[0][0]
+    moved = (before != after).any(dim=1).any(dim=1)[0].nonzero().flatten().tolist()
+    assert moved == [7 % 5]
+    assert before.shape == (1, 3, 10, 5)
+
+
+def test_each_scale_sees_half_the_rate_of_the_one_before() -> None:
+    output = MultiScale(3, 4, 16)(_audio(1, 1, 640))
+    assert [features[0].shape[-1] for features in output.features] == [640, 320, 160]
+    # The mean over four samples, two apart, takes away the highest frequency: lower scales do not see it.
+    constant, alternating = torch.zeros(1, 1, 640), torch.ones(1, 1, 640)
+    alternating[..., 1::2] = -1.0
+    torch.manual_seed(0)
+    discriminator = MultiScale(2, 4, 16)
+    still, moving = discriminator(constant), discriminator(alternating)
+    assert not torch.allclose(still.logits[0], moving.logits[0])
+    torch.testing.assert_close(still.features[1][0][..., 10:-10], moving.features[1][0][..., 10:-10])
+
+
+def test_stereo_is_scored_channel_by_channel(small: Discriminator) -> None:
+    stereo = _audio(channels=2)
+    output = small(stereo)
+    for channel in (0, 1):
+        mono = small(stereo[:, [channel]])
+        for both, one in zip(output.logits, mono.logits, strict=True):
+            torch.testing.assert_close(both[channel::2], one)
+        for both_layers, one_layers in zip(output.features, mono.features, strict=True):
+            for both, one in zip(both_layers, one_layers, strict=True):
+                torch.testing.assert_close(both[channel::2], one)
+    loss = AdversarialLoss("least_squares")
+    each = [loss.generator(small(stereo[:, [channel]]).logits) for channel in (0, 1)]
+    torch.testing.assert_close(loss.generator(output.logits), torch.stack(each).mean())
+
+
+@pytest.mark.parametrize("kind", ["stft", "period"])
+def test_images_are_channels_last_and_equal_the_contiguous_computation(kind: str) -> None:
+    torch.manual_seed(0)
+    discriminator = SMALL[kind]()
+    seen: list[bool] = []
+
+    def look(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(arguments[0].is_contiguous(memory_format=torch.channels_last))
+        contiguous = arguments[0].contiguous(memory_format=torch.contiguous_format)
+        plain = nn.functional.conv2d(
+            contiguous, module.weight.contiguous(), module.bias, module.stride, module.padding, module.dilation
+        )
+        torch.testing.assert_close(output, plain, rtol=1e-5, atol=1e-6)
+
+    for module in discriminator.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(look)
+    discriminator(_audio())
+    assert seen
+    assert all(seen)
+
+
+def test_one_pass_over_both_signals_equals_two(small: Discriminator) -> None:
+    estimate, reference = _audio(), -_audio().flip(-1)
+    halves = small(torch.cat([estimate, reference])).halves()
+    for half, signal in zip(halves, (estimate, reference), strict=True):
+        alone = small(signal)
+        torch.testing.assert_close(half.logits, alone.logits)
+        torch.testing.assert_close(half.features, alone.features)
+
+
+def test_odd_batch_has_no_halves() -> None:
+    with pytest.raises(ValueError, match="even batch to split into halves, got 3"):
+        SMALL["stft"]()(_audio(batch=3)).halves()
+
+
+def test_one_graph_serves_the_discriminator_and_the_generator(small: Discriminator) -> None:
+    loss = AdversarialLoss()
+    leaf, reference = _audio().requires_grad_(), -_audio().flip(-1)
+    estimate_output, reference_output = small(torch.cat([leaf, reference])).halves()
+    parameters = list(small.parameters())
+    adversarial = loss.generator(estimate_output.logits)
+    features = loss.features(estimate_output.features, reference_output.features)
+    own = loss.discriminator(estimate_output.logits, reference_output.logits)
+    at_estimate = [torch.autograd.grad(term, leaf, retain_graph=True)[0] for term in (adversarial, features)]
+    own.backward(inputs=parameters)
+    assert leaf.grad is None
+    assert all(gradient.shape == leaf.shape and gradient.abs().sum() > 0 for gradient in at_estimate)
+
+    # The same as three separate passes.
+    shared = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+    assert len(shared) == len(parameters)
+    separate = loss.discriminator(small(leaf.detach()).logits, small(reference).logits)
+    torch.testing.assert_close(list(torch.autograd.grad(separate, parameters)), shared, rtol=1e-4, atol=1e-6)
+    alone = torch.autograd.grad(loss.generator(small(leaf).logits), leaf)[0]
+    torch.testing.assert_close(alone, at_estimate[0], rtol=1e-4, atol=1e-7)
+
+
+def test_gradient_at_the_audio_matches_finite_differences() -> None:
+    torch.manual_seed(0)
+    discriminator = MultiScaleSTFT(2, [8], dilations=[1]).double()
+    audio = _audio(1, 2, 12).double().requires_grad_()
+    loss = AdversarialLoss("least_squares")
+    assert torch.autograd.gradcheck(lambda signal: loss.generator(discriminator(signal).logits), audio)
+
+
+def test_convolutions_follow_autocast_and_the_spectrum_does_not() -> None:
+    discriminator = SMALL["stft"]()
+    inputs: list[torch.dtype] = []
+    discriminator.scales[0].convs[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = discriminator(_audio())
+    assert inputs == [torch.float32]
+    assert {tensor.dtype for tensor in [*output.logits, *output.features[0]]} == {torch.bfloat16}
+    assert output.features[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_silence_gives_finite_outputs_and_gradients(small: Discriminator) -> None:
+    silence = torch.zeros(1, 1, 700, requires_grad=True)
+    output = small(silence)
+    (gradient,) = torch.autograd.grad(AdversarialLoss().generator(output.logits), silence)
+    assert all(logits.isfinite().all() for logits in output.logits)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "minimum"), [("stft", 128), ("period", 5), ("scale", 16), ("combined", 128)])
+def test_shortest_audio_works_and_shorter_is_refused(kind: str, minimum: int) -> None:
+    discriminator = SMALL[kind]()
+    assert discriminator.minimum_samples == minimum
+    assert all(logits.numel() for logits in discriminator(_audio(samples=minimum)).logits)
+    with pytest.raises(ValueError, match=f"{minimum}( |\n)samples, got .*{minimum - 1} samples"):
+        discriminator(_audio(samples=minimum - 1))
+    with pytest.raises(ValueError, match=r"audio \[B, C, T\], got \[2, 700\]"):
+        discriminator(torch.zeros(2, 700))
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 4"):
+        MultiScaleSTFT(4, [1022])
+    with pytest.raises(ValueError, match="two odd sizes"):
+        MultiScaleSTFT(4, [64], kernel=[3, 8])
+    with pytest.raises(ValueError, match="periods >= 1"):
+        MultiPeriod([0])
+    with pytest.raises(ValueError, match="multiple of 4"):
+        MultiScale(filters=6)
+    with pytest.raises(ValueError, match="at least one discriminator"):
+        Combined([])
+
+
+def test_state_dict_holds_parameters_only_and_restores_the_outputs(small: Discriminator) -> None:
+    state = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    assert set(state) == {name for name, _ in small.named_parameters()}
+    expected = small(_audio()).logits
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.mul_(1.5)
+    assert not torch.equal(small(_audio()).logits[0], expected[0])
+    small.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(small(_audio()).logits, expected, strict=True))

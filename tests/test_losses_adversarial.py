@@ -1,0 +1,112 @@
+"""Adversarial and feature-matching losses: worked numbers, gradients and refusals."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from losses import AdversarialLoss, feature_matching_loss
+
+FAKE = [torch.tensor([-2.0, 0.5, 3.0]), torch.tensor([0.0])]
+REAL = [torch.tensor([2.0, 0.0, -1.0]), torch.tensor([0.5])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # first: (3 + 0.5 + 0) / 3, second: 1
+        ("hinge", (3.5 / 3 + 1) / 2),
+        # first: -(-2 + 0.5 + 3) / 3, second: 0
+        ("hinge_linear", -0.5 / 2),
+        # first: (9 + 0.25 + 4) / 3, second: 1
+        ("least_squares", (13.25 / 3 + 1) / 2),
+    ],
+)
+def test_generator_loss_of_worked_numbers(kind: str, expected: float) -> None:
+    assert AdversarialLoss(kind).generator(FAKE).item() == pytest.approx(expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # fake: (0 + 1.5 + 4) / 3 and 1; real: (0 + 1 + 2) / 3 and 0.5
+        ("hinge", (5.5 / 3 + 1) / 2 + (1 + 0.5) / 2),
+        ("hinge_linear", (5.5 / 3 + 1) / 2 + (1 + 0.5) / 2),
+        # fake: (4 + 0.25 + 9) / 3 and 0; real: (1 + 1 + 4) / 3 and 0.25
+        ("least_squares", (13.25 / 3 + 0) / 2 + (2 + 0.25) / 2),
+    ],
+)
+def test_discriminator_loss_of_worked_numbers(kind: str, expected: float) -> None:
+    assert AdversarialLoss(kind).discriminator(FAKE, REAL).item() == pytest.approx(expected)  # type: ignore[arg-type]
+
+
+def test_only_the_linear_hinge_still_pulls_on_what_passes_for_real() -> None:
+    def gradient(kind: str) -> Tensor:
+        logits = torch.tensor([5.0, -5.0], requires_grad=True)
+        return torch.autograd.grad(AdversarialLoss(kind).generator([logits]), logits)[0]  # type: ignore[arg-type]
+
+    assert gradient("hinge").tolist() == [0.0, -0.5]
+    assert gradient("hinge_linear").tolist() == [-0.5, -0.5]
+    assert gradient("least_squares").tolist() == [4.0, -6.0]
+
+
+def test_feature_matching_of_worked_numbers() -> None:
+    reference = [[torch.tensor([1.0, -3.0]), torch.tensor([[4.0]])], [torch.tensor([2.0]), torch.tensor([1.0])]]
+    estimate = [[torch.tensor([2.0, -2.0]), torch.tensor([[2.0]])], [torch.tensor([2.0]), torch.tensor([4.0])]]
+    # distances: 1, 2 and 0, 3; mean absolute references: 2, 4 and 2, 1
+    plain, relative = AdversarialLoss(feature_matching="plain"), AdversarialLoss(feature_matching="relative")
+    assert plain.features(estimate, reference).item() == pytest.approx((1.5 + 1.5) / 2)
+    assert relative.features(estimate, reference).item() == pytest.approx((0.5 + 1.5) / 2)
+
+
+def test_relative_feature_matching_ignores_the_scale_of_a_layer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    estimate, reference = torch.randn(2, 50, generator=generator)
+    for relative, factor in ((True, 1.0), (False, 1000.0)):
+        scaled = feature_matching_loss([[1000 * estimate]], [[1000 * reference]], relative)
+        torch.testing.assert_close(scaled, factor * feature_matching_loss([[estimate]], [[reference]], relative))
+
+
+def test_no_gradient_goes_to_the_features_of_the_reference() -> None:
+    estimate, reference = torch.ones(3, requires_grad=True), torch.full((3,), 2.0, requires_grad=True)
+    feature_matching_loss([[estimate]], [[reference]], relative=True).backward()
+    assert estimate.grad is not None
+    torch.testing.assert_close(estimate.grad, torch.full((3,), -1 / 6))
+    assert reference.grad is None
+
+
+def test_features_that_are_all_zero_give_finite_losses_and_gradients() -> None:
+    zeros = torch.zeros(4)
+    estimate = zeros.clone().requires_grad_()
+    value = feature_matching_loss([[estimate]], [[zeros]], relative=True)
+    (gradient,) = torch.autograd.grad(value, estimate)
+    assert value.item() == 0.0
+    assert gradient.isfinite().all()
+
+
+def test_bfloat16_logits_and_features_are_summed_in_float32() -> None:
+    ones = torch.ones(40_000, dtype=torch.bfloat16)
+    loss = AdversarialLoss("hinge_linear", "plain")
+    for value in (loss.generator([ones]), loss.discriminator([ones], [ones]), loss.features([[0 * ones]], [[ones]])):
+        assert value.dtype == torch.float32
+    assert loss.generator([ones]).item() == -1.0
+    assert loss.features([[0 * ones]], [[ones]]).item() == 1.0
+
+
+def test_unknown_forms_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"generator to be one of .* got 'hinge2'"):
+        AdversarialLoss("hinge2")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"feature_matching to be one of .* got 'l1'"):
+        AdversarialLoss(feature_matching="l1")  # type: ignore[arg-type]
+
+
+def test_missing_logits_and_features_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one sub-discriminator"):
+        AdversarialLoss().generator([])
+    for estimate, reference in (
+        ([[torch.zeros(2)]], [[torch.zeros(3)]]),
+        ([[torch.zeros(2)]], [[torch.zeros(2)], [torch.zeros(2)]]),
+        ([], []),
+        ([[]], [[]]),
+    ):
+        with pytest.raises(ValueError, match="features of the same shapes"):
+            feature_matching_loss(estimate, reference, relative=True)
