@@ -1,0 +1,26 @@
+"""python -m data FOLDER MANIFEST.jsonl: reads the headers once, so that later runs need not."""
+
+import sys
+
+from data.audio import DataError
+from data.manifest import scan_folder
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2:
+        print("usage: python -m data FOLDER MANIFEST.jsonl", file=sys.stderr)
+        return 2
+    try:
+        manifest = scan_folder(arguments[0])
+        manifest.save(arguments[1])
+    except (DataError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path, reason in manifest.set_aside:
+        print(f"set aside: {path}: {reason}", file=sys.stderr)
+    print(f"{arguments[1]}: {len(manifest.entries)} files, {manifest.seconds / 60:.1f} min")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

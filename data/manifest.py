@@ -1,0 +1,206 @@
+"""What a corpus consists of: one line per file, and the files that were set aside with the reason."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from sys import intern
+
+from data.audio import AudioHeader, DataError, UnreadableAudio, read_header
+
+__all__ = ["Entry", "Manifest", "scan_folder"]
+
+_DECODED = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf")
+_RARE = (".w64", ".rf64", ".sph", ".nist", ".voc", ".avr", ".paf")
+_FOREIGN = (".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv")  # libsndfile cannot: set aside, not passed over in silence
+_SUFFIXES = frozenset(_DECODED + _RARE + _FOREIGN)
+_HIGHEST_SAMPLE_RATE = 384_000  # Hz: above it the header is damage, or the resampling filter fills the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file."""
+
+    path: str  # relative to the manifest's root
+    sample_rate: int  # Hz
+    channels: int
+    frames: int  # samples per channel
+    bytes: int
+    source: str = "audio"  # weighted and reported together: speech, music ...
+    package: str = ""  # where the file was taken from
+    licence: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Files of a corpus, sorted by path so that neighbours (takes of a speaker, words of a language) stay neighbours.
+
+    Args:
+        root: folder that the paths are relative to.
+        entries: the usable files.
+        set_aside: path and reason of each file that is not used.
+    """
+
+    root: Path
+    entries: list[Entry]
+    set_aside: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return sum(entry.seconds for entry in self.entries)
+
+    @property
+    def sources(self) -> dict[str, float]:
+        """Seconds of audio in each source, by name."""
+        seconds: dict[str, float] = {}
+        for entry in self.entries:
+            seconds[entry.source] = seconds.get(entry.source, 0.0) + entry.seconds
+        return dict(sorted(seconds.items()))
+
+    def path(self, entry: Entry) -> str:
+        return os.path.join(self.root, entry.path)
+
+    def where(self, keep: Callable[[Entry], bool]) -> "Manifest":
+        """The entries for which `keep` is true; files set aside stay listed."""
+        return Manifest(self.root, [entry for entry in self.entries if keep(entry)], self.set_aside)
+
+    def of_source(self, source: str) -> "Manifest":
+        return self.where(lambda entry: entry.source == source)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes JSON lines, paths relative to the file's folder; written beside and renamed, so never half there."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = os.path.relpath(self.root, target.parent)
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        with open(beside, "w", encoding="utf-8") as file:
+            for entry in self.entries:
+                line = asdict(entry) | {"path": os.path.normpath(os.path.join(prefix, entry.path))}
+                file.write(json.dumps(line) + "\n")
+            for name, reason in self.set_aside:
+                line = {"path": os.path.normpath(os.path.join(prefix, name)), "set_aside": reason}
+                file.write(json.dumps(line) + "\n")
+        os.replace(beside, target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Manifest":
+        """Reads what `save` wrote; `path`, `sample_rate`, `channels` and `frames` suffice on a line.
+
+        Raises:
+            DataError: no such file, a line that is no entry, or no entry at all.
+        """
+        source = Path(path)
+        manifest = cls(source.parent, [])
+        try:
+            lines = source.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a readable manifest ({type(error).__name__})") from error
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                manifest._add_line(line, f"{path}, line {number}")
+        if not manifest.entries:
+            raise DataError(f"{path}: the manifest lists no usable file")
+        manifest.entries.sort(key=lambda entry: entry.path)
+        return manifest
+
+    def _add_line(self, line: str, where: str) -> None:
+        try:
+            fields = json.loads(line)
+            if "set_aside" in fields:
+                self.set_aside.append((fields["path"], fields["set_aside"]))
+                return
+            for name in ("source", "package", "licence"):  # a handful of values shared by all entries
+                if name in fields:
+                    fields[name] = intern(fields[name])
+            entry = Entry(**({"bytes": 0} | fields))
+            plausible = min(entry.sample_rate, entry.channels, entry.frames) > 0 and isinstance(entry.path, str)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{where}: not a manifest entry ({error})") from error
+        if not plausible:
+            raise DataError(f"{where}: sample_rate, channels and frames must be positive")
+        self.entries.append(entry)
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Paths below `root`, relative to it; links are followed, but no folder is entered twice."""
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in names:
+            if not name.startswith("."):
+                yield os.path.relpath(os.path.join(folder, name), root)
+
+
+def _reason(header: AudioHeader, minimum_seconds: float, minimum_sample_rate: int) -> str | None:
+    if header.sample_rate < minimum_sample_rate:
+        return f"sample rate {header.sample_rate} Hz is below {minimum_sample_rate} Hz"
+    if header.sample_rate > _HIGHEST_SAMPLE_RATE:
+        return f"sample rate {header.sample_rate} Hz is above {_HIGHEST_SAMPLE_RATE} Hz"
+    if header.frames < minimum_seconds * header.sample_rate or header.frames == 0:
+        return f"{header.frames} frames, {header.frames / header.sample_rate:.3f} s, is below {minimum_seconds:g} s"
+    return None
+
+
+def scan_folder(
+    root: str | os.PathLike[str],
+    minimum_seconds: float = 0.1,
+    minimum_sample_rate: int = 8000,
+    source_of: Callable[[str], str] = lambda path: "audio",
+    threads: int = 8,
+) -> Manifest:
+    """Reads the header of every audio file below a folder.
+
+    Args:
+        root: folder, searched recursively; hidden files and folders are passed over.
+        minimum_seconds: shorter files are set aside.
+        minimum_sample_rate: Hz; files below it are set aside.
+        source_of: relative path -> name of the source.
+        threads: headers read at once.
+
+    Raises:
+        DataError: no such folder, or no usable audio in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root}: wanted a folder of audio, there is no such folder")
+    names = sorted(_files(root))
+    audio_names = [name for name in names if os.path.splitext(name)[1].lower() in _SUFFIXES]
+    manifest = Manifest(root, [])
+
+    def header(name: str) -> AudioHeader | str:
+        try:
+            found = read_header(root / name)
+        except UnreadableAudio as error:
+            return error.reason
+        return _reason(found, minimum_seconds, minimum_sample_rate) or found
+
+    with ThreadPoolExecutor(threads) as pool:
+        for name, found in zip(audio_names, pool.map(header, audio_names), strict=True):
+            if isinstance(found, str):
+                manifest.set_aside.append((name, found))
+            else:
+                size = os.path.getsize(root / name)
+                manifest.entries.append(Entry(name, *found, bytes=size, source=intern(source_of(name))))
+    if not manifest.entries:
+        raise DataError(f"{root}: {_nothing_found(len(names), manifest.set_aside)}")
+    return manifest
+
+
+def _nothing_found(files: int, set_aside: list[tuple[str, str]]) -> str:
+    if not files:
+        return "the folder is empty"
+    if not set_aside:
+        return f"no audio among its {files} files (wav, flac, ogg, opus, mp3, aiff ...)"
+    path, reason = set_aside[0]
+    return f"none of its {len(set_aside)} audio files can be used, for example {path}: {reason}"

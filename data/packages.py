@@ -1,0 +1,194 @@
+"""Free recordings out of Debian packages: taken with apt, checked, unpacked without installing anything.
+
+A .deb is an `ar` archive (8 bytes of magic, 60-byte headers, members padded to even length) around a data.tar; neither
+root nor dpkg is needed to read one, except where the tar is compressed with zstd.
+"""
+
+import fcntl
+import hashlib
+import io
+import logging
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from data.audio import DataError
+
+__all__ = ["Package", "fetch", "unpack"]
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One Debian package and what to keep of it."""
+
+    name: str
+    version: str  # the one that `sha256` is of; other releases of Debian carry others
+    sha256: str
+    source: str  # speech, music, effects
+    licence: str
+    patterns: tuple[str, ...]  # paths to unpack, beside the copyright file; * also matches /
+
+
+def fetch(packages: Sequence[Package], root: Path) -> list[Package]:
+    """Sees to it that each package lies unpacked in `root/NAME`, and returns those that do.
+
+    A package is unpacked beside and renamed, so its folder is whole or absent; what a killed fetch left is removed by
+    the next one. A package that cannot be had is logged and left out. Processes that fetch at once wait for each other.
+
+    Raises:
+        DataError: apt is absent, or `root` cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / ".lock"):
+            for leftover in root.glob(".incoming-*"):
+                shutil.rmtree(leftover)
+            missing = [package for package in packages if not (root / package.name).is_dir()]
+            if missing:
+                _fetch_missing(missing, root)
+    except OSError as error:
+        raise DataError(f"{root}: cannot be written ({error.strerror or error})") from error
+    return [package for package in packages if (root / package.name).is_dir()]
+
+
+def _fetch_missing(packages: list[Package], root: Path) -> None:
+    apt_get = shutil.which("apt-get")
+    if apt_get is None:
+        raise DataError("there is no apt-get on this machine")
+    work = root / f".incoming-{os.getpid()}"
+    work.mkdir()
+    try:
+        apt = _apt_command(apt_get, work)
+        log.info("fetching %s with apt", ", ".join(package.name for package in packages))
+        _run([*apt, "update"], work)
+        for package in packages:
+            try:
+                _run([*apt, "download", package.name], work)
+                deb = next(work.glob(f"{package.name}_*.deb"))
+                _verify(package, deb)
+                unpack(deb, work / package.name, (*package.patterns, f"*/doc/{package.name}/copyright"))
+                (work / package.name).rename(root / package.name)
+                deb.unlink()
+            except (DataError, StopIteration) as error:
+                log.warning("%s is left out: %s", package.name, error or "apt brought no file")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _apt_command(apt_get: str, work: Path) -> list[str]:
+    """apt with its state in a folder of ours, so that it needs no root and changes nothing on the machine."""
+    (work / "apt/lists/partial").mkdir(parents=True)
+    (work / "apt/cache/archives/partial").mkdir(parents=True)
+    state = work.resolve() / "apt"
+    options = {
+        "Dir::State::lists": f"{state}/lists",
+        "Dir::Cache": f"{state}/cache",
+        "Debug::NoLocking": "1",
+        "APT::Sandbox::User": "root",  # the user _apt could not write into our folder; without root it has no effect
+        "Acquire::Retries": "2",
+        "Acquire::http::Timeout": "30",
+    }
+    return [apt_get, "-qq", *(f"-o{name}={value}" for name, value in options.items())]
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DataError(f"apt-get {command[-1]} did not finish ({type(error).__name__})") from error
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+        raise DataError(f"apt-get failed ({(errors or [f'status {done.returncode}'])[0]})")
+
+
+def _verify(package: Package, deb: Path) -> None:
+    """apt has checked the file against the signed index; this pins the content too, for the version named here."""
+    version = unquote(deb.name.split("_")[1])
+    if version != package.version:
+        log.warning("%s is version %s here, the corpus was made with %s", package.name, version, package.version)
+        return
+    with open(deb, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != package.sha256:
+        raise DataError(f"the checksum of version {version} is {found}, wanted {package.sha256}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unpack(deb: Path, target: Path, patterns: Sequence[str]) -> int:
+    """Extracts the plain files of a .deb whose path fits one of the patterns; returns how many.
+
+    Raises:
+        DataError: not a .deb, damaged, or a path that leads out of `target`.
+    """
+    try:
+        with _data_tar(deb) as archive:
+            return sum(_extract(archive, member, target, patterns) for member in archive)
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{deb.name} is damaged ({error})") from error
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, patterns: Sequence[str]) -> bool:
+    path = PurePosixPath(member.name)
+    content = archive.extractfile(member) if member.isfile() else None
+    if content is None or not any(fnmatch(str(path), pattern) for pattern in patterns):
+        return False
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"the archive holds a path that leads out of it: {member.name}")
+    place = target / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place, "wb") as file:
+        shutil.copyfileobj(content, file)
+    return True
+
+
+@contextmanager
+def _data_tar(deb: Path) -> Iterator[tarfile.TarFile]:
+    name, content = next(((name, content) for name, content in _members(deb) if name.startswith("data.tar")), ("", b""))
+    if not name:
+        raise DataError(f"{deb.name} is not a Debian package")
+    if not name.endswith(".zst"):
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            yield archive
+        return
+    dpkg = shutil.which("dpkg-deb")
+    if dpkg is None:
+        raise DataError(f"{deb.name} is compressed with zstd and there is no dpkg-deb to read it")
+    plain = subprocess.run([dpkg, "--fsys-tarfile", str(deb)], capture_output=True, check=False).stdout
+    with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
+        yield archive
+
+
+def _members(deb: Path) -> Iterator[tuple[str, bytes]]:
+    with open(deb, "rb") as file:
+        if file.read(8) != b"!<arch>\n":
+            raise DataError(f"{deb.name} is not a Debian package")
+        while header := file.read(60):
+            if len(header) < 60 or header[58:] != b"`\n":
+                raise DataError(f"{deb.name} is damaged (an ar header is cut or wrong)")
+            size = int(header[48:58])
+            content = file.read(size)
+            if len(content) < size:
+                raise DataError(f"{deb.name} is damaged (it ends within a member)")
+            yield header[:16].decode("ascii", "replace").strip().rstrip("/"), content
+            file.seek(size % 2, os.SEEK_CUR)

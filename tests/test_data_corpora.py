@@ -1,0 +1,191 @@
+"""Corpora: the embedded clips, a user's folders and manifests, and the packages of the starter corpus."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data import Corpus, DataError, SegmentDataset, clips, folder, manifests, read_audio, scan_folder, starter
+from data import corpora as module
+from data.audio import level_dbfs
+from data.corpora import CLIPS
+from data.packages import Package
+
+WEIGHTS = {"speech": 5.0, "music": 4.0, "effects": 1.0}
+
+
+def write(path: Path, seconds: float = 1.0, sample_rate: int = 24000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(1).uniform(-0.5, 0.5, round(seconds * sample_rate)), sample_rate)
+
+
+def paths(corpus: Corpus) -> tuple[set[str], set[str]]:
+    return {entry.path for entry in corpus.train.entries}, {entry.path for entry in corpus.held_out.entries}
+
+
+def test_clips_are_what_their_manifests_say() -> None:
+    corpus = clips(WEIGHTS)
+    assert corpus.train.sources == pytest.approx({"effects": 26.2, "music": 80.0, "speech": 31.0}, abs=0.1)
+    assert corpus.held_out.sources == pytest.approx({"effects": 11.3, "music": 24.0, "speech": 12.8}, abs=0.1)
+    for manifest in (corpus.train, corpus.held_out):
+        for entry in manifest.entries:
+            audio, sample_rate = read_audio(manifest.path(entry))
+            assert (sample_rate, *audio.shape) == (entry.sample_rate, entry.channels, entry.frames)
+            assert entry.bytes == Path(manifest.path(entry)).stat().st_size < 2**20
+            assert sample_rate >= 24000
+            assert level_dbfs(audio) > -45
+    assert not {entry.path.split("/")[-1] for entry in corpus.train.entries} & {
+        entry.path.split("/")[-1] for entry in corpus.held_out.entries
+    }
+
+
+def test_every_clip_is_listed_with_its_licence_and_nothing_else_is() -> None:
+    present = {str(path.relative_to(CLIPS)) for path in CLIPS.rglob("*.*") if path.suffix in (".ogg", ".flac", ".wav")}
+    corpus = clips()
+    assert present == paths(corpus)[0] | paths(corpus)[1]
+    licences = (CLIPS / "LICENSES.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`((?:train|held_out)/[^`]+)`", licences)) == present
+    for entry in corpus.train.entries + corpus.held_out.entries:
+        section = next(part for part in licences.split("\n## ") if entry.path in part)
+        assert entry.licence in section.splitlines()[0]
+        assert entry.package in section
+    assert sum((CLIPS / path).stat().st_size for path in present) < 5e6
+
+
+def test_clips_are_enough_for_weights() -> None:
+    corpus = clips(WEIGHTS)
+    dataset = SegmentDataset(corpus.train, 24000, 1, 0.5, source_weights=corpus.source_weights)
+    assert {dataset[index].source for index in range(30)} == set(WEIGHTS)
+
+
+def test_held_out_files_depend_on_their_own_paths(tmp_path: Path) -> None:
+    for number in range(60):
+        write(tmp_path / f"{number}.wav", 0.1, 8000)
+    train, held_out = paths(folder(str(tmp_path), held_out_share=0.2))
+    assert not train & held_out
+    assert len(train | held_out) == 60
+    assert 4 <= len(held_out) <= 22
+    for number in range(60, 80):
+        write(tmp_path / f"{number}.wav", 0.1, 8000)
+    _, more = paths(folder(str(tmp_path), held_out_share=0.2))
+    assert held_out == {path for path in more if int(path[:-4]) < 60}
+
+
+def test_every_source_has_files_on_both_sides(tmp_path: Path) -> None:
+    for name in ("speech/a.wav", "speech/b.wav", "music/deep/a.wav", "music/b.wav", "music/c.wav", "noise/only.wav"):
+        write(tmp_path / name)
+    for share in (1e-9, 1 - 1e-9):
+        corpus = folder(str(tmp_path), share, source_weights={"speech": 1, "music": 1, "noise": 1})
+        assert set(corpus.train.sources) == {"speech", "music", "noise"}
+        assert set(corpus.held_out.sources) == {"speech", "music"}
+    assert folder(str(tmp_path)).train.sources.keys() == {"audio"}
+    corpus = folder(str(tmp_path), source_weights={"speech": 1, "musik": 1})
+    with pytest.raises(
+        DataError, match=r"for \['musik', 'speech'\], the corpus has sources \['music', 'noise', 'speech'\]"
+    ):
+        SegmentDataset(corpus.train, 24000, 1, 0.5, source_weights=corpus.source_weights)
+
+
+def test_one_file_cannot_be_divided(tmp_path: Path) -> None:
+    write(tmp_path / "only.wav")
+    with pytest.raises(DataError, match="wanted at least two files of a source to hold one out, found 1"):
+        folder(str(tmp_path))
+    with pytest.raises(DataError, match="held_out_share between 0 and 1, got 0"):
+        folder(str(tmp_path), held_out_share=0)
+
+
+def test_what_was_set_aside_is_kept_once(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        write(tmp_path / name)
+    (tmp_path / "c.wav").touch()
+    corpus = folder(str(tmp_path))
+    assert [path for path, _ in corpus.train.set_aside] == ["c.wav"]
+    assert corpus.held_out.set_aside == []
+
+
+def test_a_manifest_may_stand_for_a_folder(tmp_path: Path) -> None:
+    for name in ("audio/a.wav", "audio/b.wav", "other/c.wav"):
+        write(tmp_path / name)
+    scan_folder(tmp_path / "audio").save(tmp_path / "all.jsonl")
+    by_manifest = folder(str(tmp_path / "all.jsonl"), held_out_share=0.5)
+    assert set.union(*paths(by_manifest)) == {"audio/a.wav", "audio/b.wav"}
+    corpus = manifests(str(tmp_path / "all.jsonl"), str(tmp_path / "other"))
+    assert paths(corpus) == ({"audio/a.wav", "audio/b.wav"}, {"c.wav"})
+    corpus = manifests(str(tmp_path), str(tmp_path / "other"), source_weights={"audio": 1, "other": 2})
+    assert set(corpus.train.sources) == {"audio", "other"}
+
+
+def test_the_home_folder_may_be_abbreviated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "audio/a.wav")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths(manifests("~/audio", "~/audio")) == ({"a.wav"}, {"a.wav"})
+
+
+def test_without_apt_the_clips_stand_in_and_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    corpus = starter(str(tmp_path / "starter"), source_weights=WEIGHTS)
+    assert corpus.name == "clips"
+    assert caplog.messages == [
+        "data=starter cannot be had (there is no apt-get on this machine): training on the embedded clips instead"
+    ]
+    SegmentDataset(corpus.train, 24000, 1, 1.0, source_weights=corpus.source_weights)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Packages that `fetch` would have unpacked, in place of the real ones."""
+    root = tmp_path / "starter"
+
+    def packages(source: str, names: tuple[str, ...]) -> tuple[Package, ...]:
+        return tuple(Package(name, "1", "0", source, "free", ("*",)) for name in names)
+
+    monkeypatch.setattr(module, "_TRAIN", packages("speech", ("words",)) + packages("effects", ("hits",)))
+    monkeypatch.setattr(module, "_HELD_OUT", packages("speech", ("others",)))
+    monkeypatch.setattr(module, "fetch", lambda wanted, root: [p for p in wanted if (root / p.name).is_dir()])
+    write(root / "words/usr/a.wav")
+    write(root / "words/usr/low.wav", 1.0, 16000)
+    write(root / "words/usr/short.wav", 0.3)
+    write(root / "others/b.wav")
+    return root
+
+
+def test_packages_become_two_manifests(shelf: Path) -> None:
+    write(shelf / "hits/c.wav", 2.0)
+    corpus = starter(str(shelf), source_weights={"speech": 2, "effects": 1})
+    assert (corpus.name, corpus.source_weights) == ("starter", {"speech": 2, "effects": 1})
+    assert paths(corpus) == ({"hits/c.wav", "words/usr/a.wav"}, {"others/b.wav"})
+    assert {(entry.source, entry.package, entry.licence) for entry in corpus.train.entries} == {
+        ("effects", "hits", "free"),
+        ("speech", "words", "free"),
+    }
+    assert corpus.train.set_aside == [("words/usr/short.wav", "7200 frames, 0.300 s, is below 0.5 s")]
+    assert sorted(path.name for path in shelf.glob("*.jsonl")) == ["starter-held-out.jsonl", "starter-train.jsonl"]
+    again = starter(str(shelf), minimum_sample_rate=8000)
+    assert paths(again)[0] == {"hits/c.wav", "words/usr/a.wav", "words/usr/low.wav"}
+
+
+def test_a_source_that_could_not_be_fetched_loses_its_weight(shelf: Path) -> None:
+    assert starter(str(shelf), source_weights={"speech": 2, "effects": 1}).source_weights == {"speech": 2}
+    misspelt = starter(str(shelf), source_weights={"speach": 2, "effects": 1})
+    assert misspelt.source_weights == {"speach": 2}  # for SegmentDataset to refuse
+
+
+def test_no_package_at_all_means_the_clips(shelf: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (shelf / "others").rename(shelf / "elsewhere")
+    assert starter(str(shelf)).name == "clips"
+    assert "none of its packages could be fetched" in caplog.text
+    (shelf / "elsewhere").rename(shelf / "others")
+    assert starter(str(shelf)).name == "starter"
+    (shelf / "others").rename(shelf / "elsewhere")  # audio that a manifest lists is gone: fetched anew, in vain
+    assert starter(str(shelf)).name == "clips"
+
+
+def test_the_tables_are_plausible() -> None:
+    tables = (*module._TRAIN, *module._HELD_OUT, *module._LARGE)
+    assert len({package.name for package in tables}) == len(tables) == 9
+    assert all(re.fullmatch("[0-9a-f]{64}", package.sha256) for package in tables)
+    assert {package.source for package in tables} == set(WEIGHTS)

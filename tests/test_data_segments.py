@@ -1,0 +1,283 @@
+"""Segments and held-out clips: determinism, weights, joins, and corpora that are partly damaged."""
+
+import itertools
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from data import (
+    DataError,
+    Entry,
+    Manifest,
+    SegmentDataset,
+    clips,
+    held_out_clips,
+    level_dbfs,
+    read_audio,
+    resample,
+    scan_folder,
+)
+
+RATE = 8000
+
+
+def write(path: Path, samples: np.ndarray, sample_rate: int = RATE, subtype: str | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples.astype(np.float32), sample_rate, subtype=subtype)
+
+
+def noise(seconds: float, seed: int = 0, channels: int = 1, sample_rate: int = RATE) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, (round(seconds * sample_rate), channels))
+
+
+def by_subfolder(path: str) -> str:
+    return path.split("/")[0]
+
+
+def test_a_segment_depends_on_seed_and_index_alone() -> None:
+    corpus = clips()
+    first = SegmentDataset(corpus.train, 24000, 1, 0.25, seed=5)
+    second = SegmentDataset(corpus.train, 24000, 1, 0.25, seed=5)
+    forwards = [first[index] for index in range(6)]
+    backwards = [second[index] for index in reversed(range(6))]
+    for one, other in zip(forwards, reversed(backwards), strict=True):
+        assert torch.equal(one.audio, other.audio)
+        assert (one.audio.shape, one.audio.dtype, one.rejected) == ((1, 6000), torch.float32, ())
+    other_seed = SegmentDataset(corpus.train, 24000, 1, 0.25, seed=6)
+    assert not any(torch.equal(segment.audio, other_seed[index].audio) for index, segment in enumerate(forwards))
+    assert len({segment.audio.numpy().tobytes() for segment in forwards}) == 6
+
+
+@pytest.mark.parametrize(("sample_rate", "channels"), [(16000, 1), (24000, 2), (48000, 2)])
+def test_rate_and_channels_are_as_asked(sample_rate: int, channels: int) -> None:
+    dataset = SegmentDataset(clips().train, sample_rate, channels, 0.5)
+    for index in range(4):
+        audio = dataset[index].audio
+        assert audio.shape == (channels, sample_rate // 2)
+        assert float(audio.abs().max()) <= 1
+        assert level_dbfs(audio) > -60
+
+
+def test_segments_are_pieces_of_their_file(tmp_path: Path) -> None:
+    write(tmp_path / "ramp.wav", np.arange(RATE * 2)[:, None] / 2**15, subtype="PCM_16")
+    dataset = SegmentDataset(scan_folder(tmp_path), RATE, 1, 0.5)
+    starts = []
+    for index in range(200):
+        samples = (dataset[index].audio[0] * 2**15).round()
+        assert torch.equal(samples, samples[0] + torch.arange(RATE // 2))
+        starts.append(float(samples[0]))
+    assert 0 <= min(starts) < 0.05 * RATE
+    assert 1.45 * RATE < max(starts) <= 1.5 * RATE
+    assert np.mean(starts) == pytest.approx(0.75 * RATE, rel=0.1)
+
+
+def test_files_are_drawn_by_duration_and_sources_by_weight(tmp_path: Path) -> None:
+    levels = {"a/short.wav": 0.1, "a/long.wav": 0.2, "b/only.wav": 0.3}
+    for (name, level), seconds in zip(levels.items(), (1, 3, 4), strict=True):
+        write(tmp_path / name, np.full((seconds * RATE, 1), level), subtype="FLOAT")
+    manifest = scan_folder(tmp_path, source_of=by_subfolder)
+
+    def shares(weights: dict[str, float] | None) -> dict[str, float]:
+        dataset = SegmentDataset(manifest, RATE, 1, 0.1, source_weights=weights)
+        drawn = Counter(round(float(dataset[index].audio[0, 0]), 1) for index in range(1000))
+        return {name: drawn[level] / 1000 for name, level in levels.items()}
+
+    tolerance = 4 * math.sqrt(0.25 / 1000)  # four standard deviations
+    natural = {"a/short.wav": 1 / 8, "a/long.wav": 3 / 8, "b/only.wav": 1 / 2}
+    assert shares(None) == pytest.approx(natural, abs=tolerance)
+    weighted = {"a/short.wav": 0.2, "a/long.wav": 0.6, "b/only.wav": 0.2}
+    assert shares({"a": 8, "b": 2}) == pytest.approx(weighted, abs=tolerance)
+    assert shares({"a": 0, "b": 1})["b/only.wav"] == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (
+            {"speach": 1},
+            r"source weights are for \['speach'\], the corpus has sources \['effects', 'music', 'speech'\]",
+        ),
+        ({"speech": 1, "music": 1}, "the corpus has sources"),
+        ({"speech": -1, "music": 1, "effects": 1}, "finite source weights"),
+        ({"speech": math.nan, "music": 1, "effects": 1}, "finite source weights"),
+        ({"speech": 0, "music": 0, "effects": 0}, "finite source weights"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        SegmentDataset(clips().train, 24000, 1, 1.0, source_weights=weights)
+
+
+@pytest.mark.parametrize("arguments", [(0, 1, 1.0, 0), (24000, 0, 1.0, 0), (24000, 1, 1e-6, 0), (24000, 1, 1.0, -1)])
+def test_numbers_that_make_no_sense_are_refused(arguments: tuple[int, int, float, int]) -> None:
+    with pytest.raises(DataError, match="wanted"):
+        SegmentDataset(clips().train, *arguments)
+
+
+def test_an_epoch_holds_the_duration_of_the_corpus() -> None:
+    corpus = clips()
+    assert SegmentDataset(corpus.train, 24000, 1, 0.5).segments_per_epoch == round(corpus.train.seconds * 2)
+
+
+def test_short_words_are_joined_with_their_neighbours_and_fades(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / f"word{number}.wav", np.full((1000, 1), 0.1 * (number + 1)), subtype="FLOAT")
+    dataset = SegmentDataset(scan_folder(tmp_path), RATE, 1, 0.5)
+    for index in range(20):
+        audio = dataset[index].audio[0]
+        runs = [(round(value, 3), len(list(run))) for value, run in itertools.groupby(audio.tolist())]
+        words = [value for value, length in runs if length > 100]
+        for word, following in itertools.pairwise(words):
+            assert following == pytest.approx(word % 0.4 + 0.1)  # the next in the folder, going round
+        faded = len(audio) - sum(length for _, length in runs if length > 100)
+        assert faded <= 2 * 40 * len(words) + 100  # 5 ms at each end of a word, and a word cut short
+
+
+def test_one_tiny_file_goes_round(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "three.wav", np.array([0.5, -0.5, 0.25]), RATE, subtype="FLOAT")
+    dataset = SegmentDataset(scan_folder(tmp_path, minimum_seconds=0), RATE, 1, 1.0)
+    audio = dataset[0].audio
+    assert audio.shape == (1, RATE)
+    assert level_dbfs(audio[:, -1000:]) > -60
+
+
+@pytest.mark.parametrize("seconds", [0.05, 5.0])
+def test_silence_is_accepted_in_the_end(tmp_path: Path, seconds: float) -> None:
+    write(tmp_path / "silence.wav", np.zeros((round(seconds * RATE), 1)))
+    dataset = SegmentDataset(scan_folder(tmp_path, minimum_seconds=0), RATE, 2, 1.0)
+    assert torch.equal(dataset[0].audio, torch.zeros(2, RATE))
+
+
+def test_silence_is_avoided_where_there_is_sound(tmp_path: Path) -> None:
+    write(tmp_path / "half.wav", np.concatenate([np.zeros((RATE * 10, 1)), noise(10)]))
+    dataset = SegmentDataset(scan_folder(tmp_path), RATE, 1, 0.1)
+    assert all(level_dbfs(dataset[index].audio) > -60 for index in range(100))
+
+
+def test_loud_files_are_scaled_and_others_left(tmp_path: Path) -> None:
+    write(tmp_path / "loud.wav", noise(1) * 14, subtype="FLOAT")
+    audio = SegmentDataset(scan_folder(tmp_path), RATE, 1, 0.5)[0].audio
+    assert float(audio.abs().max()) == 1.0
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Twenty files of which two are damaged behind a header that looks right, and some that do not even look right."""
+    for number in range(18):
+        write(tmp_path / f"{number:02d}.flac", noise(2, seed=number))
+    content = (tmp_path / "00.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(content[: len(content) // 4])
+    nan = noise(2, seed=99)
+    nan[::400] = np.nan
+    write(tmp_path / "nan.wav", nan, subtype="FLOAT")
+    (tmp_path / "text.wav").write_text("renamed")
+    (tmp_path / "zero.flac").touch()
+    (tmp_path / "random.ogg").write_bytes(np.random.default_rng(0).bytes(9000))
+    soundfile.write(tmp_path / "header.wav", np.zeros(0), RATE)
+    return tmp_path
+
+
+def test_damaged_files_are_redrawn_and_reported(damaged: Path) -> None:
+    manifest = scan_folder(damaged)
+    assert {path for path, _ in manifest.set_aside} == {"text.wav", "zero.flac", "random.ogg", "header.wav"}
+    dataset = SegmentDataset(manifest, RATE, 1, 0.5)
+    segments = [dataset[index] for index in range(200)]
+    assert all(torch.isfinite(segment.audio).all() for segment in segments)
+    rejected = Counter(path for segment in segments for path in segment.rejected)
+    assert set(rejected) == {str(damaged / "cut.flac"), str(damaged / "nan.wav")}
+    again = [dataset[index] for index in range(200)]
+    assert all(torch.equal(a.audio, b.audio) and a.rejected == b.rejected for a, b in zip(segments, again, strict=True))
+
+
+def test_short_files_skip_damaged_neighbours(tmp_path: Path) -> None:
+    for number in range(10):
+        write(tmp_path / f"{number}.wav", noise(0.3, seed=number))
+    (tmp_path / "10.wav").symlink_to(tmp_path / "9.wav")
+    manifest = scan_folder(tmp_path)
+    (tmp_path / "10.wav").unlink()
+    dataset = SegmentDataset(manifest, RATE, 1, 0.5)
+    segments = [dataset[index] for index in range(50)]
+    assert {path for segment in segments for path in segment.rejected} == {str(tmp_path / "10.wav")}
+
+
+def test_a_corpus_damaged_throughout_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "gone.wav", noise(1))
+    manifest = scan_folder(tmp_path)
+    (tmp_path / "gone.wav").unlink()
+    with pytest.raises(DataError, match=r"100 of 100 reads for segment 7 failed.*gone\.wav: no such file"):
+        SegmentDataset(manifest, RATE, 1, 0.5)[7]
+    with pytest.raises(DataError, match="every held-out file"):
+        held_out_clips(manifest, RATE, 1, 0.5, 2)
+
+
+def test_a_file_that_shrank_is_reported(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", noise(2))
+    write(tmp_path / "b.wav", noise(2, seed=1))
+    manifest = scan_folder(tmp_path)
+    write(tmp_path / "b.wav", noise(0.1))
+    dataset = SegmentDataset(manifest, RATE, 1, 0.5)
+    assert {path for index in range(30) for path in dataset[index].rejected} == {str(tmp_path / "b.wav")}
+
+
+def test_an_empty_manifest_is_an_error() -> None:
+    empty = Manifest(Path("nowhere"), [])
+    with pytest.raises(DataError, match="no files"):
+        SegmentDataset(empty, RATE, 1, 1.0)
+    with pytest.raises(DataError, match="nowhere"):
+        held_out_clips(empty, RATE, 1, 1.0, 1)
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 11025, 44100, 96000, 192000])
+def test_any_rate_and_eight_channels(tmp_path: Path, sample_rate: int) -> None:
+    write(tmp_path / "eight.wav", noise(0.5, channels=8, sample_rate=sample_rate), sample_rate)
+    for channels in (1, 2):
+        audio = SegmentDataset(scan_folder(tmp_path), 24000, channels, 0.25)[0].audio
+        assert audio.shape == (channels, 6000)
+        assert level_dbfs(audio) > -40
+
+
+def test_held_out_clips_are_the_same_and_spread() -> None:
+    manifest = clips().held_out
+    found = held_out_clips(manifest, 24000, 1, 1.0, 3)
+    assert Counter(clip.group for clip in found) == {"effects": 3, "music": 3, "speech": 3}
+    assert len({clip.name for clip in found}) == 9
+    assert all(clip.audio.shape == (1, 24000) and level_dbfs(clip.audio) > -45 for clip in found)
+    assert [clip.name for clip in found] == sorted(clip.name for clip in found)
+    assert found[-1].name.startswith("speech-02-new_world_fr_")
+    again = held_out_clips(manifest, 24000, 1, 1.0, 3)
+    assert all(torch.equal(one.audio, other.audio) for one, other in zip(found, again, strict=True))
+
+
+def test_held_out_clips_avoid_silence_and_damage(tmp_path: Path) -> None:
+    write(tmp_path / "a b/ü.wav", np.concatenate([np.zeros((RATE * 2, 1)), noise(4)]))
+    manifest = scan_folder(tmp_path)
+    manifest.entries.append(Entry("gone.wav", RATE, 1, RATE * 6, 0))
+    found = held_out_clips(manifest, RATE, 1, 0.5, 2)
+    assert [clip.name for clip in found] == ["audio-00"]  # the second part is the damaged file
+    assert level_dbfs(found[0].audio) > -45
+
+
+@pytest.mark.parametrize("arguments", [(0.0, 1, 0), (1.0, 0, 0), (1.0, 1, -1)])
+def test_held_out_numbers_that_make_no_sense(arguments: tuple[float, int, int]) -> None:
+    with pytest.raises(DataError, match="wanted clips"):
+        held_out_clips(clips().held_out, 24000, 1, *arguments)
+
+
+def test_reading_does_not_depend_on_the_rest_of_the_file(tmp_path: Path) -> None:
+    """A segment of a resampled file equals that piece of the file resampled whole."""
+    write(tmp_path / "a.wav", noise(3, sample_rate=44100), 44100, subtype="FLOAT")
+    segment = SegmentDataset(scan_folder(tmp_path), 24000, 1, 0.5)[0].audio[0]
+    whole = read_resampled_whole(tmp_path / "a.wav")
+    matches = np.lib.stride_tricks.sliding_window_view(whole, len(segment)) @ segment.numpy()
+    start = int(matches.argmax())
+    np.testing.assert_allclose(whole[start : start + len(segment)], segment.numpy(), atol=1e-6)
+
+
+def read_resampled_whole(path: Path) -> np.ndarray:
+    audio, rate = read_audio(path)
+    return resample(audio, rate, 24000)[0].numpy()
