@@ -1,0 +1,10 @@
+"""A neural audio codec: what ships with a trained model.
+
+Shape legend of the whole project: B batch, C channels, T samples, F frames, K codebooks, D latent dim, N vectors.
+Audio is [B, C, T] float in about [-1, 1]; codes are int64 [B, K, F].
+"""
+
+from codec.config import CodecConfig
+from codec.model import Codec, CodecOutput, EncodedSegment, ModelFileError
+
+__all__ = ["Codec", "CodecConfig", "CodecOutput", "EncodedSegment", "ModelFileError"]

@@ -1,0 +1,112 @@
+"""Convolutions with the padding arithmetic of EnCodec (Défossez et al. 2022, section 3.1).
+
+A `Conv1d` of stride s maps T samples to ceil(T / s) frames and a `ConvTranspose1d` maps F frames to F * s, so a
+decoder that mirrors its encoder returns at least as many samples as went in. Each layer knows its own padding
+and nothing of its neighbours; a streaming mode needs no more than `left_padding` and the layer itself.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+__all__ = ["Conv1d", "ConvTranspose1d", "fold_weight_norm", "pad"]
+
+Norm = Literal["weight_norm", "time_group_norm", "none"]
+
+
+class Conv1d(nn.Module):
+    """Strided, dilated convolution whose output has ceil(T / stride) frames.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation: As in `torch.nn.Conv1d`.
+        causal: Pad on the left only; otherwise on both sides, the odd sample on the left.
+        norm: Weight norm, a group norm with one group behind the convolution, or none.
+        padding: `reflect` or `constant` (zeros).
+
+    Shape: [B, C, T] -> [B, C', ceil(T / stride)].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        causal: bool,
+        norm: Norm,
+        padding: Literal["reflect", "constant"],
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
+        self.conv = weight_norm(conv) if norm == "weight_norm" else conv
+        self.norm = nn.GroupNorm(1, out_channels) if norm == "time_group_norm" else nn.Identity()
+        self.stride = stride
+        self.padding = padding
+        # A window of k samples moved by s overlaps its neighbour by k - s: with that many samples of padding in
+        # all, frame i starts s * i samples in, and T samples (T a multiple of s) give exactly T / s frames.
+        self.overlap = (kernel_size - 1) * dilation + 1 - stride
+        self.right_padding = 0 if causal else self.overlap // 2
+        self.left_padding = self.overlap - self.right_padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The last window may be incomplete: fill it up, or its samples would be lost.
+        missing = -x.shape[-1] % self.stride
+        y: Tensor = self.conv(pad(x, self.left_padding, self.right_padding + missing, self.padding))
+        return self.norm(y)
+
+
+class ConvTranspose1d(nn.Module):
+    """Transposed convolution whose output has exactly F * stride samples.
+
+    The kernel - stride samples by which neighbouring windows overhang are trimmed: all on the right when
+    causal, else on both sides.
+
+    Shape: [B, C, F] -> [B, C', F * stride].
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, causal: bool, norm: Norm
+    ) -> None:
+        super().__init__()
+        conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride)
+        self.conv = weight_norm(conv) if norm == "weight_norm" else conv
+        self.norm = nn.GroupNorm(1, out_channels) if norm == "time_group_norm" else nn.Identity()
+        self.stride = stride
+        self.overhang = kernel_size - stride
+        self.right_trim = self.overhang if causal else self.overhang // 2
+        self.left_trim = self.overhang - self.right_trim
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(x))
+        return y[..., self.left_trim : y.shape[-1] - self.right_trim]
+
+
+def pad(x: Tensor, left: int, right: int, mode: Literal["reflect", "constant"]) -> Tensor:
+    """Pads the last axis; `reflect` also works on inputs shorter than the padding.
+
+    A reflection needs more samples than it adds. Shorter inputs are first filled with zeros on the right, and
+    what the fill displaced is cut again, as encodec does.
+
+    Shape: [B, C, T] -> [B, C, left + T + right].
+    """
+    if mode == "constant":
+        return F.pad(x, (left, right))
+    fill = max(0, max(left, right) + 1 - x.shape[-1])
+    padded = F.pad(F.pad(x, (0, fill)) if fill else x, (left, right), "reflect")
+    return padded[..., : padded.shape[-1] - fill] if fill else padded
+
+
+def fold_weight_norm(module: nn.Module) -> None:
+    """Replaces every weight-norm parametrization below `module` by the weight it computes, in place.
+
+    The outputs stay the same and each forward pass saves the recomputation; the module is no longer trainable
+    in the same parametrization.
+    """
+    for layer in module.modules():
+        if torch.nn.utils.parametrize.is_parametrized(layer, "weight"):
+            torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")

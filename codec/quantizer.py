@@ -1,0 +1,244 @@
+"""Residual vector quantizer with moving-average codebooks (SoundStream, Zeghidour et al. 2021; EnCodec section 3.2).
+
+The forward pass changes nothing: it returns what `update` needs, and the trainer calls `update` once it knows that
+the step was sound. So a non-finite batch never reaches the codebooks, and a codec can be run for a measurement
+without being altered.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["CodebookUsage", "QuantizerOutput", "ResidualVectorQuantizer", "kmeans"]
+
+
+class QuantizerOutput(NamedTuple):
+    """What a forward pass through the quantizer found."""
+
+    latent: Tensor  # [B, D, F] quantized; its gradient passes straight through to the input
+    codes: Tensor  # [B, K, F] int64
+    commitment: Tensor  # [K] mean squared distance between what a book was given and what it returned
+    residuals: Tensor  # [K, N, D] what each book was given, N = B * F; detached
+
+
+class CodebookUsage(NamedTuple):
+    """How evenly each book uses its codes, from the moving averages of the counts."""
+
+    perplexity: Tensor  # [K] exp of the entropy: the number of codes in effective use
+    dead_share: Tensor  # [K] share of codes below the revival threshold
+    bits: Tensor  # [K] entropy in bits per code
+
+
+class ResidualVectorQuantizer(nn.Module):
+    """K codebooks, each quantizing what the ones before it left over.
+
+    Buffers:
+        embed [K, size, D]: the codes.
+        cluster_size [K, size]: moving average of how many vectors of a batch a code was given.
+        embed_sum [K, size, D]: moving average of the sum of those vectors; embed = embed_sum / cluster_size.
+        started [] bool: whether `start` has run.
+        updates [] int64: number of updates; the draws of the revival depend on it and on nothing else.
+
+    Args:
+        latent_dim: Width D of the latent.
+        codebooks: Number K of books.
+        codebook_size: Codes per book.
+        decay: Of the moving averages per update.
+        kmeans_iterations: At most this many in `start`.
+        revive_below: A code whose share of the vectors falls below this share of the uniform 1 / size is dead
+            and starts anew from a vector of the batch (threshold relative to uniform use as in Mimi; encodec's
+            absolute count of 2 depends on batch and segment). 0 never revives.
+    """
+
+    embed: Tensor
+    cluster_size: Tensor
+    embed_sum: Tensor
+    started: Tensor
+    updates: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        codebooks: int,
+        codebook_size: int,
+        *,
+        decay: float = 0.99,
+        kmeans_iterations: int = 50,
+        revive_below: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"codebook decay must be in [0, 1), got {decay}")
+        if not 0 <= revive_below < 1:
+            raise ValueError(f"revive_below must be in [0, 1), got {revive_below}")
+        self.decay = decay
+        self.kmeans_iterations = kmeans_iterations
+        self.revive_below = revive_below
+        generator = torch.Generator().manual_seed(0)
+        embed = torch.randn(codebooks, codebook_size, latent_dim, generator=generator)
+        self.register_buffer("embed", embed)
+        self.register_buffer("cluster_size", torch.ones(codebooks, codebook_size))
+        self.register_buffer("embed_sum", embed.clone())
+        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("updates", torch.tensor(0))
+
+    def forward(self, latent: Tensor, codebooks: int | None = None) -> QuantizerOutput:
+        """Quantizes with the first `codebooks` books, all if None.
+
+        Every book has its own commitment term with a gradient to the latent: book k is given the latent minus
+        the *detached* codes before it (encodec subtracts the straight-through value, whose gradient cancels the
+        latent's, so that only its first book commits: encodec issue 25).
+
+        Shape: latent [B, D, F] -> QuantizerOutput.
+        """
+        batch = latent.shape[0]
+        x = rearrange(latent, "b d f -> (b f) d").float()
+        residual, codes, commitments, residuals = x, [], [], []
+        for embed in self.embed[:codebooks]:
+            index = _nearest(residual.detach(), embed)
+            code = F.embedding(index, embed)
+            residuals.append(residual.detach())
+            commitments.append(F.mse_loss(residual, code))
+            residual = residual - code
+            codes.append(index)
+        # Straight-through estimator: the value is x - residual, the gradient that of x.
+        quantized = x - residual.detach()
+        return QuantizerOutput(
+            rearrange(quantized, "(b f) d -> b d f", b=batch),
+            rearrange(torch.stack(codes), "k (b f) -> b k f", b=batch),
+            torch.stack(commitments),
+            torch.stack(residuals),
+        )
+
+    def encode(self, latent: Tensor, codebooks: int | None = None) -> Tensor:
+        """Shape: latent [B, D, F] -> codes [B, K, F] int64."""
+        return self.forward(latent, codebooks).codes
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Sum of the codes of the first K books.
+
+        Shape: codes [B, K, F] -> latent [B, D, F].
+
+        Raises:
+            ValueError: There are more codes a frame than books.
+        """
+        books = codes.shape[1]
+        if books > len(self.embed):
+            raise ValueError(f"expected codes of at most {len(self.embed)} codebooks, got {books}")
+        vectors = [F.embedding(codes[:, k], self.embed[k]) for k in range(books)]
+        return rearrange(torch.stack(vectors).sum(0), "b f d -> b d f")
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor, seed: int = 0) -> None:
+        """Sets every book to the k-means centroids of what the books before it leave over.
+
+        `embed_sum` becomes centroid times count. (encodec and audiocraft store the bare centroid beside the
+        count, so their first update divides every code by its count.) With fewer than four vectors a code
+        the rest of the book is left dead, for `update` to revive from later batches, and so is a centroid of
+        one vector: centroids that reproduce single vectors would leave the books after this one nothing to
+        learn from.
+
+        Shape: vectors [N, D].
+        """
+        residual = vectors.float()
+        size = self.embed.shape[1]
+        clusters = max(1, min(size, len(residual) // 4))
+        generator = torch.Generator().manual_seed(seed)
+        for k in range(len(self.embed)):
+            centroids, counts, index = kmeans(residual, clusters, self.kmeans_iterations, generator)
+            if (counts == 1).any() and (counts > 1).any():
+                centroids = centroids[counts > 1]
+                index = _nearest(residual, centroids)
+                counts = torch.bincount(index, minlength=len(centroids)).to(counts.dtype)
+            # Copies of live codes fill the book: the lower index wins a tie, so copies are never chosen.
+            self.embed[k] = centroids[torch.arange(size, device=centroids.device) % len(centroids)]
+            self.cluster_size[k] = F.pad(counts, (0, size - len(centroids)))
+            residual = residual - centroids[index]
+        self.embed_sum.copy_(self.embed * self.cluster_size[..., None])
+        self.started.fill_(True)
+
+    @torch.no_grad()
+    def update(self, output: QuantizerOutput) -> None:
+        """One moving-average step of the books that took part in `output`, then revives their dead codes."""
+        residuals = output.residuals
+        k, n, dim = residuals.shape
+        size = self.embed.shape[1]
+        index = rearrange(output.codes, "b k f -> k (b f)")
+        flat = (index + size * torch.arange(k, device=index.device)[:, None]).flatten()
+        counts = torch.bincount(flat, minlength=k * size).view(k, size).to(residuals.dtype)
+        sums = residuals.new_zeros(k * size, dim).index_add_(0, flat, residuals.reshape(k * n, dim))
+        self.cluster_size[:k].lerp_(counts, 1 - self.decay)
+        self.embed_sum[:k].lerp_(sums.view(k, size, dim), 1 - self.decay)
+        self._revive(residuals)
+        # A code that was never used keeps its place: both averages decay alike. The clamp only guards 0 / 0.
+        used = self.cluster_size[:k, :, None]
+        self.embed[:k] = torch.where(used > 1e-12, self.embed_sum[:k] / used.clamp_min(1e-12), self.embed[:k])
+        self.updates += 1
+
+    def _revive(self, residuals: Tensor) -> None:
+        """Moves dead codes onto distinct vectors of the batch; all three averages change together.
+
+        A revived code gets the usage of an average one, so it has ln(1 / revive_below) / (1 - decay) updates
+        to prove itself.
+        """
+        k, n, _ = residuals.shape
+        dead = self._dead()[:k]
+        generator = torch.Generator().manual_seed(int(self.updates))
+        order = torch.argsort(torch.rand(k, n, generator=generator), dim=1).to(residuals.device)
+        rank = dead.cumsum(1) - 1
+        dead = dead & (rank < n)
+        chosen = order.gather(1, rank.clamp(0, n - 1))
+        vectors = residuals[torch.arange(k, device=residuals.device)[:, None], chosen]
+        average = self.cluster_size[:k].mean(1, keepdim=True).expand_as(rank)
+        self.cluster_size[:k] = torch.where(dead, average, self.cluster_size[:k])
+        self.embed_sum[:k] = torch.where(dead[..., None], vectors * average[..., None], self.embed_sum[:k])
+
+    def _dead(self) -> Tensor:
+        threshold = self.revive_below * self.cluster_size.mean(1, keepdim=True)
+        return (self.cluster_size < threshold) if self.revive_below else torch.zeros_like(self.cluster_size).bool()
+
+    def usage(self) -> CodebookUsage:
+        """Perplexity, dead share and entropy of every book, from the moving averages."""
+        share = self.cluster_size / self.cluster_size.sum(1, keepdim=True).clamp_min(1e-12)
+        entropy = torch.special.entr(share).sum(1)
+        return CodebookUsage(entropy.exp(), self._dead().float().mean(1), entropy / torch.log(torch.tensor(2.0)))
+
+
+def kmeans(
+    vectors: Tensor, clusters: int, iterations: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lloyd's algorithm from distinct random vectors, until no assignment changes.
+
+    A cluster that loses all its vectors keeps its last centroid and a count of 0.
+
+    Args:
+        vectors: At least as many as clusters.
+        generator: Draws the starting vectors (on the CPU, so that every device starts alike).
+
+    Shape: vectors [N, D] -> centroids [clusters, D], counts [clusters], assignment [N].
+    """
+    first = torch.randperm(len(vectors), generator=generator)[:clusters].to(vectors.device)
+    centroids = vectors[first]
+    index = _nearest(vectors, centroids)
+    for _ in range(iterations):
+        counts = torch.bincount(index, minlength=clusters).to(vectors.dtype)
+        sums = torch.zeros_like(centroids).index_add_(0, index, vectors)
+        centroids = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), centroids)
+        previous, index = index, _nearest(vectors, centroids)
+        if torch.equal(previous, index):
+            break
+    counts = torch.bincount(index, minlength=clusters).to(vectors.dtype)
+    return centroids, counts, index
+
+
+def _nearest(vectors: Tensor, embed: Tensor) -> Tensor:
+    """Index of the nearest code in Euclidean distance; |v|^2 is the same for all codes and left out.
+
+    Shape: vectors [N, D], embed [size, D] -> [N] int64.
+    """
+    # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
+    with torch.autocast(vectors.device.type, enabled=False):
+        return torch.addmm(embed.square().sum(1), vectors, embed.t(), alpha=-2).argmin(1)

@@ -1,0 +1,163 @@
+"""Randomly initialised models of other packages, and a `Codec` with the same weights.
+
+Two independent oracles of the architecture: the `encodec` package (Défossez et al. 2022) and transformers'
+`EncodecModel`. Nothing is downloaded.
+"""
+
+import logging
+import re
+import warnings
+from typing import Any
+
+import torch
+from encodec.model import EncodecModel
+from encodec.modules import SEANetDecoder, SEANetEncoder
+from encodec.quantization import ResidualVectorQuantizer as EncodecQuantizer
+from torch import nn
+
+from codec import Codec, CodecConfig
+
+__all__ = ["TINY", "codec_with_weights_of", "encodec_model", "fill_codebooks", "randomize", "transformers_model"]
+
+# A few thousand weights: hop 6, 100 frames a second, 4 books of 16 codes, 0.4 kbps each. Odd stride included.
+TINY: dict[str, Any] = {
+    "sample_rate": 600,
+    "filters": 4,
+    "strides": (2, 3),
+    "latent_dim": 6,
+    "codebooks": 4,
+    "codebook_size": 16,
+    "bandwidths_kbps": (0.4, 0.8, 1.6),
+}
+
+
+def encodec_model(config: CodecConfig) -> EncodecModel:
+    """The encodec package's model of this config, in eval mode."""
+    layers = {
+        "channels": config.channels,
+        "dimension": config.latent_dim,
+        "n_filters": config.filters,
+        "n_residual_layers": config.residual_layers,
+        "ratios": list(reversed(config.strides)),  # in the order of the decoder
+        "norm": config.norm,
+        "kernel_size": config.kernel_size,
+        "last_kernel_size": config.kernel_size,
+        "residual_kernel_size": config.residual_kernel_size,
+        "dilation_base": config.dilation_base,
+        "causal": config.causal,
+        "pad_mode": config.padding,
+        "true_skip": config.skip == "identity",
+        "compress": config.compress,
+        "lstm": config.lstm_layers,
+    }
+    with warnings.catch_warnings():
+        # encodec 0.1.1 uses the weight_norm that torch has deprecated; it computes the same weight.
+        warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
+        encoder, decoder = SEANetEncoder(**layers), SEANetDecoder(**layers)
+    quantizer = EncodecQuantizer(dimension=config.latent_dim, n_q=config.codebooks, bins=config.codebook_size)
+    model = EncodecModel(
+        encoder,
+        decoder,
+        quantizer,
+        list(config.bandwidths_kbps),
+        config.sample_rate,
+        config.channels,
+        normalize=config.normalize,
+        segment=config.segment_seconds,
+        overlap=config.overlap,
+    )
+    for layer in model.quantizer.vq.layers:
+        layer._codebook.inited.fill_(1)  # else the first call would run k-means
+    randomize(model)
+    return model.eval()
+
+
+def transformers_model(config: CodecConfig) -> nn.Module:
+    """transformers' `EncodecModel` of this config, in eval mode."""
+    # Imported here: it takes seconds, and most tests do without.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers import EncodecConfig
+    from transformers import EncodecModel as TransformersModel
+
+    model = TransformersModel(
+        EncodecConfig(
+            target_bandwidths=list(config.bandwidths_kbps),
+            sampling_rate=config.sample_rate,
+            audio_channels=config.channels,
+            normalize=config.normalize,
+            chunk_length_s=config.segment_seconds,
+            overlap=None if config.segment_seconds is None else config.overlap,
+            hidden_size=config.latent_dim,
+            num_filters=config.filters,
+            num_residual_layers=config.residual_layers,
+            upsampling_ratios=list(reversed(config.strides)),
+            norm_type=config.norm,
+            kernel_size=config.kernel_size,
+            last_kernel_size=config.kernel_size,
+            residual_kernel_size=config.residual_kernel_size,
+            dilation_growth_rate=config.dilation_base,
+            use_causal_conv=config.causal,
+            pad_mode=config.padding,
+            compress=config.compress,
+            num_lstm_layers=config.lstm_layers,
+            codebook_size=config.codebook_size,
+            use_conv_shortcut=config.skip == "conv",
+        )
+    )
+    randomize(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def randomize(model: nn.Module) -> None:
+    """Moves every parameter off its initial value, so that no two of a kind (gains of 1, biases of 0) are alike."""
+    for parameter in model.parameters():
+        parameter.add_(0.1 * parameter.std(correction=0) * torch.randn_like(parameter))
+        parameter.add_(0.02 * torch.randn_like(parameter))
+
+
+@torch.no_grad()
+def fill_codebooks(model: nn.Module, audio: torch.Tensor) -> None:
+    """Gives every book of `model` codes near the residuals of this audio, so that many of them are used.
+
+    The codes are as far apart in every book: encodec adds |x|^2 to each distance, which would swamp the differences
+    of close ones, and no two implementations would agree.
+    """
+    residual = model.encoder(audio).transpose(1, 2).flatten(0, 1)
+    spread = 0.3 * residual.std(0).mean()
+    books = model.quantizer.vq.layers if hasattr(model.quantizer, "vq") else model.quantizer.layers
+    for book in books:
+        embed = (book._codebook if hasattr(book, "_codebook") else book.codebook).embed
+        some = residual[torch.randint(len(residual), (len(embed),))]
+        embed.copy_(0.8 * some + spread * torch.randn_like(embed))
+        residual = residual - embed[torch.cdist(residual, embed).argmin(1)]
+
+
+def codec_with_weights_of(foreign: nn.Module, config: CodecConfig) -> Codec:
+    """A `Codec` with the weights of an `encodec_model` or a `transformers_model` of the same config.
+
+    Raises:
+        RuntimeError: A weight is missing, superfluous or of another shape.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    embeds: dict[int, torch.Tensor] = {}
+    for name, tensor in foreign.state_dict().items():
+        book = re.fullmatch(r"quantizer\.(?:vq\.)?layers\.(\d+)\._?codebook\.embed", name)
+        if book:
+            embeds[int(book[1])] = tensor
+        elif not name.startswith("quantizer."):
+            weights[_renamed(name)] = tensor
+    weights["quantizer.embed"] = torch.stack([embeds[k] for k in range(len(embeds))])
+    codec = Codec(config).eval()
+    training = {k: v for k, v in codec.state_dict().items() if k.startswith("quantizer.") and k != "quantizer.embed"}
+    codec.load_state_dict(weights | training)
+    return codec
+
+
+def _renamed(name: str) -> str:
+    name = re.sub(r"^(encoder|decoder)\.model\.", r"\1.layers.", name)
+    name = re.sub(r"\.(conv|convtr)\.(conv|convtr)\.", ".conv.", name)
+    name = re.sub(r"\.(conv|convtr)\.norm\.", ".norm.", name)
+    return name.replace(".weight_g", ".parametrizations.weight.original0").replace(
+        ".weight_v", ".parametrizations.weight.original1"
+    )

@@ -1,0 +1,291 @@
+"""The encoded file: packing, layout, and what happens to a file that is not as it was written."""
+
+import io
+import json
+import struct
+import tracemalloc
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from codec.bitstream import (
+    BitstreamError,
+    BitstreamHeader,
+    BitstreamReader,
+    BitstreamWriter,
+    Block,
+    pack,
+    unpack,
+)
+
+HEADER = BitstreamHeader(
+    model="0123456789abcdef",
+    sample_rate=24_000,
+    channels=1,
+    codebooks=3,
+    bits_per_code=5,
+    hop_samples=8,
+    scaled=False,
+    source_sample_rate=44_100,
+    source_channels=2,
+)
+
+
+def random_blocks(header: BitstreamHeader, frames: list[int]) -> list[Block]:
+    rng = np.random.default_rng(0)
+    return [
+        Block(
+            rng.integers(0, 1 << header.bits_per_code, (header.codebooks, f)),
+            float(np.float32(rng.uniform(0.1, 1))) if header.scaled else None,
+        )
+        for f in frames
+    ]
+
+
+def written(header: BitstreamHeader, blocks: list[Block], samples: int) -> bytes:
+    file = io.BytesIO()
+    writer = BitstreamWriter(file, header)
+    for block in blocks:
+        writer.write(block)
+    writer.finish(samples)
+    return file.getvalue()
+
+
+def read(data: bytes) -> tuple[BitstreamHeader, list[Block], int | None]:
+    reader = BitstreamReader(io.BytesIO(data), "file")
+    blocks = list(reader.blocks())
+    return reader.header, blocks, reader.samples
+
+
+def assert_same_blocks(got: list[Block], want: list[Block]) -> None:
+    assert [b.scale for b in got] == [b.scale for b in want]
+    for a, b in zip(got, want, strict=True):
+        assert a.codes.dtype == np.int64
+        np.testing.assert_array_equal(a.codes, b.codes)
+
+
+def packed_by_hand(codes: list[int], bits: int) -> bytes:
+    number = sum(code << (i * bits) for i, code in enumerate(codes))
+    return number.to_bytes(-(-len(codes) * bits // 8), "little")
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_packing_equals_one_big_number_at_every_width(bits: int, data: st.DataObject) -> None:
+    codes = data.draw(st.lists(st.integers(0, (1 << bits) - 1), max_size=40))
+    array = np.array(codes, np.int64)
+    packed = pack(array, bits)
+    assert packed == packed_by_hand(codes, bits)
+    np.testing.assert_array_equal(unpack(packed, bits, len(codes)), array)
+
+
+def test_packing_of_a_worked_example() -> None:
+    # 5, 3, 6 in three bits: 101, 011, 110; the first byte is (from its highest bit) 10 011 101, the second 1.
+    assert pack(np.array([5, 3, 6]), 3) == bytes([0b10_011_101, 0b1])
+
+
+@pytest.mark.parametrize(("codes", "bits"), [([8], 3), ([-1], 3), ([0], 17)])
+def test_codes_that_do_not_fit_are_refused(codes: list[int], bits: int) -> None:
+    with pytest.raises(ValueError, match=f"codes of {bits} bits"):
+        pack(np.array(codes), bits)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("bits", [1, 5, 8, 10, 16])
+def test_a_file_round_trips(scaled: bool, bits: int) -> None:
+    header = replace(HEADER, scaled=scaled, bits_per_code=bits)
+    blocks = random_blocks(header, [4, 1, 7])
+    header_read, blocks_read, samples = read(written(header, blocks, 90))
+    assert (header_read, samples) == (header, 90)
+    assert_same_blocks(blocks_read, blocks)
+
+
+def test_a_signal_of_no_samples_round_trips() -> None:
+    assert read(written(HEADER, [], 0)) == (HEADER, [], 0)
+
+
+def test_layout_is_the_documented_one() -> None:
+    header = replace(HEADER, scaled=True, codebooks=2, bits_per_code=10)
+    data = written(header, [Block(np.array([[1, 2], [3, 1023]]), 0.5)], 13)
+    assert data[:5] == b"ECDC\x01"
+    (length,) = struct.unpack(">I", data[5:9])
+    values = json.loads(data[9 : 9 + length])
+    assert values["model"] == "0123456789abcdef"
+    assert values["coding"] == "fixed"
+    start = 9 + length
+    assert data[start : start + 4] == struct.pack(">I", zlib.crc32(data[:start]))
+    # Frame by frame, book by book: 1, 3, 2, 1023.
+    block = struct.pack(">If", 2, 0.5) + packed_by_hand([1, 3, 2, 1023], 10)
+    end = struct.pack(">IQQ", 0, 13, 2)
+    assert data[start + 4 :] == b"".join(part + struct.pack(">I", zlib.crc32(part)) for part in (block, end))
+
+
+def small_file(scaled: bool) -> bytes:
+    header = replace(HEADER, scaled=scaled)
+    return written(header, random_blocks(header, [5, 2]), 50)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_every_truncation_is_noticed(scaled: bool) -> None:
+    data = small_file(scaled)
+    for length in range(len(data)):
+        with pytest.raises(BitstreamError):
+            read(data[:length])
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_every_flipped_bit_is_noticed(scaled: bool) -> None:
+    data = small_file(scaled)
+    for position in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[position] ^= 1 << bit
+            with pytest.raises(BitstreamError):
+                read(bytes(damaged))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.binary(max_size=80), st.booleans(), st.booleans())
+def test_any_other_bytes_are_refused(data: bytes, magic: bool, version: bool) -> None:
+    with pytest.raises(BitstreamError):
+        read((b"ECDC" if magic else b"") + (b"\x01" if version else b"") + data)
+
+
+def test_messages_say_what_was_found() -> None:
+    data = small_file(False)
+    for broken, sentence in [
+        (b"RIFF" + data, "^file is not an encoded file: it does not start with ECDC$"),
+        (b"", "^file is not an encoded file"),
+        (b"ECDC\x00" + data[5:], r"^file is in the encodec package's own format \(ECDC version 0\), not read here$"),
+        (b"ECDC\x02" + data[5:], "^file is an encoded file of version 2, only 1 is read here$"),
+        (data[:-1], "^file is truncated or damaged: it ends before its content does$"),
+        (data[:60], "^file is truncated or damaged"),
+        (data + b"more", "^file is damaged: 4 bytes follow its end$"),
+        (b"ECDC\x01\xff\xff\xff\xff" + data[9:], "^file is damaged: its header claims 4294967295 bytes, at most 65536"),
+    ]:
+        with pytest.raises(BitstreamError, match=sentence):
+            read(broken)
+
+
+def test_a_file_of_another_model_is_refused_by_both_names() -> None:
+    reader = BitstreamReader(io.BytesIO(small_file(False)), "file")
+    reader.check_model("0123456789abcdef")
+    with pytest.raises(BitstreamError, match=r"with model 0123456789abcdef, but the model given is f{16}$"):
+        reader.check_model("f" * 16)
+
+
+def with_header(text: bytes, rest: bytes = b"") -> bytes:
+    start = struct.pack(">4sBI", b"ECDC", 1, len(text)) + text
+    return start + struct.pack(">I", zlib.crc32(start)) + rest
+
+
+def header_text(**changes: Any) -> bytes:
+    data = small_file(False)
+    (length,) = struct.unpack(">I", data[5:9])
+    values = json.loads(data[9 : 9 + length]) | changes
+    return json.dumps({k: v for k, v in values.items() if v is not ...}).encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"[1]", "it is no JSON object"),
+        (b"{", "the header of file is not understood"),
+        (b"\xff\xfe", "the header of file is not understood"),
+        (b"[" * 60_000, "the header of file is not understood"),
+        (b'{"model": ' + b"9" * 20_000 + b"}", "the header of file is not understood"),
+        (header_text(channels=...), "it lacks channels"),
+        (header_text(bits_per_code=17), "bits_per_code must be a whole number from 1 to 16, got '17'"),
+        (header_text(codebooks=0), "codebooks must be"),
+        (header_text(codebooks=True), "codebooks must be"),
+        (header_text(hop_samples=1.5), "hop_samples must be"),
+        (header_text(sample_rate=1 << 40), "sample_rate must be"),
+        (header_text(sample_rate=float("nan")), "sample_rate must be"),
+        (header_text(scaled=1), "scaled must be true or false"),
+        (header_text(model="../../etc/passwd"), "model must be a fingerprint of 16 hex digits"),
+        (header_text(model=None), "model must be a fingerprint"),
+        (header_text(coding="range"), "coding must be 'fixed', the only one this version knows, got 'range'"),
+    ],
+)
+def test_headers_that_make_no_sense_are_refused_though_their_checksum_is_right(text: bytes, sentence: str) -> None:
+    with pytest.raises(BitstreamError, match=sentence):
+        read(with_header(text))
+
+
+def test_unknown_header_entries_are_passed_over() -> None:
+    end = struct.pack(">IQQ", 0, 0, 0)
+    data = with_header(header_text(mood="blue"), end + struct.pack(">I", zlib.crc32(end)))
+    assert read(data) == (HEADER, [], 0)
+
+
+def checked(part: bytes) -> bytes:
+    return part + struct.pack(">I", zlib.crc32(part))
+
+
+@pytest.mark.parametrize(
+    ("samples", "frames", "sentence"),
+    [(10, 6, "it says it has 6 frames, but there are 5"), (41, 5, "41 samples"), (0, 5, "0 samples")],
+)
+def test_an_end_that_contradicts_the_blocks_is_refused(samples: int, frames: int, sentence: str) -> None:
+    data = written(HEADER, random_blocks(HEADER, [5]), 40)[:-24] + checked(struct.pack(">IQQ", 0, samples, frames))
+    with pytest.raises(BitstreamError, match=sentence):
+        read(data)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_no_positive_number_is_refused(scale: float) -> None:
+    header = replace(HEADER, scaled=True)
+    data = written(header, [], 0)[:-24] + checked(struct.pack(">If", 1, scale) + bytes(2))
+    with pytest.raises(BitstreamError, match="a block has the scale"):
+        read(data)
+
+
+def test_claimed_lengths_take_no_memory() -> None:
+    data = written(HEADER, [], 0)[:-24] + struct.pack(">I", 0xFFFFFFFF) + bytes(100)
+    tracemalloc.start()
+    with pytest.raises(BitstreamError, match="truncated"):
+        read(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
+def codes_of(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.zeros(shape, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("block", "sentence"),
+    [
+        (Block(codes_of((2, 4)), None), r"expected codes \[3, F\] with F > 0, got \[2, 4\]"),
+        (Block(codes_of((3, 0)), None), r"got \[3, 0\]"),
+        (Block(codes_of((3, 4)), 1.0), "the header says scaled: False, the block's scale is 1.0"),
+    ],
+)
+def test_writer_refuses_what_does_not_fit_the_header(block: Block, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        BitstreamWriter(io.BytesIO(), HEADER).write(block)
+
+
+def test_a_file_need_not_be_seekable_to_be_written() -> None:
+    class Pipe(io.RawIOBase):
+        def __init__(self) -> None:
+            self.data = b""
+
+        def write(self, data: Any) -> int:
+            self.data += bytes(data)
+            return len(data)
+
+    pipe = Pipe()
+    writer = BitstreamWriter(pipe, HEADER)  # type: ignore[arg-type]
+    for block in random_blocks(HEADER, [5, 2]):
+        writer.write(block)
+    writer.finish(50)
+    assert pipe.data == small_file(False)
