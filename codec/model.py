@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from codec.atomic_file import replacing
 from codec.config import CodecConfig
 from codec.quantizer import QuantizerOutput, ResidualVectorQuantizer
 from codec.seanet import Decoder, Encoder
@@ -159,9 +160,9 @@ class Codec(nn.Module):
     def save(self, path: Path) -> None:
         """Writes the model for inference: safetensors, with the config as JSON in its header."""
         weights = {k: v.contiguous() for k, v in self.state_dict().items() if k not in _TRAINING_BUFFERS}
-        beside = path.with_name(path.name + ".partial")
-        save_file(weights, beside, metadata={"codec_config": json.dumps(self.config.to_dict())})
-        beside.replace(path)
+        metadata = {"codec_config": json.dumps(self.config.to_dict()), "fingerprint": self.fingerprint()}
+        with replacing(path) as beside:
+            save_file(weights, beside, metadata=metadata)
 
     @classmethod
     def load(cls, path: Path) -> "Codec":
@@ -188,6 +189,11 @@ class Codec(nn.Module):
             # torch lists every key that differs, a line each under a heading: the last says enough.
             reason = str(error).splitlines()[-1].strip()[:200]
             raise ModelFileError(f"{path} does not fit its own config: {reason}") from error
+        found, wanted = codec.fingerprint(), metadata.get("fingerprint")
+        if found != wanted:
+            raise ModelFileError(
+                f"{path} is damaged: its contents have the fingerprint {found}, it was saved as {wanted}"
+            )
         codec.quantizer.embed_sum.copy_(codec.quantizer.embed)
         return codec.eval()
 

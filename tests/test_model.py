@@ -346,6 +346,12 @@ def rewritten(change: Callable[[dict[str, Tensor], dict[str, Any]], None]) -> Ca
     return spoil
 
 
+def flip_last_bit(path: Path) -> None:
+    contents = bytearray(path.read_bytes())
+    contents[-1] ^= 1
+    path.write_bytes(contents)
+
+
 def keep_bytes(share: float) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)]) and None
 
@@ -359,6 +365,7 @@ def keep_bytes(share: float) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(b"RIFF" + bytes(300)), "damaged or no safetensors file"),
         (keep_bytes(0.999), "damaged or no safetensors file"),
         (keep_bytes(0.5), "damaged or no safetensors file"),
+        (flip_last_bit, "is damaged: its contents have the fingerprint"),
         (lambda path: save_file({"x": torch.zeros(3)}, path), "holds no codec_config"),
         (lambda path: save_file({"x": torch.zeros(3)}, path, {"codec_config": "{"}), "does not fit its own config"),
         (lambda path: save_file({"x": torch.zeros(3)}, path, {"codec_config": "[1]"}), "does not fit its own config"),
@@ -371,7 +378,7 @@ def keep_bytes(share: float) -> Callable[[Path], None]:
         (rewritten(lambda weights, config: weights.update(extra=torch.zeros(1))), "Unexpected key.* \"extra\""),
     ],
     ids=[
-        "missing", "folder", "empty", "foreign_bytes", "last_bytes_missing", "half_missing", "foreign_safetensors",
+        "missing", "folder", "empty", "foreign_bytes", "last_bytes_missing", "half_missing", "flipped_bit", "foreign_safetensors",
         "broken_json", "json_list", "unknown_setting", "infinite_setting", "mistyped_setting", "null_setting",
         "other_architecture", "missing_weight", "superfluous_weight",
     ],
