@@ -66,7 +66,7 @@ class CodecConfig:
     overlap: float = 0.01
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strides", tuple(int(s) for s in self.strides))
+        object.__setattr__(self, "strides", tuple(self.strides))
         object.__setattr__(self, "bandwidths_kbps", tuple(float(b) for b in self.bandwidths_kbps))
         for name in ("sample_rate", "filters", "latent_dim", "kernel_size", "residual_kernel_size",
                      "residual_layers", "dilation_base", "compress", "codebooks"):  # fmt: skip
@@ -75,7 +75,7 @@ class CodecConfig:
                 raise ValueError(f"{name} must be a positive whole number, got {value!r}")
         if self.channels not in (1, 2):
             raise ValueError(f"channels must be 1 or 2, got {self.channels}")
-        if not self.strides or min(self.strides) < 1:
+        if not self.strides or not all(isinstance(s, int) and s >= 1 for s in self.strides):
             raise ValueError(f"strides must be positive whole numbers, got {self.strides}")
         if self.lstm_layers < 0:
             raise ValueError(f"lstm_layers must be 0 or more, got {self.lstm_layers}")

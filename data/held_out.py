@@ -68,7 +68,10 @@ def _clip(tape: Tape, source: str, number: int, count: int, frames: int, seed: i
         place = (number + generator(seed, number, attempt).random()) / count
         try:
             audio = tape.read(place, frames)
-        except UnreadableAudio:
+        except UnreadableAudio as error:
+            found = (error.path, error.reason)
+            if found not in tape.manifest.set_aside:
+                tape.manifest.set_aside.append(found)
             continue
         if level_dbfs(audio) >= _QUIETEST_DBFS:
             stem = Path(tape.file_at(place)).stem

@@ -5,10 +5,11 @@ mean over elements, then over layers, then over the K sub-discriminators (the pa
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 __all__ = ["AdversarialLoss", "feature_matching_loss"]
 
@@ -104,12 +105,31 @@ def feature_matching_loss(
 
 def _layer_distance(estimate: Tensor, reference: Tensor, relative: bool) -> Tensor:
     reference = reference.detach()
-    distance = _float_mean((estimate - reference).abs())
+    distance = _MeanDistance.apply(estimate, reference)
     if not relative:
         return distance
     # A layer whose features are all zero would divide by zero; the smallest normal number keeps the loss finite.
     scale = _float_mean(reference.abs())
     return distance / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+
+
+class _MeanDistance(torch.autograd.Function):
+    """Mean of |estimate - reference|, for a target without gradient: `(estimate - reference).abs().mean()` with a third
+    of its passes over memory, which are what feature matching costs beside the convolutions.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, estimate: Tensor, reference: Tensor) -> Tensor:
+        difference = estimate - reference
+        ctx.save_for_backward(difference)
+        return _float_mean(difference.abs())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        # sign is 0 where the two agree, as the subgradient of abs at 0 is in torch.
+        return difference.sign().mul_(slope / difference.numel()), None
 
 
 def _mean(logits: Sequence[Tensor], penalty: Callable[[Tensor], Tensor]) -> Tensor:

@@ -153,6 +153,7 @@ def through(
     """
     features = []
     for conv in convs:
-        signal = F.leaky_relu(conv(signal), negative_slope)
+        # In place: a convolution's gradients do not need its output, so one tensor a layer is kept and not two.
+        signal = F.leaky_relu(conv(signal), negative_slope, inplace=True)
         features.append(signal)
     return output(signal), features

@@ -378,7 +378,8 @@ def keep_bytes(share: float) -> Callable[[Path], None]:
         (rewritten(lambda weights, config: weights.update(extra=torch.zeros(1))), "Unexpected key.* \"extra\""),
     ],
     ids=[
-        "missing", "folder", "empty", "foreign_bytes", "last_bytes_missing", "half_missing", "flipped_bit", "foreign_safetensors",
+        "missing", "folder", "empty", "foreign_bytes", "last_bytes_missing", "half_missing", "flipped_bit",
+        "foreign_safetensors",
         "broken_json", "json_list", "unknown_setting", "infinite_setting", "mistyped_setting", "null_setting",
         "other_architecture", "missing_weight", "superfluous_weight",
     ],

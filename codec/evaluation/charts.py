@@ -1,0 +1,195 @@
+"""Small charts as inline SVG in the colour of the page's text, so that one drawing suits light and dark."""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+__all__ = ["Series", "area_chart", "bar_chart", "color_ramp", "colors", "line_chart"]
+
+_MOST_POINTS = 400
+# A grey that nothing else uses: it stands for the page's text colour until `_svg` puts currentColor there.
+_TEXT = "#010203"
+_PALETTE = ("#4a86c5", "#ee6677", "#228833", "#c9a227", "#aa3377", "#33aabb", "#e07b39", "#8a8a8a")
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "text.parse_math": False,  # a loss may be called a$b
+    "text.color": _TEXT,
+    "axes.edgecolor": _TEXT,
+    "axes.labelcolor": _TEXT,
+    "axes.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.limits": (-3, 5),
+    "axes.unicode_minus": True,
+    "xtick.color": _TEXT,
+    "ytick.color": _TEXT,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "ytick.minor.width": 0.3,
+    "grid.color": _TEXT,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+}
+
+
+class Series(NamedTuple):
+    """One line of a chart; NaN where nothing is known."""
+
+    name: str
+    steps: np.ndarray  # [N]
+    values: np.ndarray  # [N]
+    color: str
+
+
+def colors(count: int) -> list[str]:
+    """Colours that can be told apart, easily up to eight; after twenty they come again."""
+    twenty = [matplotlib.colors.to_hex(color) for color in matplotlib.colormaps["tab20"](np.arange(20))]
+    chosen = _PALETTE if count <= len(_PALETTE) else twenty
+    return [chosen[index % len(chosen)] for index in range(count)]
+
+
+def color_ramp(count: int) -> list[str]:
+    """Colours from dark to light, for lines that have an order of their own."""
+    ramp = matplotlib.colormaps["plasma"](np.linspace(0.25, 0.85, count))
+    return [matplotlib.colors.to_hex(color) for color in ramp]
+
+
+def line_chart(
+    series: Sequence[Series],
+    log: bool | None = None,
+    smooth: bool = False,
+    limits: tuple[float, float] | None = None,
+) -> str | None:
+    """Lines over steps.
+
+    Args:
+        series: what to draw; only finite values are.
+        log: whether the value axis is logarithmic; None decides by the range of the values.
+        smooth: draws the values faintly, and their moving average over a twentieth of the run on top.
+        limits: of the value axis, None for those of the values.
+
+    Returns:
+        The SVG element, None when there is nothing to draw.
+    """
+    finite = [line for line in map(_finite, series) if len(line.values)]
+    if not finite:
+        return None
+    everything = np.concatenate([line.values for line in finite])
+    positive = bool((everything > 0).all())
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure()
+        for line in finite:
+            _draw(axes, line, smooth)
+        if positive and (log or (log is None and everything.max() > 30 * everything.min())):
+            _set_log(axes, float(everything.max() / everything.min()))
+        if limits is not None:
+            axes.set_ylim(*limits)
+            if limits[0] < 0 < limits[1]:
+                axes.axhline(0, color=_TEXT, linewidth=0.5, alpha=0.5)
+        return _svg(figure)
+
+
+def area_chart(series: Sequence[Series]) -> str | None:
+    """Shares of a whole over steps, stacked; unknown and negative shares count as none."""
+    if not series or not any(len(_finite(line).values) for line in series):
+        return None
+    steps = series[0].steps
+    if len(steps) == 1:
+        steps = np.array([steps[0] - 0.5, steps[0] + 0.5])
+    stacked = []
+    for line in series:
+        values = np.clip(np.nan_to_num(line.values, nan=0.0, posinf=0.0, neginf=0.0), 0, None)
+        stacked.append(np.resize(values, len(steps)) if len(values) == 1 else values)
+    steps, *stacked = (_binned(row) for row in (steps, *stacked))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure()
+        axes.stackplot(steps, *stacked, colors=[line.color for line in series], alpha=0.85, linewidth=0)
+        axes.margins(x=0, y=0)
+        return _svg(figure)
+
+
+def bar_chart(values: np.ndarray, bar_colors: Sequence[str], top: float | None = None) -> str | None:
+    """One bar for each book, numbered from 1.
+
+    Shape: values [K].
+    """
+    if not np.isfinite(values).any():
+        return None
+    books = np.arange(1, len(values) + 1)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure()
+        axes.bar(books, np.nan_to_num(values), color=list(bar_colors), width=0.75)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0.4, len(values) + 0.6)
+        axes.set_xlabel("book")
+        if top is not None:
+            axes.set_ylim(0, top)
+        return _svg(figure)
+
+
+def _figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.2, 2.1), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("step")
+    return figure, axes
+
+
+def _draw(axes: Axes, line: Series, smooth: bool) -> None:
+    width = len(line.values) // 20
+    if len(line.values) == 1:
+        axes.plot(line.steps, line.values, "o", color=line.color, markersize=3)
+    elif not smooth or width < 2:
+        axes.plot(_binned(line.steps), _binned(line.values), color=line.color)
+    else:
+        axes.plot(_binned(line.steps), _binned(line.values), color=line.color, alpha=0.3, linewidth=0.7)
+        axes.plot(_binned(line.steps), _binned(_moving_average(line.values, width)), color=line.color)
+
+
+def _set_log(axes: Axes, ratio: float) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,), numticks=6))
+    # matplotlib's own labels are formulas.
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _finite(line: Series) -> Series:
+    known = np.isfinite(line.values)
+    return line._replace(steps=line.steps[known], values=line.values[known])
+
+
+def _moving_average(values: np.ndarray, width: int) -> np.ndarray:
+    # Ones over ones: at both ends the mean is over the neighbours that exist.
+    window = np.ones(2 * (width // 2) + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+
+
+def _binned(values: np.ndarray) -> np.ndarray:
+    """Means of at most _MOST_POINTS runs of neighbours, so that a long run's page stays small."""
+    if len(values) <= _MOST_POINTS:
+        return values
+    edges = np.linspace(0, len(values), _MOST_POINTS + 1).astype(int)
+    return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(_TEXT, "currentColor")
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
+    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", text, count=1)
+    return re.sub(r' id="\w+_\d+"', "", text)  # each chart has an axes_1, and nothing refers to it

@@ -1,0 +1,300 @@
+"""The training loop: a step on one screen, and around it what makes a run resumable, observable and safe."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from balancer import Balancer
+from codec.model import Codec, CodecOutput
+from codec.training.adversary import Adversary
+from codec.training.checkpoint import CheckpointError, CheckpointStore
+from codec.training.compatibility import check_loss_names, check_windows
+from codec.training.meters import Meters, codebook_metrics
+from codec.training.plan import Plan
+from codec.training.precision import choose_precision, keep_float32, verify_bfloat16
+from codec.training.run_logger import RunLogger
+from codec.training.training_data import TrainingData
+from codec.training.validation import Validation
+from data import Batch
+
+__all__ = ["Trainer", "TrainingError"]
+
+_COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message is a diagnosis in one sentence."""
+
+
+class Trainer:
+    """Trains a codec.
+
+    Args:
+        losses: Name -> loss of (estimate, reference).
+        adversary: None trains without a discriminator.
+        optimizer: Makes the codec's optimizer from its parameters.
+        data: Training batches.
+        validation: Scores the averaged codec on held-out clips.
+        store: Where checkpoints go; a run that finds one there goes on from it.
+
+    Raises:
+        ValueError: Loss names and balancer weights differ, or a segment is shorter than a window that has to fit.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        losses: Mapping[str, nn.Module],
+        adversary: Adversary | None,
+        balancer: Balancer,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        plan: Plan,
+        data: TrainingData,
+        validation: Validation,
+        store: CheckpointStore,
+        logger: RunLogger,
+    ) -> None:
+        check_loss_names(losses, adversary, balancer)
+        check_windows(losses, adversary, data.dataset.frames)
+        self.plan = plan
+        self.budget = plan.budget.in_steps(data.steps_per_epoch)
+        self.device = torch.device(plan.device)
+        self.codec = codec.to(self.device)
+        self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
+        self.adversary = adversary
+        if adversary is not None:
+            adversary.to(self.device)
+        self.balancer = balancer.to(self.device)
+        self.optimizer = optimizer(codec.parameters())
+        self.optimizers = [self.optimizer, *([adversary.optimizer] if adversary is not None else [])]
+        self.base_rates = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
+        self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(plan.average_decay))
+        self.data = data
+        self.validation = validation
+        self.store = store
+        self.logger = logger
+        self.precision = choose_precision(plan.precision, self.device)
+        self.meters = Meters()
+        self.step = 0
+        self.seconds = 0.0
+        self.skipped = self.skipped_in_a_row = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent."""
+        return self.budget.progress(self.step, self.seconds)
+
+    @property
+    def averaged_codec(self) -> Codec:
+        """The codec with averaged weights and the newest codebooks: what is validated and exported."""
+        return cast(Codec, self.average.module)
+
+    # ------------------------------------------------------------------------------------------------ the run
+
+    def run(self) -> dict[str, float]:
+        """Trains until the budget is spent, from the newest checkpoint if there is one.
+
+        Returns:
+            The scores of the last validation.
+
+        Raises:
+            TrainingError: Too many steps in a row were not finite.
+        """
+        if not self.restore():
+            self.validate()
+        self._prepare_precision()
+        cadence = self.plan.cadence
+        scores: dict[str, float] = {}
+        clock = time.monotonic() - self.seconds
+        batches = self.data.batches(self.step)
+        while self.progress < 1:
+            begun = time.monotonic()
+            self._start_codebooks()
+            self.meters.add(self.train_step(self._receive(next(batches))), begun)
+            self.step += 1
+            self.seconds = time.monotonic() - clock
+            self.logger.progress(self.step, self.seconds)
+            done = self.progress >= 1
+            saving = done or self.step % cadence.checkpoint == 0
+            if saving or self.step % cadence.log == 0:
+                self._log()
+            scores = self.validate() if done or self.step % cadence.validate == 0 else {}
+            if saving:
+                self.save(scores.get("all/mel_distance"))
+        return scores or self.validation(self.averaged_codec, self.step).scores
+
+    def train_step(self, audio: Tensor) -> dict[str, Tensor]:
+        """One step, in order of time.
+
+        Shape: audio [B, C, T] -> metrics, on the device.
+        """
+        self._set_learning_rates()
+        draws = self.plan.draws(self.step)
+        books = self.plan.codebooks.draw(self.codec.config, draws)
+        learn = torch.rand((), generator=draws).item()
+
+        with self.precision.autocast():
+            output: CodecOutput = self.codec(audio, books, quantize=bool(self.codec.quantizer.started))
+        # The losses see a leaf: their graphs end there, and the codec is traversed once, by the one backward below.
+        y = output.audio.detach().float().requires_grad_()
+        losses = {name: loss(y, audio) for name, loss in self.losses.items()}
+        adversary = self.adversary if self.adversary and self.progress >= self.adversary.start else None
+        if adversary is not None:
+            with self.precision.autocast():
+                losses |= adversary.judge(y, audio, learn=learn < adversary.probability)
+
+        balanced = self.balancer(losses, y)
+        quantized = output.quantized
+        commitment = y.new_zeros(()) if quantized is None else self.plan.codebooks.commitment_loss(quantized.commitment)
+        if balanced.dropped or not bool(commitment.isfinite()):
+            return self._skip(balanced.dropped or ("commitment",))
+
+        # The commitment loss is no function of the output, so it is not balanced; it shares the backward pass.
+        roots, gradients = [output.audio], [balanced.gradient.to(output.audio.dtype)]
+        if commitment.requires_grad:
+            roots, gradients = [*roots, commitment], [*gradients, torch.ones_like(commitment)]
+        torch.autograd.backward(roots, gradients)
+        norm = nn.utils.clip_grad_norm_(self.codec.parameters(), self.plan.clip_norm or float("inf"))
+        if not bool(norm.isfinite()):
+            return self._skip(("the codec's gradient",))
+
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if quantized is not None:
+            self.codec.quantizer.update(quantized)
+        if adversary is not None:
+            adversary.learn()
+        self.average.update_parameters(self.codec)
+        self.skipped_in_a_row = 0
+        self.meters.balance = balanced.balance or self.meters.balance
+        return (
+            {f"loss/{name}": loss.detach() for name, loss in losses.items()}
+            | {f"weight/{name}": weight for name, weight in balanced.weights.items()}
+            | {"commitment": commitment.detach(), "gradient_norm": norm, "codebooks": torch.tensor(float(books))}
+            | (adversary.metrics if adversary is not None else {})
+        )
+
+    def validate(self) -> dict[str, float]:
+        """Scores the averaged codec on the held-out clips, and logs scores and samples."""
+        result = self.validation(self.averaged_codec, self.step)
+        self.logger.metrics("validation", self.step, self.seconds, result.scores)
+        for name, audio in result.samples.items():
+            self.logger.audio(name, self.step, audio, self.codec.config.sample_rate)
+        return result.scores
+
+    # ------------------------------------------------------------------------------------------ around a step
+
+    def _prepare_precision(self) -> None:
+        """Compares every layer with float32 on a real batch before bfloat16 is trusted."""
+        self.logger.message(f"precision: {self.precision.description}")
+        if self.precision.dtype == torch.float32:
+            return
+        # bfloat16 has 8 bits: rounding the waveform itself adds white noise 54 dB below it, louder than much of
+        # the treble that the spectral losses ask for.
+        keep_float32(self.codec.encoder.layers[0])
+        keep_float32(self.codec.decoder.layers[-1])
+        parts = nn.ModuleDict({"codec": self.codec})
+        if self.adversary is not None:
+            parts["discriminator"] = self.adversary.discriminator
+        audio = self.data.batch(self.step).to(self.device)
+        failed = verify_bfloat16(self.precision, parts, lambda: [part(audio) for part in parts.values()])
+        for layer in failed:
+            self.logger.message(f"stays in float32, bfloat16 is wrong here: {layer}")
+        self.logger.message(f"bfloat16 checked against float32, {len(failed)} layers failed")
+
+    def _receive(self, batch: Batch) -> Tensor:
+        for path in batch.rejected:
+            self.logger.set_aside(path, "did not decode")
+        return batch.audio.to(self.device, non_blocking=True)
+
+    def _start_codebooks(self) -> None:
+        plan = self.plan.codebooks
+        if bool(self.codec.quantizer.started) or self.progress < plan.start:
+            return
+        batches = (self.data.batch(self.step + i).to(self.device) for i in range(plan.start_batches))
+        with torch.no_grad(), self.precision.autocast():
+            latents = [self.codec.latent_of(batch).float() for batch in batches]
+        vectors = torch.cat([latent.transpose(1, 2).flatten(0, 1) for latent in latents])
+        if not bool(vectors.isfinite().all()):
+            raise TrainingError(f"the latents are not finite at step {self.step}: lower optimizer.lr")
+        self.codec.quantizer.start(vectors, self.plan.seed)
+        self.logger.message(f"codebooks started at step {self.step} from {len(vectors)} latent vectors")
+
+    def _set_learning_rates(self) -> None:
+        factor = self.plan.learning_rate.factor(self.progress)
+        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+
+    def _skip(self, culprits: tuple[str, ...]) -> dict[str, Tensor]:
+        """Leaves codec, codebooks, discriminator and averages as they are, and counts."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        self.logger.message(f"step {self.step} skipped: not finite: {', '.join(culprits)}")
+        if self.skipped_in_a_row >= self.plan.max_skipped:
+            raise TrainingError(
+                f"{self.skipped_in_a_row} steps in a row up to step {self.step} were not finite, the last in "
+                f"{', '.join(culprits)}: lower optimizer.lr or set trainer.clip_norm; checkpoints are in "
+                f"{self.store.folder}"
+            )
+        return {}
+
+    def _log(self) -> None:
+        values = self.meters.read(self.data.seconds_per_step)
+        if bool(self.codec.quantizer.started):
+            values |= codebook_metrics(self.codec.quantizer.usage())
+        values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": self.skipped}
+        self.logger.metrics("train", self.step, self.seconds, values)
+
+    # ------------------------------------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the continuation of the run depends on; tensors and primitives only."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return {"codec_config": self.codec.config.to_dict(), **parts, **counters, "random": torch.get_rng_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        torch.set_rng_state(state["random"])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"codec": self.codec, "average": self.average, "optimizer": self.optimizer, "balancer": self.balancer}
+        if self.adversary is not None:
+            parts |= {"adversary": self.adversary, "adversary_optimizer": self.adversary.optimizer}
+        return parts
+
+    def save(self, score: float | None) -> None:
+        """Writes the exported model, and a checkpoint with the held-out score of this step if it was measured.
+
+        A full disk is reported and training goes on.
+        """
+        try:
+            # The model first: a run that has its last checkpoint makes no further step, so nothing would write it.
+            try:
+                self.averaged_codec.save(self.store.folder.parent / "model.safetensors")
+            finally:
+                self.store.save(self.step, self.state_dict(), score)
+        except (CheckpointError, OSError, SafetensorError) as error:
+            self.logger.message(f"not saved at step {self.step}, training goes on: {error}")
+
+    def restore(self) -> bool:
+        """Goes on from the newest sound checkpoint; returns whether there was one."""
+        found = self.store.load_newest()
+        if found is None:
+            self.logger.truncate_after(-1)  # a run that was stopped before its first checkpoint begins anew
+            return False
+        self.load_state_dict(found[1])
+        self.logger.truncate_after(self.step)
+        self.logger.message(f"resumed at step {self.step}")
+        return True

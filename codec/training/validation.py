@@ -1,0 +1,92 @@
+"""Scores on held-out clips, and the sounds themselves."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from codec.atomic_file import replacing
+from codec.evaluation.metrics import codebook_usage, mel_distance, si_sdr_db
+from codec.model import Codec
+from codec.training.meters import codebook_metrics
+from data import HeldOutClip, write_wav
+
+__all__ = ["Validation", "ValidationResult"]
+
+
+class ValidationResult(NamedTuple):
+    """Of one validation."""
+
+    scores: dict[str, float]  # <group>/mel_distance, <group>/si_sdr_db for `all` and each group, codebook/...
+    samples: dict[str, Tensor]  # clip name -> estimate [C, T]
+
+
+class Validation:
+    """Codes held-out clips at one bandwidth and scores them against themselves.
+
+    Until the codebooks have started, latents pass through unquantized.
+
+    Args:
+        clips: What to code; scored singly, so they may differ in length.
+        samples_folder: Where the first `samples_per_group` clips of each group are written.
+        bandwidth_kbps: Rate to code at.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[HeldOutClip],
+        samples_folder: Path,
+        bandwidth_kbps: float,
+        samples_per_group: int = 2,
+    ) -> None:
+        self.clips = list(clips)
+        self.samples_folder = samples_folder
+        self.bandwidth_kbps = bandwidth_kbps
+        seen: dict[str, int] = defaultdict(int)
+        self.kept: set[str] = set()
+        for clip in self.clips:
+            seen[clip.group] += 1
+            if seen[clip.group] <= samples_per_group:
+                self.kept.add(clip.name)
+
+    @torch.no_grad()
+    def __call__(self, codec: Codec, step: int) -> ValidationResult:
+        """Runs in float32 whatever the training precision."""
+        config = codec.config
+        device = next(codec.parameters()).device
+        quantize = bool(codec.quantizer.started)
+        books = config.codebooks_for(self.bandwidth_kbps)
+        per_group: dict[str, list[float]] = defaultdict(list)
+        codes, samples = [], {}
+        for clip in self.clips:
+            reference = clip.audio[None].to(device)
+            if quantize:
+                segments = codec.encode(reference, self.bandwidth_kbps)
+                estimate = codec.decode(segments, reference.shape[-1])
+                codes += [segment.codes for segment in segments]
+            else:
+                estimate = codec(reference, quantize=False).audio
+            mel = float(mel_distance(estimate, reference, config.sample_rate))
+            sdr = float(si_sdr_db(estimate, reference))
+            for group in ("all", clip.group):
+                per_group[f"{group}/mel_distance"].append(mel)
+                per_group[f"{group}/si_sdr_db"].append(sdr)
+            if clip.name in self.kept:
+                samples[clip.name] = estimate[0].cpu()
+                self._write(clip, samples[clip.name], step, config.sample_rate)
+        scores = {name: sum(values) / len(values) for name, values in per_group.items()}
+        if codes:
+            usage = codebook_usage(torch.cat([c.flatten(2) for c in codes], dim=2)[:, :books], config.codebook_size)
+            scores |= codebook_metrics(usage)
+        return ValidationResult(scores, samples)
+
+    def _write(self, clip: HeldOutClip, estimate: Tensor, step: int, sample_rate: int) -> None:
+        self.samples_folder.mkdir(parents=True, exist_ok=True)
+        reference = self.samples_folder / f"{clip.name}.reference.wav"
+        if not reference.exists():
+            with replacing(reference) as beside:  # a run that is killed here must not keep half of it for good
+                write_wav(beside, clip.audio, sample_rate)
+        write_wav(self.samples_folder / f"{clip.name}.step{step:07d}.wav", estimate, sample_rate)

@@ -1,0 +1,213 @@
+"""Scores against independent NumPy references and worked numbers, and their behaviour at the edges."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from codec.evaluation import (
+    bitrate_efficiency,
+    codebook_usage,
+    count_codes,
+    evaluate,
+    mel_distance,
+    si_sdr_db,
+    stft_distance,
+    usage_of_counts,
+    validate,
+)
+from losses.spectral import mel_distance as mel_loss
+
+SAMPLE_RATE = 24000
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return 0.2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def numpy_stft_distance(estimate: np.ndarray, reference: np.ndarray) -> float:
+    """One channel; frames centred with reflection, written with plain loops."""
+    total = 0.0
+    for n in (2048, 512):
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
+        magnitudes = []
+        for audio in (estimate, reference):
+            padded = np.pad(audio.astype(np.float64), n // 2, mode="reflect")
+            starts = range(0, len(padded) - n + 1, n // 4)
+            magnitudes.append(np.abs([np.fft.rfft(padded[s : s + n] * hann) for s in starts]))
+        e, r = magnitudes
+        total += np.abs(e - r).mean()
+        total += np.abs(np.log10(np.maximum(e**2, 1e-5)) - np.log10(np.maximum(r**2, 1e-5))).mean()
+    return total
+
+
+def test_si_sdr_of_known_distortions() -> None:
+    t = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
+    reference = torch.sin(2 * math.pi * 440 * t)
+    orthogonal = torch.cos(2 * math.pi * 440 * t)
+    # An orthogonal part of a tenth of the amplitude is a hundredth of the power: 20 dB, whatever the gain.
+    estimates = torch.stack([reference + 0.1 * orthogonal, 3 * (reference + 0.01 * orthogonal)])[:, None]
+    scores = si_sdr_db(estimates, reference.expand(2, 1, -1))
+    torch.testing.assert_close(scores, torch.tensor([20.0, 40.0]), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_stft_distance_is_that_of_numpy(channels: int) -> None:
+    estimate, reference = noise(2, channels, 5000, seed=1), noise(2, channels, 5000, seed=2)
+    expected = [
+        np.mean([numpy_stft_distance(e.numpy(), r.numpy()) for e, r in zip(*pair, strict=True)])
+        for pair in zip(estimate, reference, strict=True)
+    ]
+    torch.testing.assert_close(stft_distance(estimate, reference), torch.tensor(expected).float(), rtol=1e-4, atol=0)
+
+
+def test_stft_distance_of_a_gain() -> None:
+    # Half the amplitude moves each log10 power by log10(4) = 0.602 in both windows, and halves the magnitudes.
+    reference = noise(1, 1, 8000)
+    magnitudes = [
+        torch.stft(reference[0], n, n // 4, window=torch.hann_window(n), return_complex=True).abs().mean()
+        for n in (2048, 512)
+    ]
+    expected = 2 * math.log10(4) + 0.5 * torch.stack(magnitudes).sum()
+    torch.testing.assert_close(stft_distance(reference / 2, reference), expected.reshape(1), rtol=1e-3, atol=0)
+
+
+def test_mel_distance_is_audiocrafts_loss_clip_by_clip() -> None:
+    estimate, reference = noise(3, 1, 4000, seed=1), noise(3, 1, 4000, seed=2)
+    scores = mel_distance(estimate, reference, SAMPLE_RATE)
+    assert scores.shape == (3,)
+    # The loss averages over everything, so the mean over clips of equal length is the loss of the batch.
+    torch.testing.assert_close(scores.mean(), mel_loss(estimate, reference, SAMPLE_RATE))
+    torch.testing.assert_close(scores[1:2], mel_distance(estimate[1:2], reference[1:2], SAMPLE_RATE))
+
+
+def test_scores_fall_with_less_noise() -> None:
+    reference = noise(1, 1, 6000)
+    scores = [evaluate(reference + gain * noise(1, 1, 6000, seed=9), reference, SAMPLE_RATE) for gain in (1, 0.1, 0.01)]
+    for name, falling in (("mel_distance", True), ("stft_distance", True), ("si_sdr_db", False)):
+        values = [float(score[name]) for score in scores]
+        assert values == sorted(values, reverse=falling)
+
+
+def test_identity_scores_best() -> None:
+    audio = noise(2, 2, 6000)
+    scores = evaluate(audio, audio, SAMPLE_RATE)
+    assert list(scores) == ["mel_distance", "stft_distance", "si_sdr_db"]
+    assert scores["mel_distance"].tolist() == scores["stft_distance"].tolist() == [0.0, 0.0]
+    assert (scores["si_sdr_db"] > 60).all()
+
+
+@pytest.mark.parametrize("samples", [1, 2, 300, 1025])
+def test_short_clips_and_silence_have_finite_scores(samples: int) -> None:
+    audio, silence = noise(1, 1, samples), torch.zeros(1, 1, samples)
+    for estimate, reference in ((audio, audio), (silence, audio), (audio, silence), (silence, silence)):
+        for score in evaluate(estimate, reference, SAMPLE_RATE).values():
+            assert score.shape == (1,)
+            assert score.isfinite().all()
+
+
+def test_silence_against_silence_is_no_distance() -> None:
+    silence = torch.zeros(1, 1, 3000)
+    scores = evaluate(silence, silence, SAMPLE_RATE)
+    assert {name: float(score) for name, score in scores.items()} == {
+        "mel_distance": 0.0,
+        "stft_distance": 0.0,
+        "si_sdr_db": 0.0,
+    }
+
+
+def test_a_diverged_estimate_scores_nan_and_only_its_own_clip() -> None:
+    estimate, reference = noise(2, 1, 3000), noise(2, 1, 3000, seed=1)
+    estimate[0, 0, 7] = float("nan")
+    for score in evaluate(estimate, reference, SAMPLE_RATE).values():
+        assert score.isnan().tolist() == [True, False]
+
+
+def test_scores_record_no_gradient() -> None:
+    estimate = noise(1, 1, 3000).requires_grad_()
+    scores = evaluate(estimate, noise(1, 1, 3000, seed=1), SAMPLE_RATE)
+    assert not any(score.requires_grad for score in scores.values())
+
+
+@pytest.mark.parametrize(
+    ("estimate", "reference", "message"),
+    [
+        (torch.zeros(1, 1, 90), torch.zeros(1, 1, 100), "got 90 and 100 samples: cut off"),
+        (torch.zeros(1, 2, 100), torch.zeros(1, 1, 100), r"equal shapes are wanted, got \[1, 2, 100\]"),
+        (torch.zeros(1, 100), torch.zeros(1, 100), r"estimate: audio \[B, C, T\].* got \[1, 100\]"),
+        (torch.zeros(1, 1, 0), torch.zeros(1, 1, 0), r"got \[1, 1, 0\]"),
+        (torch.zeros(1, 1, 9), torch.full((1, 1, 9), math.inf), "reference of finite samples"),
+    ],
+)
+def test_unusable_pairs_are_named(estimate: Tensor, reference: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate(estimate, reference)
+    with pytest.raises(ValueError, match=message):
+        evaluate(estimate, reference, SAMPLE_RATE)
+
+
+def test_integer_audio_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"estimate: floating-point audio is wanted, got torch.int16"):
+        validate(torch.zeros(1, 1, 9, dtype=torch.int16), torch.zeros(1, 1, 9))
+
+
+def test_usage_of_known_codes() -> None:
+    # Book 0 uses four of eight codes evenly, book 1 one code only, book 2 three quarters one and a quarter another.
+    codes = torch.tensor([[[0, 1, 2, 3], [5, 5, 5, 5], [7, 7, 7, 0]]])
+    usage = codebook_usage(codes, 8)
+    lopsided_bits = 0.75 * math.log2(4 / 3) + 0.25 * 2
+    torch.testing.assert_close(usage.bits, torch.tensor([2.0, 0.0, lopsided_bits]).double())
+    torch.testing.assert_close(usage.perplexity, 2**usage.bits)
+    torch.testing.assert_close(usage.dead_share, torch.tensor([0.5, 0.875, 0.75]).double())
+    assert bitrate_efficiency(usage, 8) == pytest.approx((2 + lopsided_bits) / 9)
+
+
+def test_even_use_is_efficiency_one() -> None:
+    codes = torch.arange(16).repeat(3, 2, 1)
+    usage = codebook_usage(codes, 16)
+    assert bitrate_efficiency(usage, 16) == pytest.approx(1)
+    assert usage.perplexity.tolist() == pytest.approx([16, 16])
+    assert usage.dead_share.tolist() == [0, 0]
+
+
+def test_usage_is_that_of_a_numpy_histogram() -> None:
+    codes = torch.randint(0, 32, (4, 3, 50), generator=torch.Generator().manual_seed(0)) // 2
+    usage = codebook_usage(codes, 32)
+    for book in range(3):
+        counts = np.bincount(codes[:, book].flatten().numpy(), minlength=32)
+        share = counts[counts > 0] / counts.sum()
+        assert float(usage.bits[book]) == pytest.approx(-(share * np.log2(share)).sum())
+        assert float(usage.dead_share[book]) == pytest.approx((counts == 0).mean())
+
+
+def test_counts_of_batches_add_up() -> None:
+    codes = torch.randint(0, 8, (4, 2, 20), generator=torch.Generator().manual_seed(0))
+    whole = count_codes(codes, 8)
+    assert whole.sum(1).tolist() == [80, 80]
+    assert torch.equal(whole, count_codes(codes[:1], 8) + count_codes(codes[1:], 8))
+    torch.testing.assert_close(usage_of_counts(whole).bits, codebook_usage(codes, 8).bits)
+
+
+@pytest.mark.parametrize(
+    ("codes", "error", "message"),
+    [
+        (torch.zeros(1, 1, 4), TypeError, "integer codes are wanted, got torch.float32"),
+        (torch.zeros(1, 1, 4, dtype=torch.bool), TypeError, "torch.bool"),
+        (torch.zeros(1, 4).long(), ValueError, r"codes \[B, K, F\].* got \[1, 4\]"),
+        (torch.zeros(1, 2, 0).long(), ValueError, r"got \[1, 2, 0\]"),
+        (torch.full((1, 1, 4), 8), ValueError, r"codes in 0 .. 7 are wanted, got 8 .. 8"),
+        (torch.full((1, 1, 4), -1), ValueError, r"got -1 .. -1"),
+    ],
+)
+def test_unusable_codes_are_named(codes: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        codebook_usage(codes, 8)
+
+
+def test_books_without_codes_or_bits_are_refused() -> None:
+    with pytest.raises(ValueError, match="a book without any"):
+        usage_of_counts(torch.tensor([[1, 2], [0, 0]]))
+    with pytest.raises(ValueError, match="at least 2 codes"):
+        bitrate_efficiency(codebook_usage(torch.zeros(1, 1, 3).long(), 1), 1)

@@ -1,0 +1,82 @@
+"""Every command and every piece of code in the README works."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from codec import Codec, CodecConfig
+from codec.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+FENCED: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def blocks(language: str) -> list[str]:
+    return [body for found, body in FENCED if found == language]
+
+
+COMMANDS = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+def test_commands_were_found() -> None:
+    programs = {command[1] if command[0] == "bash" else command[0] for command in COMMANDS}
+    assert {"scripts/train.sh", "scripts/test.sh", ".venv/bin/codec"} <= programs
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_code_runs(code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "readme.py"
+    script.write_text(code, encoding="utf-8")
+    runpy.run_path(str(script))
+    printed = capsys.readouterr().out.split()
+    promised = re.findall(r"print\(.*# .*= (\[.*\])", code)
+    assert [promise.replace(" ", "") in "".join(printed) for promise in promised] == [True] * len(promised)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "bash"], ids=" ".join)
+def test_scripts_exist_and_their_overrides_compose(command: list[str]) -> None:
+    assert (ROOT / command[1]).is_file()
+    if command[1] == "scripts/train.sh":
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            cfg = compose("train", command[2:])
+        assert not OmegaConf.missing_keys(cfg)
+
+
+def test_codec_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CodecConfig(filters=2, latent_dim=8, lstm_layers=0, codebooks=8, bandwidths_kbps=[1.5, 3.0, 6.0])
+    run = tmp_path / "runs" / "starter"
+    run.mkdir(parents=True)
+    codec = Codec(config)
+    codec.quantizer.start(torch.randn(256, 8))
+    codec.save(run / "model.safetensors")
+    soundfile.write(tmp_path / "in.wav", np.sin(np.arange(24_000) / 20) / 2, 24_000)
+    monkeypatch.chdir(tmp_path)
+    commands = [command[1:] for command in COMMANDS if command[0] == ".venv/bin/codec"]
+    assert {"encode", "decode", "info"} <= {command[0] for command in commands}
+    assert [main(command) for command in commands] == [0] * len(commands)
+    assert soundfile.info(tmp_path / "back.wav").frames == 24_000
+
+
+def test_file_tree_names_what_is_there() -> None:
+    (tree,) = [block for block in blocks("") if "config.py" in block]
+    for name in re.findall(r"(\w+\.py)", tree):
+        assert list((ROOT / "codec").rglob(name)), name
+    for folder in re.findall(r"^(\w+/)", tree, re.MULTILINE):
+        assert (ROOT / folder).is_dir(), folder
+
+
+def test_configuration_table_lists_every_option() -> None:
+    for group, listed in re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE):
+        options = {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
+        assert options == set(re.findall(r"`([a-z0-9_]+)`", listed)), group
