@@ -160,7 +160,8 @@ class Codec(nn.Module):
     def save(self, path: Path) -> None:
         """Writes the model for inference: safetensors, with the config as JSON in its header."""
         weights = {k: v.contiguous() for k, v in self.state_dict().items() if k not in _TRAINING_BUFFERS}
-        metadata = {"codec_config": json.dumps(self.config.to_dict()), "fingerprint": self.fingerprint()}
+        # One entry: safetensors writes several in a random order, and equal models are to be equal files.
+        metadata = {"codec": json.dumps({"config": self.config.to_dict(), "fingerprint": self.fingerprint()})}
         with replacing(path) as beside:
             save_file(weights, beside, metadata=metadata)
 
@@ -179,17 +180,18 @@ class Codec(nn.Module):
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ModelFileError(f"{path} is damaged or no safetensors file ({error})") from error
-        if "codec_config" not in metadata:
-            raise ModelFileError(f"{path} holds no codec_config: it is not a codec saved by this project")
+        if "codec" not in metadata:
+            raise ModelFileError(f"{path} describes no codec: it is not a model saved by this project")
         try:
-            codec = cls(CodecConfig.from_dict(json.loads(metadata["codec_config"])))
+            description = json.loads(metadata["codec"])
+            codec = cls(CodecConfig.from_dict(description["config"]))
             fresh = {name: codec.get_buffer(name) for name in _TRAINING_BUFFERS}
             codec.load_state_dict(weights | fresh)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
             # torch lists every key that differs, a line each under a heading: the last says enough.
             reason = str(error).splitlines()[-1].strip()[:200]
             raise ModelFileError(f"{path} does not fit its own config: {reason}") from error
-        found, wanted = codec.fingerprint(), metadata.get("fingerprint")
+        found, wanted = codec.fingerprint(), description.get("fingerprint")
         if found != wanted:
             raise ModelFileError(
                 f"{path} is damaged: its contents have the fingerprint {found}, it was saved as {wanted}"

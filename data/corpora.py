@@ -192,7 +192,7 @@ def manifests(
 
 
 def _load(path: str, minimum_seconds: float, minimum_sample_rate: int, by_subfolder: bool) -> Manifest:
-    path = os.path.expanduser(path)  # no shell expands the ~ of data.corpus.root=~/audio
+    path = os.path.expanduser(path)  # no shell expands the ~ of data.root=~/audio
     if path.endswith(".jsonl"):
         return Manifest.load(path)
 

@@ -75,6 +75,7 @@ class MultiScaleMel(nn.Module):
         self.scales = nn.ModuleList(scales)
         # Reflection must not reach beyond the other end of the signal.
         self.minimum_samples = max(scale.margin_samples for scale in scales) + 1
+        self.window_samples = 2 ** max(window_exponents)  # a training segment had better hold one
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
@@ -185,6 +186,7 @@ class MultiResolutionSTFT(nn.Module):
             )
         self.ffts = list(ffts)
         self.minimum_samples = max(ffts) // 2 + 1  # reflection must not reach beyond the other end of the signal
+        self.window_samples = max(windows)
         self.stfts = nn.ModuleList(
             STFT(window, hop, fft_samples=fft) for fft, hop, window in zip(ffts, hops, windows, strict=True)
         )

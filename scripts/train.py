@@ -47,7 +47,7 @@ _KEYS = {
         *("optimizer", "trainer", "logger", "validation", "checkpoints"),
     ),
     "losses": ("terms", "adversarial", "weights"),
-    "data": ("corpus", "segments", "batch_size", "workers", "held_out"),
+    "data": ("root", "corpus", "segments", "batch_size", "workers", "held_out"),
     "optimizer": ("codec", "discriminator"),
     "logger": ("sinks",),
     "validation": ("bandwidth_kbps", "samples_per_group"),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains a codec. Without arguments the starter experiment on free recordings; arguments are configuration overrides:
-#   bash scripts/train.sh data=folder data.corpus.root=/your/audio name=mine
+#   bash scripts/train.sh data=folder data.root=/your/audio name=mine
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh

@@ -104,7 +104,7 @@ def folder_of(path: Path, files: int = 4, seconds: float = 0.5) -> Path:
 
 
 def from_folder(root: Path) -> tuple[str, str]:
-    return "data=folder", f"data.corpus.root={root}"
+    return "data=folder", f"data.root={root}"
 
 
 # ------------------------------------------------------------------------------------------------------ audio
@@ -236,7 +236,7 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
         ),
         (["~losses.weights.mel"], "and weights for l1, adversarial, feature_matching"),
         (["losses.weights={l1: 1, mel: -1}"], "loss weights must be finite, not negative"),
-        (["data.segments.segment_seconds=0.02"], "a segment has 480 samples, but mel needs at least 769"),
+        (["data.segments.segment_seconds=0.02"], "a segment has 480 samples, but mel needs at least 2048"),
         (
             ["data.segments.segment_seconds=0.01", "losses.terms.mel.window_exponents=[5]"],
             "a segment has 240 samples, but the discriminator needs at least 256: raise data.segments.segment_seconds",
@@ -365,7 +365,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 @pytest.mark.slow
 def test_the_command_without_apt_says_so_and_trains_on_the_clips(tmp_path: Path) -> None:
     done = command(
-        *("data=starter", f"data.corpus.root={tmp_path / 'starter'}", f"runs_folder={tmp_path / 'runs'}"),
+        *("data=starter", f"data.root={tmp_path / 'starter'}", f"runs_folder={tmp_path / 'runs'}"),
         PATH=str(tmp_path),
     )
     assert done.returncode == 0, done.stderr

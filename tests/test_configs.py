@@ -41,9 +41,9 @@ SMALL = (
 NEEDS: dict[str, tuple[str, ...]] = {
     "codec=audiocraft_16khz": ("validation.bandwidth_kbps=2.2",),
     "codec=audiocraft_32khz": ("validation.bandwidth_kbps=2.2",),
-    "data=starter": ("data.corpus.root=nowhere",),
-    "data=large": ("data.corpus.root=nowhere",),
-    "data=folder": (f"data.corpus.root={CLIPS / 'train' / 'speech'}",),
+    "data=starter": ("data.root=nowhere",),
+    "data=large": ("data.root=nowhere",),
+    "data=folder": (f"data.root={CLIPS / 'train' / 'speech'}",),
     "data=manifest": (f"data.corpus.train={CLIPS}/train.jsonl", f"data.corpus.held_out={CLIPS}/held_out.jsonl"),
     "discriminator=none": ("losses=reconstruction",),
     "losses=reconstruction": ("discriminator=none",),
@@ -220,7 +220,7 @@ def test_alternatives_named_in_comments(overrides: list[str], path: str, value: 
 
 def test_sources_of_a_folder_are_its_subfolders_when_they_have_weights(built: Build) -> None:
     weights = "data.corpus.source_weights={speech: 1, music: 2, effects: 1}"
-    root = f"data.corpus.root={CLIPS / 'train'}"
+    root = f"data.root={CLIPS / 'train'}"
     trainer = built("experiment=none", *small_with("data=folder"), root, weights)
     assert sorted(trainer.data.dataset.sources) == ["effects", "music", "speech"]
 

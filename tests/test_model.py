@@ -300,7 +300,7 @@ def test_the_file_holds_what_inference_needs_and_no_more(saved: tuple[Codec, Pat
     codec, path = saved
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
-        assert CodecConfig.from_dict(json.loads(file.metadata()["codec_config"])) == codec.config
+        assert CodecConfig.from_dict(json.loads(file.metadata()["codec"])["config"]) == codec.config
     training = {"quantizer.cluster_size", "quantizer.embed_sum", "quantizer.updates"}
     assert names == set(codec.state_dict()) - training
 
@@ -327,6 +327,13 @@ def test_the_fingerprint_ignores_what_only_training_uses(saved: tuple[Codec, Pat
     assert codec.train().fingerprint() == before
 
 
+def test_equal_models_are_equal_files(saved: tuple[Codec, Path], tmp_path: Path) -> None:
+    for attempt in range(4):
+        again = tmp_path / f"{attempt}.safetensors"
+        Codec.load(saved[1]).save(again)
+        assert again.read_bytes() == saved[1].read_bytes()
+
+
 def test_saving_replaces_the_file_of_before(saved: tuple[Codec, Path]) -> None:
     other = tiny_codec()
     other.save(saved[1])
@@ -339,9 +346,9 @@ def rewritten(change: Callable[[dict[str, Tensor], dict[str, Any]], None]) -> Ca
     def spoil(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            config = json.loads(file.metadata()["codec_config"])
-        change(weights, config)
-        save_file(weights, path, metadata={"codec_config": json.dumps(config)})
+            description = json.loads(file.metadata()["codec"])
+        change(weights, description["config"])
+        save_file(weights, path, metadata={"codec": json.dumps(description)})
 
     return spoil
 
@@ -366,9 +373,9 @@ def keep_bytes(share: float) -> Callable[[Path], None]:
         (keep_bytes(0.999), "damaged or no safetensors file"),
         (keep_bytes(0.5), "damaged or no safetensors file"),
         (flip_last_bit, "is damaged: its contents have the fingerprint"),
-        (lambda path: save_file({"x": torch.zeros(3)}, path), "holds no codec_config"),
-        (lambda path: save_file({"x": torch.zeros(3)}, path, {"codec_config": "{"}), "does not fit its own config"),
-        (lambda path: save_file({"x": torch.zeros(3)}, path, {"codec_config": "[1]"}), "does not fit its own config"),
+        (lambda path: save_file({"x": torch.zeros(3)}, path), "describes no codec"),
+        (lambda path: save_file({"x": torch.zeros(3)}, path, {"codec": "{"}), "does not fit its own config"),
+        (lambda path: save_file({"x": torch.zeros(3)}, path, {"codec": "[1]"}), "does not fit its own config"),
         (rewritten(lambda weights, config: config.update(bogus=1)), "unknown codec setting bogus"),
         (rewritten(lambda weights, config: config.update(bandwidths_kbps=[float("inf")])), "needs inf codebooks"),
         (rewritten(lambda weights, config: config.update(filters="4")), "filters must be .* got '4'"),

@@ -35,7 +35,8 @@ def check_windows(losses: Mapping[str, nn.Module], adversary: Adversary | None, 
     """
     parts = dict(losses) | ({} if adversary is None else {"the discriminator": adversary.discriminator})
     for name, part in parts.items():
-        needed = getattr(part, "minimum_samples", 1)
+        # A loss can do with less by reflecting the signal, but then it sees no whole window of real audio.
+        needed = max(getattr(part, "minimum_samples", 1), getattr(part, "window_samples", 1))
         if segment_samples < needed:
             raise ValueError(
                 f"a segment has {segment_samples} samples, but {name} needs at least {needed}: "

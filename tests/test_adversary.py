@@ -1,0 +1,185 @@
+"""Two players that never touch each other: gradients, orders of moves, and the bfloat16 cast of stale weights."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from typing import Any, Literal
+
+import pytest
+import torch
+from tiny_run import SAMPLES, copied, differences, tiny_adversary, tones
+from torch import Tensor, nn
+
+from codec.training import Adversary
+
+BOTH = pytest.mark.parametrize("update", ["simultaneous", "alternating"])
+SGD = partial(torch.optim.SGD, lr=0.1)
+Update = Literal["simultaneous", "alternating"]
+
+
+def _pair() -> tuple[Tensor, Tensor]:
+    estimate, reference = tones(2, SAMPLES, 1), tones(2, SAMPLES, 2)
+    return estimate.requires_grad_(), reference
+
+
+def _hinge(logits: list[Tensor], sign: float) -> Tensor:
+    return sum(((1 - sign * logit).clamp_min(0).mean() for logit in logits), torch.zeros(())) / len(logits)
+
+
+def _own_loss(discriminator: nn.Module, estimate: Tensor, reference: Tensor) -> Tensor:
+    """The paper's hinge loss, on an estimate that nothing flows back to."""
+    return _hinge(discriminator(reference).logits, 1) + _hinge(discriminator(estimate.detach()).logits, -1)
+
+
+def _relative_distance(estimate: list[list[Tensor]], reference: list[list[Tensor]]) -> Tensor:
+    """Equation 2 of the paper."""
+    pairs = [pair for layers in zip(estimate, reference, strict=True) for pair in zip(*layers, strict=True)]
+    return torch.stack([(e - r).abs().mean() / r.abs().mean() for e, r in pairs]).mean()
+
+
+def _moved(discriminator: nn.Module, loss: Callable[[nn.Module], Tensor]) -> nn.Module:
+    """A copy after one step of plain gradient descent."""
+    moved = deepcopy(discriminator)
+    optimizer = SGD(moved.parameters())
+    loss(moved).backward()
+    optimizer.step()
+    return moved
+
+
+@BOTH
+def test_both_players_equal_a_plain_loop(update: Update) -> None:
+    adversary = tiny_adversary(optimizer=SGD, update=update)
+    estimate, reference = _pair()
+    before = deepcopy(adversary.discriminator)
+    after = _moved(before, lambda d: _own_loss(d, estimate, reference))
+
+    losses = adversary.judge(estimate, reference, learn=True)
+    gradients = torch.autograd.grad(losses["adversarial"], estimate, retain_graph=True)
+    gradients += torch.autograd.grad(losses["feature_matching"], estimate, retain_graph=True)
+    adversary.learn()
+
+    # Simultaneous: judged by the weights that both players started from; alternating: by the new ones.
+    judge = before if update == "simultaneous" else after
+    fake, real = judge(estimate), judge(reference)
+    wanted = {
+        "adversarial": _hinge(fake.logits, 1),
+        "feature_matching": _relative_distance(fake.features, real.features),
+    }
+    assert list(losses) == list(wanted)
+    for name, gradient in zip(wanted, gradients, strict=True):
+        torch.testing.assert_close(losses[name], wanted[name])
+        torch.testing.assert_close(gradient, torch.autograd.grad(wanted[name], estimate, retain_graph=True)[0])
+    for own, plain in zip(adversary.discriminator.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-6)
+    assert differences(copied(before.state_dict()), copied(after.state_dict()))  # it did move
+
+
+@BOTH
+def test_the_codecs_gradient_leaves_nothing_in_the_discriminator(update: Update) -> None:
+    adversary = tiny_adversary(update=update)
+    estimate, reference = _pair()
+    before = copied(adversary.discriminator.state_dict())
+    losses = adversary.judge(estimate, reference, learn=False)
+    torch.autograd.grad(losses["adversarial"] + losses["feature_matching"], estimate)
+    assert all(parameter.grad is None for parameter in adversary.parameters())
+    assert not adversary.learn()
+    assert differences(before, adversary.discriminator.state_dict()) == []
+    assert adversary.metrics == {}
+
+
+@BOTH
+def test_the_discriminators_gradient_never_reaches_the_estimate(update: Update) -> None:
+    adversary = tiny_adversary(update=update)
+    estimate, reference = _pair()
+    adversary.judge(estimate, reference, learn=True)
+    adversary.learn()
+    assert estimate.grad is None
+    assert all(parameter.grad is None for parameter in adversary.parameters())
+
+
+def test_the_alternating_order_judges_with_frozen_weights() -> None:
+    """No work goes into gradients that nobody wants."""
+    adversary = tiny_adversary(update="alternating")
+    losses = adversary.judge(*_pair(), learn=True)
+    for loss in losses.values():
+        gradients = torch.autograd.grad(loss, list(adversary.parameters()), retain_graph=True, allow_unused=True)
+        assert gradients == (None,) * len(gradients)
+
+
+@BOTH
+def test_it_learns_only_when_told_and_only_once(update: Update) -> None:
+    adversary = tiny_adversary(update=update)
+    estimate, reference = _pair()
+    adversary.judge(estimate, reference, learn=True)
+    assert adversary.learn() is (update == "simultaneous")  # in the other order it has moved already
+    after = copied(adversary.state_dict())
+    assert not adversary.learn()
+    adversary.judge(estimate, reference, learn=True)
+    adversary.judge(estimate, reference, learn=False)  # what the first judged is forgotten
+    if update == "simultaneous":
+        assert not adversary.learn()
+        assert differences(after, adversary.state_dict()) == []
+    assert all(parameter.requires_grad for parameter in adversary.parameters())
+
+
+@BOTH
+def test_a_gradient_that_is_not_finite_is_not_taken(update: Update) -> None:
+    adversary = tiny_adversary(update=update)
+    estimate, reference = _pair()
+    adversary.judge(estimate, reference, learn=True)
+    adversary.learn()
+    before = copied((adversary.state_dict(), adversary.optimizer.state_dict()))
+    reference[0, 0, 5] = float("nan")
+    adversary.judge(estimate, reference, learn=True)
+    assert not adversary.learn()
+    assert differences(before, copied((adversary.state_dict(), adversary.optimizer.state_dict()))) == []
+    assert all(parameter.grad is None for parameter in adversary.parameters())
+
+
+@BOTH
+def test_metrics_are_what_the_discriminator_saw_before_it_moved(update: Update) -> None:
+    adversary = tiny_adversary(update=update)
+    estimate, reference = _pair()
+    before = deepcopy(adversary.discriminator)
+    adversary.judge(estimate, reference, learn=True)
+    real, fake = (before(audio).logits for audio in (reference, estimate))
+    wanted = {
+        "discriminator/loss": _own_loss(before, estimate, reference),
+        "discriminator/real": sum(logit.mean() for logit in real) / len(real),
+        "discriminator/fake": sum(logit.mean() for logit in fake) / len(fake),
+    }
+    assert list(adversary.metrics) == list(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(adversary.metrics[name], value.detach())  # type: ignore[union-attr]
+
+
+def test_under_autocast_the_alternating_order_judges_with_its_new_weights() -> None:
+    """Autocast keeps casts of weights until it ends; those from before the move must not judge."""
+    adversary = tiny_adversary(optimizer=partial(torch.optim.SGD, lr=10.0), update="alternating")
+    estimate, reference = _pair()
+    seen: list[Tensor] = []
+    first = adversary.discriminator.scales[0].convs[0]  # type: ignore[union-attr, index]
+    first.register_forward_hook(lambda layer, args, output: seen.append(output.detach().clone()))
+    with torch.autocast("cpu", torch.bfloat16):
+        adversary.judge(estimate, reference, learn=True)
+    real, fake = seen[-2:]
+    seen.clear()
+    for audio in (reference, estimate):
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            adversary.discriminator(audio)
+    assert torch.equal(real, seen[0])
+    assert torch.equal(fake, seen[1])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"update": "together"}, {"probability": 0.0}, {"probability": 1.1}, {"start": 1.0}, {"start": -0.1}],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=str(next(iter(settings.values())))):
+        tiny_adversary(**settings)
+
+
+def test_it_is_a_module_whose_state_is_the_discriminators() -> None:
+    adversary: Adversary = tiny_adversary()
+    assert {name.split(".")[0] for name in adversary.state_dict()} == {"discriminator"}

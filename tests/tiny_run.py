@@ -1,0 +1,240 @@
+"""A whole training run so small that a step takes milliseconds: tones and noise, a codec of four filters."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from balancer import Balancer, EmaNorm, Keep, Static, Sum
+from codec.config import CodecConfig
+from codec.model import Codec
+from codec.training import (
+    Adversary,
+    Budget,
+    CheckpointStore,
+    Plan,
+    RunLogger,
+    Trainer,
+    TrainingData,
+    Validation,
+)
+from data import Batch, HeldOutClip, SegmentDataset, scan_folder, write_wav
+from losses import L1, AdversarialLoss, MultiScaleMel, MultiScaleSTFT
+
+RATE = 8000
+SAMPLES = 1600
+ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
+ADVERSARIAL = {"adversarial": 1.0, "feature_matching": 2.0}
+
+
+def tiny_codec(seed: int = 0, **config: Any) -> Codec:
+    """Four books of 16 codes at 0.8 kbps each; 40 frames a segment."""
+    settings: dict[str, Any] = {
+        "sample_rate": RATE, "filters": 4, "strides": [2, 4, 5], "latent_dim": 16, "lstm_layers": 0,
+        "padding": "constant", "codebooks": 4, "codebook_size": 16, "bandwidths_kbps": [0.8, 1.6, 3.2],
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Codec(CodecConfig(**settings | config), codebook_decay=0.9, revive_below=0.0)
+
+
+def tiny_adversary(
+    seed: int = 1, optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = ADAM, **settings: Any
+) -> Adversary:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Adversary(MultiScaleSTFT(filters=2, windows=[64, 32]), AdversarialLoss(), optimizer, **settings)
+
+
+def plain_losses() -> dict[str, nn.Module]:
+    return {"l1": L1(), "mel": MultiScaleMel(RATE, [5, 6], mels=16)}
+
+
+def tiny_balancer(weights: Mapping[str, float], encodec: bool = False, monitor_every: int = 4) -> Balancer:
+    return Balancer(weights, EmaNorm(0.9) if encodec else Static(), Sum(), Keep(), monitor_every)
+
+
+def tones(count: int, samples: int, seed: int = 0) -> Tensor:
+    """Two partials and a little noise each. Shape: -> [count, 1, samples]."""
+    generator = torch.Generator().manual_seed(seed)
+    time = torch.arange(samples) / RATE
+    pitch = 150 + 600 * torch.rand(count, 1, 1, generator=generator)
+    noise = torch.randn(count, 1, samples, generator=generator)
+    phase = 2 * math.pi * pitch * time
+    return 0.4 * phase.sin() + 0.2 * (3 * phase).sin() + 0.02 * noise
+
+
+def tiny_data(folder: Path, seed: int = 0, workers: int = 0) -> TrainingData:
+    """Batches of two segments out of four files of a second."""
+    if not folder.exists():
+        for number, audio in enumerate(tones(4, RATE)):
+            write_wav(folder / f"{number}.wav", audio, RATE)
+    dataset = SegmentDataset(scan_folder(folder), RATE, 1, SAMPLES / RATE, seed)
+    return TrainingData(dataset, batch_size=2, workers=workers)
+
+
+def tiny_trainer(
+    folder: Path,
+    *,
+    codec: Codec | None = None,
+    losses: Mapping[str, nn.Module] | None = None,
+    weights: Mapping[str, float] | None = None,
+    adversary: Adversary | None = None,
+    encodec: bool = False,
+    monitor_every: int = 4,
+    workers: int = 0,
+    **plan: Any,
+) -> Trainer:
+    """A run in `folder / "run"` on the audio in `folder / "audio"`; its messages also in `logger.messages`.
+
+    Args:
+        weights: 1 for each loss, and `ADVERSARIAL`, if None.
+        encodec: Balances as EnCodec does rather than with a plain weighted sum.
+        plan: Settings of `Plan`; six steps in float32 if it says nothing else.
+    """
+    losses = plain_losses() if losses is None else losses
+    if weights is None:
+        weights = dict.fromkeys(losses, 1.0) | (ADVERSARIAL if adversary is not None else {})
+    settings: dict[str, Any] = {"budget": Budget(steps=6), "precision": "float32", "average_decay": 0.9} | plan
+    logger = RecordingLogger(folder / "run")
+    clips = [HeldOutClip(name, name, audio) for name, audio in zip(("speech", "music"), tones(2, 3200, 9), strict=True)]
+    return Trainer(
+        codec or tiny_codec(),
+        losses,
+        adversary,
+        tiny_balancer(weights, encodec, monitor_every),
+        ADAM,
+        Plan(**settings),
+        tiny_data(folder / "audio", settings.get("seed", 0), workers),
+        Validation(clips, folder / "run" / "samples", bandwidth_kbps=3.2),
+        CheckpointStore(folder / "run" / "checkpoints", report=logger.message),
+        logger,
+    )
+
+
+class RecordingLogger(RunLogger):
+    """Keeps what it was told, and a list of all loggers, for tests to close."""
+
+    opened: ClassVar[list["RecordingLogger"]] = []
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.messages: list[str] = []
+        self.opened.append(self)
+
+    def message(self, text: str) -> None:
+        super().message(text)
+        self.messages.append(text)
+
+
+@contextmanager
+def tidied() -> Iterator[None]:
+    """One thread, and no logger left open.
+
+    These models are too small to share out: waiting for each other, two threads take ten times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        while RecordingLogger.opened:
+            RecordingLogger.opened.pop().close()
+
+
+def started(codec: Codec) -> Codec:
+    """With books that random vectors started."""
+    codec.quantizer.start(torch.randn(256, 16, generator=torch.Generator().manual_seed(3)) * 0.1)
+    return codec
+
+
+def take_steps(trainer: Trainer, count: int) -> list[dict[str, Tensor]]:
+    """Steps without the bookkeeping of `run`; the metrics of each."""
+    metrics = []
+    for _ in range(count):
+        metrics.append(trainer.train_step(trainer.data.batch(trainer.step)))
+        trainer.step += 1
+    return metrics
+
+
+def interrupt_at(trainer: Trainer, step: int) -> None:
+    """Makes `run` stop with a KeyboardInterrupt just before it takes `step`."""
+    receive = trainer._receive
+
+    def stop(batch: Batch) -> Tensor:
+        if trainer.step == step:
+            raise KeyboardInterrupt
+        return receive(batch)
+
+    setattr(trainer, "_receive", stop)  # noqa: B010 (mypy takes methods for constants)
+
+
+def messages(trainer: Trainer) -> list[str]:
+    assert isinstance(trainer.logger, RecordingLogger)
+    return trainer.logger.messages
+
+
+def metric_lines(trainer: Trainer, split: str = "train", without: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """What metrics.jsonl holds of one split."""
+    text = trainer.logger.metrics_path.read_text(encoding="utf-8")
+    records = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in r.items() if k not in without} for r in records if r["split"] == split]
+
+
+def exported(folder: Path) -> bytes:
+    """The exported model's file."""
+    return (folder / "model.safetensors").read_bytes()
+
+
+class Faulty(nn.Module):
+    """L1 that fails on chosen calls, counted from 0: `value` spoils the loss, `gradient` makes its gradient NaN."""
+
+    def __init__(self, value: Mapping[int, float] | None = None, gradient: Iterable[int] = ()) -> None:
+        super().__init__()
+        self.value = value or {}
+        self.gradient = set(gradient)
+        self.calls = 0
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
+        loss = (estimate - reference).abs().mean() * self.value.get(self.calls, 1.0)
+        if self.calls in self.gradient:
+            # The value is 0, the gradient infinity times 0.
+            loss = loss + (0 * estimate).abs().sqrt().sum()
+        self.calls += 1
+        return loss
+
+
+def copied(state: Any) -> Any:
+    """A copy of a state that later steps do not change."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, Mapping):
+        return {name: copied(value) for name, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [copied(value) for value in state]
+    return state
+
+
+def differences(first: Any, second: Any, where: str = "") -> list[str]:
+    """Places in which two states are not the same to the last bit."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        same = first.dtype == second.dtype and first.shape == second.shape
+        same = same and first.detach().numpy().tobytes() == second.detach().numpy().tobytes()
+        return [] if same else [where]
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        if list(first) != list(second):
+            return [where]
+        return [place for name in first for place in differences(first[name], second[name], f"{where}/{name}")]
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        if len(first) != len(second):
+            return [where]
+        pairs = enumerate(zip(first, second, strict=True))
+        return [place for index, pair in pairs for place in differences(*pair, f"{where}/{index}")]
+    return [] if type(first) is type(second) and first == second else [where]
