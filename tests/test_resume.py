@@ -285,7 +285,7 @@ def test_a_model_that_cannot_be_written_does_not_cost_the_checkpoint(
 class Result(NamedTuple):
     """What a run leaves behind, but for times."""
 
-    model: tuple[dict[str, Any], bytes]
+    model: bytes
     state: dict[str, Any]
     best_step: int
     metrics: list[dict[str, Any]]
