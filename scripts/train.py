@@ -18,7 +18,12 @@ import torch
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from codec import CodecConfig
 from codec.evaluation.report import write_report
@@ -152,6 +157,8 @@ def check_keys(cfg: DictConfig) -> None:
             if key not in wanted:
                 setting = f"{path}.{key!s}".lstrip(".")
                 raise ValueError(f"there is no setting {setting}, only {', '.join(wanted)}")
+    if OmegaConf.is_missing(cfg.data, "root"):  # else data.corpus.root, which refers to it, would be asked for
+        raise ValueError("data.root has no default: give data.root=...")
 
 
 def claim_folder(cfg: DictConfig) -> Path:

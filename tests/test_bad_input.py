@@ -218,7 +218,10 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
         (["trainer.sed=1"], "there is no setting trainer.sed, only _target_, budget"),
         (["codec.config.filterss=3"], "there is no setting codec.config.filterss, only _target_, sample_rate"),
         (["+codec.config.filterss=3"], "unexpected keyword argument 'filterss' (in codec.config)"),
-        (["+data.wrokers=3"], "there is no setting data.wrokers, only corpus, segments, batch_size, workers, held_out"),
+        (
+            ["+data.wrokers=3"],
+            "there is no setting data.wrokers, only root, corpus, segments, batch_size, workers, held_out",
+        ),
         (["+tariner.budget.steps=3"], "there is no setting tariner, only name"),
         (["steps"], "wanted group=name or path.to.key=value, got 'steps'"),
         (["experiment=null"], "a group wants the name of a file in its folder, got null"),

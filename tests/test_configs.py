@@ -150,13 +150,16 @@ def test_a_folder_and_its_manifest_are_the_same_audio(built: Build) -> None:
     assert audio[0] == audio[1]
 
 
-@pytest.mark.parametrize(("option", "setting"), [("folder", "root"), ("manifest", "train"), ("manifest", "held_out")])
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [("folder", "data.root"), ("manifest", "data.corpus.train"), ("manifest", "data.corpus.held_out")],
+)
 def test_what_has_no_default_is_asked_for_by_name(option: str, setting: str, tmp_path: Path) -> None:
-    given = [item for item in small_with(f"data={option}") if not item.startswith(f"data.corpus.{setting}=")]
+    given = [item for item in small_with(f"data={option}") if not item.startswith(f"{setting}=")]
     cfg = configuration(*given, f"runs_folder={tmp_path}")
     with pytest.raises(Exception, match=setting) as caught:
         run(cfg)
-    assert explain(caught.value) == f"data.corpus.{setting} has no default: give data.corpus.{setting}=..."
+    assert explain(caught.value) == f"{setting} has no default: give {setting}=..."
 
 
 def test_without_a_discriminator_the_default_losses_are_refused(built: Build) -> None:
