@@ -287,14 +287,14 @@ def test_a_name_may_be_a_number(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_another_run(tmp_path: Path) -> None:
-    folder = train(tmp_path, "data=clips")
+    folder = train(tmp_path, "data=clips", "losses.weights.mel=1")
     trained(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="holds a run with other settings") as caught:
-        train(tmp_path, "data=clips", "seed=1", "losses.weights.mel=2", "trainer.clip_norm=1", "data.batch_size=3")
+        train(tmp_path, "data=clips", "seed=1", "losses.weights.mel=3", "trainer.clip_norm=1", "data.batch_size=3")
     assert explain(caught.value) == (
-        f"{folder} holds a run with other settings (seed was 0, is 1; losses.weights.mel was 1.0, is 2; "
-        "balancer.weights.mel was 1.0, is 2; ...): choose another name=, or move that folder away"
+        f"{folder} holds a run with other settings (seed was 0, is 1; losses.weights.mel was 1, is 3; "
+        "balancer.weights.mel was 1, is 3; ...): choose another name=, or move that folder away"
     )
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
