@@ -83,7 +83,7 @@ def own_trainer(precision: str, overrides: list[str], folder: str) -> Trainer:
     with initialize_config_dir(str(_ROOT / "configs"), version_base="1.3"):
         cfg = compose("train", [*_AUDIOCRAFT, f"trainer.precision={precision}", *overrides])
     trainer = build(cfg, Path(folder))
-    trainer._prepare_precision()
+    trainer.prepare_precision()
     generator = torch.Generator().manual_seed(0)
     trainer.codec.quantizer.start(torch.randn(4096, trainer.codec.config.latent_dim, generator=generator))
     return trainer

@@ -107,7 +107,7 @@ class Trainer:
         """
         if not self.restore():
             self.validate()
-        self._prepare_precision()
+        self.prepare_precision()
         cadence = self.plan.cadence
         scores: dict[str, float] = {}
         clock = time.monotonic() - self.seconds
@@ -189,7 +189,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ around a step
 
-    def _prepare_precision(self) -> None:
+    def prepare_precision(self) -> None:
         """Compares every layer with float32 on a real batch before bfloat16 is trusted."""
         self.logger.message(f"precision: {self.precision.description}")
         if self.precision.dtype == torch.float32:
