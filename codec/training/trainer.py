@@ -232,7 +232,7 @@ class Trainer:
                 group["lr"] = rate * factor
 
     def _skip(self, culprits: tuple[str, ...]) -> dict[str, Tensor]:
-        """Leaves codec, codebooks, discriminator and averages as they are, and counts."""
+        """Leaves codec, codebooks and averages as they are (an alternating discriminator has moved), and counts."""
         self.optimizer.zero_grad(set_to_none=True)
         self.skipped += 1
         self.skipped_in_a_row += 1
