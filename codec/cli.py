@@ -1,4 +1,4 @@
-"""The command `codec`: encode, decode, info.
+"""The command `codec`: encode, decode, info, evaluate.
 
 Exit status: 0 done, 1 bad input (one line on stderr per file that failed), 2 wrong usage. What was done and how goes to
 stdout.
@@ -6,7 +6,7 @@ stdout.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -74,6 +74,30 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what an encoded file or a model is", description="Checks and describes.")
     info.add_argument("file", metavar="FILE", type=Path, help=f"encoded file, model file or run folder ({_MODEL_NAME})")
     info.set_defaults(run=_info)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="scores and bitrates of a model on held-out audio",
+        description="Encodes and decodes the audio of a folder at each bandwidth, and with Opus at 6, 12 and 24 kbps; "
+        "prints the mean scores of each of its subfolders, and writes evaluation.json, evaluation.csv (a row per clip "
+        "and bandwidth) and rate_distortion.png. Most of the time goes into ViSQOL, about the length of the audio at "
+        "each bandwidth.",
+    )
+    evaluate.add_argument("--data", metavar="FOLDER", type=Path, required=True, help="audio the model never heard")
+    evaluate.add_argument(
+        "--output", metavar="DIR", type=Path, help="default: evaluation/ beside the model file, that is in its run"
+    )
+    evaluate.add_argument(
+        "--bandwidths", metavar="KBPS", type=float, nargs="+", help="some of those the model offers; default: all"
+    )
+    evaluate.add_argument(
+        "--clips", metavar="N", type=int, default=20, help="files taken of each subfolder at most (%(default)s)"
+    )
+    evaluate.add_argument(
+        "--seconds", metavar="S", type=float, default=10.0, help="of the start of each file at most (%(default)g)"
+    )
+    _add_model_options(evaluate)
+    evaluate.set_defaults(run=_evaluate)
     return parser
 
 
@@ -91,9 +115,7 @@ def _encode(options: argparse.Namespace) -> int:
     coder = _load(options)
     offered = coder.codec.config.bandwidths_kbps
     bandwidth_kbps = max(offered) if options.bandwidth is None else options.bandwidth
-    if bandwidth_kbps not in offered:
-        names = ", ".join(f"{b:g}" for b in offered)
-        raise ValueError(f"this model offers bandwidths of {names} kbps, not {bandwidth_kbps:g}")
+    _check_offered(bandwidth_kbps, offered)
 
     def encode(source: Path, target: Path) -> FileResult:
         return coder.encode(source, target, bandwidth_kbps)
@@ -103,6 +125,45 @@ def _encode(options: argparse.Namespace) -> int:
 
 def _decode(options: argparse.Namespace) -> int:
     return _each(options, _load(options).decode, frozenset({".ecdc"}), ".wav")
+
+
+def _check_offered(bandwidth_kbps: float, offered: Sequence[float]) -> None:
+    if bandwidth_kbps not in offered:
+        names = ", ".join(f"{b:g}" for b in offered)
+        raise ValueError(f"this model offers bandwidths of {names} kbps, not {bandwidth_kbps:g}")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    # Here, because only this command needs what scores and draws.
+    from rich.console import Console
+    from rich.progress import track
+
+    from codec.evaluation.perceptual import check_packages
+    from codec.evaluation.rate_distortion import evaluate_folder
+    from codec.evaluation.rate_distortion_output import print_evaluation, write_evaluation
+
+    check_packages()
+    model = _model_path(options.checkpoint)
+    coder = _load(options)
+    offered = coder.codec.config.bandwidths_kbps
+    bandwidths_kbps = sorted(set(options.bandwidths or offered))
+    for bandwidth_kbps in bandwidths_kbps:
+        _check_offered(bandwidth_kbps, offered)
+    output = options.output or model.parent / "evaluation"
+    output.mkdir(parents=True, exist_ok=True)  # now rather than after the work
+    errors = Console(stderr=True)
+
+    def tracked(names: Sequence[str]) -> Iterable[str]:
+        return track(names, options.data.name, console=errors, disable=not errors.is_terminal)
+
+    result = evaluate_folder(coder, options.data, bandwidths_kbps, options.clips, options.seconds, tracked)
+    print_evaluation(result)
+    about = {"model": str(model), "fingerprint": coder.fingerprint, "data": str(options.data)}
+    for path in write_evaluation(result, about, output):
+        print(path)
+    for reason in result.set_aside:
+        _complain(ValueError(reason))
+    return 1 if result.set_aside else 0
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Makes .venv with everything the project needs. Does nothing when that is done and pyproject.toml has not changed.
-# `setup.sh test` adds what the tests need; that serves everything else too.
+# `setup.sh evaluation` adds what `codec evaluate` needs, `setup.sh test` all that anything needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 extras=${1:-}
 wanted=$(sha256sum pyproject.toml | cut -d' ' -f1)
 stamp=.venv/.ready
-if [ -f "$stamp" ] && grep -qE "^$wanted${extras:+ $extras}( |\$)" "$stamp"; then
+if [ -f "$stamp" ] && grep -qE "^$wanted${extras:+ ($extras|test)}( |\$)" "$stamp"; then
   exit 0
 fi
 python=${PYTHON:-python3}

@@ -1,4 +1,5 @@
-"""Evaluation: scores of reconstructed audio and of codes (`metrics`), and the page that shows a run (`report`)."""
+"""Evaluation: scores of reconstructed audio and of codes, by signal (`metrics`) and as heard (`perceptual`), a model's
+rate-distortion curve (`rate_distortion`, beside that of `opus`), and the page that shows a run (`report`)."""
 
 from codec.evaluation.metrics import (
     bitrate_efficiency,
@@ -11,6 +12,7 @@ from codec.evaluation.metrics import (
     usage_of_counts,
     validate,
 )
+from codec.evaluation.perceptual import pesq, stoi, visqol
 
 __all__ = [
     "bitrate_efficiency",
@@ -18,8 +20,11 @@ __all__ = [
     "count_codes",
     "evaluate",
     "mel_distance",
+    "pesq",
     "si_sdr_db",
     "stft_distance",
+    "stoi",
     "usage_of_counts",
     "validate",
+    "visqol",
 ]
