@@ -4,23 +4,96 @@ Legend: M losses in the config, m of them active in a step; n = B * C * T values
 a Gramian [m, m]. Weights, lengths and Gramians are float64.
 """
 
-from balancer.balancer import Balance, Balanced, Balancer, Direction, Magnitude, Scale
-from balancer.directions import Sum
-from balancer.magnitudes import Fixed, Keep
-from balancer.scales import EmaNorm, Static
-from balancer.statistics import Statistics
+from balancer.balancer import Balanced, Balancer, Warmup
+from balancer.directions import (
+    IMTLG,
+    MGDA,
+    PCD,
+    AlignedMTL,
+    CAGrad,
+    ConflictFree,
+    DualProj,
+    FairGrad,
+    GradDrop,
+    GradVac,
+    NashMTL,
+    PCGrad,
+    Sum,
+    UPGrad,
+)
+from balancer.magnitudes import Fixed, Keep, MatchSum, SumOfNorms
+from balancer.monitoring import Balance
+from balancer.scales import (
+    AMNL,
+    DBMTL,
+    DWA,
+    FAMO,
+    GLS,
+    IMTLL,
+    RLW,
+    STCH,
+    VQGAN,
+    EmaNorm,
+    FirstEpoch,
+    GradientNormalization,
+    GradNorm,
+    InitialLoss,
+    LRModulation,
+    PriorLoss,
+    RealtimeLoss,
+    Static,
+    Uncertainty,
+    UncertaintyLog1p,
+)
+from balancer.statistics import Pullback, Statistics
+from balancer.strategy import Direction, Magnitude, Scale
 
 __all__ = [
+    "AMNL",
+    "DBMTL",
+    "DWA",
+    "FAMO",
+    "GLS",
+    "IMTLG",
+    "IMTLL",
+    "MGDA",
+    "PCD",
+    "RLW",
+    "STCH",
+    "VQGAN",
+    "AlignedMTL",
     "Balance",
     "Balanced",
     "Balancer",
+    "CAGrad",
+    "ConflictFree",
     "Direction",
+    "DualProj",
     "EmaNorm",
+    "FairGrad",
+    "FirstEpoch",
     "Fixed",
+    "GradDrop",
+    "GradNorm",
+    "GradVac",
+    "GradientNormalization",
+    "InitialLoss",
     "Keep",
+    "LRModulation",
     "Magnitude",
+    "MatchSum",
+    "NashMTL",
+    "PCGrad",
+    "PriorLoss",
+    "Pullback",
+    "RealtimeLoss",
     "Scale",
     "Static",
     "Statistics",
     "Sum",
+    "SumOfNorms",
+    "UPGrad",
+    "Uncertainty",
+    "UncertaintyLog1p",
+    "Warmup",
 ]

@@ -9,71 +9,34 @@ the scale, so that under a normalising scale they are shares.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from balancer.statistics import Statistics
+from balancer.monitoring import Balance, measure
+from balancer.statistics import Pullback, Statistics
+from balancer.strategy import Combined, Direction, Magnitude, Scale, Strategy, UsesPriors, WatchesValidation
 
-__all__ = ["Balance", "Balanced", "Balancer", "Direction", "Magnitude", "Scale"]
-
-
-class Scale(Protocol):
-    """Factor for every active loss. Called once a step; may keep a memory of size M in buffers."""
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Whether the next call looks at more than loss values; may change from step to step."""
-
-    def prepare(self, weights: Mapping[str, float]) -> None:
-        """Told the names and the user's weights of all M losses, once and before the first call."""
-
-    def __call__(self, statistics: Statistics) -> Tensor:
-        """Shape: -> [m] float64."""
+__all__ = ["Balanced", "Balancer", "Warmup"]
 
 
-class Direction(Protocol):
-    """Weight for every scaled loss. Sees losses and gradients as the scale and the user's weights left them."""
+class Warmup(NamedTuple):
+    """The strategy of the first steps. The one that follows starts afresh: it has seen none of them."""
 
-    @property
-    def needs_gradients(self) -> bool:
-        """Whether the next call looks at more than loss values; may change from step to step."""
-
-    def prepare(self, weights: Mapping[str, float]) -> None:
-        """Told the names and the user's weights of all M losses, once and before the first call."""
-
-    def __call__(self, statistics: Statistics) -> Tensor:
-        """Shape: -> [m] float64."""
-
-
-class Magnitude(Protocol):
-    """One factor for the combined gradient, given the raw losses and the weights they are to be summed with."""
-
-    @property
-    def needs_gradients(self) -> bool:
-        """As in `Scale`."""
-
-    def __call__(self, statistics: Statistics, weights: Tensor) -> Tensor:
-        """Shape: weights [m] -> [] float64; `statistics.scaled(weights)` are those of the sum's terms."""
-
-
-class Balance(NamedTuple):
-    """What each active loss did in one step, for the log."""
-
-    names: tuple[str, ...]
-    norms: Tensor  # [m] length of the raw gradients
-    shares: Tensor  # [m] |weight| * norm, as a share of their sum
-    cosines: Tensor  # [m, m] between the raw gradients
-    length: Tensor  # [] of the result
+    steps: int
+    scale: Scale
+    direction: Direction
+    magnitude: Magnitude
 
 
 class Balanced(NamedTuple):
     """Result of one step."""
 
     gradient: Tensor  # [B, C, T] to send into the decoder output
-    weights: dict[str, Tensor]  # loss name -> factor its gradient went in with; 0 for a loss that was inactive
+    weights: dict[str, Tensor]  # loss name -> factor its gradient went in with (the mean, if it varies); 0 if inactive
     dropped: tuple[str, ...]  # losses left out because their value or gradient was not finite
+    sound: Tensor  # [] bool: the strategy's weights are finite; if not, the caller has to skip the step
     balance: Balance | None  # on monitoring steps
 
 
@@ -91,13 +54,19 @@ class Balancer(nn.Module):
         scale, direction, magnitude: The strategy.
         monitor_every: Every so many steps the geometry of the gradients is reported, 0 never. Strategies that only
             look at loss values pay one backward pass of the weighted sum on all other steps.
+        refresh_every: A strategy that looks at gradients does so every so many steps; in between its last weights
+            hold, and a step costs one backward pass of the weighted sum. It also looks when another set of losses
+            is there than last time. Averages then run over refreshes. No effect on weights for every element.
+        warmup: Another strategy for the first steps.
 
     Attributes:
         step: Calls so far; part of the state.
 
     Raises:
-        ValueError: No weight is positive, or one is negative or not finite.
+        ValueError: No weight is positive, or one is negative or not finite; or a setting is out of range.
     """
+
+    last: Tensor
 
     def __init__(
         self,
@@ -106,6 +75,8 @@ class Balancer(nn.Module):
         direction: Direction,
         magnitude: Magnitude,
         monitor_every: int = 50,
+        refresh_every: int = 1,
+        warmup: Warmup | None = None,
     ) -> None:
         super().__init__()
         bad = {name: w for name, w in weights.items() if not 0 <= w < float("inf")}
@@ -113,26 +84,34 @@ class Balancer(nn.Module):
             raise ValueError(
                 f"loss weights must be finite, not negative, and one of them positive; got {dict(weights)}"
             )
+        if refresh_every < 1:
+            raise ValueError(f"refresh_every must be 1 or more, got {refresh_every}")
+        if warmup is not None and warmup.steps < 1:
+            raise ValueError(f"a warm-up takes 1 step or more, got {warmup.steps}")
         self.weights = dict(weights)
-        self.scale = scale
-        self.direction = direction
-        self.magnitude = magnitude
+        self.strategy = Strategy(scale, direction, magnitude, self.weights)
+        self.warmup = None if warmup is None else Strategy(*warmup[1:], self.weights)
+        self.warmup_steps = 0 if warmup is None else warmup.steps
         self.monitor_every = monitor_every
+        self.refresh_every = refresh_every
         self.step = 0
-        scale.prepare(self.weights)
-        direction.prepare(self.weights)
+        # The weights of the last refresh, and the losses that were there.
+        self.register_buffer("last", torch.zeros(len(self.weights), dtype=torch.float64))
+        self._refreshed: list[str] = []
 
-    def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Balanced:
+    def forward(self, losses: Mapping[str, Tensor], output: Tensor, pullback: Pullback | None = None) -> Balanced:
         """Combines the gradients of `losses` at `output`; the losses' graphs are kept.
 
         Args:
             losses: Scalars that depend on `output`.
             output: A leaf that requires a gradient.
+            pullback: For strategies that measure gradients at the shared parameters; called only by them.
 
         Shape: output [B, C, T] -> Balanced.
 
         Raises:
-            ValueError: A loss has no weight, or the output is no float32 leaf; the message says which.
+            ValueError: A loss has no weight, or the output is no float32 leaf, or the strategy wants a pullback; the
+                message says which.
         """
         unknown = sorted(set(losses) - set(self.weights))
         if unknown:
@@ -140,32 +119,47 @@ class Balancer(nn.Module):
         if not output.requires_grad or output.dtype not in (torch.float32, torch.float64):
             wanted = "the output must be float32 and require a gradient"
             raise ValueError(f"{wanted}, got {output.dtype} and requires_grad={output.requires_grad}")
-        monitoring = self.monitor_every > 0 and self.step % self.monitor_every == 0
-        self.step += 1
         with torch.autocast(output.device.type, enabled=False):  # it would round the weights to bfloat16
-            return self._balance(losses, output, monitoring)
+            balanced = self._balance(losses, output, pullback)
+        self.step += 1
+        return balanced
 
-    def _balance(self, losses: Mapping[str, Tensor], output: Tensor, monitoring: bool) -> Balanced:
-        looks = any(slot.needs_gradients for slot in (self.scale, self.direction, self.magnitude))
+    def _balance(self, losses: Mapping[str, Tensor], output: Tensor, pullback: Pullback | None) -> Balanced:
+        strategy = self.warmup if self.warmup is not None and self.step < self.warmup_steps else self.strategy
+        monitoring = self.monitor_every > 0 and self.step % self.monitor_every == 0
         present = [name for name, weight in self.weights.items() if weight > 0 and name in losses]
+        looks = strategy.needs_gradients and not self._may_reuse(present)
         gradients = {name: _gradient(losses[name], output) for name in present} if looks or monitoring else None
         active, dropped = _split({name: losses[name] for name in present}, gradients if looks else None)
         if not active:
-            return Balanced(torch.zeros_like(output), self._by_name(active, output.new_zeros(0)), dropped, None)
-        statistics = self._statistics(active, losses, gradients, output.device)
-        weights = self._combine(statistics)
-        if gradients is None:
-            gradient = _gradient((torch.stack([losses[name] for name in active]) * weights).sum(), output)
+            nothing = output.new_zeros(0, dtype=torch.float64)
+            return Balanced(torch.zeros_like(output), self._by_name(active, nothing), dropped, _true(output), None)
+        statistics = self._statistics(active, losses, gradients, pullback, output.device)
+        if strategy.needs_gradients and not looks:
+            combined = _reuse(self.last[statistics.index], statistics)
         else:
-            gradient = (weights.to(output.dtype) @ statistics.jacobian).view_as(output)
-        balance = _report(active, statistics, weights, gradient) if monitoring else None
-        return Balanced(gradient, self._by_name(active, weights), dropped, balance)
+            combined = strategy(statistics)
+        weights = combined.weights if combined.weights.ndim == 1 else combined.weights.double().mean(1)
+        sound = weights.isfinite().all()
+        if looks and self.refresh_every > 1:
+            self.last.zero_()[statistics.index] = weights
+            reusable = combined.weights.ndim == 1 and not dropped and bool(sound)
+            self._refreshed = present if reusable else []
+        gradient = combined.gradient
+        if gradient is None:
+            gradient = _gradient((torch.stack([losses[n] for n in active]) * combined.weights).sum(), output)
+        balance = measure(tuple(active), statistics, combined) if monitoring else None
+        return Balanced(gradient.view_as(output), self._by_name(active, weights), dropped, sound, balance)
+
+    def _may_reuse(self, present: list[str]) -> bool:
+        return self.step % self.refresh_every != 0 and present == self._refreshed and self.step != self.warmup_steps
 
     def _statistics(
         self,
         active: list[str],
         losses: Mapping[str, Tensor],
         gradients: Mapping[str, Tensor] | None,
+        pullback: Pullback | None,
         device: torch.device,
     ) -> Statistics:
         position = {name: index for index, name in enumerate(self.weights)}
@@ -174,26 +168,55 @@ class Balancer(nn.Module):
             torch.stack([losses[name].detach().double() for name in active]),
             torch.tensor([self.weights[n] for n in active], dtype=torch.float64).to(device, non_blocking=True),
             None if gradients is None else torch.stack([gradients[name] for name in active]),
+            pullback,
         )
-
-    def _combine(self, statistics: Statistics) -> Tensor:
-        """Effective weights [m]: user weight x scale x direction x magnitude."""
-        weights = statistics.user_weights * self.scale(statistics)
-        weights = weights * self.direction(statistics.scaled(weights))
-        return weights * self.magnitude(statistics, weights)
 
     def _by_name(self, active: list[str], weights: Tensor) -> dict[str, Tensor]:
         zero = torch.zeros((), dtype=torch.float64, device=weights.device)
         found = dict(zip(active, weights.unbind(), strict=True))
         return {name: found.get(name, zero) for name in self.weights}
 
+    # ------------------------------------------------------------------------------- what strategies hear of the run
+
+    @property
+    def uses_priors(self) -> bool:
+        """Whether a strategy wants `set_priors` before the first step."""
+        return any(isinstance(slot, UsesPriors) for slot in self._slots())
+
+    def set_priors(self, losses: Mapping[str, float]) -> None:
+        """Tells the strategy the losses of the best constant prediction, for those losses that have one."""
+        for slot in self._slots():
+            if isinstance(slot, UsesPriors):
+                slot.set_priors(losses)
+
+    def validated(self, losses: Mapping[str, float]) -> None:
+        """Tells the strategy the losses on held-out audio, for those losses that can be measured there."""
+        for slot in self._slots():
+            if isinstance(slot, WatchesValidation):
+                slot.validated(losses)
+
+    def _slots(self) -> list[object]:
+        strategies = [self.strategy] if self.warmup is None else [self.warmup, self.strategy]
+        return [slot for each in strategies for slot in (each.scale, each.direction, each.magnitude)]
+
     def get_extra_state(self) -> dict[str, Any]:
-        return {"names": list(self.weights), "step": self.step}
+        return {"names": list(self.weights), "step": self.step, "refreshed": list(self._refreshed)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         if state["names"] != list(self.weights):
             raise ValueError(f"this state balances the losses {state['names']}, this balancer {list(self.weights)}")
         self.step = state["step"]
+        self._refreshed = state["refreshed"]
+
+
+def _true(output: Tensor) -> Tensor:
+    return torch.ones((), dtype=torch.bool, device=output.device)
+
+
+def _reuse(weights: Tensor, statistics: Statistics) -> Combined:
+    if statistics.gradients is None:
+        return Combined(weights, None)
+    return Combined(weights, weights.to(statistics.jacobian.dtype) @ statistics.jacobian)
 
 
 def _gradient(loss: Tensor, output: Tensor) -> Tensor:
@@ -223,10 +246,3 @@ def _split(losses: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None)
     underflow = torch.finfo(torch.float32).tiny
     active = [name for name, size in found.items() if underflow <= size < float("inf") and losses[name].requires_grad]
     return active, dropped
-
-
-def _report(names: list[str], statistics: Statistics, weights: Tensor, gradient: Tensor) -> Balance:
-    effective = weights.abs() * statistics.norms
-    shares = effective / effective.sum().clamp_min(torch.finfo(torch.float64).tiny)
-    length = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-    return Balance(tuple(names), statistics.norms, shares, statistics.cosines, length)

@@ -1,12 +1,20 @@
 """What a strategy may look at: loss values, and on demand the geometry of their gradients at the decoder output."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Statistics"]
+__all__ = ["Pullback", "SharedLayers", "Statistics"]
+
+SharedLayers = Literal["last_layer", "all_shared"]
+
+# Gradient at the output [B, C, T] -> gradient [P] of the parameters that all losses share: those of the last layer
+# before the output, or all of them.
+Pullback = Callable[[Tensor, SharedLayers], Tensor]
 
 
 @dataclass
@@ -20,12 +28,14 @@ class Statistics:
         user_weights: The weights from the config, float64. Shape [m].
         gradients: d loss_i / d output, one row a loss, or None on steps on which nobody needs them.
             Shape [m, B, C, T] float32.
+        pullback: Takes gradients on to the parameters; None where the caller offers no way to them.
     """
 
     index: Tensor
     losses: Tensor
     user_weights: Tensor
     gradients: Tensor | None
+    pullback: Pullback | None = None
 
     @cached_property
     def jacobian(self) -> Tensor:
@@ -65,6 +75,20 @@ class Statistics:
         """Inner products of the gradients. Shape: [m, m] float64."""
         return self.norms[:, None] * self.cosines * self.norms
 
+    def parameter_norms(self, layers: SharedLayers) -> Tensor:
+        """Length of each loss's gradient at the shared parameters. Shape: -> [m] float64.
+
+        Raises:
+            ValueError: The balancer was given no way to them.
+        """
+        if self.gradients is None or self.pullback is None:
+            raise ValueError(f"norms at {layers} want a pullback, and this step of the balancer was given none")
+        lengths = [
+            torch.linalg.vector_norm(self.pullback(gradient, layers), dtype=torch.float64)
+            for gradient in self.gradients
+        ]
+        return torch.stack(lengths)
+
     def scaled(self, factors: Tensor) -> "Statistics":
         """The same step with loss i multiplied by `factors[i]`.
 
@@ -73,10 +97,18 @@ class Statistics:
 
         Shape: factors [m].
         """
-        return _Scaled(self.index, self.losses * factors, self.user_weights, self.gradients, self, factors)
+        return _Scaled(
+            self.index,
+            self.losses * factors,
+            self.user_weights,
+            self.gradients,
+            self.pullback,
+            origin=self,
+            factors=factors,
+        )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Scaled(Statistics):
     origin: Statistics
     factors: Tensor
@@ -97,3 +129,6 @@ class _Scaled(Statistics):
     def cosines(self) -> Tensor:
         sign = self.factors.sign()
         return sign[:, None] * self.origin.cosines * sign
+
+    def parameter_norms(self, layers: SharedLayers) -> Tensor:
+        return self.origin.parameter_norms(layers) * self.factors.abs()

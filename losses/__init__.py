@@ -6,6 +6,7 @@ Shapes: audio [B, C, T] with B batch, C channels, T samples; F frames, K sub-dis
 from .adversarial import AdversarialLoss, feature_matching_loss
 from .combined import Combined
 from .discriminators import DiscriminatorOutput, MultiScaleSTFT
+from .prior import priors
 from .spectral import MultiResolutionSTFT, MultiScaleMel, mel_distance
 from .waveform import L1, L2, SISDR, si_sdr
 from .waveform_discriminators import MultiPeriod, MultiScale
@@ -24,5 +25,6 @@ __all__ = [
     "MultiScaleSTFT",
     "feature_matching_loss",
     "mel_distance",
+    "priors",
     "si_sdr",
 ]

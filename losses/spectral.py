@@ -14,7 +14,7 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .shapes import check_pair
+from .shapes import check_audio, check_pair
 from .stft import STFT, wide, without_autocast
 
 __all__ = ["MultiResolutionSTFT", "MultiScaleMel", "mel_distance"]
@@ -88,14 +88,38 @@ class MultiScaleMel(nn.Module):
             ]
             return torch.stack(terms).sum() / sum(1 + alpha for alpha in self.alphas)
 
+    @torch.no_grad()
+    def prior(self, reference: Tensor) -> Tensor:
+        """The loss of the best constant spectrum at every scale, one value a filter for the whole batch.
+
+        The linear term takes the median, the logarithmic term the mean of the logarithms. No one spectrum is best
+        for both, so with "mse" this is a lower bound; with "l2", which asks for a geometric median, the mean costs
+        a few percent more than that.
+
+        Shape: reference [B, C, T] -> scalar; T at least `minimum_samples`.
+        """
+        check_audio(reference, self.minimum_samples)
+        with without_autocast(reference):
+            terms = []
+            for scale, alpha in zip(self.scales, self.alphas, strict=True):
+                power = scale(reference)
+                logarithm = (power + self.floor).log10()
+                logarithmic = self._logarithmic(_mean_spectrum(logarithm), logarithm)
+                terms.append(self._linear(_median_spectrum(power), power) + alpha * logarithmic)
+            return torch.stack(terms).sum() / sum(1 + alpha for alpha in self.alphas)
+
     def _distance(self, estimate: Tensor, reference: Tensor, alpha: float) -> Tensor:
+        logarithmic = self._logarithmic((estimate + self.floor).log10(), (reference + self.floor).log10())
+        return self._linear(estimate, reference) + alpha * logarithmic
+
+    def _linear(self, estimate: Tensor, reference: Tensor) -> Tensor:
         filled = estimate.shape[-1] / self.mels  # the other filters are empty: equal in both
-        linear = filled * F.l1_loss(estimate, reference)
-        log_estimate, log_reference = (estimate + self.floor).log10(), (reference + self.floor).log10()
+        return filled * F.l1_loss(estimate, reference)
+
+    def _logarithmic(self, estimate: Tensor, reference: Tensor) -> Tensor:
         if self.log_distance == "mse":
-            return linear + alpha * filled * F.mse_loss(log_estimate, log_reference)
-        norms = torch.linalg.vector_norm(log_estimate - log_reference, dim=-1)
-        return linear + alpha * norms.mean() / math.sqrt(self.mels)
+            return estimate.shape[-1] / self.mels * F.mse_loss(estimate, reference)
+        return torch.linalg.vector_norm(estimate - reference, dim=-1).mean() / math.sqrt(self.mels)
 
 
 def mel_distance(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
@@ -201,13 +225,48 @@ class MultiResolutionSTFT(nn.Module):
             ]
             return torch.stack(terms).mean()
 
+    @torch.no_grad()
+    def prior(self, reference: Tensor) -> Tensor:
+        """The loss of the best constant spectrum at every resolution, one value a bin for the whole batch.
+
+        The spectral convergence takes the mean of the magnitudes, the logarithmic term their median. No one spectrum
+        is best for both: this is a lower bound.
+
+        Shape: reference [B, C, T] -> scalar; T at least `minimum_samples`.
+        """
+        check_audio(reference, self.minimum_samples)
+        with without_autocast(reference):
+            terms = []
+            for stft, fft in zip(self.stfts, self.ffts, strict=True):
+                magnitude = _magnitude(stft, fft // 2, wide(reference).flatten(0, 1))
+                convergence = _convergence(_mean_spectrum(magnitude), magnitude)
+                terms.append(convergence + _log_magnitude(_median_spectrum(magnitude), magnitude))
+            return torch.stack(terms).mean()
+
 
 def _convergence_and_log_magnitude(stft: nn.Module, margin: int, estimate: Tensor, reference: Tensor) -> Tensor:
     estimate, reference = _magnitude(stft, margin, estimate), _magnitude(stft, margin, reference)
-    distance = torch.linalg.vector_norm(reference - estimate)
-    return distance / torch.linalg.vector_norm(reference) + F.l1_loss(estimate.log(), reference.log())
+    return _convergence(estimate, reference) + _log_magnitude(estimate, reference)
+
+
+def _convergence(estimate: Tensor, reference: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(reference - estimate) / torch.linalg.vector_norm(reference)
+
+
+def _log_magnitude(estimate: Tensor, reference: Tensor) -> Tensor:
+    return F.l1_loss(estimate.log(), reference.log())
 
 
 def _magnitude(stft: nn.Module, margin: int, audio: Tensor) -> Tensor:
     parts = stft(F.pad(audio, (margin, margin), mode="reflect")).unflatten(-1, (-1, 2)).square()
     return (parts[..., 0] + parts[..., 1]).clamp(min=1e-7).sqrt()
+
+
+def _mean_spectrum(spectra: Tensor) -> Tensor:
+    """Shape: [B C, F, bins] -> the same, each entry the mean of its bin."""
+    return spectra.mean(dim=(0, 1)).expand_as(spectra)
+
+
+def _median_spectrum(spectra: Tensor) -> Tensor:
+    """Shape: [B C, F, bins] -> the same, each entry the median of its bin."""
+    return spectra.flatten(0, 1).median(dim=0).values.expand_as(spectra)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .shapes import check_pair
+from .shapes import check_audio, check_pair
 from .stft import wide, without_autocast
 
 __all__ = ["L1", "L2", "SISDR", "si_sdr"]
@@ -24,6 +24,16 @@ class L1(nn.Module):
         with without_autocast(estimate):
             return F.l1_loss(wide(estimate), wide(reference))
 
+    @torch.no_grad()
+    def prior(self, reference: Tensor) -> Tensor:
+        """The loss of the best constant prediction, the median over the batch.
+
+        Shape: reference [B, C, T] -> scalar.
+        """
+        check_audio(reference)
+        reference = wide(reference)
+        return (reference - reference.median()).abs().mean()
+
 
 class L2(nn.Module):
     """Mean squared difference.
@@ -35,6 +45,15 @@ class L2(nn.Module):
         check_pair(estimate, reference)
         with without_autocast(estimate):
             return F.mse_loss(wide(estimate), wide(reference))
+
+    @torch.no_grad()
+    def prior(self, reference: Tensor) -> Tensor:
+        """The loss of the best constant prediction, the mean over the batch: the variance.
+
+        Shape: reference [B, C, T] -> scalar.
+        """
+        check_audio(reference)
+        return wide(reference).var(correction=0)
 
 
 class SISDR(nn.Module):

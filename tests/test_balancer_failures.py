@@ -28,8 +28,8 @@ def spoilt(output: Tensor, kind: str) -> Tensor:
 
 
 def memory(balancer: Balancer) -> tuple[Tensor, Tensor]:
-    assert isinstance(balancer.scale, EmaNorm)
-    return balancer.scale.total.clone(), balancer.scale.count.clone()
+    assert isinstance(balancer.strategy.scale, EmaNorm)
+    return balancer.strategy.scale.total.clone(), balancer.strategy.scale.count.clone()
 
 
 def test_unknown_loss_is_named() -> None:

@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import pytest
 import soundfile
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import balancer.scales
 from codec import Codec, CodecConfig
 from codec.cli import main
+from scripts import train
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,6 +71,23 @@ def test_codec_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {"encode", "decode", "info"} <= {command[0] for command in commands}
     assert [main(command) for command in commands] == [0] * len(commands)
     assert soundfile.info(tmp_path / "back.wav").frames == 24_000
+
+
+def test_a_strategy_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [block for block in blocks("python") if "statistics" in block]
+    (config,) = blocks("yaml")
+    (tmp_path / "norm_power.py").write_text(code, encoding="utf-8")
+    (tmp_path / "balancer").mkdir()
+    (tmp_path / "balancer" / "norm_power.yaml").write_text(config, encoding="utf-8")
+    monkeypatch.setattr(balancer.scales, "__path__", [*balancer.scales.__path__, str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["train", "--config-dir", str(tmp_path), "balancer=norm_power"])
+    GlobalHydra.instance().clear()
+    (cfg,) = train.compose()
+    engine = instantiate(cfg.balancer, _convert_="all")
+    output = torch.zeros(1, 1, 2, requires_grad=True)
+    gradient = engine({"l1": 9 * output[0, 0, 0], "mel": 4 * output[0, 0, 1]}, output).gradient
+    l1, mel = (cfg.losses.weights[name] for name in ("l1", "mel"))
+    torch.testing.assert_close(gradient, torch.tensor([[[3.0 * l1, 2.0 * mel]]]))
 
 
 def test_file_tree_names_what_is_there() -> None:

@@ -1,0 +1,93 @@
+"""Gradient Vaccine: pairs of gradients are turned towards the angle they usually have (Wang et al. 2021)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from balancer.statistics import Statistics
+
+__all__ = ["GradVac"]
+
+
+class GradVac(nn.Module):
+    """d = sum_i g_i', where g_i' starts as g_i and gets so much of every g_j that their cosine reaches its average.
+
+    With p the cosine of g_i' and g_j, and t_ij < 1 its moving average, if p < t_ij
+
+        g_i' += |g_i'| (t_ij sqrt(1 - p^2) - p sqrt(1 - t_ij^2)) / (|g_j| sqrt(1 - t_ij^2)) g_j,
+
+    and in any case t_ij becomes (1 - beta) t_ij + beta p. Averages start at 0, where this is PCGrad. Larger user
+    weights make larger rows, as in a weighted sum. The order of the j is drawn from an own generator, which is part of
+    the state.
+
+    The nearer t_ij is to 1, the longer g_i' becomes, without bound where two losses have been the same until now.
+    Hence it is cut to `limit` times the length of g_i, and |d| <= limit * sum_i |g_i|.
+
+    Buffers:
+        target [M, M]: t, for every ordered pair of losses.
+
+    Args:
+        beta: How fast the averages follow; 1 aims at the last step.
+        limit: Of the length of a corrected gradient, in lengths of the original.
+        seed: Of the order.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    needs_gradients = True
+    target: Tensor
+
+    def __init__(self, beta: float = 0.5, limit: float = 10.0, seed: int = 0) -> None:
+        super().__init__()
+        if not 0 < beta <= 1:
+            raise ValueError(f"beta must be in (0, 1], got {beta}")
+        if not 1 <= limit < float("inf"):
+            raise ValueError(f"limit must be 1 or more, got {limit}")
+        self.beta = beta
+        self.limit = limit
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def prepare(self, weights: Mapping[str, float]) -> None:
+        self.register_buffer("target", torch.zeros(len(weights), len(weights), dtype=torch.float64))
+
+    def forward(self, statistics: Statistics) -> Tensor:
+        """Shape: -> [m] float64."""
+        # On unit rows: cosines do not see lengths, and g_i' is proportional to |g_i|.
+        cosines = statistics.cosines.cpu()
+        pairs = (statistics.index[:, None], statistics.index)
+        targets = self.target[pairs].cpu()
+        rows = torch.stack([self._corrected(i, cosines, targets[i]) for i in range(len(cosines))])
+        self.target[pairs] = targets.to(self.target.device)
+        norms = statistics.norms
+        return torch.where(norms > 0, norms @ rows.to(norms.device) / norms, 0.0)
+
+    def _corrected(self, i: int, cosines: Tensor, targets: Tensor) -> Tensor:
+        """Coefficients of g_i' / |g_i| on the unit rows; moves `targets` on.
+
+        Shape: cosines [m, m], targets [m] -> [m].
+        """
+        row = torch.eye(len(cosines), dtype=torch.float64)[i]
+        others = [j for j in range(len(cosines)) if j != i]
+        for k in torch.randperm(len(others), generator=self.generator).tolist():
+            j = others[k]
+            length = (row @ cosines @ row).clamp_min(0).sqrt()
+            cosine = (cosines[j] @ row / length.clamp_min(_TINY)).clamp(-1, 1)
+            target = targets[j].clone()
+            if cosine < target:
+                sine, wanted = (1 - cosine**2).sqrt(), (1 - target**2).sqrt().clamp_min(_SMALLEST_SINE)
+                row[j] += length * (target * sine - cosine * wanted) / wanted
+            targets[j] = (1 - self.beta) * target + self.beta * cosine
+        length = (row @ cosines @ row).clamp_min(0).sqrt()
+        return row * (self.limit / length.clamp_min(self.limit))
+
+    def get_extra_state(self) -> Tensor:
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.generator.set_state(state.cpu())
+
+
+_TINY = torch.finfo(torch.float64).tiny
+_SMALLEST_SINE = 1e-6  # cosines of float32 gradients know no smaller angle
