@@ -69,6 +69,7 @@ def line_chart(
     log: bool | None = None,
     smooth: bool = False,
     limits: tuple[float, float] | None = None,
+    steps: tuple[float, float] | None = None,
 ) -> str | None:
     """Lines over steps.
 
@@ -77,6 +78,7 @@ def line_chart(
         log: whether the value axis is logarithmic; None decides by the range of the values.
         smooth: draws the values faintly, and their moving average over a twentieth of the run on top.
         limits: of the value axis, None for those of the values.
+        steps: limits of the step axis, None for those of the lines.
 
     Returns:
         The SVG element, None when there is nothing to draw.
@@ -96,25 +98,34 @@ def line_chart(
             axes.set_ylim(*limits)
             if limits[0] < 0 < limits[1]:
                 axes.axhline(0, color=_TEXT, linewidth=0.5, alpha=0.5)
+        if steps is not None:
+            axes.set_xlim(*steps)
         return _svg(figure)
 
 
-def area_chart(series: Sequence[Series]) -> str | None:
-    """Shares of a whole over steps, stacked; unknown and negative shares count as none."""
+def area_chart(series: Sequence[Series], steps: tuple[float, float] | None = None) -> str | None:
+    """Shares of a whole over steps, stacked; unknown and negative shares count as none.
+
+    Args:
+        series: the shares, all at the same steps.
+        steps: limits of the step axis, None for those of the series.
+    """
     if not series or not any(len(_finite(line).values) for line in series):
         return None
-    steps = series[0].steps
-    if len(steps) == 1:
-        steps = np.array([steps[0] - 0.5, steps[0] + 0.5])
+    at = series[0].steps
+    if len(at) == 1:
+        at = np.array([at[0] - 0.5, at[0] + 0.5])
     stacked = []
     for line in series:
         values = np.clip(np.nan_to_num(line.values, nan=0.0, posinf=0.0, neginf=0.0), 0, None)
-        stacked.append(np.resize(values, len(steps)) if len(values) == 1 else values)
-    steps, *stacked = (_binned(row) for row in (steps, *stacked))
+        stacked.append(np.resize(values, len(at)) if len(values) == 1 else values)
+    at, *stacked = (_binned(row) for row in (at, *stacked))
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure()
-        axes.stackplot(steps, *stacked, colors=[line.color for line in series], alpha=0.85, linewidth=0)
+        axes.stackplot(at, *stacked, colors=[line.color for line in series], alpha=0.85, linewidth=0)
         axes.margins(x=0, y=0)
+        if steps is not None:
+            axes.set_xlim(*steps)
         return _svg(figure)
 
 

@@ -1,0 +1,237 @@
+"use strict";
+
+// Tables: a click on a heading sorts the rows of each body; what has no value goes last.
+for (const heading of document.querySelectorAll(".sortable thead tr:last-child th")) {
+  heading.firstElementChild.addEventListener("click", () => {
+    const table = heading.closest("table");
+    const ascending = heading.getAttribute("aria-sort") !== "ascending";
+    for (const other of table.querySelectorAll("[aria-sort]")) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    const value = (row) => (row.cells[heading.cellIndex] || row.cells[0].nextElementSibling).dataset.sort;
+    for (const body of table.tBodies) {
+      const rows = [...body.rows].sort((first, second) => {
+        const [a, b] = [value(first), value(second)];
+        if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
+        const order = heading.cellIndex === 0 ? a.localeCompare(b) : a - b;
+        return ascending ? order : -order;
+      });
+      body.append(...rows);
+    }
+  });
+}
+
+// Listening: one seed at a time, one sound at a time.
+const seedChoice = document.getElementById("seed");
+function showSeed() {
+  for (const clip of document.querySelectorAll("section.clip")) clip.hidden = clip.dataset.seed !== seedChoice.value;
+}
+if (seedChoice) {
+  seedChoice.addEventListener("change", showSeed);
+  showSeed();
+}
+document.addEventListener("play", (event) => {
+  for (const audio of document.querySelectorAll("audio")) if (audio !== event.target) audio.pause();
+}, true);
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("main > details")) details.open = true;
+});
+
+const trialForm = document.getElementById("trial");
+if (trialForm) blindTest(trialForm);
+
+function blindTest(form) {
+  const columns = ["trial", "time", "mode", "random_seed", "clip", "training_seed", "a", "b", "x", "answer", "correct"];
+  const key = "blind test of " + document.body.dataset.name;
+  const status = document.getElementById("status");
+  const player = new Audio();
+  const choices = form.elements;
+  const sounds = [...document.querySelectorAll("audio[data-clip]")];
+  const ofStrategies = sounds.filter((audio) => !("reference" in audio.dataset));
+  const unique = (values) => [...new Set(values)];
+  let votes = stored();
+  let random, trial;
+
+  for (const [name, field] of [["first", "label"], ["second", "label"], ["clip", "clip"]]) {
+    for (const value of unique(ofStrategies.map((audio) => audio.dataset[field]))) {
+      choices[name].append(new Option(value, value));
+    }
+  }
+  form.addEventListener("change", restart);  // so that a random seed stands for the same trials of the same settings
+  form.addEventListener("submit", (event) => event.preventDefault());
+  for (const button of form.querySelectorAll("[data-play]")) button.addEventListener("click", () => play(button));
+  for (const button of form.querySelectorAll("[data-answer]")) {
+    button.addEventListener("click", () => vote(button.dataset.answer));
+  }
+  player.addEventListener("ended", () => press(null));
+  document.getElementById("export").addEventListener("click", save);
+  document.getElementById("clear").addEventListener("click", () => {
+    if (votes.length && confirm(`Forget ${votes.length} votes?`)) {
+      votes = [];
+      store();
+      summarize();
+    }
+  });
+  restart();
+  summarize();
+
+  function restart() {
+    random = choices.seed.value ? generator(choices.seed.value) : Math.random;
+    draw();
+  }
+
+  // Draws a clip, then two strategies that were trained from the same seed.
+  function draw() {
+    stop();
+    const one = choices.first.value, other = choices.second.value, clip = choices.clip.value;
+    const pairs = {};
+    for (const a of ofStrategies) {
+      for (const b of ofStrategies) {
+        const together = a.dataset.clip === b.dataset.clip && a.dataset.seed === b.dataset.seed;
+        const wanted = (first, second) => (!one || one === first) && (!other || other === second);
+        if (!together || a === b || (clip && clip !== a.dataset.clip)) continue;
+        if (!wanted(a.dataset.label, b.dataset.label) && !wanted(b.dataset.label, a.dataset.label)) continue;
+        (pairs[JSON.stringify([a.dataset.clip, a.dataset.seed])] ||= []).push([a, b]);
+      }
+    }
+    const mode = choices.mode.value, clips = Object.values(pairs);
+    trial = null;
+    if (clips.length) {
+      const [a, b] = pick(pick(clips));
+      const { clip: name, seed } = a.dataset;
+      const reference = sounds.find((s) => "reference" in s.dataset && s.dataset.clip === name && s.dataset.seed === seed);
+      const x = mode === "abx" ? pick(["a", "b"]) : "";
+      trial = { mode, a, b, x, third: mode === "abx" ? { a, b }[x] : reference };
+      status.textContent = `Trial ${votes.length + 1}.`;
+    } else {
+      status.textContent = "No clip has been coded by both of these; choose two different strategies.";
+    }
+    form.querySelector("[data-play=x]").textContent = mode === "abx" ? "X" : "reference";
+    document.getElementById("question").textContent = mode === "abx" ? "X is" : "closer to the reference is";
+    for (const button of form.querySelectorAll("button")) button.disabled = !trial;
+  }
+
+  function pick(list) {
+    return list[Math.floor(random() * list.length)];
+  }
+
+  function play(button) {
+    stop();
+    const which = button.dataset.play;
+    if (which === "stop") return;
+    for (const audio of sounds) audio.pause();
+    player.src = (which === "x" ? trial.third : trial[which]).src;
+    player.play();
+    press(button);
+  }
+
+  function stop() {
+    player.pause();
+    press(null);
+  }
+
+  function press(button) {
+    for (const other of form.querySelectorAll("[data-play]")) other.setAttribute("aria-pressed", other === button);
+  }
+
+  function vote(answer) {
+    if (!answer) return draw();
+    const { mode, a, b, x } = trial;
+    const correct = mode === "abx" ? Number(answer === x) : "";
+    votes.push({
+      trial: votes.length + 1, time: new Date().toISOString(), mode, random_seed: choices.seed.value,
+      clip: a.dataset.clip, training_seed: a.dataset.seed, a: a.dataset.label, b: b.dataset.label, x, answer, correct,
+    });
+    store();
+    draw();
+    summarize();
+    const said = mode === "abx" ? (correct ? "Correct." : `Wrong, X was ${x.toUpperCase()}.`) : "Noted.";
+    status.textContent = `${said} ${status.textContent}`;
+  }
+
+  function summarize() {
+    const { trials, correct, preferences } = counts(votes);
+    const p = trials ? `; by guessing, as many or more have a probability of ${shown(atLeast(correct, trials))}` : "";
+    document.getElementById("summary").textContent =
+      `A/B/X: ${trials} trials, ${correct} correct${p}. Preferences: ${preferences}.`;
+    const groups = {};
+    for (const v of votes) (groups[JSON.stringify([v.a, v.b].sort())] ||= []).push(v);
+    document.getElementById("pairs").replaceChildren(...Object.keys(groups).sort().map((name) => {
+      const pair = JSON.parse(name), own = counts(groups[name], pair[0]);
+      const row = document.createElement("tr");
+      const heading = document.createElement("th");
+      heading.scope = "row";
+      heading.textContent = pair.join(" and ");
+      row.append(heading);
+      for (const text of [
+        own.trials, own.correct, own.trials ? shown(atLeast(own.correct, own.trials)) : "",
+        own.preferences, own.first, own.preferences ? shown(twoSided(own.first, own.preferences)) : "",
+      ]) row.insertCell().textContent = text;
+      return row;
+    }));
+  }
+
+  function counts(some, first) {
+    const abx = some.filter((v) => v.mode === "abx"), rest = some.filter((v) => v.mode !== "abx");
+    return {
+      trials: abx.length, correct: abx.filter((v) => v.correct).length,
+      preferences: rest.length, first: rest.filter((v) => v[v.answer] === first).length,
+    };
+  }
+
+  function save() {
+    const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
+    const lines = [columns.join(","), ...votes.map((v) => columns.map((column) => quoted(v[column])).join(","))];
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
+    link.download = "votes.csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  // A browser may refuse to store; votes then last as long as the page.
+  function stored() {
+    try {
+      return JSON.parse(localStorage.getItem(key)) || [];
+    } catch {
+      return [];
+    }
+  }
+
+  function store() {
+    try {
+      localStorage.setItem(key, JSON.stringify(votes));
+    } catch {
+      document.getElementById("export").textContent = "export votes as CSV (this browser does not keep them)";
+    }
+  }
+}
+
+// P(at least k of n) when each is a toss of a coin; in logarithms, so that n may be large.
+function atLeast(k, n) {
+  let log = -n * Math.LN2, sum = 0;
+  for (let i = 0; i <= n; i++) {
+    if (i >= k) sum += Math.exp(log);
+    log += Math.log((n - i) / (i + 1));
+  }
+  return Math.min(1, sum);
+}
+
+function twoSided(k, n) {
+  return Math.min(1, 2 * atLeast(Math.max(k, n - k), n));
+}
+
+function shown(p) {
+  return p < 0.001 ? "< 0.001" : p.toFixed(3);
+}
+
+// FNV-1a of the text starts mulberry32: the same trials for the same seed in every browser.
+function generator(text) {
+  let state = 0x811c9dc5;
+  for (const character of text) state = Math.imul(state ^ character.codePointAt(0), 0x01000193);
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+  };
+}

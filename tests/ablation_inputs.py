@@ -1,0 +1,140 @@
+"""A finished ablation so small that its page takes seconds: tones, three strategies, two seeds, two weight settings."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+RATE = 16000
+STRATEGIES = ("encodec", "pcgrad", "weighted_sum")
+SETTINGS: Mapping[str, Mapping[str, float]] = {"plain": {}, "adversarial-x10": {"adversarial": 10.0}}
+CLIPS = {"music-a": "music", "music-b": "music", "speech-a": "speech", "speech-b": "speech"}
+
+
+def tone(clip: str, seconds: float) -> np.ndarray:
+    hertz = 300 * (1 + sorted(CLIPS).index(clip) if clip in CLIPS else 1)
+    return 0.4 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)
+
+
+def make_ablation(
+    folder: Path,
+    strategies: Iterable[str] = STRATEGIES,
+    seeds: Iterable[int] = (0, 1),
+    settings: Mapping[str, Mapping[str, float]] = SETTINGS,
+    end_points: Mapping[str, str] | None = None,
+    seconds: float = 0.5,
+) -> Path:
+    """Writes the folder; scores follow from strategy, seed and clip through `score`.
+
+    Args:
+        end_points: strategy to "alone" or "left_out", further cells of every seed and setting.
+        seconds: of the samples.
+    """
+    kinds: dict[str, str | None] = dict.fromkeys(strategies)
+    kinds |= end_points or {}
+    for weights, factors in settings.items():
+        for strategy, end_point in kinds.items():
+            for seed in seeds:
+                entry = cell_entry(strategy, weights, seed, list(kinds).index(strategy), factors, end_point)
+                write_cell(folder, entry, seconds)
+    text = f"name: {folder.name}\nstart: a common checkpoint\nsteps: 40\nstrategies:\n- encodec\n"
+    (folder / "ablation.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def score(place: int, seed: int, clip: int) -> float:
+    """Better with the place of the strategy; seeds and clips shift all strategies alike, and each a little."""
+    return 10.0 + place + 3.0 * clip + 0.5 * seed + 0.1 * np.sin(7 * place + 3 * seed + clip)
+
+
+def cell_entry(
+    strategy: str,
+    weights: str,
+    seed: int,
+    place: int,
+    factors: Mapping[str, float] | None = None,
+    end_point: str | None = None,
+    clips: Mapping[str, str] = CLIPS,
+) -> dict[str, Any]:
+    per_clip = {
+        name: {
+            "group": group,
+            "mel_distance": 1 / score(place, seed, index),
+            "si_sdr_db": score(place, seed, index),
+            "pesq": 1 + 0.1 * place if group == "speech" else None,
+        }
+        for index, (name, group) in enumerate(clips.items())
+    }
+    scores = {
+        metric: float(np.mean([c[metric] for c in per_clip.values() if c[metric] is not None]))
+        for metric in ("mel_distance", "si_sdr_db", "pesq")
+    }
+    return {
+        "cell": f"{strategy}.{weights}.seed{seed}",
+        "strategy": strategy,
+        "weights": weights,
+        "weight_factors": dict(factors or {}),
+        "end_point": end_point,
+        "seed": seed,
+        "steps": 40,
+        "seconds": 4.0,
+        "seconds_per_step": 0.1 * (1 + 0.05 * place),
+        "peak_memory_mib": None if place else 512.0,
+        "skipped_steps": 0,
+        "failure": None,
+        "scores": scores | {"codes_used": 0.5 + 0.1 * place, "bitrate_efficiency": None},
+        "clips": per_clip,
+    }
+
+
+def write_cell(folder: Path, entry: Mapping[str, Any], seconds: float = 0.5) -> Path:
+    cell = folder / "cells" / entry["cell"]
+    (cell / "samples").mkdir(parents=True)
+    generator = np.random.default_rng([entry["seed"], len(entry["strategy"])])
+    for clip in entry["clips"]:
+        audio = tone(clip, seconds)
+        soundfile.write(cell / "samples" / f"{clip}.reference.wav", audio, RATE)
+        for step, level in ((20, 0.2), (40, 0.05)):
+            noisy = audio + level * generator.normal(size=len(audio))
+            soundfile.write(cell / "samples" / f"{clip}.step{step:07d}.wav", noisy, RATE)
+    lines = [*_train(entry["seed"], 0.1 * len(entry["strategy"])), *_validation(entry["seed"])]
+    (cell / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    fail(cell, entry)
+    return cell
+
+
+def fail(cell: Path, entry: Mapping[str, Any], reason: str | None = None) -> None:
+    """Writes cell.json, with `reason` that of a cell that diverged."""
+    lost = {"failure": reason, "scores": {}, "clips": {}} if reason else {}
+    (cell / "cell.json").write_text(json.dumps({**entry, **lost}), encoding="utf-8")
+
+
+def _train(seed: int, level: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "split": "train",
+            "step": step,
+            "loss/l1": level / step + 0.001 * seed,
+            "loss/adversarial": None if step == 20 else -level,
+            "share/l1": 0.25 + 0.1 * seed,
+            "share/adversarial": 0.75 - 0.1 * seed,
+            "cosine/l1/adversarial": 0.2 * level - 0.1,
+            "weight/l1": 1.0,
+        }
+        for step in range(10, 50, 10)
+    ]
+
+
+def _validation(seed: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "split": "validation",
+            "step": step,
+            "all/mel_distance": 1 / (1 + step) + 0.01 * seed,
+            "all/si_sdr_db": step / 9,
+        }
+        for step in (0, 20, 40)
+    ]

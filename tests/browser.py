@@ -1,0 +1,123 @@
+"""A headless Chromium, spoken to in its DevTools protocol over two pipes: JSON messages that end in a zero byte."""
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium")
+_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
+    "--window-size=1300,1000", "--remote-debugging-pipe",
+)  # fmt: skip
+
+
+class Browser:
+    """One tab; `problems` holds what reached its console as an error, and exceptions that nobody caught."""
+
+    def __init__(self, to: int, back: int) -> None:
+        self._to, self._back = to, back
+        self._rest, self._number, self._session = b"", 0, ""
+        self.problems: list[str] = []
+        self.requests: list[str] = []
+        self.events: list[dict[str, Any]] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The result of a command; what happens meanwhile is noted."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+
+    def open(self, path: Path) -> None:
+        self.events.clear()
+        self.send("Page.navigate", url=path.as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self._receive()
+
+    def run(self, expression: str) -> Any:
+        """The value of a JavaScript expression, once it is there when it is a promise."""
+        arguments = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
+        answer = self.send("Runtime.evaluate", expression=expression, **arguments)
+        assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
+        return answer["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 20) -> None:
+        """Until a JavaScript expression is true."""
+        until = time.monotonic() + seconds
+        while not self.run(f"Boolean({expression})"):
+            assert time.monotonic() < until, f"not within {seconds} s: {expression}"
+            time.sleep(0.05)
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._back], [], [], 60)
+            assert ready, "Chromium has not said anything for a minute"
+            chunk = os.read(self._back, 1 << 16)
+            assert chunk, "Chromium has gone"
+            self._rest += chunk
+        line, self._rest = self._rest.split(b"\0", 1)
+        message: dict[str, Any] = json.loads(line)
+        self._note(message)
+        return message
+
+    def _note(self, message: dict[str, Any]) -> None:
+        method, details = message.get("method"), message.get("params", {})
+        if method is not None:
+            self.events.append(message)
+        if method == "Runtime.exceptionThrown":
+            self.problems.append(str(details["exceptionDetails"]))
+        elif method == "Runtime.consoleAPICalled" and details["type"] in ("error", "warning", "assert"):
+            self.problems.append(str(details["args"]))
+        elif method == "Log.entryAdded" and details["entry"]["level"] in ("error", "warning"):
+            self.problems.append(details["entry"]["text"])
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(details["request"]["url"])
+
+
+@contextlib.contextmanager
+def chromium(profile: Path) -> Iterator[Browser]:
+    """Chromium with a profile of its own, ended with all its processes."""
+    assert CHROMIUM is not None
+    read_commands, write_commands = os.pipe()
+    read_answers, write_answers = os.pipe()
+    # Chromium takes commands on descriptor 3 and answers on 4. Numbers above both first, so that neither overwrites the
+    # other.
+    theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (read_commands, write_answers)]
+    for fd in (read_commands, write_answers):
+        os.close(fd)
+    moved = f'exec "$@" 3<&{theirs[0]} 4>&{theirs[1]}'
+    command = ["bash", "-c", moved, "bash", CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"]
+    process = subprocess.Popen(
+        command, pass_fds=theirs, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    for fd in theirs:
+        os.close(fd)
+    try:
+        yield Browser(write_commands, read_answers)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(write_commands)
+        os.close(read_answers)
