@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from .narrow_conv import NarrowConv2d
 from .shapes import check_audio
 from .stft import STFT
 
@@ -110,7 +111,7 @@ class _STFTScale(nn.Module):
         frames, bins = kernel
         self.convs = nn.ModuleList(
             [
-                nn.Conv2d(2, filters, kernel, padding=(frames // 2, bins // 2)),
+                NarrowConv2d(2, filters, kernel),
                 *(
                     weight_norm(
                         nn.Conv2d(
