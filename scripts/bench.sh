@@ -1,12 +1,22 @@
 #!/usr/bin/env bash
-# Times a training step beside audiocraft's, in float32 and with the best precision of the machine.
-# The first run makes .peer, a second environment of several GB, for audiocraft and what it needs.
+# bash scripts/bench.sh [step]       a training step beside audiocraft's. The first run makes .peer, a second environment
+#                                    of several GB, for audiocraft and what it needs.
+# bash scripts/bench.sh balancers    a training step under each balancing strategy, beside that of weighted_sum.
+# Both in float32 and with the best precision of the machine; further arguments go to the benchmark.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+what=step
+case ${1:-} in step | balancers) what=$1 && shift ;; esac
 bash scripts/setup.sh
+if [ "$what" = balancers ]; then
+  for precision in float32 auto; do
+    .venv/bin/python -m scripts.bench_balancers --precision "$precision" "$@"
+  done
+  exit
+fi
 if [ ! -f .peer/.ready ]; then
   "${PYTHON:-python3}" -m venv .peer
-  .peer/bin/python -m pip install --quiet torch torchaudio einops numpy encodec julius flashy colorlog dora-search \
+  .peer/bin/python -m pip install --quiet "torch<2.15" torchaudio einops numpy encodec julius flashy colorlog dora-search \
     treetable submitit tqdm
   .peer/bin/python -m pip install --quiet --no-deps audiocraft
   touch .peer/.ready

@@ -1,0 +1,127 @@
+"""What each balancing strategy costs: its training step beside that of `weighted_sum`, and its own arithmetic.
+
+python -m scripts.bench_balancers [--precision auto|float32] [--rounds N] [--json FILE]
+    [--strategies NAME ...] [-- overrides]
+
+All strategies train one model in turn, a step each, in an order that is drawn anew every round. A step is compared with
+the mean of the `weighted_sum` steps of its own round; the ratio in the table is the median over the rounds.
+"""
+
+import argparse
+import json
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from balancer import Balancer, Statistics
+from codec.training import Trainer
+from codec.training.memory import keep_freed_memory
+from scripts.bench import own_trainer
+
+_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+_REFERENCE = "weighted_sum"
+_PER_ROUND = 3  # steps of the reference in a round
+# Also timed: what the setting that makes a strategy cheaper brings.
+_VARIANTS = {"encodec, refresh_every=8": ("encodec", "balancer.refresh_every=8")}
+
+
+def make_balancer(weights: Mapping[str, float], name: str, *overrides: str) -> Balancer:
+    """The strategy `configs/balancer/NAME.yaml`, which never monitors."""
+    with initialize_config_dir(str(_CONFIGS), version_base="1.3"):
+        cfg = compose(
+            None,
+            [
+                f"+losses.weights={{{','.join(f'{k}: {v}' for k, v in weights.items())}}}",
+                f"+balancer={name}",
+                *overrides,
+            ],
+        )
+    balancer: Balancer = instantiate(cfg.balancer, _convert_="all", monitor_every=0)
+    return balancer
+
+
+def time_steps(trainer: Trainer, balancers: Mapping[str, Balancer], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each strategy's step over the mean reference step of the same round."""
+    audio = trainer.data.batch(0)
+    order = [*balancers, *[_REFERENCE] * (_PER_ROUND - 1)]
+    drawn = random.Random(0)
+    ratios: dict[str, list[float]] = {name: [] for name in balancers}
+    for _ in range(rounds + 1):
+        drawn.shuffle(order)
+        seconds: dict[str, list[float]] = {name: [] for name in balancers}
+        for name in order:
+            trainer.balancer = balancers[name]
+            begun = time.perf_counter()
+            trainer.train_step(audio)
+            seconds[name].append(time.perf_counter() - begun)
+            trainer.step += 1
+        for name, taken in seconds.items():
+            ratios[name].append(mean(taken) / mean(seconds[_REFERENCE]))
+    return {name: found[1:] for name, found in ratios.items()}  # the first round warms up
+
+
+def time_arithmetic(balancer: Balancer, values: int = 192_000, repeats: int = 20) -> float:
+    """Milliseconds from the losses' gradients at 8 s of audio to one, without the backward passes."""
+    losses = len(balancer.weights)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(losses, 1, 1, values, generator=generator)
+    ones = torch.ones(losses, dtype=torch.float64)
+    found = []
+    for _ in range(repeats + 1):
+        statistics = Statistics(
+            torch.arange(losses), ones, ones, rows, lambda gradient, _: gradient[..., :224].flatten()
+        )
+        begun = time.perf_counter()
+        balancer.strategy(statistics)
+        found.append(time.perf_counter() - begun)
+    return 1000 * median(found[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts.bench_balancers", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", help="also write the figures here")
+    parser.add_argument("--strategies", nargs="+", help="names of configs/balancer; all of them if left out")
+    parser.add_argument("overrides", nargs="*", help="of the configuration, after --")
+    arguments = parser.parse_args()
+    names = arguments.strategies or sorted(path.stem for path in (_CONFIGS / "balancer").glob("*.yaml"))
+    chosen = {name: (name,) for name in dict.fromkeys([_REFERENCE, *names])} | _VARIANTS
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = own_trainer(arguments.precision, arguments.overrides, folder)
+        weights = trainer.balancer.weights
+        balancers = {label: make_balancer(weights, *parts) for label, parts in chosen.items()}
+        ratios = time_steps(trainer, balancers, arguments.rounds)
+    # Six losses, whatever the run has; some strategies name theirs.
+    six = dict.fromkeys([*weights, "e", "f", "g", "h", "i", "j"][:6], 1.0)
+    rows: dict[str, dict[str, Any]] = {
+        label: {
+            "ratio": median(ratios[label]),
+            "rounds": ratios[label],
+            "ms": time_arithmetic(make_balancer(six, *parts)),
+        }
+        for label, parts in chosen.items()
+    }
+    print(
+        f"a training step over that of {_REFERENCE}, {trainer.precision.description}, {torch.get_num_threads()} threads"
+    )
+    print(f"  {'strategy':<28} {'median':>7} {'lowest':>7} {'highest':>7}   own arithmetic, 6 losses x 8 s")
+    for label, row in sorted(rows.items(), key=lambda item: item[1]["ratio"]):
+        low, high = min(row["rounds"]), max(row["rounds"])
+        print(f"  {label:<28} {row['ratio']:7.3f} {low:7.3f} {high:7.3f}   {row['ms']:6.2f} ms")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({"machine": platform.processor(), "balancers": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
