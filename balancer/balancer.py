@@ -134,9 +134,9 @@ class Balancer(nn.Module):
         if not active:
             nothing = output.new_zeros(0, dtype=torch.float64)
             return Balanced(torch.zeros_like(output), self._by_name(active, nothing), dropped, _true(output), None)
-        statistics = self._statistics(active, losses, gradients, pullback, output.device)
+        statistics = self._statistics(active, losses, gradients if looks else None, pullback, output.device)
         if strategy.needs_gradients and not looks:
-            combined = _reuse(self.last[statistics.index], statistics)
+            combined = Combined(self.last[statistics.index], None)
         else:
             combined = strategy(statistics)
         weights = combined.weights if combined.weights.ndim == 1 else combined.weights.double().mean(1)
@@ -147,8 +147,11 @@ class Balancer(nn.Module):
             self._refreshed = present if reusable else []
         gradient = combined.gradient
         if gradient is None:
-            gradient = _gradient((torch.stack([losses[n] for n in active]) * combined.weights).sum(), output)
-        balance = measure(tuple(active), statistics, combined) if monitoring else None
+            gradient = _gradient((torch.stack([losses[n] for n in active]) * combined.weights).sum(), output).flatten()
+        balance = None
+        if monitoring:  # of a gradient that was come by as on any other step, so that the training does not change
+            statistics = self._statistics(active, losses, gradients, pullback, output.device)
+            balance = measure(tuple(active), statistics, Combined(combined.weights, gradient))
         return Balanced(gradient.view_as(output), self._by_name(active, weights), dropped, sound, balance)
 
     def _may_reuse(self, present: list[str]) -> bool:
@@ -211,12 +214,6 @@ class Balancer(nn.Module):
 
 def _true(output: Tensor) -> Tensor:
     return torch.ones((), dtype=torch.bool, device=output.device)
-
-
-def _reuse(weights: Tensor, statistics: Statistics) -> Combined:
-    if statistics.gradients is None:
-        return Combined(weights, None)
-    return Combined(weights, weights.to(statistics.jacobian.dtype) @ statistics.jacobian)
 
 
 def _gradient(loss: Tensor, output: Tensor) -> Tensor:

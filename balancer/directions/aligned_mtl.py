@@ -16,15 +16,15 @@ class AlignedMTL:
     """d = sum_i l_i h_i, where the rows h_i are the g_i with all singular values replaced by one, s.
 
     With the eigenvalues S^2 and eigenvectors V of the Gramian, d = sum_i w_i g_i with w = s V S^-1 V' l, and
-    |d| = s |l| at most. Singular values that are zero stay zero: as rows become dependent d shrinks with the smallest
+    |d| <= s |l|. Singular values that are zero stay zero: as rows become dependent d shrinks with the smallest
     value, if s is that, until they are dependent to the sixth digit.
 
     The user's weights, divided by their sum, are l_i and no part of g_i. With equal weights this is the published
     method.
 
     Args:
-        scale: s is the smallest singular value (`min`), the median of them, the lower of two (`median`), or their root
-            mean square (`rmse`). Only the first is bounded by the smallest gradient.
+        scale: s is the smallest singular value (`min`), at most the length of any gradient if they are independent;
+            or the median of them, the lower of two (`median`); or their root mean square (`rmse`).
 
     Raises:
         ValueError: There is no such scale.

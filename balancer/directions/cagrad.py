@@ -20,7 +20,7 @@ class CAGrad:
     is taken. The published formula divides by a length that is zero there.
 
     Args:
-        c: Radius of the ball; 0 is the mean gradient. The authors' experiments have 0.4 and 0.5.
+        c: Radius of the ball; 0 is the mean gradient. 0.4 and 0.5 are usual.
         rescale: Divide d by 1 + c^2, as in LibMTL.
 
     Raises:
@@ -53,23 +53,26 @@ def _correction(rows: UnitRows, mean: Array, radius: float) -> Array:
     """Coefficients x >= 0 of d - g_0.
 
     A d with the progress t on all losses, u_i . d >= t / |g_i|, is at least f(t) from g_0. f is convex, with the slope
-    (sum_i x_i / |g_i|) / f, so Newton's method started at an f(t) >= radius comes down to the t wanted. Such a start
-    is what the longest d in the ball does along the shortest row.
+    (sum_i x_i / |g_i|) / f, so Newton's method started where f(t) >= radius comes down to the t wanted. That is at
+    t = 0, or if that is inside the ball, at what the longest d in it would make along the shortest row.
     """
 
     def nearest(progress: float) -> tuple[Array, float]:
         x = nonnegative_minimum(rows.cosines, (progress / rows.norms - rows.cosines @ mean)[None])[0]
         return x, float(np.sqrt(x @ rows.cosines @ x))
 
-    progress = rows.norms.min() * (radius + np.sqrt(mean @ rows.cosines @ mean))
-    for _ in range(50):
+    progress, least = 0.0, -np.inf
+    x, distance = without_progress, _ = nearest(0.0)
+    if distance <= radius:
+        progress, least = rows.norms.min() * (radius + np.sqrt(mean @ rows.cosines @ mean)), 0.0
         x, distance = nearest(progress)
+    for _ in range(50):
         if distance <= (1 + 1e-12) * radius:
             break
-        progress -= (distance - radius) * distance / (x / rows.norms).sum()
-    without_progress, distance = nearest(0.0)
-    cancels = x.sum() > _CANCELLED * radius
-    return without_progress if cancels and distance <= radius else x
+        progress = max(least, progress - (distance - radius) * distance / (x / rows.norms).sum())
+        x, distance = nearest(progress)
+    cancels = least == 0 and x.sum() > _CANCELLED * radius
+    return without_progress if cancels else x
 
 
 _CANCELLED = 1e4  # rows that much longer than their sum: no progress to be had, and float32 would add rounding

@@ -13,10 +13,12 @@ __all__ = ["FairGrad"]
 class FairGrad:
     """d = sum_i w_i g_i with (g_i . d)^alpha = 1 / w_i, which maximises sum_i (g_i . d)^(1 - alpha) / (1 - alpha).
 
-    Alpha trades the sum of gains for their equality: towards 0 the sum counts, at 1 the product (Nash-MTL), at 2 the
-    delay, towards infinity the smallest gain. Every loss falls. Of orthogonal rows g_i has the weight
-    |g_i|^(-2 alpha / (1 + alpha)), so that for alpha > 1 its part of d grows as the gradient shrinks: a magnitude rule
-    bounds it. As rows become opposed the weights grow, to at most a million times that.
+    Alpha trades the sum of the gains for their equality: at 1 it is their product that counts (Nash-MTL), at 2 the sum
+    of 1 / gain, and the larger alpha the more the smallest gain. Every loss falls.
+
+    A gradient that is orthogonal to all others contributes the length e_i = |g_i|^((1 - alpha) / (1 + alpha)): for
+    alpha > 1 the more, the smaller it is. For alpha <= 1, |d|^(1 + alpha) <= sum_i e_i^(1 + alpha). For alpha > 1
+    opposed rows lengthen d, to at most 1000^(1 - 1 / alpha) times sqrt(sum_i e_i^2).
 
     The user's weights are preferences p_i (mean 1) and no part of g_i: gain i counts p_i times, (g_i . d)^alpha =
     p_i / w_i. With equal weights this is the published method.
@@ -25,14 +27,14 @@ class FairGrad:
         alpha: As above.
 
     Raises:
-        ValueError: Alpha is not positive.
+        ValueError: Alpha is not in [0.5, 4], where Newton's method finds the w even if lengths spread over six decades.
     """
 
     needs_gradients = True
 
     def __init__(self, alpha: float = 2.0) -> None:
-        if not 0 < alpha < float("inf"):
-            raise ValueError(f"alpha must be positive and finite, got {alpha}")
+        if not 0.5 <= alpha <= 4:
+            raise ValueError(f"alpha must be in [0.5, 4], got {alpha}")
         self.alpha = alpha
 
     def prepare(self, weights: Mapping[str, float]) -> None:

@@ -54,13 +54,15 @@ class GradVac(nn.Module):
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
+        norms = statistics.norms
+        if not bool(norms.isfinite().all()):  # a scale gone wrong is not remembered
+            return torch.full_like(norms, float("nan"))
         # On unit rows: cosines do not see lengths, and g_i' is proportional to |g_i|.
         cosines = statistics.cosines.cpu()
         pairs = (statistics.index[:, None], statistics.index)
         targets = self.target[pairs].cpu()
         rows = torch.stack([self._corrected(i, cosines, targets[i]) for i in range(len(cosines))])
         self.target[pairs] = targets.to(self.target.device)
-        norms = statistics.norms
         return torch.where(norms > 0, norms @ rows.to(norms.device) / norms, 0.0)
 
     def _corrected(self, i: int, cosines: Tensor, targets: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ class NashMTL:
 
     Every loss falls. The w > 0 are the minimum of the convex 0.5 |d|^2 - sum_i log w_i, found by Newton's method rather
     than by the authors' sequence of convex approximations. The direction and |d| = sqrt(m) are blind to the lengths
-    of the gradients. As rows become opposed the weights grow, to at most 1e6 / |g_i|, and d goes to 0 once they
-    are opposed to the sixth digit.
+    of the gradients. As rows become opposed the weights grow, to at most 1e6 sqrt(m) / |g_i|, and d goes to 0 once
+    they are opposed to the sixth digit.
 
     The user's weights are preferences p_i (mean 1) and no part of g_i: g_i . d = p_i / w_i, the asymmetric bargain.
     With equal weights this is the published method.

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 from torch import Tensor, nn
 
+from balancer.solvers import ROUNDING, nonnegative_minimum
 from balancer.statistics import Statistics
 
 __all__ = ["PCD"]
@@ -65,6 +65,8 @@ class PCD(nn.Module):
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
         index, norms = statistics.index, statistics.norms
+        if not bool(norms.isfinite().all()):  # a scale gone wrong is not remembered
+            return torch.full_like(norms, float("nan"))
         self.total[index] = self.total[index] * self.decay + norms.square()
         self.count[index] = self.count[index] * self.decay + 1
         average = (self.total[index] / self.count[index]).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
@@ -83,8 +85,8 @@ def _constrained(cosines: Array, leads: NDArray[np.bool_], lengths: Array, progr
     """Coefficients on the unit rows of the direction, at length 1.
 
     With d = h_p + x what is wanted is the shortest x with u_j . x >= b_j = progress_j - u_j . h_p, a problem of least
-    distance (Lawson and Hanson 1974, chapter 23): with u minimising |U' u|^2 + (b . u - 1)^2 over u >= 0, x is
-    U' u / (1 - b . u), and there is none if 1 - b . u, which is the minimum, is 0.
+    distance (Lawson and Hanson 1974, chapter 23): with y >= 0 minimising |sum_j y_j u_j|^2 + (b . y - 1)^2, x is
+    sum_j y_j u_j / (1 - b . y), and there is none if 1 - b . y, which is that minimum, is 0.
 
     Shape: cosines [m, m], leads [m] true at p, lengths [m], progress [m] -> [m]; zeros if d is zero.
     """
@@ -92,10 +94,10 @@ def _constrained(cosines: Array, leads: NDArray[np.bool_], lengths: Array, progr
     wanted = (progress - cosines @ coefficients)[~leads]
     if (wanted > 0).any():
         size = np.abs(wanted).max()
-        values, vectors = np.linalg.eigh(cosines[np.ix_(~leads, ~leads)])
-        rows = vectors * np.sqrt(values.clip(0))  # their inner products are the cosines
-        multipliers, _ = nnls(np.vstack([rows.T, wanted / size]), np.append(np.zeros(len(rows)), 1.0))
-        minimum = 1 - wanted @ multipliers / size
+        wanted /= size
+        others = cosines[np.ix_(~leads, ~leads)] + ROUNDING * np.eye(len(wanted))
+        multipliers = nonnegative_minimum(others + np.outer(wanted, wanted), wanted[None])[0]
+        minimum = 1 - wanted @ multipliers
         if minimum > _INFEASIBLE:
             coefficients[~leads] = size * multipliers / minimum
     length = np.sqrt((coefficients @ cosines @ coefficients).clip(0))
@@ -103,4 +105,4 @@ def _constrained(cosines: Array, leads: NDArray[np.bool_], lengths: Array, progr
     return coefficients / length if length > rounding else np.zeros_like(coefficients)
 
 
-_INFEASIBLE = 1e-9  # the correction would be tens of thousands of times as long as the largest violation
+_INFEASIBLE = 1e-9  # x would be tens of thousands of times as long as the largest b_j
