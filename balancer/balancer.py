@@ -46,8 +46,9 @@ class Balancer(nn.Module):
     A loss without a value in this step, with weight 0, or constant, or whose value is not finite is inactive: it gets
     weight 0 and no strategy sees it, so that it cannot spoil what strategies remember. The same holds for a gradient
     that is zero or not finite, if a strategy looks at gradients. If none does, gradients are not judged one by one,
-    on monitoring steps neither, lest monitoring change the training: a finite loss with a NaN gradient then makes
-    the result NaN, as in a plain sum, and the caller has to skip the step.
+    on monitoring steps neither, lest monitoring change the training: a loss of exactly 0 is taken for one at its
+    minimum and is inactive too, and a finite loss with a NaN gradient makes the result NaN, as in a plain sum, so that
+    the caller has to skip the step.
 
     Args:
         weights: Loss name -> weight.
@@ -226,13 +227,13 @@ def _gradient(loss: Tensor, output: Tensor) -> Tensor:
 def _split(losses: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None) -> tuple[list[str], tuple[str, ...]]:
     """Names of the active losses, and of those dropped as not finite; reads the device once.
 
-    Without gradients the values alone are judged.
+    Without gradients the values alone are judged: a loss of exactly 0 has reached its minimum, as a hinge does.
     """
     if not losses:
         return [], ()
     sizes = torch.stack([loss.detach().double().abs() for loss in losses.values()])
     if gradients is None:
-        sizes = torch.where(sizes.isfinite(), torch.ones_like(sizes), sizes)
+        sizes = torch.where(sizes.isfinite(), sizes.sign(), sizes)
     else:
         # Largest entry rather than a norm: it cannot overflow, and it is NaN or inf exactly if an entry is.
         peaks = torch.stack([gradient.abs().amax().double() for gradient in gradients.values()])

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 
 from codec.training import Trainer
 from codec.training.memory import keep_freed_memory
-from scripts.train import build
+from scripts.composition import build
 
 _ROOT = Path(__file__).resolve().parent.parent
 # The model, losses and discriminator of audiocraft's 24 kHz solver, on batches of 4 x 1 s.

@@ -13,7 +13,8 @@ import soundfile
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from scripts.train import explain, main, run
+from scripts.command_line import explain
+from scripts.train import main, run
 
 ROOT = Path(__file__).parents[1]
 CLIPS = ROOT / "data" / "clips"

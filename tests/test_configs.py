@@ -14,12 +14,14 @@ import data.corpora
 from codec.training import Trainer
 from codec.training.run_logger import TensorBoardSink, WandbSink
 from data import DataError
-from scripts.train import _KEYS, build, check_keys, explain, run
+from scripts.command_line import explain
+from scripts.composition import _KEYS, build, check_keys
+from scripts.train import run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 CLIPS = ROOT / "data" / "clips"
-NOT_GROUPS = ("experiment",)
+NOT_GROUPS = ("experiment", "balancer/engine")  # the latter is in every strategy
 
 # Small where the size is not what is tested; any option of any group may come after it.
 QUICK = (
@@ -211,7 +213,7 @@ def test_the_settings_that_are_read_one_by_one_are_those_of_the_files() -> None:
         (["data.corpus.source_weights=null"], "data.dataset.seed", 0),
         (["seed=7"], "data.dataset.seed", 7),
         (["seed=7"], "plan.seed", 7),
-        (["balancer.scale.batch_invariant=true"], "balancer.scale.batch_invariant", True),
+        (["balancer.scale.batch_invariant=true"], "balancer.strategy.scale.batch_invariant", True),
         (["balancer.monitor_every=1"], "balancer.monitor_every", 1),
         (["optimizer.codec.lr=0.001"], "adversary.optimizer.defaults.lr", 0.001),
         (["optimizer.codec.lr=0.001"], "optimizer.defaults.lr", 0.001),
@@ -357,6 +359,7 @@ MEASURES = {
     "audiocraft_24khz": (75, 14.68, [1, 2, 4, 8, 16, 32]),
     "audiocraft_32khz": (50, 56.88, [1, 2, 3, 4]),
     "starter": (75, 1.00, [1, 2, 4, 8]),
+    "ablation": (75, 1.00, [1, 2, 4, 8]),
 }
 
 
@@ -404,7 +407,7 @@ def test_experiments_are_short_deltas(name: str) -> None:
 
 
 def test_every_experiment_has_its_values_written_down_here() -> None:
-    assert set(experiments()) == set(MEASURES) == set(EXPECTED) | {"starter"}
+    assert set(experiments()) == set(MEASURES) == set(EXPECTED) | {"starter", "ablation"}
 
 
 def test_the_starter_is_the_default_and_reaches_6_kbps() -> None:
@@ -413,3 +416,15 @@ def test_the_starter_is_the_default_and_reaches_6_kbps() -> None:
     assert cfg.name == "starter"
     assert cfg.validation.bandwidth_kbps == 6.0
     assert 6 in cfg.codec.config.bandwidths_kbps
+
+
+def test_an_ablation_goes_on_with_what_the_starter_has_learnt() -> None:
+    """Same codec, losses and data, so that its checkpoint fits; both players from the first step, at one rate."""
+    starter, cell = (configuration(f"experiment={name}") for name in ("starter", "ablation"))
+    for part in ("codec", "discriminator", "losses", "data"):
+        assert cell[part] == starter[part], part
+    plan = instantiate(cell.trainer, _convert_="all")
+    assert (cell.adversary.start, plan.codebooks.start, plan.average_decay) == (0, 0, 0.99)
+    assert [plan.learning_rate.factor(share) for share in (0.02, 0.5, 1)] == [1, 1, 1]
+    assert plan.learning_rate.warmup * plan.budget.steps == 6
+    assert 2 * plan.cadence.validate == plan.budget.steps

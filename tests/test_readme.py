@@ -65,10 +65,13 @@ def test_codec_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     codec = Codec(config)
     codec.quantizer.start(torch.randn(256, 8))
     codec.save(run / "model.safetensors")
-    soundfile.write(tmp_path / "in.wav", np.sin(np.arange(24_000) / 20) / 2, 24_000)
+    held_out = tmp_path / "data" / "clips" / "held_out" / "speech"
+    held_out.mkdir(parents=True)
+    for path in (tmp_path / "in.wav", held_out / "a.wav"):
+        soundfile.write(path, np.sin(np.arange(24_000) / 20) / 2, 24_000)
     monkeypatch.chdir(tmp_path)
     commands = [command[1:] for command in COMMANDS if command[0] == ".venv/bin/codec"]
-    assert {"encode", "decode", "info"} <= {command[0] for command in commands}
+    assert {"encode", "decode", "info", "evaluate"} <= {command[0] for command in commands}
     assert [main(command) for command in commands] == [0] * len(commands)
     assert soundfile.info(tmp_path / "back.wav").frames == 24_000
 
@@ -82,7 +85,7 @@ def test_a_strategy_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(balancer.scales, "__path__", [*balancer.scales.__path__, str(tmp_path)])
     monkeypatch.setattr(sys, "argv", ["train", "--config-dir", str(tmp_path), "balancer=norm_power"])
     GlobalHydra.instance().clear()
-    (cfg,) = train.compose()
+    (cfg,) = train.compose("train")
     engine = instantiate(cfg.balancer, _convert_="all")
     output = torch.zeros(1, 1, 2, requires_grad=True)
     gradient = engine({"l1": 9 * output[0, 0, 0], "mel": 4 * output[0, 0, 1]}, output).gradient

@@ -76,7 +76,11 @@ def train_records(count: int) -> list[dict[str, Any]]:
             "weight/mel": 1e2,
             "share/l1": 0.25,
             "share/mel": 0.75,
+            "projection/l1": -0.25,
+            "projection/mel": 1.25,
             "cosine/l1/mel": -0.5,
+            "conflicts": 1.0,
+            "commitment_ratio": 0.3,
             "commitment": 0.1,
             "learning_rate": 3e-4,
             "gradient_norm": 1.0,
@@ -143,10 +147,13 @@ def test_a_whole_run(tmp_path: Path) -> None:
         "mel",
         "commitment",
         "discriminator",
-        "share of the balanced gradient",
+        "share of the weighted gradients&#39; length",
+        "projection on the result, as a share of its length",
         "weight after balancing",
         "gradient norm at the decoder output",
         "cosine between gradients",
+        "share of pairs with a negative cosine",
+        "commitment gradient over balanced gradient, at the latent",
         "perplexity of each book now, held out",
         "perplexity over time, held out",
         "share of dead codes of each book now, held out",
@@ -164,6 +171,29 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert "untrained" in page.text
     assert "3 min 0 s" in page.text
     assert "seed: 7 # <first>" in page.text
+
+
+def test_findings_stand_above_the_charts_of_the_balance(tmp_path: Path) -> None:
+    page = Page(write_report(make_run(tmp_path / "run", train_records(60), validation_records()))).source
+    found = re.findall(r"<li>([^<]*)</li>", page[page.index('class="findings"') :])
+    assert [sentence.split(":")[0] for sentence in found if "at 100 %" in sentence] == [
+        "l1 and mel conflict",
+        "l1 points against the result at 100 % of 60 measurements (projection -25 % on average), so that the steps "
+        "make it worse",
+    ]
+    places = ["<h2>Balance of the losses</h2>", 'class="findings"', "share of the weighted", "<h2>Codebooks</h2>"]
+    assert sorted(places, key=page.index) == places
+    assert page.count('class="findings"') == 1
+
+
+def test_a_run_of_one_loss_has_no_findings(tmp_path: Path) -> None:
+    kept = [{k: v for k, v in record.items() if "l1" not in k} for record in train_records(10)]
+    records = [
+        record | {"share/mel": 1.0, "projection/mel": 1.0, "conflicts": 0.0, "skipped_steps": 0} for record in kept
+    ]
+    page = Page(write_report(make_run(tmp_path / "run", records, [])))
+    assert 'class="findings"' not in page.source
+    assert "share of the weighted gradients&#39; length" in captions(page)
 
 
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
@@ -187,8 +217,8 @@ def test_names_are_escaped_and_formulas_stay_text(tmp_path: Path) -> None:
     run = make_run(
         tmp_path / HOSTILE.replace("/", "|"),
         [
-            {"step": step, f"loss/{HOSTILE}": 1.0, f"share/{HOSTILE}": 0.5, "share/_b": 0.5, f"cosine/{HOSTILE}/b": 1}
-            for step in (1, 2)
+            {"step": step, f"loss/{HOSTILE}": 1.0, f"share/{HOSTILE}": 0.5, "share/_b": 0.5, f"cosine/{HOSTILE}/b": -1}
+            for step in range(1, 9)
         ],
         [{"step": 0, f"{HOSTILE}/{HOSTILE}": 1.0}],
     )
@@ -198,6 +228,7 @@ def test_names_are_escaped_and_formulas_stay_text(tmp_path: Path) -> None:
     page = Page(write_report(run))
     assert page.count("script") == 0
     assert page.text.count(HOSTILE) >= 3
+    assert f"{HOSTILE.replace('/', ' and ')} and b conflict: their cosine is below -0.1 at 100 %" in page.text
     labels = [attributes["aria-label"] for _, attributes in page.elements if "aria-label" in attributes]
     assert labels == [f"spectrogram of {clip}, reference"]
 

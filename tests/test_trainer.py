@@ -169,11 +169,11 @@ def test_the_codec_is_traversed_once_forward_and_once_backward(
         passes.append("discriminator" if "inputs" in kwargs else "backward")
         backward(tensors, *args, **kwargs)
 
-    def forward_hook(module: nn.Module, args: Any, latent: Tensor) -> None:
+    def forward_hook(module: nn.Module, args: Any, features: Tensor) -> None:
         passes.append("encoder forward")
-        latent.register_hook(lambda gradient: passes.append("encoder backward"))
+        features.register_hook(lambda gradient: passes.append("encoder backward"))
 
-    trainer.codec.encoder.register_forward_hook(forward_hook)
+    trainer.codec.encoder.layers[0].register_forward_hook(forward_hook)
     monkeypatch.setattr(torch.autograd, "backward", count)
     take_steps(trainer, 1)
     assert passes == ["encoder forward", "backward", "encoder backward", "discriminator"]
@@ -390,7 +390,7 @@ def test_too_many_in_a_row_end_the_run_with_a_diagnosis(tmp_path: Path) -> None:
     trainer = tiny_trainer(
         tmp_path, losses=losses, max_skipped=3, budget=Budget(steps=20), cadence=Cadence(5, 1000, checkpoint=3)
     )
-    with pytest.raises(TrainingError, match=r"3 steps in a row up to step 5 .* l1: lower optimizer.lr") as caught:
+    with pytest.raises(TrainingError, match=r"3 steps in a row up to step 5 .* l1: lower optimizer.codec.lr") as caught:
         trainer.run()
     assert str(trainer.store.folder) in str(caught.value)
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from codec.evaluation.charts import Series, area_chart, bar_chart, color_ramp, colors, line_chart
 from codec.evaluation.clips import read_clips
+from codec.evaluation.findings import findings
 
 __all__ = ["read_metrics", "write_report"]
 
@@ -28,6 +29,14 @@ class Chart(NamedTuple):
     title: str
     svg: Markup
     legend: Sequence[tuple[str, str]]  # (name, colour)
+
+
+class Section(NamedTuple):
+    """A heading with what is below it."""
+
+    title: str
+    sentences: Sequence[str]
+    charts: Sequence[Chart]
 
 
 class Score(NamedTuple):
@@ -111,14 +120,14 @@ def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
     return records, notes if records or lost else ["There are no metrics yet."]
 
 
-def _sections(train: Sequence[Record], validation: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
+def _sections(train: Sequence[Record], validation: Sequence[Record]) -> list[Section]:
     sections = [
-        ("Training losses", _loss_charts(train)),
-        ("Balance of the losses", _balance_charts(train)),
-        ("Codebooks", _codebook_charts(train, validation)),
-        ("Optimisation", _optimisation_charts(train)),
+        Section("Training losses", [], _loss_charts(train)),
+        Section("Balance of the losses", findings(train), _balance_charts(train)),
+        Section("Codebooks", [], _codebook_charts(train, validation)),
+        Section("Optimisation", [], _optimisation_charts(train)),
     ]
-    return [(title, charts) for title, charts in sections if charts]
+    return [section for section in sections if section.charts]
 
 
 def _validation_charts(validation: Sequence[Record]) -> list[Chart]:
@@ -143,13 +152,19 @@ def _balance_charts(train: Sequence[Record]) -> list[Chart]:
     shares = _series(train, _named(train, "share/"))
     area = area_chart(shares)
     if area is not None:
-        charts.append(Chart("share of the balanced gradient", Markup(area), _legend(shares)))
+        charts.append(Chart("share of the weighted gradients' length", Markup(area), _legend(shares)))
+    projections = _series(train, _named(train, "projection/"))
+    charts += _lines("projection on the result, as a share of its length", projections, log=False, smooth=True)
     weights, norms = _series(train, _named(train, "weight/")), _series(train, _named(train, "norm/"))
     charts += _lines("weight after balancing", weights, smooth=True)
     charts += _lines("gradient norm at the decoder output", norms, smooth=True)
     pairs = {name.replace("/", " and "): key for name, key in _named(train, "cosine/").items()}
     cosines = _series(train, pairs)
-    return charts + _lines("cosine between gradients", cosines, log=False, smooth=True, limits=(-1.05, 1.05))
+    charts += _lines("cosine between gradients", cosines, log=False, smooth=True, limits=(-1.05, 1.05))
+    conflicts = _series(train, {"conflicts": "conflicts"})
+    charts += _lines("share of pairs with a negative cosine", conflicts, log=False, smooth=True, limits=(0.0, 1.05))
+    ratio = _series(train, {"ratio": "commitment_ratio"})
+    return charts + _lines("commitment gradient over balanced gradient, at the latent", ratio, smooth=True)
 
 
 def _codebook_charts(train: Sequence[Record], validation: Sequence[Record]) -> list[Chart]:

@@ -1,7 +1,7 @@
 """How a codec is trained; the only library code that sees every package."""
 
 from codec.training.adversary import Adversary
-from codec.training.checkpoint import CheckpointError, CheckpointStore
+from codec.training.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from codec.training.plan import Budget, Cadence, CodebookPlan, LearningRate, Plan
 from codec.training.run_logger import RunLogger
 from codec.training.trainer import Trainer, TrainingError
@@ -22,4 +22,5 @@ __all__ = [
     "TrainingData",
     "TrainingError",
     "Validation",
+    "load_checkpoint",
 ]

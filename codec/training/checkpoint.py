@@ -20,7 +20,7 @@ from codec.training.checkpoint_file import (
     write_archive,
 )
 
-__all__ = ["Checkpoint", "CheckpointError", "CheckpointStore"]
+__all__ = ["Checkpoint", "CheckpointError", "CheckpointStore", "load_checkpoint"]
 
 _NAME = re.compile(r"step_(\d{7,})\.pt")
 _LOGGER = logging.getLogger(__name__)
@@ -130,12 +130,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: `best.pt` is damaged.
         """
-        if not self.best_path.exists():
-            return None
-        try:
-            return _read(self.best_path)
-        except UnreadableError as error:
-            raise CheckpointError(f"{self.best_path} cannot be used: {error}") from error
+        return load_checkpoint(self.best_path) if self.best_path.exists() else None
 
     def best_score(self) -> float | None:
         """Score of `best.pt`, None if there is none that can be read."""
@@ -182,6 +177,23 @@ class CheckpointStore:
                 path.unlink()
         for path in self.folder.glob(".*.partial"):  # of a process that was killed while it wrote
             path.unlink()
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a file, or the newest whole one of a run's folder.
+
+    Raises:
+        CheckpointError: The file is damaged, or there is no checkpoint.
+    """
+    if path.is_file():
+        try:
+            return _read(path)
+        except UnreadableError as error:
+            raise CheckpointError(f"{path} cannot be used: {error}") from error
+    newest = CheckpointStore(path / "checkpoints").load_newest()
+    if newest is None:
+        raise CheckpointError(f"a run's folder with checkpoints, or one of its files, is wanted; got {path}")
+    return newest
 
 
 def _read(path: Path) -> Checkpoint:

@@ -6,7 +6,6 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from balancer import Balance
 from codec.quantizer import CodebookUsage
 
 __all__ = ["Meters", "codebook_metrics"]
@@ -19,7 +18,6 @@ class Meters:
         self._clear()
 
     def _clear(self) -> None:
-        self.balance: Balance | None = None  # the newest report; what a resumed run cannot know is not carried over
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._steps = 0
@@ -35,34 +33,20 @@ class Meters:
         self._busy_seconds += time.monotonic() - since
 
     def read(self, audio_seconds_per_step: float) -> dict[str, float]:
-        """Means since the last reading, and the balancer's newest report if there was one; then starts anew."""
+        """Means since the last reading, each over the steps that reported it; then starts anew."""
         if not self._steps:
             return {}
         values = dict(zip(self._sums, _to_floats(list(self._sums.values())), strict=True))
         means = {name: value / self._counts[name] for name, value in values.items()}
         speed = audio_seconds_per_step * self._steps / max(self._busy_seconds, 1e-9)
-        balance = _balance_metrics(self.balance)
         self._clear()
-        return means | balance | {"audio_seconds_per_second": speed}
+        return means | {"audio_seconds_per_second": speed}
 
 
 def codebook_metrics(usage: CodebookUsage) -> dict[str, float]:
     """`codebook/<k>/<quantity>` for every book and quantity of `usage`."""
     named = usage._asdict().items()
     return {f"codebook/{k}/{name}": value for name, per_book in named for k, value in enumerate(per_book.tolist())}
-
-
-def _balance_metrics(balance: Balance | None) -> dict[str, float]:
-    if balance is None:
-        return {}
-    names = balance.names
-    values = {f"norm/{name}": norm for name, norm in zip(names, balance.norms.tolist(), strict=True)}
-    values |= {f"share/{name}": share for name, share in zip(names, balance.shares.tolist(), strict=True)}
-    cosines = balance.cosines.tolist()
-    for i, first in enumerate(names):
-        for j in range(i + 1, len(names)):
-            values[f"cosine/{first}/{names[j]}"] = cosines[i][j]
-    return values | {"balanced_norm": balance.length.item()}
 
 
 def _to_floats(tensors: list[Tensor]) -> list[float]:

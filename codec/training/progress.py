@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["ProgressDisplay"]
+__all__ = ["ProgressDisplay", "clock"]
 
 
 class ProgressDisplay:
@@ -100,7 +100,7 @@ class ProgressDisplay:
             facts.append(f"{self._fraction():.0%}")
         left = self.seconds_left()
         if left is not None:
-            facts.append(f"{_clock(left)} left")
+            facts.append(f"{clock(left)} left")
         if self._speed is not None:
             facts.append(f"{self._speed:.1f} audio s/s")
         return facts
@@ -115,7 +115,8 @@ class ProgressDisplay:
         return Group(row, Text(self._loss_line(), style="dim", no_wrap=True, overflow="ellipsis"))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """As h:mm:ss, or m:ss below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

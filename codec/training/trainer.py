@@ -1,7 +1,7 @@
 """The training loop: a step on one screen, and around it what makes a run resumable, observable and safe."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,16 +15,20 @@ from codec.training.adversary import Adversary
 from codec.training.checkpoint import CheckpointError, CheckpointStore
 from codec.training.compatibility import check_loss_names, check_windows
 from codec.training.meters import Meters, codebook_metrics
+from codec.training.monitoring import watch_balance
 from codec.training.plan import Plan
 from codec.training.precision import choose_precision, keep_float32, verify_bfloat16
+from codec.training.pullback import Pullbacks
 from codec.training.run_logger import RunLogger
 from codec.training.training_data import TrainingData
 from codec.training.validation import Validation
 from data import Batch
+from losses import priors
 
 __all__ = ["Trainer", "TrainingError"]
 
 _COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
+_PRIOR_BATCHES = 8
 
 
 class TrainingError(RuntimeError):
@@ -66,23 +70,19 @@ class Trainer:
         self.device = torch.device(plan.device)
         self.codec = codec.to(self.device)
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
-        self.adversary = adversary
-        if adversary is not None:
-            adversary.to(self.device)
+        self.adversary = None if adversary is None else adversary.to(self.device)
         self.balancer = balancer.to(self.device)
         self.optimizer = optimizer(codec.parameters())
         self.optimizers = [self.optimizer, *([adversary.optimizer] if adversary is not None else [])]
         self.base_rates = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
         self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(plan.average_decay))
-        self.data = data
-        self.validation = validation
+        self.pullbacks = Pullbacks(codec)  # after the copy that is averaged
+        self.data, self.validation = data, validation
         self.store = store
         self.logger = logger
         self.precision = choose_precision(plan.precision, self.device)
         self.meters = Meters()
-        self.step = 0
-        self.seconds = 0.0
-        self.skipped = self.skipped_in_a_row = 0
+        self.step, self.seconds, self.skipped, self.skipped_in_a_row = 0, 0.0, 0, 0
 
     @property
     def progress(self) -> float:
@@ -97,15 +97,14 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ the run
 
     def run(self) -> dict[str, float]:
-        """Trains until the budget is spent, from the newest checkpoint if there is one.
-
-        Returns:
-            The scores of the last validation.
+        """Trains until the budget is spent, from the newest checkpoint if there is one; returns the last scores.
 
         Raises:
             TrainingError: Too many steps in a row were not finite.
         """
         if not self.restore():
+            if self.balancer.uses_priors:
+                self.balancer.set_priors(priors(self.losses, self._look_ahead(_PRIOR_BATCHES)))
             self.validate()
         self.prepare_precision()
         cadence = self.plan.cadence
@@ -126,7 +125,7 @@ class Trainer:
             scores = self.validate() if done or self.step % cadence.validate == 0 else {}
             if saving:
                 self.save(scores.get("all/mel_distance"))
-        return scores or self.validation(self.averaged_codec, self.step).scores
+        return scores or self.validation(self.averaged_codec, self.losses, self.step).scores
 
     def train_step(self, audio: Tensor) -> dict[str, Tensor]:
         """One step, in order of time.
@@ -148,16 +147,18 @@ class Trainer:
             with self.precision.autocast():
                 losses |= adversary.judge(y, audio, learn=learn < adversary.probability)
 
-        balanced = self.balancer(losses, y)
+        balanced = self.balancer(losses, y, self.pullbacks.at(output))
         quantized = output.quantized
         commitment = y.new_zeros(()) if quantized is None else self.plan.codebooks.commitment_loss(quantized.commitment)
-        if balanced.dropped or not bool(commitment.isfinite()):
-            return self._skip(balanced.dropped or ("commitment",))
+        sound, finite = torch.stack([balanced.sound, commitment.isfinite()]).tolist()  # one look at the device
+        if balanced.dropped or not (sound and finite):
+            return self._skip(balanced.dropped or ("commitment" if sound else "the balancer's weights",))
 
         # The commitment loss is no function of the output, so it is not balanced; it shares the backward pass.
         roots, gradients = [output.audio], [balanced.gradient.to(output.audio.dtype)]
         if commitment.requires_grad:
             roots, gradients = [*roots, commitment], [*gradients, torch.ones_like(commitment)]
+        watched = watch_balance(balanced.balance, output, commitment)
         torch.autograd.backward(roots, gradients)
         norm = nn.utils.clip_grad_norm_(self.codec.parameters(), self.plan.clip_norm or float("inf"))
         if not bool(norm.isfinite()):
@@ -171,17 +172,18 @@ class Trainer:
             adversary.learn()
         self.average.update_parameters(self.codec)
         self.skipped_in_a_row = 0
-        self.meters.balance = balanced.balance or self.meters.balance
         return (
             {f"loss/{name}": loss.detach() for name, loss in losses.items()}
             | {f"weight/{name}": weight for name, weight in balanced.weights.items()}
             | {"commitment": commitment.detach(), "gradient_norm": norm, "codebooks": torch.tensor(float(books))}
             | (adversary.metrics if adversary is not None else {})
+            | watched
         )
 
     def validate(self) -> dict[str, float]:
         """Scores the averaged codec on the held-out clips, and logs scores and samples."""
-        result = self.validation(self.averaged_codec, self.step)
+        result = self.validation(self.averaged_codec, self.losses, self.step)
+        self.balancer.validated(result.losses)
         self.logger.metrics("validation", self.step, self.seconds, result.scores)
         for name, audio in result.samples.items():
             self.logger.audio(name, self.step, audio, self.codec.config.sample_rate)
@@ -198,9 +200,8 @@ class Trainer:
         # the treble that the spectral losses ask for.
         keep_float32(self.codec.encoder.layers[0])
         keep_float32(self.codec.decoder.layers[-1])
-        parts = nn.ModuleDict({"codec": self.codec})
-        if self.adversary is not None:
-            parts["discriminator"] = self.adversary.discriminator
+        discriminator = {} if self.adversary is None else {"discriminator": self.adversary.discriminator}
+        parts = nn.ModuleDict({"codec": self.codec, **discriminator})
         audio = self.data.batch(self.step).to(self.device)
         failed = verify_bfloat16(self.precision, parts, lambda: [part(audio) for part in parts.values()])
         for layer in failed:
@@ -212,16 +213,18 @@ class Trainer:
             self.logger.set_aside(path, "did not decode")
         return batch.audio.to(self.device, non_blocking=True)
 
+    def _look_ahead(self, count: int) -> Iterator[Tensor]:
+        return (self.data.batch(self.step + i).to(self.device) for i in range(count))
+
     def _start_codebooks(self) -> None:
         plan = self.plan.codebooks
         if bool(self.codec.quantizer.started) or self.progress < plan.start:
             return
-        batches = (self.data.batch(self.step + i).to(self.device) for i in range(plan.start_batches))
         with torch.no_grad(), self.precision.autocast():
-            latents = [self.codec.latent_of(batch).float() for batch in batches]
+            latents = [self.codec.latent_of(batch).float() for batch in self._look_ahead(plan.start_batches)]
         vectors = torch.cat([latent.transpose(1, 2).flatten(0, 1) for latent in latents])
         if not bool(vectors.isfinite().all()):
-            raise TrainingError(f"the latents are not finite at step {self.step}: lower optimizer.lr")
+            raise TrainingError(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr")
         self.codec.quantizer.start(vectors, self.plan.seed)
         self.logger.message(f"codebooks started at step {self.step} from {len(vectors)} latent vectors")
 
@@ -240,7 +243,7 @@ class Trainer:
         if self.skipped_in_a_row >= self.plan.max_skipped:
             raise TrainingError(
                 f"{self.skipped_in_a_row} steps in a row up to step {self.step} were not finite, the last in "
-                f"{', '.join(culprits)}: lower optimizer.lr or set trainer.clip_norm; checkpoints are in "
+                f"{', '.join(culprits)}: lower optimizer.codec.lr or set trainer.clip_norm; checkpoints are in "
                 f"{self.store.folder}"
             )
         return {}
@@ -275,10 +278,7 @@ class Trainer:
         return parts
 
     def save(self, score: float | None) -> None:
-        """Writes the exported model, and a checkpoint with the held-out score of this step if it was measured.
-
-        A full disk is reported and training goes on.
-        """
+        """Writes the model, and a checkpoint with this step's score if there is one; goes on if the disk is full."""
         try:
             # The model first: a run that has its last checkpoint makes no further step, so nothing would write it.
             try:

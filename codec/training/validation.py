@@ -1,12 +1,12 @@
 """Scores on held-out clips, and the sounds themselves."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec.atomic_file import replacing
 from codec.evaluation.metrics import codebook_usage, mel_distance, si_sdr_db
@@ -20,7 +20,9 @@ __all__ = ["Validation", "ValidationResult"]
 class ValidationResult(NamedTuple):
     """Of one validation."""
 
-    scores: dict[str, float]  # <group>/mel_distance, <group>/si_sdr_db for `all` and each group, codebook/...
+    # <group>/mel_distance, <group>/si_sdr_db for `all` and each group, all/<loss>_loss, codebook/...
+    scores: dict[str, float]
+    losses: dict[str, float]  # loss name -> mean over the clips that are long enough for it
     samples: dict[str, Tensor]  # clip name -> estimate [C, T]
 
 
@@ -53,13 +55,18 @@ class Validation:
                 self.kept.add(clip.name)
 
     @torch.no_grad()
-    def __call__(self, codec: Codec, step: int) -> ValidationResult:
-        """Runs in float32 whatever the training precision."""
+    def __call__(self, codec: Codec, losses: Mapping[str, nn.Module], step: int) -> ValidationResult:
+        """Runs in float32 whatever the training precision.
+
+        Args:
+            losses: Name -> loss of (estimate, reference), to be measured too.
+        """
         config = codec.config
         device = next(codec.parameters()).device
         quantize = bool(codec.quantizer.started)
         books = config.codebooks_for(self.bandwidth_kbps)
         per_group: dict[str, list[float]] = defaultdict(list)
+        per_loss: dict[str, list[float]] = defaultdict(list)
         codes, samples = [], {}
         for clip in self.clips:
             reference = clip.audio[None].to(device)
@@ -74,14 +81,19 @@ class Validation:
             for group in ("all", clip.group):
                 per_group[f"{group}/mel_distance"].append(mel)
                 per_group[f"{group}/si_sdr_db"].append(sdr)
+            for name, loss in losses.items():
+                if reference.shape[-1] >= getattr(loss, "minimum_samples", 1):
+                    per_loss[name].append(float(loss(estimate, reference)))
             if clip.name in self.kept:
                 samples[clip.name] = estimate[0].cpu()
                 self._write(clip, samples[clip.name], step, config.sample_rate)
-        scores = {name: sum(values) / len(values) for name, values in per_group.items()}
+        scores = _means(per_group)
+        held_out = _means(per_loss)
+        scores |= {f"all/{name}_loss": value for name, value in held_out.items()}
         if codes:
             usage = codebook_usage(torch.cat([c.flatten(2) for c in codes], dim=2)[:, :books], config.codebook_size)
             scores |= codebook_metrics(usage)
-        return ValidationResult(scores, samples)
+        return ValidationResult(scores, held_out, samples)
 
     def _write(self, clip: HeldOutClip, estimate: Tensor, step: int, sample_rate: int) -> None:
         self.samples_folder.mkdir(parents=True, exist_ok=True)
@@ -90,3 +102,7 @@ class Validation:
             with replacing(reference) as beside:  # a run that is killed here must not keep half of it for good
                 write_wav(beside, clip.audio, sample_rate)
         write_wav(self.samples_folder / f"{clip.name}.step{step:07d}.wav", estimate, sample_rate)
+
+
+def _means(values: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: sum(each) / len(each) for name, each in values.items()}

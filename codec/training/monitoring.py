@@ -1,0 +1,48 @@
+"""What a monitoring step adds to the log: the losses against each other, and all of them against the commitment."""
+
+import torch
+from torch import Tensor
+
+from balancer import Balance
+from codec.model import CodecOutput
+
+__all__ = ["watch_balance"]
+
+
+def watch_balance(balance: Balance | None, output: CodecOutput, commitment: Tensor) -> dict[str, Tensor]:
+    """Metrics of one step, to be asked for before its backward pass, which adds `commitment_ratio` to them.
+
+    Nothing is computed, and the result stays empty, on a step without a report; there is no ratio where nothing was
+    quantized. The gradients that train are not touched.
+
+    Args:
+        balance: The balancer's report, None between monitoring steps.
+        commitment: The weighted commitment loss. Shape [].
+    """
+    if balance is None:
+        return {}
+    names, metrics = balance.names, {"conflicts": balance.conflicts, "balanced_norm": balance.length}
+    for prefix, values in (("norm", balance.norms), ("share", balance.shares), ("projection", balance.projections)):
+        metrics |= {f"{prefix}/{name}": value for name, value in zip(names, values.unbind(), strict=True)}
+    for i, first in enumerate(names):
+        for j in range(i + 1, len(names)):
+            metrics[f"cosine/{first}/{names[j]}"] = balance.cosines[i, j]
+    if output.quantized is not None and commitment.requires_grad:
+        _watch_commitment(output.latent, output.quantized.latent, commitment, metrics)
+    return metrics
+
+
+def _watch_commitment(latent: Tensor, quantized: Tensor, commitment: Tensor, metrics: dict[str, Tensor]) -> None:
+    """Length of the commitment's gradient over that of the balanced gradient, both at the encoder's output.
+
+    The straight-through estimator hands the encoder's output what arrives at the decoder's input, and the commitment
+    does not pass there. So a hook on the quantized latent sees the balanced gradient alone in the backward pass that
+    the step makes anyway; the commitment's own graph ends at the latent, and is short.
+    """
+    (pull,) = torch.autograd.grad(commitment, latent, retain_graph=True)
+
+    def note(gradient: Tensor) -> None:
+        lengths = [torch.linalg.vector_norm(each, dtype=torch.float64) for each in (pull, gradient)]
+        metrics["commitment_ratio"] = lengths[0] / lengths[1]
+
+    quantized.register_hook(note)

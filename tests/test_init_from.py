@@ -1,0 +1,145 @@
+"""Starting from the weights of another run: what is taken, what is fresh, and that nothing else is needed later."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_command import TINY, composed
+from tiny_run import differences
+
+from codec.training import CheckpointStore, Trainer, load_checkpoint
+from scripts.command_line import explain
+from scripts.composition import opened
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(runs: Path, *overrides: str, steps: int = 3) -> None:
+    with opened(
+        composed("train", *TINY, f"runs_folder={runs}", f"trainer.budget.steps={steps}", *overrides)
+    ) as trainer:
+        trainer.run()
+
+
+def first_state(runs: Path, *overrides: str) -> dict[str, Any]:
+    """Of a run before its first step."""
+    with opened(composed("train", *TINY, f"runs_folder={runs}", "name=fresh", *overrides)) as trainer:
+        return trainer.state_dict()
+
+
+def refusal(runs: Path, *overrides: str) -> str:
+    with pytest.raises(ValueError, match="init_from") as caught:
+        first_state(runs, *overrides)
+    line = explain(caught.value)
+    assert "\n" not in line
+    assert not (runs / "fresh" / "config.yaml").exists()
+    return line
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose best checkpoint is not its newest."""
+    runs = tmp_path_factory.mktemp("origin")
+    torch.manual_seed(0)
+    train(runs, "name=origin", "trainer.cadence.validate=3", "checkpoints.keep_last=9")
+    store = CheckpointStore(runs / "origin" / "checkpoints")
+    first = load_checkpoint(store.paths()[0])
+    store.best_path.unlink()
+    shutil.copy(store.paths()[0], store.best_path)
+    assert first.step == 1
+    return runs / "origin"
+
+
+def test_weights_are_taken_and_all_else_is_fresh(origin: Path, tmp_path: Path) -> None:
+    taken = first_state(tmp_path, f"init_from={origin}", "seed=5")
+    newest = load_checkpoint(origin).state
+    assert newest["step"] == 3
+    for part in ("codec", "average", "adversary"):
+        assert differences(taken[part], newest[part]) == []
+    fresh = first_state(tmp_path / "plain", "seed=5")
+    for part in ("optimizer", "adversary_optimizer", "balancer", "step", "seconds", "skipped", "skipped_in_a_row"):
+        assert differences(taken[part], fresh[part]) == [], part
+    for part in ("codec", "average", "adversary"):
+        assert differences(taken[part], fresh[part]) != []
+    assert bool(taken["codec"]["quantizer.started"])
+    text = (tmp_path / "fresh" / "log.txt").read_text()
+    assert f"starts with the weights of {origin} at step 3" in text
+
+
+def test_a_single_file_will_do(origin: Path, tmp_path: Path) -> None:
+    best = origin / "checkpoints" / "best.pt"
+    taken = first_state(tmp_path, f"init_from={best}")
+    assert differences(taken["codec"], load_checkpoint(best).state["codec"]) == []
+    assert differences(taken["codec"], load_checkpoint(origin).state["codec"]) != []
+
+
+def test_a_resumed_run_needs_the_other_no_more(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(origin, copy)
+    settings = ("name=tuned", f"init_from={copy}")
+    train(tmp_path / "whole", *settings)
+    step = Trainer.train_step
+
+    def stop(trainer: Trainer, audio: torch.Tensor) -> dict[str, torch.Tensor]:
+        if trainer.step == 2:
+            raise KeyboardInterrupt
+        return step(trainer, audio)
+
+    monkeypatch.setattr(Trainer, "train_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, *settings)
+    monkeypatch.undo()
+    shutil.rmtree(copy)
+    train(tmp_path, *settings)
+    states = [load_checkpoint(runs / "tuned").state for runs in (tmp_path / "whole", tmp_path)]
+    assert [state.pop("seconds") > 0 for state in states] == [True, True]
+    assert differences(*states) == []
+    assert "resumed at step 2" in (tmp_path / "tuned" / "log.txt").read_text()
+
+
+def test_a_discriminator_on_one_side_only(origin: Path, tmp_path: Path) -> None:
+    without = tuple(item for item in TINY if not item.startswith("discriminator."))
+    plain = [*without, f"runs_folder={tmp_path}", "discriminator=none", "losses=reconstruction"]
+    with opened(composed("train", *plain, "name=plain", f"init_from={origin}", "trainer.budget.steps=1")) as trainer:
+        assert differences(trainer.codec.state_dict(), load_checkpoint(origin).state["codec"]) == []
+        trainer.run()
+    taken = first_state(tmp_path, f"init_from={tmp_path / 'plain'}")
+    assert differences(taken["codec"], load_checkpoint(tmp_path / "plain").state["codec"]) == []
+    assert differences(taken["adversary"], first_state(tmp_path / "new")["adversary"]) == []
+
+
+def test_another_architecture_is_refused_in_one_line(origin: Path, tmp_path: Path) -> None:
+    start = f"init_from={origin}"
+    line = refusal(tmp_path, start, "codec.config.filters=4", "codec.config.causal=false")
+    assert line == (
+        f"{start}: a codec of the same architecture is wanted, got another one: filters is 2 there, 4 here; "
+        "causal is True there, False here"
+    )
+    line = refusal(tmp_path, start, "discriminator.filters=4")
+    assert line.startswith(f"{start}: a discriminator of the same architecture is wanted, got another one: ")
+    assert line.endswith("weight is [2, 2, 3, 9] there, [4, 2, 3, 9] here")
+    line = refusal(tmp_path, start, "discriminator.windows=[64]")
+    assert "there, missing here" in line
+
+
+def test_other_bandwidths_are_no_other_architecture(origin: Path, tmp_path: Path) -> None:
+    taken = first_state(tmp_path, f"init_from={origin}", "codec.config.bandwidths_kbps=[2.4]")
+    assert taken["codec_config"]["bandwidths_kbps"] == [2.4]
+
+
+def test_no_checkpoint_or_a_damaged_one_is_refused_in_one_line(origin: Path, tmp_path: Path) -> None:
+    line = refusal(tmp_path, f"init_from={tmp_path / 'nowhere'}")
+    wanted = "a run's folder with checkpoints, or one of its files, is wanted; got"
+    assert line == f"init_from={tmp_path / 'nowhere'}: {wanted} {tmp_path / 'nowhere'}"
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
+    assert "damaged.pt cannot be used: it is" in refusal(tmp_path, f"init_from={damaged}")
