@@ -50,7 +50,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose best checkpoint is not its newest."""
     runs = tmp_path_factory.mktemp("origin")
     torch.manual_seed(0)
-    train(runs, "name=origin", "trainer.cadence.validate=3", "checkpoints.keep_last=9")
+    train(runs, "name=origin", "trainer.cadence={log: 1, validate: 3, checkpoint: 1}", "checkpoints.keep_last=9")
     store = CheckpointStore(runs / "origin" / "checkpoints")
     first = load_checkpoint(store.paths()[0])
     store.best_path.unlink()

@@ -18,7 +18,9 @@ from omegaconf import OmegaConf
 import balancer.scales
 from codec import Codec, CodecConfig
 from codec.cli import main
-from scripts import train
+from scripts.ablation_grid import cells_of, check_grid, training
+from scripts.command_line import compose as compose_from_command_line
+from scripts.composition import check_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,6 +58,12 @@ def test_scripts_exist_and_their_overrides_compose(command: list[str]) -> None:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             cfg = compose("train", command[2:])
         assert not OmegaConf.missing_keys(cfg)
+    if command[1] == "scripts/ablate.sh":
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            cfg = compose("ablate", command[2:], return_hydra_config=True)
+            check_grid(cfg)
+            for cell in cells_of(cfg).values():
+                check_keys(training(cfg, cell))
 
 
 def test_codec_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +93,7 @@ def test_a_strategy_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(balancer.scales, "__path__", [*balancer.scales.__path__, str(tmp_path)])
     monkeypatch.setattr(sys, "argv", ["train", "--config-dir", str(tmp_path), "balancer=norm_power"])
     GlobalHydra.instance().clear()
-    (cfg,) = train.compose("train")
+    (cfg,) = compose_from_command_line("train")
     engine = instantiate(cfg.balancer, _convert_="all")
     output = torch.zeros(1, 1, 2, requires_grad=True)
     gradient = engine({"l1": 9 * output[0, 0, 0], "mel": 4 * output[0, 0, 1]}, output).gradient
@@ -102,6 +110,7 @@ def test_file_tree_names_what_is_there() -> None:
 
 
 def test_configuration_table_lists_every_option() -> None:
-    for group, listed in re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE):
+    (table,) = re.findall(r"^\| group \| options \|\n(.*?)\n\n", README, re.DOTALL | re.MULTILINE)
+    for group, listed in re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE):
         options = {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
         assert options == set(re.findall(r"`([a-z0-9_]+)`", listed)), group

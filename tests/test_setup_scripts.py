@@ -169,6 +169,14 @@ def test_train_runs_the_training_module(checkout: Path) -> None:
     assert calls(checkout) == ["python -m scripts.train seed=1"]
 
 
+def test_ablate_sees_to_the_launcher_it_is_given(checkout: Path) -> None:
+    for launcher, extras in (("basic", ""), ("joblib", ",joblib"), ("submitit_slurm", ",submitit")):
+        start(checkout, "scripts/ablate.sh", f"hydra/launcher={launcher}", "seeds=[0]")
+        pip, python = calls(checkout)[-2:]
+        assert pip.endswith(f"--editable .[evaluation{extras}]")
+        assert python == f"python -m scripts.ablate hydra/launcher={launcher} seeds=[0]"
+
+
 def test_ci_runs_the_tests_as_the_script_does(checkout: Path) -> None:
     """Lint, format, types, tests; the first that fails ends it."""
     installed(checkout)

@@ -44,7 +44,7 @@ def check_packages() -> None:
     """
     missing = [name for name in ("torchmetrics", "pesq", "pystoi", "visqol") if find_spec(name) is None]
     if missing:
-        raise ValueError(f"{', '.join(missing)} not installed: bash scripts/setup.sh evaluation (a C compiler is needed)")
+        raise ValueError(f"{', '.join(missing)} not installed: bash scripts/setup.sh evaluation (needs a C compiler)")
 
 
 def stoi(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:

@@ -1,0 +1,160 @@
+"""Ablates the balancing strategies: trains every cell of a grid, scores it, and writes one page on all of them.
+
+python -m scripts.ablate [setting=value ...] [hydra/launcher=joblib]
+
+Exit status: see scripts.command_line. Each cell has a run folder of its own, and a log.txt in it.
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from codec.evaluation.ablation import write_ablation
+from codec.evaluation.ablation_cells import conditions_of, ordered, read_cells
+from codec.evaluation.ablation_tables import METRICS as SHOWN
+from codec.evaluation.ablation_tables import score_table
+from codec.evaluation.perceptual import check_packages
+from codec.training import Budget, CheckpointError, load_checkpoint
+from codec.training.initialization import check_architecture
+from scripts.ablation_cell import METRICS, error_path, run_cell
+from scripts.ablation_display import GridDisplay
+from scripts.ablation_grid import BASE, ablation_folder, base_training, cells_of, check_grid, training
+from scripts.command_line import compose, execute
+from scripts.composition import CONFIGS, FREE_TO_CHANGE, check_keys, check_same, keep_config, make
+
+# A changed grid keeps the cells it has; all else is the same for all of them, how long they train first of all.
+_GRID = ("name", "runs_folder", "strategies", "reference", "seeds", "weights", "end_points")
+_FREE_IN_CELLS = {*FREE_TO_CHANGE, "trainer.cadence.checkpoint"} - {"trainer.budget", "trainer.cadence"}
+
+
+class Plan(NamedTuple):
+    """What the command line asks for."""
+
+    cfg: DictConfig
+    cells: list[str]
+    base_wanted: bool  # whether the common checkpoint is still to be trained
+
+
+def ablate() -> None:
+    """Runs what is left to run of the grid that the command line asks for, then writes its page."""
+    plans = compose("ablate", _plan)
+    if len(plans) > 1:
+        raise ValueError("one ablation at a time is wanted, got several: the grid is strategies=, seeds=, weights=")
+    for plan in plans:
+        _run(plan)
+
+
+def _run(plan: Plan) -> None:
+    """Raises RuntimeError with the line of the first job that failed, when all that can be done is done."""
+    cfg, folder = plan.cfg, ablation_folder(plan.cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_config(_settings(cfg), folder / "ablation.yaml")
+    if plan.base_wanted:
+        print(f"The common checkpoint first: {cfg.base}", flush=True)
+        _launch(folder, [BASE])
+        _raise_failures(folder, [BASE])
+    pending = [name for name in plan.cells if not (folder / "cells" / name / "cell.json").exists()]
+    if pending:
+        budget = Budget(cfg.budget.steps, None, cfg.budget.minutes)
+        with GridDisplay(folder / "cells", plan.cells, budget).shown():
+            _launch(folder, pending)
+    page = write_ablation(folder, cfg.reference)
+    _print_scores(folder, cfg.reference)
+    for label, path in (("page", page), ("table", folder / "results.csv"), ("cells", folder / "cells")):
+        print(f"  {label:<8} {path}")
+    _raise_failures(folder, pending)
+
+
+def _plan(cfg: DictConfig) -> Plan:
+    """Finds all that can be found wrong before anything is trained.
+
+    Raises:
+        ValueError: A setting makes no sense, or contradicts what is there already.
+    """
+    check_grid(cfg)
+    folder = ablation_folder(cfg)
+    unknown = [name for name in cfg.metrics if name not in METRICS]
+    if unknown:
+        raise ValueError(f"there is no metric {unknown[0]}, only {', '.join(METRICS)}")
+    if not {"stoi", "pesq", "visqol"}.isdisjoint(cfg.metrics):
+        check_packages()
+    if any((folder / "cells").glob("*/config.yaml")):
+        check_same(folder, folder / "ablation.yaml", _settings(cfg), _GRID)
+    trainings = {name: training(cfg, cell) for name, cell in cells_of(cfg).items()}
+    for name, train in trainings.items():
+        check_keys(train)
+        make(train.balancer)
+        check_same(folder / "cells" / name, folder / "cells" / name / "config.yaml", train, _FREE_IN_CELLS)
+    return Plan(cfg, list(trainings), cfg.start == "common" and _base_is_wanted(cfg, next(iter(trainings.values()))))
+
+
+def _base_is_wanted(cfg: DictConfig, train: DictConfig) -> bool:
+    """Whether the common checkpoint is still to be trained; there or not, it must fit."""
+    base = Path(cfg.base)
+    wanted = not (base / "report.html").exists()  # the last thing that a run writes
+    try:
+        if wanted:
+            own = base_training(cfg)
+            check_keys(own)
+            state = {"codec_config": make(own.codec).config.to_dict()}
+        else:
+            state = load_checkpoint(base).state
+        check_architecture(state, make(train.codec))
+    except (CheckpointError, ValueError) as error:
+        raise ValueError(f"base={base}: {error}") from error
+    return wanted
+
+
+def _settings(cfg: DictConfig) -> DictConfig:
+    """Those of the ablation, without what belongs to one job."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "cell"])
+
+
+def _launch(folder: Path, jobs: list[str]) -> None:
+    """Has Hydra's launcher run `run_cell` for each of `jobs`, with the settings of this command line."""
+    arguments = sys.argv
+    sweep = ",".join(f"'{job}'" for job in jobs)
+    sys.argv = [arguments[0], "--multirun", *arguments[1:], f"cell={sweep}"]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="ablate")(run_cell)()
+    finally:
+        sys.argv = arguments
+        (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what ablation.yaml says
+
+
+def _raise_failures(folder: Path, jobs: list[str]) -> None:
+    failed = [path for path in (error_path(folder, job) for job in jobs) if path.exists()]
+    if failed:
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise RuntimeError(failed[0].read_text(encoding="utf-8") + others)
+
+
+def _print_scores(folder: Path, reference: str) -> None:
+    cells, _, _ = read_cells(folder)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    metrics = ordered((name for cell in cells for name in cell.scores), SHOWN)
+    for weights, conditions in conditions_of(cells, reference).items():
+        scores = score_table(
+            f"loss weights: {weights}", conditions, metrics, lambda cell, name: cell.scores.get(name, float("nan"))
+        )
+        shown = Table(*scores.head, title=scores.caption, box=SIMPLE_HEAD)
+        for body in scores.bodies:
+            for row in body:
+                shown.add_row(row.name, *(entry.text for entry in row.entries))
+            shown.add_section()
+        console.print(shown)
+
+
+def main() -> None:
+    """The command; see the head of this file."""
+    execute(ablate, "stopped; the same command goes on with the cells that are not finished")
+
+
+if __name__ == "__main__":
+    main()
