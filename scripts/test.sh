@@ -11,4 +11,6 @@ if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get 
   { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 || true
 fi
 command -v chromium >/dev/null || echo "no chromium here: the browser test of the ablation page is left out"
-exec .venv/bin/python -m pytest "$@"
+# Two processes of one thread each: on tensors as small as the tests' a second thread only waits for the first.
+export OMP_NUM_THREADS=1
+exec .venv/bin/python -m pytest -n 2 --dist worksteal "$@"

@@ -182,7 +182,7 @@ def test_ci_runs_the_tests_as_the_script_does(checkout: Path) -> None:
     installed(checkout)
     assert start(checkout, "scripts/test.sh").returncode == 0
     by_hand = calls(checkout)
-    assert by_hand == ["ruff check .", "ruff format --check .", "mypy ", "python -m pytest"]
+    assert by_hand == ["ruff check .", "ruff format --check .", "mypy ", "python -m pytest -n 2 --dist worksteal"]
     assert start(checkout, ".ci/run").returncode == 0
     assert calls(checkout) == by_hand
     assert start(checkout, ".ci/run", FAIL_AT="--check").returncode == 3
@@ -204,7 +204,7 @@ def test_without_chromium_root_installs_it_and_the_tests_run_anyway(
     assert (done.returncode, done.stderr) == (0, "")
     assert "the browser test of the ablation page is left out" in done.stdout
     noted = calls(checkout)
-    assert noted[-1] == "python -m pytest"
+    assert noted[-1] == "python -m pytest -n 2 --dist worksteal"
     assert [call.split()[1] for call in noted if call.startswith("apt-get")] == ["update", "install"][:tried]
 
 
