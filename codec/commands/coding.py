@@ -1,0 +1,106 @@
+"""`codec encode` and `codec decode`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from codec.audio_file import AUDIO_SUFFIXES
+from codec.commands.messages import complain
+from codec.commands.model_options import add_model_options, check_offered, load
+from codec.file_codec import FileResult
+
+__all__ = ["add"]
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    encode = commands.add_parser(
+        "encode",
+        help="audio to encoded file",
+        description="Encodes an audio file (wav, flac, ogg, mp3 and what else libsndfile reads; any rate and number of "
+        "channels), or every audio file in a folder.",
+    )
+    encode.add_argument("source", metavar="IN", type=Path, help="audio file, or folder of them")
+    encode.add_argument("target", metavar="OUT", type=Path, help="encoded file (.ecdc), or folder if IN is one")
+    encode.add_argument("--bandwidth", type=float, metavar="KBPS", help="one the model offers; default: its highest")
+    add_model_options(encode)
+    encode.set_defaults(run=_encode)
+
+    decode = commands.add_parser(
+        "decode",
+        help="encoded file to audio",
+        description="Decodes a file, or every .ecdc in a folder (to .wav). The audio has the model's rate and "
+        "channels, which need not be those of the file that was encoded.",
+    )
+    decode.add_argument("source", metavar="IN", type=Path, help="encoded file, or folder of them")
+    decode.add_argument("target", metavar="OUT", type=Path, help=".wav, .flac or .ogg, or folder if IN is one")
+    add_model_options(decode)
+    decode.set_defaults(run=_decode)
+
+
+def _encode(options: argparse.Namespace) -> int:
+    coder = load(options)
+    offered = coder.codec.config.bandwidths_kbps
+    bandwidth_kbps = max(offered) if options.bandwidth is None else options.bandwidth
+    check_offered(bandwidth_kbps, offered)
+
+    def encode(source: Path, target: Path) -> FileResult:
+        return coder.encode(source, target, bandwidth_kbps)
+
+    return _each(options, encode, AUDIO_SUFFIXES, ".ecdc")
+
+
+def _decode(options: argparse.Namespace) -> int:
+    return _each(options, load(options).decode, frozenset({".ecdc"}), ".wav")
+
+
+def _each(
+    options: argparse.Namespace, work: Callable[[Path, Path], FileResult], suffixes: frozenset[str], new_suffix: str
+) -> int:
+    """Does `work` on a file, or on all files of a folder with one of the suffixes, mirroring the tree."""
+    source, target = options.source, options.target
+    if not source.is_dir():
+        if not source.is_file():
+            raise ValueError(f"there is no file {source}")
+        if target.exists() and source.samefile(target):
+            raise ValueError(f"input and output are the same file, {source}")
+        _report(target, work(source, target))
+        return 0
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{source} is a folder, so the output must be one, but {target} is a file")
+    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    if not found:
+        raise ValueError(f"no file in {source} ends in {', '.join(sorted(suffixes))}")
+    failed = _do_all(found, source, target, work, new_suffix)
+    print(f"{len(found) - failed} of {len(found)} files done")
+    return 1 if failed else 0
+
+
+def _do_all(
+    found: list[Path], source: Path, target: Path, work: Callable[[Path, Path], FileResult], new_suffix: str
+) -> int:
+    from rich.console import Console  # here, because only folders need it
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    made: dict[Path, Path] = {}
+    failed = 0
+    bar = Progress(console=console, disable=not console.is_terminal, redirect_stdout=sys.stdout.isatty())
+    with bar as progress:
+        for path in progress.track(found, description=source.name):
+            goal = (target / path.relative_to(source)).with_suffix(new_suffix)
+            try:
+                if goal in made:
+                    raise ValueError(f"{path} and {made[goal]} would both become {goal}")
+                made[goal] = path
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                _report(goal, work(path, goal))
+            except (ValueError, OSError) as error:
+                complain(error)
+                failed += 1
+    return failed
+
+
+def _report(target: Path, result: FileResult) -> None:
+    notes = "".join(f"; {note}" for note in result.notes)
+    print(f"{target}: {result.seconds:.2f} s, {result.kbps:.2f} kbps ({result.encoded_bytes} bytes){notes}")

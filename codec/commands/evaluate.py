@@ -1,0 +1,69 @@
+"""`codec evaluate`."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from codec.commands.messages import complain
+from codec.commands.model_options import add_model_options, check_offered, load, model_path
+
+__all__ = ["add"]
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="scores and bitrates of a model on held-out audio",
+        description="Encodes and decodes the audio of a folder at each bandwidth, and with Opus at 6, 12 and 24 kbps; "
+        "prints the mean scores of each of its subfolders, and writes evaluation.json, evaluation.csv (a row per clip "
+        "and bandwidth) and rate_distortion.png. Most of the time goes into ViSQOL, about the length of the audio at "
+        "each bandwidth.",
+    )
+    evaluate.add_argument("--data", metavar="FOLDER", type=Path, required=True, help="audio the model never heard")
+    evaluate.add_argument(
+        "--output", metavar="DIR", type=Path, help="default: evaluation/ beside the model file, that is in its run"
+    )
+    evaluate.add_argument(
+        "--bandwidths", metavar="KBPS", type=float, nargs="+", help="some of those the model offers; default: all"
+    )
+    evaluate.add_argument(
+        "--clips", metavar="N", type=int, default=20, help="files taken of each subfolder at most (%(default)s)"
+    )
+    evaluate.add_argument(
+        "--seconds", metavar="S", type=float, default=10.0, help="of the start of each file at most (%(default)g)"
+    )
+    add_model_options(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    # Here, because only this command needs what scores and draws.
+    from rich.console import Console
+    from rich.progress import track
+
+    from codec.evaluation.perceptual import check_packages
+    from codec.evaluation.rate_distortion import evaluate_folder
+    from codec.evaluation.rate_distortion_output import print_evaluation, write_evaluation
+
+    check_packages()
+    model = model_path(options.checkpoint)
+    coder = load(options)
+    offered = coder.codec.config.bandwidths_kbps
+    bandwidths_kbps = sorted(set(options.bandwidths or offered))
+    for bandwidth_kbps in bandwidths_kbps:
+        check_offered(bandwidth_kbps, offered)
+    output = options.output or model.parent / "evaluation"
+    output.mkdir(parents=True, exist_ok=True)  # now rather than after the work
+    errors = Console(stderr=True)
+
+    def tracked(names: Sequence[str]) -> Iterable[str]:
+        return track(names, options.data.name, console=errors, disable=not errors.is_terminal)
+
+    result = evaluate_folder(coder, options.data, bandwidths_kbps, options.clips, options.seconds, tracked)
+    print_evaluation(result)
+    about = {"model": str(model), "fingerprint": coder.fingerprint, "data": str(options.data)}
+    for path in write_evaluation(result, about, output):
+        print(path)
+    for reason in result.set_aside:
+        complain(ValueError(reason))
+    return 1 if result.set_aside else 0

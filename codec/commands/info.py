@@ -1,0 +1,60 @@
+"""`codec info`."""
+
+import argparse
+from pathlib import Path
+
+from codec.bitstream import MAGIC, BitstreamReader
+from codec.commands.messages import print_table
+from codec.commands.model_options import MODEL_NAME, model_path
+from codec.file_codec import bitrate_kbps
+from codec.model import Codec
+
+__all__ = ["add"]
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    info = commands.add_parser("info", help="what an encoded file or a model is", description="Checks and describes.")
+    info.add_argument("file", metavar="FILE", type=Path, help=f"encoded file, model file or run folder ({MODEL_NAME})")
+    info.set_defaults(run=_info)
+
+
+def _info(options: argparse.Namespace) -> int:
+    path = options.file
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                file.seek(0)
+                _describe_encoded(BitstreamReader(file, str(path)), path.stat().st_size)
+                return 0
+    _describe_model(model_path(path))
+    return 0
+
+
+def _describe_encoded(reader: BitstreamReader, size: int) -> None:
+    frames = [block.codes.shape[1] for block in reader.blocks()]
+    header = reader.header
+    seconds = (reader.samples or 0) / header.sample_rate
+    print_table({
+        "encoded with model": header.model,
+        "length": f"{seconds:.2f} s ({reader.samples} samples at {header.sample_rate} Hz, {header.channels} channels)",
+        "size": f"{size} bytes, {bitrate_kbps(size, seconds):.2f} kbps",
+        "codes": f"{header.codebooks} codebooks of {header.bits_per_code} bits, {sum(frames)} frames of "
+        f"{header.hop_samples} samples in {len(frames)} blocks, coding {header.coding}",
+        "source": f"{header.source_sample_rate} Hz, {header.source_channels} channels",
+    })  # fmt: skip
+
+
+def _describe_model(path: Path) -> None:
+    codec = Codec.load(path)
+    config = codec.config
+    weights = sum(parameter.numel() for parameter in codec.parameters())
+    print_table({
+        "model": f"{codec.fingerprint()} ({path})",
+        "audio": f"{config.sample_rate} Hz, {config.channels} channels",
+        "frames": f"{config.frame_rate_hz} Hz, {config.hop_samples} samples each",
+        "codebooks": f"{config.codebooks} of {config.codebook_size} codes, {config.kbps_per_codebook:g} kbps each",
+        "bandwidths": ", ".join(f"{b:g}" for b in config.bandwidths_kbps) + " kbps",
+        "causal": "yes" if config.causal else "no",
+        "segments": "none" if config.segment_seconds is None else f"{config.segment_seconds:g} s",
+        "weights": f"{weights / 1e6:.2f} million in encoder and decoder",
+    })  # fmt: skip

@@ -1,0 +1,54 @@
+"""Which model a command works with, and on which device."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from codec.file_codec import FileCodec
+from codec.model import Codec
+
+__all__ = ["MODEL_NAME", "add_model_options", "check_offered", "load", "model_path"]
+
+MODEL_NAME = "model.safetensors"
+RUNS = Path("runs")
+
+
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--checkpoint",
+        metavar="RUN_OR_FILE",
+        type=Path,
+        help=f"run folder (its {MODEL_NAME}) or .safetensors file; default: the newest in ./{RUNS}",
+    )
+    command.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: cuda if there is one")
+
+
+def load(options: argparse.Namespace) -> FileCodec:
+    path = model_path(options.checkpoint)
+    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    codec = Codec.load(path).to(device)
+    if options.checkpoint is None:
+        print(f"using {path}")
+    return FileCodec(codec)
+
+
+def model_path(checkpoint: Path | None) -> Path:
+    if checkpoint is not None:
+        return checkpoint / MODEL_NAME if checkpoint.is_dir() else checkpoint
+    models = sorted(RUNS.glob(f"*/{MODEL_NAME}"), key=lambda path: path.stat().st_mtime)
+    if not models:
+        raise ValueError(f"no run in ./{RUNS} has a {MODEL_NAME}: give --checkpoint")
+    return models[-1]
+
+
+def check_offered(bandwidth_kbps: float, offered: Sequence[float]) -> None:
+    if bandwidth_kbps not in offered:
+        names = ", ".join(f"{b:g}" for b in offered)
+        raise ValueError(f"this model offers bandwidths of {names} kbps, not {bandwidth_kbps:g}")
