@@ -19,7 +19,6 @@ one that lost its end is known for it. `coding` names how the codes of a block a
 
 import json
 import math
-import os
 import re
 import struct
 import zlib
@@ -29,6 +28,9 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from codec.bit_packing import pack, unpack
+from codec.byte_source import ByteSource
 
 __all__ = ["BitstreamError", "BitstreamHeader", "BitstreamReader", "BitstreamWriter", "Block", "pack", "unpack"]
 
@@ -163,14 +165,15 @@ class BitstreamWriter:
 class BitstreamReader:
     """Reads an encoded file block by block, in the memory of its largest block.
 
-    No length found in the file is believed beyond what is left of it.
+    No length found in the file is believed beyond what is left of it; of a pipe, beyond what has arrived.
 
     Attributes:
         header: Read at once.
         samples: Length of the signal, None until `blocks` is exhausted.
+        frames: Number of the first frame of the next block.
 
     Args:
-        file: Open for reading, seekable, at the start of the encoded file.
+        file: Open for reading, at the start of the encoded file; a pipe, say, need not be seekable.
         name: What messages call the file.
 
     Raises:
@@ -178,12 +181,11 @@ class BitstreamReader:
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
-        self.file = file
         self.name = name
-        start = file.tell()
-        self._left = file.seek(0, os.SEEK_END) - start
-        file.seek(start)
+        self._bytes = ByteSource(file)
         self.samples: int | None = None
+        self.frames = 0
+        self._prefix = b""  # of the next block, if it has been looked at
         self.header = self._read_header()
 
     def blocks(self) -> Iterator[Block]:
@@ -192,15 +194,25 @@ class BitstreamReader:
         Raises:
             BitstreamError: The file is truncated or damaged.
         """
-        total = 0
-        while True:
-            prefix = self._take(_FRAMES.size)
-            (frames,) = _FRAMES.unpack(prefix)
-            if frames == 0:
-                self._read_end(prefix, total)
-                return
-            total += frames
-            yield self._read_block(prefix, frames)
+        while frames := self._next_frames():
+            block = self._read_block(self._prefix, frames)
+            self._prefix = b""
+            self.frames += frames
+            yield block
+        self._read_end(self._prefix, self.frames)
+
+    def seek(self, frame: int) -> int:
+        """Passes unchecked over the blocks that end at or before `frame`; returns the number of the first frame left.
+
+        Raises:
+            BitstreamError: The file is truncated.
+        """
+        while (frames := self._next_frames()) and self.frames + frames <= frame:
+            if not self._bytes.skip(self._block_size(frames) - _FRAMES.size):
+                raise self._truncated()
+            self._prefix = b""
+            self.frames += frames
+        return self.frames
 
     def check_model(self, fingerprint: str) -> None:
         """Raises `BitstreamError` if the file was encoded with another model than that of the `fingerprint`."""
@@ -213,15 +225,19 @@ class BitstreamReader:
         """An error for what only the decoder can tell."""
         return BitstreamError(f"{self.name} is damaged: {what}")
 
+    @property
+    def bytes_read(self) -> int:
+        """Of the file so far, those passed over included."""
+        return self._bytes.taken
+
     def _read_header(self) -> BitstreamHeader:
-        start = self.file.read(min(_START.size, self._left))
+        start = self._bytes.read(_START.size)
         if not start.startswith(MAGIC):
             raise BitstreamError(f"{self.name} is not an encoded file: it does not start with {MAGIC.decode()}")
         if start[4:5] == b"\0":
             raise BitstreamError(f"{self.name} is in the encodec package's own format (ECDC version 0), not read here")
         if start[4:5] not in (bytes([_VERSION]), b""):
             raise BitstreamError(f"{self.name} is an encoded file of version {start[4]}, only {_VERSION} is read here")
-        self._left -= len(start)
         if len(start) < _START.size:
             raise self._truncated()
         length = _START.unpack(start)[2]
@@ -233,6 +249,16 @@ class BitstreamReader:
             return BitstreamHeader.from_json(text)
         except ValueError as error:
             raise BitstreamError(f"the header of {self.name} is not understood: {error}") from error
+
+    def _next_frames(self) -> int:
+        """Of the next block, 0 at the end."""
+        self._prefix = self._prefix or self._take(_FRAMES.size)
+        return int(_FRAMES.unpack(self._prefix)[0])
+
+    def _block_size(self, frames: int) -> int:
+        """Bytes of a block from its number of frames to its checksum."""
+        scale = _SCALE.size if self.header.scaled else 0
+        return _FRAMES.size + scale + self.header.block_bytes(frames) + _CHECKSUM.size
 
     def _read_block(self, prefix: bytes, frames: int) -> Block:
         header = self.header
@@ -255,8 +281,9 @@ class BitstreamReader:
             raise self.damaged(f"it says it has {frames} frames, but there are {total}")
         if samples > total * self.header.hop_samples or (samples == 0) != (total == 0):
             raise self.damaged(f"it says it has {samples} samples, but its {total} frames hold another number")
-        if self._left:
-            raise self.damaged(f"{self._left} bytes follow its end")
+        if self._bytes.read(1):
+            more = "more" if math.isinf(self._bytes.left) else f"{self._bytes.left + 1:.0f}"
+            raise self.damaged(f"{more} bytes follow its end")
         self.samples = samples
 
     def _check(self, data: bytes, what: str) -> None:
@@ -264,37 +291,10 @@ class BitstreamReader:
             raise self.damaged(f"the checksum of {what} is wrong")
 
     def _take(self, length: int) -> bytes:
-        if length > self._left:
-            raise self._truncated()
-        data = self.file.read(length)
-        self._left -= length
+        data = self._bytes.read(length) if length <= self._bytes.left else b""
         if len(data) != length:
             raise self._truncated()
         return data
 
     def _truncated(self) -> BitstreamError:
         return BitstreamError(f"{self.name} is truncated or damaged: it ends before its content does")
-
-
-def pack(codes: NDArray[np.integer[Any]], bits: int) -> bytes:
-    """Codes of 1 to 16 bits side by side, lowest bit first, zero bits to a whole byte.
-
-    Shape: codes [N] -> ceil(N * bits / 8) bytes.
-
-    Raises:
-        ValueError: A code does not fit.
-    """
-    if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < 1 << bits <= 1 << 16:
-        raise ValueError(f"expected codes of {bits} bits, at most 16, got {codes.min()} to {codes.max()}")
-    table = codes.astype("<u2")[:, None].view(np.uint8)
-    return np.packbits(np.unpackbits(table, axis=1, count=bits, bitorder="little").ravel(), bitorder="little").tobytes()
-
-
-def unpack(data: bytes, bits: int, count: int) -> NDArray[np.int64]:
-    """Inverse of `pack`.
-
-    Shape: ceil(N * bits / 8) bytes -> codes [N].
-    """
-    flat = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little")
-    table = np.packbits(flat.reshape(count, bits), axis=1, bitorder="little")
-    return np.pad(table, ((0, 0), (0, 2 - table.shape[1]))).view("<u2")[:, 0].astype(np.int64)
