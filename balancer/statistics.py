@@ -29,6 +29,7 @@ class Statistics:
         gradients: d loss_i / d output, one row a loss, or None on steps on which nobody needs them.
             Shape [m, B, C, T] float32.
         pullback: Takes gradients on to the parameters; None where the caller offers no way to them.
+        elapsed: Steps that this one stands for: those since the strategy was last asked, this one included.
     """
 
     index: Tensor
@@ -36,6 +37,19 @@ class Statistics:
     user_weights: Tensor
     gradients: Tensor | None
     pullback: Pullback | None = None
+    elapsed: int = 1
+
+    def remembered(self, decay: float) -> tuple[float, float]:
+        """How a discounted sum over steps, sum = kept * sum + fresh * value, takes in this step's value.
+
+        It stands for all `elapsed` steps, so that an average keeps its time constant whatever `refresh_every` is:
+        kept is decay^elapsed and fresh 1 + decay + ... + decay^(elapsed - 1), which for one step are decay and 1.
+
+        Args:
+            decay: Of the sum per step, in [0, 1).
+        """
+        kept = decay**self.elapsed
+        return kept, (1 - kept) / (1 - decay) if self.elapsed > 1 else 1.0
 
     @cached_property
     def jacobian(self) -> Tensor:
@@ -103,6 +117,7 @@ class Statistics:
             self.user_weights,
             self.gradients,
             self.pullback,
+            self.elapsed,
             origin=self,
             factors=factors,
         )
