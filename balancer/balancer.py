@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from balancer.monitoring import Balance, measure
-from balancer.statistics import Pullback, Statistics
+from balancer.statistics import Pullback, Statistics, largest_over_processes, mean_over_processes
 from balancer.strategy import Combined, Direction, Magnitude, Scale, Strategy, UsesPriors, WatchesValidation
 
 __all__ = ["Balanced", "Balancer", "Warmup"]
@@ -177,7 +177,7 @@ class Balancer(nn.Module):
         position = {name: index for index, name in enumerate(self.weights)}
         return Statistics(
             torch.tensor([position[name] for name in active]).to(device, non_blocking=True),
-            torch.stack([losses[name].detach().double() for name in active]),
+            mean_over_processes(torch.stack([losses[name].detach().double() for name in active])),
             torch.tensor([self.weights[n] for n in active], dtype=torch.float64).to(device, non_blocking=True),
             None if gradients is None else torch.stack([gradients[name] for name in active]),
             pullback,
@@ -253,6 +253,8 @@ def _split(losses: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None)
         # Largest entry rather than a norm: it cannot overflow, and it is NaN or inf exactly if an entry is.
         peaks = torch.stack([gradient.abs().amax().double() for gradient in gradients.values()])
         sizes = torch.where(sizes.isfinite(), peaks, sizes)
+    # What is wrong in one process is wrong in all: they must agree on what to leave out.
+    sizes = largest_over_processes(torch.where(sizes.isnan(), float("inf"), sizes))
     found = dict(zip(losses, sizes.tolist(), strict=True))
     dropped = tuple(name for name, size in found.items() if not size < float("inf"))
     # What has underflowed in float32 is zero: a strategy that divides by its length would overflow.
