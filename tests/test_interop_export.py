@@ -13,6 +13,7 @@ import torch
 import yaml
 from encodec_weights import TINY, randomize, transformers_model
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file, save_file
 
 from codec import Codec, CodecConfig
 from codec.cli import main
@@ -27,6 +28,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "causal": {},
     "audiocraft": {"channels": 2, "skip": "identity", "padding": "constant", "causal": False},
     "layers": {"residual_layers": 2, "dilation_base": 3, "compress": 1, "lstm_layers": 1, "kernel_size": 5},
+    # As the starter; transformers always has an LSTM, so it gets one that adds nothing.
+    "no_lstm": {"lstm_layers": 0, "skip": "identity", "padding": "constant"},
     "segments": SEGMENTED,
     # Segments of 102 samples, whole frames of 6; every 60 samples the next.
     "overlapping": SEGMENTED | {"segment_seconds": 0.17, "overlap": 0.41},
@@ -126,6 +129,20 @@ def test_nothing_in_the_files_is_new_to_transformers(tmp_path: Path) -> None:
     assert settings.keys() <= EncodecFeatureExtractor().to_dict().keys()
 
 
+@torch.no_grad()
+def test_an_lstm_that_adds_nothing_adds_nothing_at_all(tmp_path: Path) -> None:
+    codec = codec_of(lstm_layers=0)
+    export_transformers(codec, tmp_path)
+    model, _ = loaded(tmp_path)
+    latent = torch.randn(1, 16, 50)
+    assert torch.equal(model.decoder.layers[1](latent), latent)
+    # One weight makes it an LSTM like any other, which an import keeps.
+    state = load_file(tmp_path / "model.safetensors")
+    state["decoder.layers.1.lstm.bias_ih_l0"][-1] = 1e-3
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert read_foreign(tmp_path).codec.config == replace(codec.config, lstm_layers=1)
+
+
 # What it cannot express
 
 
@@ -153,7 +170,6 @@ def check_it_runs(model: Any, config: CodecConfig) -> None:
     ("changes", "message", "check"),
     [
         ({"norm": "none"}, "norm is none", check_nothing),
-        ({"lstm_layers": 0}, "lstm_layers is 0", check_nothing),
         ({"bandwidths_kbps": ()}, "bandwidths_kbps is empty", check_nothing),
         ({"bandwidths_kbps": (0.4, 0.8)}, "codebooks is 4, .* 2 for 0.8 kbps", check_books),
         (
@@ -168,7 +184,7 @@ def check_it_runs(model: Any, config: CodecConfig) -> None:
             check_it_runs,
         ),
     ],
-    ids=["no_norm", "no_lstm", "no_rate", "books", "rounding", "overlap", "odd_segment"],
+    ids=["no_norm", "no_rate", "books", "rounding", "overlap", "odd_segment"],
 )
 @torch.no_grad()
 def test_what_transformers_cannot_express_is_refused(
@@ -280,6 +296,13 @@ def test_the_code_on_the_card_runs(kind: str, tmp_path: Path) -> None:
     exec(code.replace("PATH", str(tmp_path)), names)
     assert names["decoded"].shape[:2] == (1, codec.config.channels)
     assert names["encoded"].audio_codes.shape[2] == codec.config.codebooks
+
+
+def test_a_readme_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ForeignModelError, match=r"holds a README.md that is of no exported model"):
+        export_transformers(codec_of(), tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("README.md", "mine")]
 
 
 def test_exporting_again_replaces_the_files_and_no_others(tmp_path: Path) -> None:

@@ -218,6 +218,16 @@ def test_places_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "a model of this project needs no import" in refusal(path, capsys)
 
 
+def test_the_model_of_a_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(encodec_model(CodecConfig(**MONO)).state_dict(), tmp_path / "a.th")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"trained")
+    for out in (tmp_path / "run", tmp_path / "run" / "model.safetensors"):
+        assert main(["import", str(tmp_path / "a.th"), str(out)]) == 1
+        assert f"{tmp_path / 'run'} holds a run, whose model.safetensors would be lost" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == b"trained"
+
+
 def test_codebooks_that_were_never_started_stay_so(tmp_path: Path) -> None:
     model = encodec_model(CodecConfig(**MONO))
     model.quantizer.vq.layers[1]._codebook.inited.fill_(0)

@@ -27,11 +27,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def _import(options: argparse.Namespace) -> int:
     from codec.interop import read_foreign  # here, because only this command needs it
 
+    target = options.target if options.target.suffix == ".safetensors" else options.target / MODEL_NAME
+    if target.name == MODEL_NAME and (target.parent / "checkpoints").exists():
+        raise ValueError(f"{target.parent} holds a run, whose {MODEL_NAME} would be lost: choose another folder")
     model = read_foreign(options.source)
-    target = options.target
-    if target.suffix != ".safetensors":
-        target.mkdir(parents=True, exist_ok=True)
-        target = target / MODEL_NAME
+    if options.target != target:
+        options.target.mkdir(parents=True, exist_ok=True)
     model.codec.save(target)
     print(f"read {options.source} as {model.origin}")
     describe_model(model.codec, target)

@@ -12,6 +12,7 @@ from torch import Tensor
 from codec.atomic_file import replacing
 from codec.config import CodecConfig
 from codec.interop.model_card import model_card
+from codec.interop.silent_lstm import with_silent_lstm, without_silent_lstm
 from codec.interop.weights import ForeignModelError, codec_with, read_safetensors, read_torch, translated
 from codec.model import Codec
 
@@ -38,6 +39,7 @@ _NAMES = {
     "segment_seconds": "chunk_length_s",
     "overlap": "overlap",
 }
+_FILES = ("model.safetensors", "config.json", "preprocessor_config.json", "README.md")
 
 
 def read_transformers(folder: Path) -> Codec:
@@ -50,6 +52,9 @@ def read_transformers(folder: Path) -> Codec:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = _config_of(settings)
         weights = translated(_state(folder))
+        layers = without_silent_lstm(weights.layers)
+        if layers is not weights.layers:
+            weights, config = weights._replace(layers=layers), config | {"lstm_layers": 0}
         return codec_with(weights, CodecConfig(**config, codebooks=len(weights.embed)))
     except ForeignModelError as error:
         raise error if str(folder) in str(error) else ForeignModelError(f"{folder}: {error}") from error
@@ -91,8 +96,10 @@ def _config_of(settings: Any) -> dict[str, Any]:
 def export_transformers(codec: Codec, folder: Path, run: Path | None = None, licence: str | None = None) -> list[Path]:
     """Writes a folder from which `EncodecModel` and `AutoProcessor` load `from_pretrained`, with a model card.
 
+    `EncodecModel` always has an LSTM; a codec without one gets one whose weights are all zero, which adds nothing.
+
     Args:
-        folder: Made if it is missing; files of these four names in it are replaced.
+        folder: Made if it is missing; an earlier model in it is replaced.
         run: The folder of the run that trained the codec, which the card then describes.
         licence: Of the weights, as the card states it.
 
@@ -100,23 +107,23 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
         What was written.
 
     Raises:
-        ForeignModelError: `EncodecModel` cannot express this codec; nothing was written.
+        ForeignModelError: `EncodecModel` cannot express this codec, or the folder holds files of other things by these
+            names; nothing was written.
     """
     config = codec.config
     check_expressible(config)
+    there = [name for name in _FILES if (folder / name).exists()]
+    if there and "config.json" not in there:
+        raise ForeignModelError(f"{folder} holds a {there[0]} that is of no exported model: choose another folder")
     card = model_card(codec, run, licence)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "model.safetensors") as beside:
         save_file(_their_state(codec), beside, metadata={"format": "pt"})
-    texts = {
-        "config.json": json.dumps(_their_config(config), indent=2) + "\n",
-        "preprocessor_config.json": json.dumps(_their_preprocessor(config), indent=2) + "\n",
-        "README.md": card,
-    }
-    for name, text in texts.items():
+    settings = (json.dumps(each, indent=2) + "\n" for each in (_their_config(config), _their_preprocessor(config)))
+    for name, text in zip(_FILES[1:], (*settings, card), strict=True):
         with replacing(folder / name) as beside:
             beside.write_text(text, encoding="utf-8")
-    return [folder / "model.safetensors", *(folder / name for name in texts)]
+    return [folder / name for name in _FILES]
 
 
 def check_expressible(config: CodecConfig) -> None:
@@ -125,17 +132,10 @@ def check_expressible(config: CodecConfig) -> None:
     Raises:
         ForeignModelError: It cannot; the message says for which setting, and why.
     """
-    for problem in (_layer_problem(config), _bandwidth_problem(config), _segment_problem(config)):
+    norm = "norm is none, and it knows weight_norm and time_group_norm only" if config.norm == "none" else None
+    for problem in (norm, _bandwidth_problem(config), _segment_problem(config)):
         if problem:
             raise ForeignModelError(f"transformers' EncodecModel cannot express this codec: {problem}")
-
-
-def _layer_problem(config: CodecConfig) -> str | None:
-    if config.norm == "none":
-        return "norm is none, and it knows weight_norm and time_group_norm only"
-    if config.lstm_layers == 0:
-        return "lstm_layers is 0, and it always has an LSTM of one layer at least"
-    return None
 
 
 def _bandwidth_problem(config: CodecConfig) -> str | None:
@@ -176,7 +176,9 @@ def _segment_problem(config: CodecConfig) -> str | None:
 
 
 def _their_config(config: CodecConfig) -> dict[str, Any]:
-    ours = config.to_dict() | {"bandwidths_kbps": sorted(config.bandwidths_kbps)}  # it takes the last for the highest
+    # It takes the last bandwidth for the highest.
+    ours = config.to_dict() | {"bandwidths_kbps": sorted(config.bandwidths_kbps)}
+    ours |= {"lstm_layers": max(1, config.lstm_layers)}
     return {
         "architectures": ["EncodecModel"],
         "model_type": "encodec",
@@ -205,11 +207,14 @@ def _their_preprocessor(config: CodecConfig) -> dict[str, Any]:
 
 def _their_state(codec: Codec) -> dict[str, Tensor]:
     """Weight norm by its old names, which old and new versions of transformers read."""
-    state: dict[str, Tensor] = {}
-    for name, tensor in codec.state_dict().items():
-        if not name.startswith("quantizer."):
-            old = name.replace(".parametrizations.weight.original0", ".weight_g")
-            state[old.replace(".parametrizations.weight.original1", ".weight_v")] = tensor.contiguous()
+    layers = {n: tensor.contiguous() for n, tensor in codec.state_dict().items() if not n.startswith("quantizer.")}
+    config = codec.config
+    if config.lstm_layers == 0:
+        places = {"encoder": len(codec.encoder.layers) - 2, "decoder": 1}
+        layers = with_silent_lstm(layers, places, config.filters * 2 ** len(config.strides))
+    for new, old in (("original0", "weight_g"), ("original1", "weight_v")):
+        layers = {name.replace(f"parametrizations.weight.{new}", old): tensor for name, tensor in layers.items()}
+    state = layers
     quantizer = codec.quantizer
     for k, embed in enumerate(quantizer.embed):
         book = f"quantizer.layers.{k}.codebook"
