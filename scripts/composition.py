@@ -21,11 +21,9 @@ from codec.training import (
     Trainer,
     TrainingData,
     Validation,
-    load_checkpoint,
 )
-from codec.training.checkpoint import Checkpoint
 from codec.training.compatibility import check_loss_names, check_windows
-from codec.training.initialization import take_weights
+from codec.training.initialization import Origin, read_origin, take_weights
 from codec.training.processes import Processes, joined
 from codec.training.progress import ProgressDisplay
 from codec.training.silent_logger import SilentLogger
@@ -112,7 +110,9 @@ def build(
         )
         if origin is not None:
             trainer.average.load_state_dict(origin.state["average"])
-            logger.message(f"starts with the weights of {cfg.init_from} at step {origin.step}")
+            logger.message(f"starts with the weights of {origin.description}")
+            if adversary is not None and "adversary" not in origin.state:
+                logger.message("no discriminator came with them: it starts afresh")
         return trainer
     except BaseException:
         logger.close()
@@ -127,13 +127,13 @@ def _players(cfg: DictConfig) -> tuple[Codec, Adversary | None]:
     return codec, None if cfg.discriminator is None else make(cfg.adversary)
 
 
-def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversary: Adversary | None) -> Checkpoint | None:
-    """The checkpoint of another run that this one starts from, once codec and discriminator have its weights."""
+def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversary: Adversary | None) -> Origin | None:
+    """What this run starts from, once codec and discriminator have its weights."""
     # A run with a checkpoint of its own goes on from that, and the other run may be gone.
     if cfg.init_from is None or CheckpointStore(folder / "checkpoints").paths():
         return None
     try:
-        origin = load_checkpoint(Path(cfg.init_from))
+        origin = read_origin(Path(cfg.init_from))
         take_weights(origin.state, codec, adversary)
     except (CheckpointError, ValueError) as error:
         raise ValueError(f"init_from={cfg.init_from}: {error}") from error
