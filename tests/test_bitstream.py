@@ -300,7 +300,7 @@ def test_a_pipe_is_read_as_a_file_is(scaled: bool) -> None:
     assert_same_blocks(list(reader.blocks()), read(data)[1])
     assert (reader.samples, reader.bytes_read) == (50, len(data))
     for length in range(len(data)):
-        with pytest.raises(BitstreamError, match="^pipe is (truncated or damaged|not an encoded file)"):
+        with pytest.raises(BitstreamError, match=r"^pipe is (truncated or damaged|not an encoded file)"):
             list(BitstreamReader(Pipe(data[:length]), "pipe").blocks())
     with pytest.raises(BitstreamError, match="pipe is damaged: more bytes follow its end"):
         list(BitstreamReader(Pipe(data + b"more"), "pipe").blocks())
