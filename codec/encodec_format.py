@@ -10,8 +10,10 @@
                  `codec.encodec_range_coder`, which fill bytes in the same way; zero bits to a whole byte
 
 Numbers are big-endian. A segment of n samples has ceil(n / hop) frames. There are no checksums, and nothing tells one
-set of weights from another. With a language model a file is only as portable as float arithmetic: where the
-probabilities differ in a bit, all codes after it are lost, and often nothing notices.
+set of weights from another. With a language model a file is only as portable as float arithmetic: torch's results can
+differ in their last bits from one version, processor or number of threads (OMP_NUM_THREADS) to another, and where the
+probabilities do, all codes after it are lost. That is noticed, as a rule, by where the codes end; the package does not
+look there. The format of `codec.bitstream` has none of this.
 """
 
 import math
@@ -129,7 +131,7 @@ class EncodecReader:
         self._check_language_model()
         for samples in self._segments:
             yield from self._read_segment(samples)
-        if self._source.read(1):
+        if self._source.read(1):  # of a compressed file all that tells, as a rule, that its codes came out wrong
             raise self.damaged("bytes follow its end")
 
     def seek(self, frame: int) -> int:
@@ -145,7 +147,13 @@ class EncodecReader:
 
     def damaged(self, what: str) -> BitstreamError:
         """An error for what only the decoder can tell."""
-        return BitstreamError(f"{self.name} is damaged: {what}")
+        return BitstreamError(f"{self.name} is damaged: {what}{self._or_else}")
+
+    @property
+    def _or_else(self) -> str:
+        if not self.header.compressed:
+            return ""
+        return "; or it was compressed with another language model, torch, processor or number of threads"
 
     @property
     def bytes_read(self) -> int:
@@ -197,5 +205,5 @@ class EncodecReader:
     def _take(self, length: int) -> bytes:
         data = self._source.read(length) if length <= self._source.left else b""
         if len(data) < length:
-            raise truncated(self.name)
+            raise BitstreamError(f"{truncated(self.name)}{self._or_else}")
         return data

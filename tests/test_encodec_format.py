@@ -310,6 +310,26 @@ def test_a_silent_file_of_a_sure_model_is_read() -> None:
     assert torch.equal(torch.cat([block for block, _ in read(data, sure)[1]], -1), codes)
 
 
+def test_other_arithmetic_is_found_out_where_the_codes_end(lms: dict[str, Any]) -> None:
+    """As it is by another number of threads: probabilities that differ in their seventh digit."""
+    exact = lms["encodec_24khz"][1]
+
+    def inexact(before: Tensor | None, books: int, state: Any) -> tuple[Tensor, Any]:
+        probabilities, state = exact(before, books, state)
+        return probabilities * (1 + 3e-7 * torch.randn_like(probabilities)), state
+
+    found = 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        codes = torch.randint(1024, (4, 40))
+        data = EncodecHeader("encodec_24khz", 12_800, 4, True).to_bytes() + segment_bytes([codes], None, exact)
+        try:
+            read(data, inexact)
+        except BitstreamError as error:
+            found += "; or it was compressed with another language model, torch, processor" in str(error)
+    assert found >= 8
+
+
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [

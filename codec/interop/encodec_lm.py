@@ -1,7 +1,8 @@
 """The language model by which the encodec package compresses codes (Défossez et al. 2022, section 3.3).
 
 The decoder must find the encoder's probabilities to the last bit, so every step here is the torch operation that the
-package does, on tensors of the same shape: one frame at a time, with the inputs of each layer kept as context.
+package does, on tensors of the same shape: one frame at a time, with the inputs of each layer kept as context. Torch
+run with another number of threads can still give other bits. That number is left as it is, as the package leaves it.
 """
 
 from pathlib import Path
@@ -95,7 +96,8 @@ class _Layer(nn.Module):
         self.norm2 = nn.LayerNorm(_DIM)
 
     def forward(self, x: Tensor, keys: Tensor) -> Tensor:
-        # Nothing is masked, since no key is too old; but with a mask attention takes another path, the package's.
+        # Nothing is masked, since no key is too old. The package gives a mask all the same, and which kernel torch
+        # takes may depend on there being one.
         nothing = torch.zeros(1, keys.shape[1], dtype=torch.bool)
         attended = self.self_attn(x, keys, keys, attn_mask=nothing, need_weights=False)[0]
         x = self.norm1(x + attended)
