@@ -173,16 +173,16 @@ class BitstreamReader:
         frames: Number of the first frame of the next block.
 
     Args:
-        file: Open for reading, at the start of the encoded file; a pipe, say, need not be seekable.
+        file: Open for reading, at the start of the encoded file; a pipe, say, need not be seekable. Or its bytes.
         name: What messages call the file.
 
     Raises:
         BitstreamError: The file is foreign, of another version, truncated or damaged.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO | ByteSource, name: str) -> None:
         self.name = name
-        self._bytes = ByteSource(file)
+        self._bytes = file if isinstance(file, ByteSource) else ByteSource(file)
         self.samples: int | None = None
         self.frames = 0
         self._prefix = b""  # of the next block, if it has been looked at

@@ -7,17 +7,20 @@ import torch
 from torch import Tensor
 
 from codec.bitstream import BitstreamReader, Block
+from codec.encodec_format import EncodecReader
 from codec.model import Codec, EncodedSegment
 from codec.segmenting import SegmentDecoder
 from codec.streaming import StreamingDecoder, can_stream
 
-__all__ = ["decode_blocks"]
+__all__ = ["EncodedReader", "decode_blocks"]
+
+EncodedReader = BitstreamReader | EncodecReader
 
 _STEP_SAMPLES = 1 << 15  # decoded at a time
 
 
 def decode_blocks(
-    codec: Codec, reader: BitstreamReader, start: int = 0, stop: int | None = None
+    codec: Codec, reader: EncodedReader, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, Tensor]]:
     """Audio of whole frames, from `start` or before to the end of the file, or to `stop` or beyond.
 
@@ -42,7 +45,7 @@ def decode_blocks(
         yield from _decode_segments(codec, reader, start, math.inf if stop is None else stop)
 
 
-def _decode_stream(codec: Codec, reader: BitstreamReader, start: int) -> Iterator[tuple[int, Tensor]]:
+def _decode_stream(codec: Codec, reader: EncodedReader, start: int) -> Iterator[tuple[int, Tensor]]:
     hop = codec.config.hop_samples
     step_frames = max(1, _STEP_SAMPLES // hop)
     stream = StreamingDecoder(codec)
@@ -62,7 +65,7 @@ def _decode_stream(codec: Codec, reader: BitstreamReader, start: int) -> Iterato
     yield position, stream.flush()
 
 
-def _decode_segments(codec: Codec, reader: BitstreamReader, start: int, stop: float) -> Iterator[tuple[int, Tensor]]:
+def _decode_segments(codec: Codec, reader: EncodedReader, start: int, stop: float) -> Iterator[tuple[int, Tensor]]:
     hop, stride = codec.config.hop_samples, codec.segment_stride(0)
     longest = math.ceil(codec.config.segment_samples_or(0) / hop)
     # Segment i holds samples from i * stride to i * stride + longest * hop; the first that reaches beyond `start`:

@@ -24,14 +24,25 @@ class ByteSource:
         self.file = file
         self.left = math.inf
         self.taken = 0
+        self._ahead = b""  # looked at, not taken yet
         if file.seekable():
             start = file.tell()
             self.left = file.seek(0, os.SEEK_END) - start
             file.seek(start)
 
+    def peek(self, length: int) -> bytes:
+        """The next so many bytes, which are still to be read; fewer if the file ends before."""
+        ahead = self.read(length)
+        self._ahead = ahead + self._ahead
+        self._count(-len(ahead))
+        return ahead
+
     def read(self, length: int) -> bytes:
         """So many bytes, or fewer if the file ends before."""
-        pieces = []
+        pieces = [self._ahead[:length]]
+        self._ahead = self._ahead[length:]
+        self._count(len(pieces[0]))
+        length -= len(pieces[0])
         while length and (piece := self.file.read(min(length, _PIECE))):
             pieces.append(piece)
             length -= len(piece)
@@ -40,6 +51,7 @@ class ByteSource:
 
     def skip(self, length: int) -> bool:
         """Passes over so many bytes; False if the file ends before."""
+        length -= len(self.read(min(length, len(self._ahead))))
         if math.isfinite(self.left):
             step = int(min(length, self.left))
             self.file.seek(step, os.SEEK_CUR)

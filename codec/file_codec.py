@@ -15,8 +15,11 @@ from torch import Tensor
 from codec.atomic_file import replacing
 from codec.audio_file import AudioReader, AudioSink, AudioSource, SoundFileSource, writing_audio
 from codec.bitstream import BitstreamHeader, BitstreamReader, BitstreamWriter, Block
-from codec.block_decoding import decode_blocks
+from codec.block_decoding import EncodedReader, decode_blocks
+from codec.byte_source import ByteSource
 from codec.conv import fold_weight_norm
+from codec.encodec_format import EncodecReader, LanguageModel
+from codec.encodec_header import is_encodec_format
 from codec.model import Codec, EncodedSegment
 from codec.segmenting import SegmentEncoder
 from codec.streaming import StreamingEncoder, can_stream
@@ -123,7 +126,7 @@ class FileCodec:
         counted = _Counted(file)
         writer = BitstreamWriter(counted, header)  # type: ignore[arg-type]
         blocks = 0
-        for segment in self._encode_audio(reader.blocks(), bandwidth_kbps, block_frames or _BLOCK_FRAMES):
+        for segment in self.segments(reader.blocks(), bandwidth_kbps, block_frames or _BLOCK_FRAMES):
             writer.write(Block(segment.codes[0].cpu().numpy(), _number(segment.scale)))
             file.flush()
             blocks += 1
@@ -151,19 +154,24 @@ class FileCodec:
             with writing_audio(target, config.sample_rate, config.channels) as writer:
                 return self.decode_stream(reader, writer, span)
 
-    def open_encoded(self, file: BinaryIO, name: str) -> BitstreamReader:
-        """Reads the header of an encoded file of this codec, which may be a pipe.
+    def open_encoded(self, file: BinaryIO, name: str, lm: LanguageModel | None = None) -> EncodedReader:
+        """Reads the header of an encoded file of this codec, or of the encodec package's format; it may be a pipe.
 
         Raises:
-            BitstreamError: It is no sound encoded file of this codec.
+            BitstreamError: It is no sound encoded file of this codec, or needs `lm`, the package's language model.
         """
-        reader = BitstreamReader(file, name)
+        source = ByteSource(file)
+        if is_encodec_format(source.peek(5)):
+            foreign = EncodecReader(source, name, lm)
+            foreign.check_model(self.codec.config)
+            return foreign
+        reader = BitstreamReader(source, name)
         reader.check_model(self.fingerprint)
         self._check_fit(reader)
         return reader
 
     def decode_stream(
-        self, reader: BitstreamReader, sink: AudioSink, span: Span = EVERYTHING, whole_frames: bool = False
+        self, reader: EncodedReader, sink: AudioSink, span: Span = EVERYTHING, whole_frames: bool = False
     ) -> FileResult:
         """Encoded file to audio; either may be a pipe.
 
@@ -198,7 +206,7 @@ class FileCodec:
         kbps = bitrate_kbps(reader.bytes_read, (start + sink.samples) / config.sample_rate)
         return FileResult(sink.samples / config.sample_rate, reader.bytes_read, kbps, notes)
 
-    def _rest(self, reader: BitstreamReader, position: int, held: int, start: int, stop: int | None) -> int:
+    def _rest(self, reader: EncodedReader, position: int, held: int, start: int, stop: int | None) -> int:
         """Samples of the signal from `position` on, of which `held` are there; negative if too many were given out."""
         samples, hop = reader.samples, self.codec.config.hop_samples
         if samples is None:
@@ -211,9 +219,8 @@ class FileCodec:
             raise reader.damaged(f"its codes do not decode to the {samples} samples it announces")
         return samples - position
 
-    def _encode_audio(
-        self, blocks: Iterable[Tensor], bandwidth_kbps: float, block_frames: int
-    ) -> Iterator[EncodedSegment]:
+    def segments(self, blocks: Iterable[Tensor], bandwidth_kbps: float, block_frames: int) -> Iterator[EncodedSegment]:
+        """Codes of [C, t] with any t, in the pieces stored together: `block_frames` of a stream, or a segment."""
         step_samples = min(_STEP_SAMPLES, block_frames * self.codec.config.hop_samples)
         steps = (step[None].to(self.device) for step in _regroup(blocks, step_samples))
         if can_stream(self.codec.config):

@@ -17,9 +17,14 @@ from codec.commands.standard_streams import (
     writing_bytes,
     writing_sink,
 )
-from codec.file_codec import FileResult, Span
+from codec.encodec_file import encode_as_encodec
+from codec.encodec_format import LanguageModel
+from codec.encodec_header import official_name
+from codec.file_codec import FileCodec, FileResult, Span
 
 __all__ = ["add"]
+
+_LM_HELP = "state dict (.th) of the encodec package's language model"
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,6 +47,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="frames stored together; with 1 each leaves once its last sample is there, at 8 bytes more a frame. "
         "Default: some seconds",
     )
+    encode.add_argument(
+        "--format",
+        choices=["own", "encodec"],
+        default="own",
+        help="encodec: the encodec package's, for models of its two architectures; has no checksums",
+    )
+    encode.add_argument("--lm", metavar="FILE", type=Path, help=f"{_LM_HELP}, to compress with; --format encodec only")
     add_model_options(encode)
     encode.set_defaults(run=_encode)
 
@@ -63,6 +75,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         action="store_true",
         help="give each frame out as soon as it is there, so that the audio ends with a frame rather than a sample",
     )
+    decode.add_argument("--lm", metavar="FILE", type=Path, help=f"{_LM_HELP}; files compressed with it need it")
     add_model_options(decode)
     decode.set_defaults(run=_decode)
 
@@ -79,9 +92,19 @@ def _encode(options: argparse.Namespace) -> int:
     offered = coder.codec.config.bandwidths_kbps
     bandwidth_kbps = max(offered) if options.bandwidth is None else options.bandwidth
     check_offered(bandwidth_kbps, offered)
+    foreign = options.format == "encodec"
+    if options.lm is not None and not foreign:
+        raise ValueError("--lm is for the encodec package's format: give --format encodec too")
+    if foreign and options.block_frames is not None:
+        raise ValueError("the encodec package's format has no blocks, so --block-frames means nothing in it")
+    if foreign:
+        official_name(coder.codec.config)  # refused before anything is read
+    lm = _language_model(options.lm, coder)
 
     def encode(source: Path, target: Path) -> FileResult:
         with opening_audio(source, options.raw) as audio, writing_bytes(target) as file:
+            if foreign:
+                return encode_as_encodec(coder, audio, file, bandwidth_kbps, lm)
             return coder.encode_stream(audio, file, bandwidth_kbps, options.block_frames)
 
     return _each(options, encode, AUDIO_SUFFIXES, ".ecdc")
@@ -92,14 +115,23 @@ def _decode(options: argparse.Namespace) -> int:
     config = coder.codec.config
     span = Span(options.start, options.duration)
     span.samples(config.sample_rate)  # refused before anything is opened
+    lm = _language_model(options.lm, coder)
 
     def decode(source: Path, target: Path) -> FileResult:
         with opening_bytes(source) as file:
-            reader = coder.open_encoded(file, name_of(source))
+            reader = coder.open_encoded(file, name_of(source), lm)
             with writing_sink(target, config.sample_rate, config.channels, options.raw) as sink:
                 return coder.decode_stream(reader, sink, span, options.whole_frames)
 
     return _each(options, decode, frozenset({".ecdc"}), ".wav")
+
+
+def _language_model(path: Path | None, coder: FileCodec) -> LanguageModel | None:
+    if path is None:
+        return None
+    from codec.interop.encodec_lm import read_encodec_lm  # here, because few files need it
+
+    return read_encodec_lm(path, coder.codec.config)
 
 
 def _each(

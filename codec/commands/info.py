@@ -4,8 +4,11 @@ import argparse
 from pathlib import Path
 
 from codec.bitstream import MAGIC, BitstreamReader
+from codec.byte_source import ByteSource
 from codec.commands.messages import print_table
 from codec.commands.model_options import MODEL_NAME, model_path
+from codec.encodec_format import EncodecReader
+from codec.encodec_header import OFFICIAL, is_encodec_format
 from codec.file_codec import bitrate_kbps
 from codec.model import Codec
 
@@ -22,9 +25,13 @@ def _info(options: argparse.Namespace) -> int:
     path = options.file
     if path.is_file():
         with path.open("rb") as file:
-            if file.read(len(MAGIC)) == MAGIC:
-                file.seek(0)
-                _describe_encoded(BitstreamReader(file, str(path)), path.stat().st_size)
+            source = ByteSource(file)
+            start = source.peek(len(MAGIC) + 1)
+            if is_encodec_format(start):
+                _describe_foreign(EncodecReader(source, str(path)), path.stat().st_size)
+                return 0
+            if start.startswith(MAGIC):
+                _describe_encoded(BitstreamReader(source, str(path)), path.stat().st_size)
                 return 0
     path = model_path(path)
     describe_model(Codec.load(path), path)
@@ -42,6 +49,23 @@ def _describe_encoded(reader: BitstreamReader, size: int) -> None:
         "codes": f"{header.codebooks} codebooks of {header.bits_per_code} bits, {sum(frames)} frames of "
         f"{header.hop_samples} samples in {len(frames)} blocks, coding {header.coding}",
         "source": f"{header.source_sample_rate} Hz, {header.source_channels} channels",
+    })  # fmt: skip
+
+
+def _describe_foreign(reader: EncodecReader, size: int) -> None:
+    header = reader.header
+    if not header.compressed:  # else the codes cannot be told without the language model
+        for _ in reader.blocks():
+            pass
+    config = OFFICIAL[header.model]
+    seconds = header.samples / config.sample_rate
+    print_table({
+        "format": "the encodec package's own (ECDC version 0)",
+        "encoded with model": f"{header.model}, weights not named",
+        "length": f"{seconds:.2f} s ({header.samples} samples at {config.sample_rate} Hz, {config.channels} channels)",
+        "size": f"{size} bytes, {bitrate_kbps(size, seconds):.2f} kbps",
+        "codes": f"{header.codebooks} codebooks of {config.bits_per_code} bits in {header.segments} segments",
+        "language model": "yes: --lm is needed to decode it" if header.compressed else "no",
     })  # fmt: skip
 
 
