@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with everything the project needs. Does nothing when that is done and pyproject.toml has not changed.
-# `setup.sh evaluation` adds what `codec evaluate` needs, `setup.sh test` all that anything needs.
+# `setup.sh evaluation` adds what `codec evaluate` needs, `setup.sh onnx` what `codec export --to onnx` needs,
+# `setup.sh test` all that anything needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

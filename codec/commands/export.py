@@ -13,24 +13,36 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     export = commands.add_parser(
         "export",
         help="a model, for other packages",
-        description="Writes a folder that transformers loads with EncodecModel.from_pretrained and "
-        "AutoProcessor.from_pretrained, with a model card that tells what the run's folder tells.",
+        description="transformers: a folder that it loads with EncodecModel.from_pretrained and "
+        "AutoProcessor.from_pretrained, with a model card that tells what the run's folder tells. onnx: encoder.onnx "
+        "and decoder.onnx for whole signals, encoder_stream.onnx and decoder_stream.onnx for steps of a stream if the "
+        "model streams, and onnx.json, which describes them.",
     )
     export.add_argument("target", metavar="DIR", type=Path, help="folder to write to")
-    export.add_argument("--to", choices=("transformers",), required=True, help="for which package")
-    export.add_argument("--licence", metavar="NAME", help="of the weights, for the model card; default: not stated")
+    export.add_argument("--to", choices=("transformers", "onnx"), required=True, help="in which format")
+    export.add_argument(
+        "--licence", metavar="NAME", help="of the weights, for the model card of transformers; default: not stated"
+    )
     add_checkpoint_option(export)
     export.set_defaults(run=_export)
 
 
 def _export(options: argparse.Namespace) -> int:
-    from codec.interop import export_transformers  # here, because only this command needs it
+    # Here, because only this command needs other people's formats.
+    from codec.interop import export_transformers
+    from codec.interop.onnx import export_onnx
 
+    if options.to != "transformers" and options.licence is not None:
+        raise ValueError("--licence is for the model card of --to transformers; onnx has none")
     model = model_path(options.checkpoint)
     codec = Codec.load(model)
     run = model.parent if model.name == MODEL_NAME else None
     if options.checkpoint is None:
         print(f"using {model}")
-    for path in export_transformers(codec, options.target, run, options.licence):
+    if options.to == "onnx":
+        written = export_onnx(codec, options.target)
+    else:
+        written = export_transformers(codec, options.target, run, options.licence)
+    for path in written:
         print(path)
     return 0

@@ -1,6 +1,7 @@
-"""Models of other packages, in and out: encodec, transformers, audiocraft.
+"""Models of other packages, in and out: encodec, transformers, audiocraft; and out to ONNX (`codec.interop.onnx`).
 
-Nothing of theirs is needed to read or write their files, nothing is downloaded, and nothing a file names is run.
+Nothing of theirs is needed to read or write their files, but the package onnx to write its own; nothing is downloaded,
+and nothing a file names is run.
 """
 
 from codec.interop.reading import ForeignModel, read_foreign
