@@ -1,49 +1,61 @@
-"""The file that holds the codes of an encoded signal (`.ecdc`, version 1).
+"""The file that holds the codes of an encoded signal (`.ecdc`, version 2; version 1 is read as well).
 
     magic    4s  b"ECDC"
-    version  u8  1 (0 is the format of the encodec package)
+    version  u8  2 (0 is the format of the encodec package)
     length   u32 of the header
     header   JSON object, UTF-8: the fields of `BitstreamHeader`
     checksum u32 CRC-32 of all the above
     blocks   any number of
-        frames   u32, at least 1
+        frames   u16, at least 1; the highest bit is set in a sync point
+        bytes    u32 of the codes
+        first    u64 number of the block's first frame, in a sync point only
         scale    f32, if the header says `scaled`
-        codes    codebooks * frames codes of bits_per_code bits, all books of a frame before the next frame, each
-                 code's lowest bit first, filling bytes from their lowest bit up; zero bits to a whole byte
+        codes    of codebooks * frames codes, all books of a frame before the next frame, as `coding` says
         checksum u32 CRC-32 of the block
-    end      frames u32 = 0, samples u64, frames of all blocks u64, CRC-32 of these
+    end      frames u16 = 0, samples u64, frames of all blocks u64, CRC-32 of these
 
 Numbers are big-endian. The length of the signal stands at the end, so a file can be written and read in one pass, and
-one that lost its end is known for it. `coding` names how the codes of a block are stored; `fixed` is the layout above.
+one that lost its end is known for it. The coding `fixed` takes bits_per_code bits for each code, lowest bit first,
+filling bytes from their lowest bit up, zero bits to a whole byte. Codings that learn from the codes before start afresh
+at each sync point, which can be decoded without anything before it, and found by its checksum even where a length is
+damaged.
+
+Version 1 knows `fixed` only; there `frames` is a u32, also at the end, and `bytes` and `first` are missing.
 """
 
 import json
 import math
 import os
-import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
-from typing import Any, BinaryIO, NamedTuple, Self
+from dataclasses import asdict
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BitstreamError", "BitstreamHeader", "BitstreamReader", "BitstreamWriter", "Block", "pack", "unpack"]
+from codec.bitstream_header import BitstreamError, BitstreamHeader
+from codec.block_coding import BlockCoding, FixedCoding
+from codec.packing import pack, unpack
+
+__all__ = ["BitstreamError", "BitstreamHeader", "BitstreamReader", "BitstreamWriter", "Block", "StoredBlock", "pack",
+           "unpack"]  # fmt: skip
 
 MAGIC = b"ECDC"
-_VERSION = 1
+FRAMES_LIMIT = (1 << 15) - 1  # of a block
+_VERSION = 2
 _START = struct.Struct(">4sBI")
 _CHECKSUM = struct.Struct(">I")
-_FRAMES = struct.Struct(">I")
+_FRAMES = {1: struct.Struct(">I"), 2: struct.Struct(">H")}
+_SYNC = 1 << 15
+_BYTES = struct.Struct(">I")
+_FIRST = struct.Struct(">Q")
 _SCALE = struct.Struct(">f")
 _END = struct.Struct(">QQ")
 _HEADER_LIMIT = 1 << 16  # bytes; some 300 are used
-
-
-class BitstreamError(ValueError):
-    """An encoded file cannot be read; the message says what was found, in one sentence."""
+# No coding spends less than 1/362 bit on a code (`codec.entropy.frequencies`): more codes than this are a lie.
+_CODES_PER_BYTE = 1 << 12
 
 
 class Block(NamedTuple):
@@ -53,72 +65,22 @@ class Block(NamedTuple):
     scale: float | None  # what to multiply the decoded audio by, if the header says `scaled`
 
 
-@dataclass(frozen=True)
-class BitstreamHeader:
-    """What a reader must know before the first block.
+class StoredBlock(NamedTuple):
+    """A block as it stands in the file, its checksum verified."""
 
-    Args:
-        model: Fingerprint of the codec, see `Codec.fingerprint`.
-        sample_rate: Of the decoded audio in Hz.
-        channels: Of the decoded audio.
-        codebooks: Codes per frame.
-        bits_per_code: 1 to 16.
-        hop_samples: Samples per frame.
-        scaled: Whether each block has a scale.
-        source_sample_rate, source_channels: Of the file that was encoded; they inform and change nothing.
-        coding: How the codes of a block are stored.
+    first: int  # number of its first frame
+    frames: int
+    sync: bool  # coded as if nothing had come before
+    scale: float | None
+    data: bytes  # the codes
 
-    Raises:
-        ValueError: A value is of the wrong type or out of range; the message names it.
-    """
 
-    model: str
-    sample_rate: int
-    channels: int
-    codebooks: int
-    bits_per_code: int
-    hop_samples: int
-    scaled: bool
-    source_sample_rate: int
-    source_channels: int
-    coding: str = "fixed"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.model, str) or not re.fullmatch("[0-9a-f]{16}", self.model):
-            raise ValueError(f"model must be a fingerprint of 16 hex digits, got {str(self.model)[:40]!r}")
-        if not isinstance(self.scaled, bool):
-            raise ValueError(f"scaled must be true or false, got {str(self.scaled)[:40]!r}")
-        limits = {"bits_per_code": 16, "codebooks": 1 << 16}
-        for name in ("sample_rate", "channels", "codebooks", "bits_per_code", "hop_samples",
-                     "source_sample_rate", "source_channels"):  # fmt: skip
-            value, limit = getattr(self, name), limits.get(name, (1 << 32) - 1)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-                raise ValueError(f"{name} must be a whole number from 1 to {limit}, got {str(value)[:40]!r}")
-        if self.coding != "fixed":
-            raise ValueError(f"coding must be 'fixed', the only one this version knows, got {str(self.coding)[:40]!r}")
-
-    def block_bytes(self, frames: int) -> int:
-        """Size of the codes of a block."""
-        return -(-frames * self.codebooks * self.bits_per_code // 8)
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        """Inverse of writing the fields as JSON; entries that are no field of this class are passed over.
-
-        Raises:
-            ValueError: The text is no JSON object with these fields.
-        """
-        try:
-            values: Any = json.loads(text.decode())
-        except RecursionError as error:
-            raise ValueError("its JSON is nested too deeply") from error
-        if not isinstance(values, dict):
-            raise ValueError("it is no JSON object")
-        names = [f.name for f in fields(cls)]
-        missing = [name for name in names if name not in values]
-        if missing:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-        return cls(**{name: values[name] for name in names})
+class _Prefix(NamedTuple):
+    raw: bytes
+    frames: int
+    sync: bool
+    first: int
+    size: int
 
 
 class BitstreamWriter:
@@ -127,12 +89,15 @@ class BitstreamWriter:
     Args:
         file: Open for writing; need not be seekable.
         header: Written at once.
+        coding: What the header names; None for `fixed`.
     """
 
-    def __init__(self, file: BinaryIO, header: BitstreamHeader) -> None:
+    def __init__(self, file: BinaryIO, header: BitstreamHeader, coding: BlockCoding | None = None) -> None:
         self.file = file
         self.header = header
         self.frames = 0
+        self._coding = _coding_of(header, coding)
+        self._blocks = 0
         text = json.dumps(asdict(header), separators=(",", ":")).encode()
         self._write(_START.pack(MAGIC, _VERSION, len(text)) + text)
 
@@ -140,21 +105,29 @@ class BitstreamWriter:
         """Appends a block of at least one frame.
 
         Raises:
-            ValueError: The block does not fit the header.
+            ValueError: The block does not fit the header, or has more frames than a block can hold.
         """
         codes, scale = block
         header = self.header
-        if codes.ndim != 2 or codes.shape[0] != header.codebooks or not 1 <= codes.shape[1] < 1 << 32:
-            raise ValueError(f"expected codes [{header.codebooks}, F] with F > 0, got {list(codes.shape)}")
+        if codes.ndim != 2 or codes.shape[0] != header.codebooks or not 1 <= codes.shape[1] <= FRAMES_LIMIT:
+            raise ValueError(
+                f"expected codes [{header.codebooks}, F] with F > 0 and at most {FRAMES_LIMIT}, got {list(codes.shape)}"
+            )
         if (scale is not None) != header.scaled:
             raise ValueError(f"the header says scaled: {header.scaled}, the block's scale is {scale}")
+        sync = self._blocks % header.sync_blocks == 0
+        if sync:
+            self._coding.reset()
+        data = self._coding.encode(codes)
+        prefix = _FRAMES[_VERSION].pack(codes.shape[1] | sync * _SYNC) + _BYTES.pack(len(data))
+        prefix += _FIRST.pack(self.frames) if sync else b""
+        self._write(prefix + (b"" if scale is None else _SCALE.pack(scale)) + data)
         self.frames += codes.shape[1]
-        prefix = _FRAMES.pack(codes.shape[1]) + (b"" if scale is None else _SCALE.pack(scale))
-        self._write(prefix + pack(codes.T.ravel(), header.bits_per_code))
+        self._blocks += 1
 
     def finish(self, samples: int) -> None:
         """Marks the end of a signal of so many samples; the decoded one is cut to them."""
-        self._write(_FRAMES.pack(0) + _END.pack(samples, self.frames))
+        self._write(_FRAMES[_VERSION].pack(0) + _END.pack(samples, self.frames))
 
     def _write(self, data: bytes) -> None:
         self.file.write(data + _CHECKSUM.pack(zlib.crc32(data)))
@@ -163,11 +136,13 @@ class BitstreamWriter:
 class BitstreamReader:
     """Reads an encoded file block by block, in the memory of its largest block.
 
-    No length found in the file is believed beyond what is left of it.
+    No length found in the file is believed beyond what is left of it, and no number of frames beyond what so many
+    bytes can hold.
 
     Attributes:
         header: Read at once.
-        samples: Length of the signal, None until `blocks` is exhausted.
+        version: Of the file's layout.
+        samples: Length of the signal, None until the blocks are exhausted.
 
     Args:
         file: Open for reading, seekable, at the start of the encoded file.
@@ -184,23 +159,77 @@ class BitstreamReader:
         self._left = file.seek(0, os.SEEK_END) - start
         file.seek(start)
         self.samples: int | None = None
+        self.version = _VERSION
         self.header = self._read_header()
+        self._frame = 0  # number of the next frame
+        self._block = self._place()  # where the last block that was looked at starts
 
-    def blocks(self) -> Iterator[Block]:
-        """The blocks in order; each is checked before it is given out, and the end of the file after the last.
+    def blocks(self, coding: BlockCoding | None = None) -> Iterator[Block]:
+        """The blocks from here in order, each checked before it is given out; at the end, the end is checked.
+
+        Args:
+            coding: What the header names; None for `fixed`.
+
+        Raises:
+            BitstreamError: The file is truncated or damaged.
+            ValueError: The header names a coding that is not given.
+        """
+        coding = _coding_of(self.header, coding)
+        for block in self.stored_blocks():
+            if block.sync:
+                coding.reset()
+            try:
+                codes = coding.decode(block.data, block.frames)
+            except ValueError as error:
+                raise self.damaged(f"a block of codes does not decode: {error}") from error
+            yield Block(codes, block.scale)
+
+    def stored_blocks(self) -> Iterator[StoredBlock]:
+        """As `blocks`, but without decoding the codes."""
+        while (block := self._read_block()) is not None:
+            yield block
+
+    def seek(self, frame: int) -> int:
+        """Goes forward to the last sync point at or before a frame, without reading the codes it passes.
+
+        Returns:
+            The number of the frame that the next block starts with: that of the last sync point if the file ends
+            before `frame`, and where the reader stands if that is later.
 
         Raises:
             BitstreamError: The file is truncated or damaged.
         """
-        total = 0
-        while True:
-            prefix = self._take(_FRAMES.size)
-            (frames,) = _FRAMES.unpack(prefix)
-            if frames == 0:
-                self._read_end(prefix, total)
-                return
-            total += frames
-            yield self._read_block(prefix, frames)
+        found = self._place()
+        while self._frame <= frame and (prefix := self._read_prefix()) is not None:
+            if prefix.sync:
+                found = self._place(-len(prefix.raw))
+            self._skip((_SCALE.size if self.header.scaled else 0) + prefix.size + _CHECKSUM.size)
+            self._frame += prefix.frames
+        self._go(found)
+        return self._frame
+
+    def recover(self) -> int | None:
+        """After a `BitstreamError` about a block: goes to the next sync point that is sound, wherever it lies.
+
+        Returns:
+            The number of its first frame, or None if there is none.
+        """
+        offset, left, _ = self._block
+        while left > 1:
+            offset, left = offset + 1, left - 1
+            self._go((offset, left, 0))
+            try:
+                prefix = self._read_prefix()
+                if prefix is None or not prefix.sync:
+                    continue
+                place = offset, left, prefix.first
+                self._go(place)
+                self._read_block()
+            except BitstreamError:
+                continue
+            self._go(place)
+            return prefix.first
+        return None
 
     def check_model(self, fingerprint: str) -> None:
         """Raises `BitstreamError` if the file was encoded with another model than that of the `fingerprint`."""
@@ -219,12 +248,15 @@ class BitstreamReader:
             raise BitstreamError(f"{self.name} is not an encoded file: it does not start with {MAGIC.decode()}")
         if start[4:5] == b"\0":
             raise BitstreamError(f"{self.name} is in the encodec package's own format (ECDC version 0), not read here")
-        if start[4:5] not in (bytes([_VERSION]), b""):
-            raise BitstreamError(f"{self.name} is an encoded file of version {start[4]}, only {_VERSION} is read here")
+        if start[4:5] != b"" and start[4] not in _FRAMES:
+            raise BitstreamError(
+                f"{self.name} is an encoded file of version {start[4]}, only {' and '.join(map(str, _FRAMES))} "
+                "are read here"
+            )
         self._left -= len(start)
         if len(start) < _START.size:
             raise self._truncated()
-        length = _START.unpack(start)[2]
+        _, self.version, length = _START.unpack(start)
         if length > _HEADER_LIMIT:
             raise self.damaged(f"its header claims {length} bytes, at most {_HEADER_LIMIT} are possible")
         text = self._take(length)
@@ -234,27 +266,53 @@ class BitstreamReader:
         except ValueError as error:
             raise BitstreamError(f"the header of {self.name} is not understood: {error}") from error
 
-    def _read_block(self, prefix: bytes, frames: int) -> Block:
-        header = self.header
-        scale_bytes = self._take(_SCALE.size) if header.scaled else b""
-        payload = self._take(header.block_bytes(frames))
-        self._check(prefix + scale_bytes + payload, "a block of codes")
+    def _read_prefix(self) -> _Prefix | None:
+        """What a block says of itself before its codes; None for the end of the file, which is read and checked."""
+        layout = _FRAMES[self.version]
+        raw = self._take(layout.size)
+        (frames,) = layout.unpack(raw)
+        if frames == 0:
+            self._read_end(raw)
+            return None
+        if self.version == 1:
+            return _Prefix(raw, frames, True, self._frame, self.header.block_bytes(frames))
+        frames, sync = frames & ~_SYNC, bool(frames & _SYNC)
+        raw += self._take(_BYTES.size)
+        (size,) = _BYTES.unpack(raw[-_BYTES.size :])
+        first = self._frame
+        if sync:
+            raw += self._take(_FIRST.size)
+            (first,) = _FIRST.unpack(raw[-_FIRST.size :])
+        if not 1 <= frames * self.header.codebooks <= _CODES_PER_BYTE * (size + 1):
+            raise self.damaged(f"a block claims {frames} frames in {size} bytes")
+        return _Prefix(raw, frames, sync, first, size)
+
+    def _read_block(self) -> StoredBlock | None:
+        self._block = self._place()
+        prefix = self._read_prefix()
+        if prefix is None:
+            return None
+        scale_bytes = self._take(_SCALE.size) if self.header.scaled else b""
+        data = self._take(prefix.size)
+        self._check(prefix.raw + scale_bytes + data, "a block of codes")
+        if prefix.first != self._frame:
+            raise self.damaged(f"a block says it starts with frame {prefix.first}, but it follows frame {self._frame}")
         scale = None
-        if header.scaled:
+        if self.header.scaled:
             (scale,) = _SCALE.unpack(scale_bytes)
             if not (math.isfinite(scale) and scale > 0):
                 raise self.damaged(f"a block has the scale {scale}")
-        codes = unpack(payload, header.bits_per_code, frames * header.codebooks)
-        return Block(codes.reshape(frames, header.codebooks).T, scale)
+        self._frame += prefix.frames
+        return StoredBlock(prefix.first, prefix.frames, prefix.sync, scale, data)
 
-    def _read_end(self, prefix: bytes, total: int) -> None:
+    def _read_end(self, prefix: bytes) -> None:
         end = self._take(_END.size)
         self._check(prefix + end, "its end")
         samples, frames = _END.unpack(end)
-        if frames != total:
-            raise self.damaged(f"it says it has {frames} frames, but there are {total}")
-        if samples > total * self.header.hop_samples or (samples == 0) != (total == 0):
-            raise self.damaged(f"it says it has {samples} samples, but its {total} frames hold another number")
+        if frames != self._frame:
+            raise self.damaged(f"it says it has {frames} frames, but there are {self._frame}")
+        if samples > frames * self.header.hop_samples or (samples == 0) != (frames == 0):
+            raise self.damaged(f"it says it has {samples} samples, but its {frames} frames hold another number")
         if self._left:
             raise self.damaged(f"{self._left} bytes follow its end")
         self.samples = samples
@@ -272,29 +330,27 @@ class BitstreamReader:
             raise self._truncated()
         return data
 
+    def _skip(self, length: int) -> None:
+        if length > self._left:
+            raise self._truncated()
+        self.file.seek(length, os.SEEK_CUR)
+        self._left -= length
+
+    def _place(self, by: int = 0) -> tuple[int, int, int]:
+        """Offset in the file, bytes from there to its end, number of the next frame."""
+        return self.file.tell() + by, self._left - by, self._frame
+
+    def _go(self, place: tuple[int, int, int]) -> None:
+        offset, self._left, self._frame = place
+        self.file.seek(offset)
+
     def _truncated(self) -> BitstreamError:
         return BitstreamError(f"{self.name} is truncated or damaged: it ends before its content does")
 
 
-def pack(codes: NDArray[np.integer[Any]], bits: int) -> bytes:
-    """Codes of 1 to 16 bits side by side, lowest bit first, zero bits to a whole byte.
-
-    Shape: codes [N] -> ceil(N * bits / 8) bytes.
-
-    Raises:
-        ValueError: A code does not fit.
-    """
-    if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < 1 << bits <= 1 << 16:
-        raise ValueError(f"expected codes of {bits} bits, at most 16, got {codes.min()} to {codes.max()}")
-    table = codes.astype("<u2")[:, None].view(np.uint8)
-    return np.packbits(np.unpackbits(table, axis=1, count=bits, bitorder="little").ravel(), bitorder="little").tobytes()
-
-
-def unpack(data: bytes, bits: int, count: int) -> NDArray[np.int64]:
-    """Inverse of `pack`.
-
-    Shape: ceil(N * bits / 8) bytes -> codes [N].
-    """
-    flat = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little")
-    table = np.packbits(flat.reshape(count, bits), axis=1, bitorder="little")
-    return np.pad(table, ((0, 0), (0, 2 - table.shape[1]))).view("<u2")[:, 0].astype(np.int64)
+def _coding_of(header: BitstreamHeader, coding: BlockCoding | None) -> BlockCoding:
+    if coding is not None:
+        return coding
+    if header.coding != "fixed":
+        raise ValueError(f"codes in the coding {header.coding} need a coder, none was given")
+    return FixedCoding(header)
