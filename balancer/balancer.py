@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from balancer.monitoring import Balance, measure
-from balancer.statistics import Pullback, Statistics
+from balancer.statistics import Pullback, Statistics, largest_over_processes, mean_over_processes
 from balancer.strategy import Combined, Direction, Magnitude, Scale, Strategy, UsesPriors, WatchesValidation
 
 __all__ = ["Balanced", "Balancer", "Warmup"]
@@ -57,7 +57,8 @@ class Balancer(nn.Module):
             look at loss values pay one backward pass of the weighted sum on all other steps.
         refresh_every: A strategy that looks at gradients does so every so many steps; in between its last weights
             hold, and a step costs one backward pass of the weighted sum. It also looks when another set of losses
-            is there than last time. Averages then run over refreshes. No effect on weights for every element.
+            is there than last time. What a look finds stands for the steps since the last one, so that averages keep
+            their time constant. No effect on weights for every element.
         warmup: Another strategy for the first steps.
 
     Attributes:
@@ -99,6 +100,7 @@ class Balancer(nn.Module):
         # The weights of the last refresh, and the losses that were there.
         self.register_buffer("last", torch.zeros(len(self.weights), dtype=torch.float64))
         self._refreshed: list[str] = []
+        self._looked: int | None = None  # the step of the last look
 
     def forward(self, losses: Mapping[str, Tensor], output: Tensor, pullback: Pullback | None = None) -> Balanced:
         """Combines the gradients of `losses` at `output`; the losses' graphs are kept.
@@ -135,7 +137,12 @@ class Balancer(nn.Module):
         if not active:
             nothing = output.new_zeros(0, dtype=torch.float64)
             return Balanced(torch.zeros_like(output), self._by_name(active, nothing), dropped, _true(output), None)
-        statistics = self._statistics(active, losses, gradients if looks else None, pullback, output.device)
+        if self.step == self.warmup_steps:
+            self._looked = None  # by another strategy
+        elapsed = 1 if self._looked is None else self.step - self._looked
+        statistics = self._statistics(active, losses, gradients if looks else None, pullback, output.device, elapsed)
+        if looks:
+            self._looked = self.step
         if strategy.needs_gradients and not looks:
             combined = Combined(self.last[statistics.index], None)
         else:
@@ -165,14 +172,16 @@ class Balancer(nn.Module):
         gradients: Mapping[str, Tensor] | None,
         pullback: Pullback | None,
         device: torch.device,
+        elapsed: int = 1,
     ) -> Statistics:
         position = {name: index for index, name in enumerate(self.weights)}
         return Statistics(
             torch.tensor([position[name] for name in active]).to(device, non_blocking=True),
-            torch.stack([losses[name].detach().double() for name in active]),
+            mean_over_processes(torch.stack([losses[name].detach().double() for name in active])),
             torch.tensor([self.weights[n] for n in active], dtype=torch.float64).to(device, non_blocking=True),
             None if gradients is None else torch.stack([gradients[name] for name in active]),
             pullback,
+            elapsed,
         )
 
     def _by_name(self, active: list[str], weights: Tensor) -> dict[str, Tensor]:
@@ -204,13 +213,19 @@ class Balancer(nn.Module):
         return [slot for each in strategies for slot in (each.scale, each.direction, each.magnitude)]
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"names": list(self.weights), "step": self.step, "refreshed": list(self._refreshed)}
+        return {
+            "names": list(self.weights),
+            "step": self.step,
+            "refreshed": list(self._refreshed),
+            "looked": self._looked,
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         if state["names"] != list(self.weights):
             raise ValueError(f"this state balances the losses {state['names']}, this balancer {list(self.weights)}")
         self.step = state["step"]
         self._refreshed = state["refreshed"]
+        self._looked = state["looked"]
 
 
 def _true(output: Tensor) -> Tensor:
@@ -238,6 +253,8 @@ def _split(losses: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None)
         # Largest entry rather than a norm: it cannot overflow, and it is NaN or inf exactly if an entry is.
         peaks = torch.stack([gradient.abs().amax().double() for gradient in gradients.values()])
         sizes = torch.where(sizes.isfinite(), peaks, sizes)
+    # What is wrong in one process is wrong in all: they must agree on what to leave out.
+    sizes = largest_over_processes(torch.where(sizes.isnan(), float("inf"), sizes))
     found = dict(zip(losses, sizes.tolist(), strict=True))
     dropped = tuple(name for name, size in found.items() if not size < float("inf"))
     # What has underflowed in float32 is zero: a strategy that divides by its length would overflow.

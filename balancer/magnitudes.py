@@ -45,8 +45,7 @@ class Fixed:
 
     def __call__(self, statistics: Statistics, weights: Tensor, gradient: Tensor) -> Tensor:
         """Shape: weights [m] or [m, n], gradient [n] -> [] float64."""
-        items = gradient.unflatten(0, (statistics.batch_size if self.norm_over == "item" else 1, -1))
-        length = torch.linalg.vector_norm(items, dim=1, dtype=torch.float64).mean()
+        length = statistics.item_length(gradient) if self.norm_over == "item" else statistics.length(gradient)
         return _factor(self.norm, length, statistics, weights, gradient)
 
 
@@ -57,7 +56,7 @@ class SumOfNorms:
 
     def __call__(self, statistics: Statistics, weights: Tensor, gradient: Tensor) -> Tensor:
         """Shape: weights [m] or [m, n], gradient [n] -> [] float64."""
-        return _factor(statistics.norms.sum(), _length(gradient), statistics, weights, gradient)
+        return _factor(statistics.norms.sum(), statistics.length(gradient), statistics, weights, gradient)
 
 
 class MatchSum:
@@ -69,11 +68,7 @@ class MatchSum:
         """Shape: weights [m] or [m, n], gradient [n] -> [] float64."""
         # |sum of rows|^2 is the sum of all inner products; rounding may leave it just below zero.
         plain = statistics.gramian.sum().clamp_min(0).sqrt()
-        return _factor(plain, _length(gradient), statistics, weights, gradient)
-
-
-def _length(gradient: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(gradient, dtype=torch.float64)
+        return _factor(plain, statistics.length(gradient), statistics, weights, gradient)
 
 
 def _factor(
@@ -82,4 +77,4 @@ def _factor(
     # Rows that cancel leave the rounding of their float32 sum, which has no direction worth a length.
     largest = weights.abs() if weights.ndim == 1 else weights.abs().amax(1)
     rounding = torch.finfo(torch.float32).eps * (largest * statistics.norms).sum()
-    return torch.where(_length(gradient) > rounding, wanted / length, torch.zeros_like(length))
+    return torch.where(statistics.length(gradient) > rounding, wanted / length, torch.zeros_like(length))

@@ -36,13 +36,13 @@ def measure(names: tuple[str, ...], statistics: Statistics, combined: Combined) 
     gradient = combined.gradient
     assert gradient is not None, "a monitoring step has gradients"
     weights, rows = combined.weights.double(), statistics.jacobian.double()
-    length = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    length = statistics.length(gradient)
     unit = gradient.double() / length.clamp_min(_TINY)
     if weights.ndim == 1:
-        terms, along = weights.abs() * statistics.norms, weights * (rows @ unit)
+        terms, along = weights.abs() * statistics.norms, weights * statistics.product(rows, unit)
     else:
         weighted = weights * rows
-        terms, along = torch.linalg.vector_norm(weighted, dim=1), weighted @ unit
+        terms, along = statistics.length(weighted), statistics.product(weighted, unit)
     rounding = torch.finfo(torch.float32).eps * terms.sum()
     pairs = torch.ones_like(statistics.cosines, dtype=torch.bool).triu(1)
     return Balance(

@@ -6,9 +6,10 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Pullback", "SharedLayers", "Statistics"]
+__all__ = ["Pullback", "SharedLayers", "Statistics", "largest_over_processes", "mean_over_processes"]
 
 SharedLayers = Literal["last_layer", "all_shared"]
 
@@ -21,14 +22,19 @@ Pullback = Callable[[Tensor, SharedLayers], Tensor]
 class Statistics:
     """The m losses that are active in this step; everything derived is computed once and only if asked for.
 
+    Of W processes that share a batch each has the gradients of the losses over its own part. They are the whole batch's
+    times W, as far as they go: a loss is a mean, and the part has 1/W of the elements. Lengths, inner products and loss
+    values are those of the whole batch, the same in every process, and so is all that strategies make of them.
+
     Args:
         index: Position of each active loss among all M losses of the balancer, so that a strategy with memory
             can keep buffers [M] and address `buffer[index]`. Shape [m] int64.
-        losses: Values, detached, float64. Shape [m].
+        losses: Values over the whole batch, detached, float64. Shape [m].
         user_weights: The weights from the config, float64. Shape [m].
         gradients: d loss_i / d output, one row a loss, or None on steps on which nobody needs them.
             Shape [m, B, C, T] float32.
         pullback: Takes gradients on to the parameters; None where the caller offers no way to them.
+        elapsed: Steps that this one stands for: those since the strategy was last asked, this one included.
     """
 
     index: Tensor
@@ -36,6 +42,19 @@ class Statistics:
     user_weights: Tensor
     gradients: Tensor | None
     pullback: Pullback | None = None
+    elapsed: int = 1
+
+    def remembered(self, decay: float) -> tuple[float, float]:
+        """How a discounted sum over steps, sum = kept * sum + fresh * value, takes in this step's value.
+
+        It stands for all `elapsed` steps, so that an average keeps its time constant whatever `refresh_every` is:
+        kept is decay^elapsed and fresh 1 + decay + ... + decay^(elapsed - 1), which for one step are decay and 1.
+
+        Args:
+            decay: Of the sum per step, in [0, 1).
+        """
+        kept = decay**self.elapsed
+        return kept, (1 - kept) / (1 - decay) if self.elapsed > 1 else 1.0
 
     @cached_property
     def jacobian(self) -> Tensor:
@@ -46,19 +65,32 @@ class Statistics:
 
     @property
     def batch_size(self) -> int:
-        """Items B of the batch; 1 when there are no gradients to tell."""
-        return 1 if self.gradients is None else self.gradients.shape[1]
+        """Items B of the whole batch; 1 when there are no gradients to tell."""
+        return 1 if self.gradients is None else self.gradients.shape[1] * _processes()
+
+    def length(self, gradients: Tensor) -> Tensor:
+        """Length over the whole batch. Shape: gradients [..., B * C * T] -> [...] float64."""
+        length = torch.linalg.vector_norm(gradients, dim=-1, dtype=torch.float64)
+        return length if _processes() == 1 else _total(length.square()).sqrt() / _processes()
+
+    def item_length(self, gradients: Tensor) -> Tensor:
+        """Length of each item, mean over the batch. Shape: gradients [..., B * C * T] -> [...] float64."""
+        items = gradients.unflatten(-1, (self.batch_size // _processes(), -1))
+        return mean_over_processes(torch.linalg.vector_norm(items, dim=-1, dtype=torch.float64).mean(-1)) / _processes()
+
+    def product(self, gradients: Tensor, others: Tensor) -> Tensor:
+        """Inner products. Shape: gradients [m, B * C * T], others [B * C * T, *] -> [m, *], in their dtype."""
+        return _total(gradients @ others) / _processes() ** 2
 
     @cached_property
     def norms(self) -> Tensor:
         """Length of each gradient over the whole batch. Shape: [m] float64."""
-        return torch.linalg.vector_norm(self.jacobian, dim=1, dtype=torch.float64)
+        return self.length(self.jacobian)
 
     @cached_property
     def item_norms(self) -> Tensor:
         """Length of each gradient, taken per batch item and averaged. Shape: [m] float64."""
-        items = self.jacobian.unflatten(1, (self.batch_size, -1))
-        return torch.linalg.vector_norm(items, dim=2, dtype=torch.float64).mean(1)
+        return self.item_length(self.jacobian)
 
     @cached_property
     def cosines(self) -> Tensor:
@@ -68,7 +100,7 @@ class Statistics:
         many decades, the small ones would be lost to rounding, and TF32 or autocast would round the products.
         """
         unit = self.jacobian / self.norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        return (unit @ unit.t()).clamp(-1, 1).fill_diagonal_(1.0)
+        return self.product(unit, unit.t()).clamp(-1, 1).fill_diagonal_(1.0)
 
     @cached_property
     def gramian(self) -> Tensor:
@@ -84,7 +116,7 @@ class Statistics:
         if self.gradients is None or self.pullback is None:
             raise ValueError(f"norms at {layers} want a pullback, and this step of the balancer was given none")
         lengths = [
-            torch.linalg.vector_norm(self.pullback(gradient, layers), dtype=torch.float64)
+            torch.linalg.vector_norm(mean_over_processes(self.pullback(gradient, layers)), dtype=torch.float64)
             for gradient in self.gradients
         ]
         return torch.stack(lengths)
@@ -103,6 +135,7 @@ class Statistics:
             self.user_weights,
             self.gradients,
             self.pullback,
+            self.elapsed,
             origin=self,
             factors=factors,
         )
@@ -132,3 +165,28 @@ class _Scaled(Statistics):
 
     def parameter_norms(self, layers: SharedLayers) -> Tensor:
         return self.origin.parameter_norms(layers) * self.factors.abs()
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Shape: [*] -> [*]."""
+    return _total(values) / _processes() if _processes() > 1 else values
+
+
+def largest_over_processes(values: Tensor) -> Tensor:
+    """Shape: [*] -> [*]; of values without NaN."""
+    if _processes() > 1:
+        values = values.clone()
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sum over processes. Shape: [*] -> [*]."""
+    if _processes() > 1:
+        values = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(values)
+    return values
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from codec.commands import coding, evaluate, info
+from codec.commands import coding, evaluate, export, import_model, info
 from codec.commands.messages import complain
 
 __all__ = ["main"]
@@ -39,6 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="codec", description="Encodes and decodes audio with a trained model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (coding, info, evaluate):
+    for command in (coding, info, evaluate, import_model, export):
         command.add(commands)
     return parser

@@ -8,6 +8,7 @@ without being altered.
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -162,7 +163,10 @@ class ResidualVectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def update(self, output: QuantizerOutput) -> None:
-        """One moving-average step of the books that took part in `output`, then revives their dead codes."""
+        """One moving-average step of the books that took part in `output`, then revives their dead codes.
+
+        Of several processes all take the step together: sums are over all of them, and the books stay alike.
+        """
         residuals = output.residuals
         k, n, dim = residuals.shape
         size = self.embed.shape[1]
@@ -170,8 +174,8 @@ class ResidualVectorQuantizer(nn.Module):
         flat = (index + size * torch.arange(k, device=index.device)[:, None]).flatten()
         counts = torch.bincount(flat, minlength=k * size).view(k, size).to(residuals.dtype)
         sums = residuals.new_zeros(k * size, dim).index_add_(0, flat, residuals.reshape(k * n, dim))
-        self.cluster_size[:k].lerp_(counts, 1 - self.decay)
-        self.embed_sum[:k].lerp_(sums.view(k, size, dim), 1 - self.decay)
+        self.cluster_size[:k].lerp_(_total(counts), 1 - self.decay)
+        self.embed_sum[:k].lerp_(_total(sums).view(k, size, dim), 1 - self.decay)
         self._revive(residuals)
         # A code that was never used keeps its place: both averages decay alike. The clamp only guards 0 / 0.
         used = self.cluster_size[:k, :, None]
@@ -184,8 +188,11 @@ class ResidualVectorQuantizer(nn.Module):
         A revived code gets the usage of an average one, so it has ln(1 / revive_below) / (1 - decay) updates
         to prove itself.
         """
+        dead = self._dead()[: len(residuals)]
+        if not dead.any():
+            return
+        residuals = _joined(residuals)
         k, n, _ = residuals.shape
-        dead = self._dead()[:k]
         generator = torch.Generator().manual_seed(int(self.updates))
         order = torch.argsort(torch.rand(k, n, generator=generator), dim=1).to(residuals.device)
         rank = dead.cumsum(1) - 1
@@ -232,6 +239,26 @@ def kmeans(
             break
     counts = torch.bincount(index, minlength=clusters).to(vectors.dtype)
     return centroids, counts, index
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _total(tensor: Tensor) -> Tensor:
+    """Sum over processes, in place. Shape: [*] -> [*]."""
+    if _processes() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def _joined(residuals: Tensor) -> Tensor:
+    """The vectors of all processes, in their order. Shape: [K, N, D] -> [K, processes * N, D]."""
+    if _processes() == 1:
+        return residuals
+    parts = [torch.empty_like(residuals) for _ in range(_processes())]
+    dist.all_gather(parts, residuals.contiguous())
+    return torch.cat(parts, dim=1)
 
 
 def _nearest(vectors: Tensor, embed: Tensor) -> Tensor:

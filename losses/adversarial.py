@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -84,7 +85,8 @@ def feature_matching_loss(
     Args:
         estimate_features: For each sub-discriminator the outputs of its layers on the codec's output.
         reference_features: The same on real audio.
-        relative: Divide each layer's mean absolute difference by the mean absolute value of the reference's features.
+        relative: Divide each layer's mean absolute difference by the mean absolute value of the reference's features:
+            over the whole batch, if several processes share it.
 
     Shape: K lists of L tensors [*], twice -> scalar.
 
@@ -96,21 +98,27 @@ def feature_matching_loss(
     ]
     if shapes[0] != shapes[1] or not shapes[0] or not all(shapes[0]):
         raise ValueError(f"expected features of the same shapes, got {shapes[0]} and {shapes[1]}")
-    per_discriminator = [
-        torch.stack([_layer_distance(e, r, relative) for e, r in zip(estimate, reference, strict=True)]).mean()
-        for estimate, reference in zip(estimate_features, reference_features, strict=True)
+    # One vector over all layers of all sub-discriminators, and the weight of each: 1/K of 1/L.
+    pairs = [
+        (estimate, reference.detach(), 1 / (len(reference_features) * len(references)))
+        for estimates, references in zip(estimate_features, reference_features, strict=True)
+        for estimate, reference in zip(estimates, references, strict=True)
     ]
-    return torch.stack(per_discriminator).mean()
+    distances = torch.stack([_MeanDistance.apply(estimate, reference) for estimate, reference, _ in pairs])
+    weights = distances.new_tensor([weight for _, _, weight in pairs])
+    if relative:
+        scales = _mean_over_processes(torch.stack([_float_mean(reference.abs()) for _, reference, _ in pairs]))
+        # A layer whose features are all zero would divide by zero; the smallest normal number keeps the loss finite.
+        weights = weights / scales.clamp(min=torch.finfo(scales.dtype).tiny)
+    return distances @ weights
 
 
-def _layer_distance(estimate: Tensor, reference: Tensor, relative: bool) -> Tensor:
-    reference = reference.detach()
-    distance = _MeanDistance.apply(estimate, reference)
-    if not relative:
-        return distance
-    # A layer whose features are all zero would divide by zero; the smallest normal number keeps the loss finite.
-    scale = _float_mean(reference.abs())
-    return distance / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+def _mean_over_processes(values: Tensor) -> Tensor:
+    """Shape: [*] -> [*], in place."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
 
 
 class _MeanDistance(torch.autograd.Function):

@@ -157,7 +157,8 @@ def score(
 
 def _seconds_per_step(trainer: Trainer) -> float:
     """Median over the log intervals, validation and saving left out; NaN without one."""
-    records = [json.loads(line) for line in trainer.logger.metrics_path.read_text(encoding="utf-8").splitlines()]
+    lines = (trainer.logger.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
     speeds = [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]
     return float(np.median(trainer.data.seconds_per_step / np.array(speeds))) if speeds else math.nan
 

@@ -68,7 +68,8 @@ def execute(command: Callable[[], None], stopped: str) -> None:
     except Exception as error:
         if in_full:
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")  # of several processes each says what went wrong in it
+        print(f"error{'' if rank == '0' else f' in process {rank}'}: {explain(error)}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -21,12 +21,12 @@ from codec.training import (
     Trainer,
     TrainingData,
     Validation,
-    load_checkpoint,
 )
-from codec.training.checkpoint import Checkpoint
 from codec.training.compatibility import check_loss_names, check_windows
-from codec.training.initialization import take_weights
+from codec.training.initialization import Origin, read_origin, take_weights
+from codec.training.processes import Processes, joined
 from codec.training.progress import ProgressDisplay
+from codec.training.silent_logger import SilentLogger
 from data import Corpus, HeldOutClip, SegmentDataset, held_out_clips
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -58,13 +58,22 @@ FREE_TO_CHANGE = (
 )
 
 
-def build(cfg: DictConfig, folder: Path, console: TextIO | None = None) -> Trainer:
+def build(
+    cfg: DictConfig,
+    folder: Path,
+    console: TextIO | None = None,
+    processes: Processes | None = None,
+    device: torch.device | str = "cpu",
+) -> Trainer:
     """All parts of a run, put together. What can fail without audio is built before any audio is looked for.
 
     Args:
         console: Where progress is shown; standard output if None.
+        processes: Those that train together; this one alone if None.
+        device: Of this process.
     """
-    plan: Plan = make(cfg.trainer, device=_device(cfg.trainer.device))
+    processes = processes or Processes()
+    plan: Plan = make(cfg.trainer, device=str(device))
     codec, adversary = _players(cfg)
     losses = make(cfg.losses.terms)
     balancer = make(cfg.balancer)
@@ -79,12 +88,15 @@ def build(cfg: DictConfig, folder: Path, console: TextIO | None = None) -> Train
     check_windows(losses, adversary, round(float(cfg.data.segments.segment_seconds) * codec.config.sample_rate))
     origin = _origin(cfg, folder, codec, adversary)
 
-    corpus, data, clips = _read_data(cfg, codec.config)
+    with processes.first_goes_ahead():
+        corpus, data, clips = _read_data(cfg, codec.config, processes)
     budget = plan.budget.in_steps(data.steps_per_epoch)
-    display = ProgressDisplay(budget.steps, None if budget.minutes is None else 60 * budget.minutes, console)
-    logger = RunLogger(folder, sinks, display, resolved(cfg))
+    logger: RunLogger | SilentLogger = SilentLogger(folder)
+    if processes.first:
+        display = ProgressDisplay(budget.steps, None if budget.minutes is None else 60 * budget.minutes, console)
+        logger = RunLogger(folder, sinks, display, resolved(cfg))
     try:
-        for manifest in (corpus.train, corpus.held_out):
+        for manifest in (corpus.train, corpus.held_out) if processes.first else ():
             for path, reason in manifest.set_aside:
                 logger.set_aside(str(Path(manifest.root) / path), reason)
         logger.message(
@@ -93,10 +105,14 @@ def build(cfg: DictConfig, folder: Path, console: TextIO | None = None) -> Train
         )
         store = CheckpointStore(folder / "checkpoints", **make(cfg.checkpoints), report=logger.message)
         validation = Validation(clips, folder / "samples", bandwidth, cfg.validation.samples_per_group)
-        trainer = Trainer(codec, losses, adversary, balancer, optimizer, plan, data, validation, store, logger)
+        trainer = Trainer(
+            codec, losses, adversary, balancer, optimizer, plan, data, validation, store, logger, processes
+        )
         if origin is not None:
             trainer.average.load_state_dict(origin.state["average"])
-            logger.message(f"starts with the weights of {cfg.init_from} at step {origin.step}")
+            logger.message(f"starts with the weights of {origin.description}")
+            if adversary is not None and "adversary" not in origin.state:
+                logger.message("no discriminator came with them: it starts afresh")
         return trainer
     except BaseException:
         logger.close()
@@ -111,13 +127,13 @@ def _players(cfg: DictConfig) -> tuple[Codec, Adversary | None]:
     return codec, None if cfg.discriminator is None else make(cfg.adversary)
 
 
-def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversary: Adversary | None) -> Checkpoint | None:
-    """The checkpoint of another run that this one starts from, once codec and discriminator have its weights."""
+def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversary: Adversary | None) -> Origin | None:
+    """What this run starts from, once codec and discriminator have its weights."""
     # A run with a checkpoint of its own goes on from that, and the other run may be gone.
     if cfg.init_from is None or CheckpointStore(folder / "checkpoints").paths():
         return None
     try:
-        origin = load_checkpoint(Path(cfg.init_from))
+        origin = read_origin(Path(cfg.init_from))
         take_weights(origin.state, codec, adversary)
     except (CheckpointError, ValueError) as error:
         raise ValueError(f"init_from={cfg.init_from}: {error}") from error
@@ -132,7 +148,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
-def _device(requested: str) -> str:
+def find_device(requested: str) -> str:
     """The device to train on, after a look whether it is there."""
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -143,14 +159,17 @@ def _device(requested: str) -> str:
     return requested
 
 
-def _read_data(cfg: DictConfig, codec: CodecConfig) -> tuple[Corpus, TrainingData, list[HeldOutClip]]:
+def _read_data(
+    cfg: DictConfig, codec: CodecConfig, processes: Processes
+) -> tuple[Corpus, TrainingData, list[HeldOutClip]]:
     rate, channels = codec.sample_rate, codec.channels
     corpus: Corpus = make(cfg.data.corpus)
     dataset = SegmentDataset(
         corpus.train, rate, channels, seed=cfg.seed, source_weights=corpus.source_weights, **make(cfg.data.segments)
     )
     clips = held_out_clips(corpus.held_out, rate, channels, **make(cfg.data.held_out))
-    return corpus, TrainingData(dataset, cfg.data.batch_size, cfg.data.workers), clips
+    data = TrainingData(dataset, cfg.data.batch_size, cfg.data.workers, processes.rank, processes.count)
+    return corpus, data, clips
 
 
 def check_keys(cfg: DictConfig) -> None:
@@ -224,18 +243,22 @@ def differences(before: Any, now: Any, free: Collection[str], path: str = "") ->
 def opened(cfg: DictConfig, console: TextIO | None = None) -> Iterator[Trainer]:
     """A run in its folder, ready to begin or to go on; its record is closed at the end, and errors go to log.txt.
 
+    Started by torchrun, this process is one of several that train it together.
+
     Raises:
         ValueError: As `check_keys`, `claim_folder` and the parts of the run.
     """
     check_keys(cfg)
     folder = claim_folder(cfg)
     try:
-        trainer = build(cfg, folder, console)
-        try:
-            keep_config(cfg, folder / "config.yaml")
-            yield trainer
-        finally:
-            trainer.logger.close()
+        with joined(find_device(cfg.trainer.device)) as (processes, device):
+            trainer = build(cfg, folder, console, processes, device)
+            try:
+                if processes.first:
+                    keep_config(cfg, folder / "config.yaml")
+                yield trainer
+            finally:
+                trainer.logger.close()
     except Exception:
         with open(folder / "log.txt", "a", encoding="utf-8") as log:
             traceback.print_exc(file=log)

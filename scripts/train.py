@@ -17,6 +17,8 @@ def run(cfg: DictConfig) -> None:
     """Trains, then writes the report and says where everything is."""
     with opened(cfg) as trainer:
         scores = trainer.run()
+    if not trainer.processes.first:
+        return
     folder = trainer.logger.folder
     report = write_report(folder)
     print(f"\nTrained for {trainer.step} steps, {trainer.seconds / 60:.1f} min.")

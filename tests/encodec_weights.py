@@ -5,7 +5,6 @@ Two independent oracles of the architecture: the `encodec` package (Défossez et
 """
 
 import logging
-import re
 import warnings
 from typing import Any
 
@@ -16,6 +15,7 @@ from encodec.quantization import ResidualVectorQuantizer as EncodecQuantizer
 from torch import nn
 
 from codec import Codec, CodecConfig
+from codec.interop.weights import codec_with, translated
 
 __all__ = ["TINY", "codec_with_weights_of", "encodec_model", "fill_codebooks", "randomize", "transformers_model"]
 
@@ -137,27 +137,6 @@ def codec_with_weights_of(foreign: nn.Module, config: CodecConfig) -> Codec:
     """A `Codec` with the weights of an `encodec_model` or a `transformers_model` of the same config.
 
     Raises:
-        RuntimeError: A weight is missing, superfluous or of another shape.
+        ForeignModelError: A weight is missing, superfluous or of another shape.
     """
-    weights: dict[str, torch.Tensor] = {}
-    embeds: dict[int, torch.Tensor] = {}
-    for name, tensor in foreign.state_dict().items():
-        book = re.fullmatch(r"quantizer\.(?:vq\.)?layers\.(\d+)\._?codebook\.embed", name)
-        if book:
-            embeds[int(book[1])] = tensor
-        elif not name.startswith("quantizer."):
-            weights[_renamed(name)] = tensor
-    weights["quantizer.embed"] = torch.stack([embeds[k] for k in range(len(embeds))])
-    codec = Codec(config).eval()
-    training = {k: v for k, v in codec.state_dict().items() if k.startswith("quantizer.") and k != "quantizer.embed"}
-    codec.load_state_dict(weights | training)
-    return codec
-
-
-def _renamed(name: str) -> str:
-    name = re.sub(r"^(encoder|decoder)\.model\.", r"\1.layers.", name)
-    name = re.sub(r"\.(conv|convtr)\.(conv|convtr)\.", ".conv.", name)
-    name = re.sub(r"\.(conv|convtr)\.norm\.", ".norm.", name)
-    return name.replace(".weight_g", ".parametrizations.weight.original0").replace(
-        ".weight_v", ".parametrizations.weight.original1"
-    )
+    return codec_with(translated(foreign.state_dict()), config)

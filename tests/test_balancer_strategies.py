@@ -281,6 +281,31 @@ def test_refreshes_resume_in_their_middle() -> None:
         )
 
 
+@pytest.mark.parametrize("refresh_every", [1, 2, 5])
+def test_averages_keep_their_time_constant_whatever_the_refreshes(refresh_every: int) -> None:
+    """Lengths that hold from one look to the next give the averages, and so the weights, of looking in every step."""
+    often = Balancer(WEIGHTS, EmaNorm(0.9), Sum(), Keep(), 0)
+    seldom = Balancer(WEIGHTS, EmaNorm(0.9), Sum(), Keep(), 0, refresh_every=refresh_every)
+    for length in [1.0, *(length for length in (3.0, 2.0, 5.0) for _ in range(refresh_every))]:
+        output = leaf(1, 1, 2)
+        losses = linear(output, pair([length, 0], [0, 1]))
+        expected, found = often(losses, output), seldom(losses, output)
+    assert_close(found.gradient, expected.gradient)
+    assert found.weights["a"].item() == pytest.approx(expected.weights["a"].item(), rel=1e-12)
+
+
+def test_a_look_stands_for_the_steps_since_the_last_one() -> None:
+    """Worked by hand: decay 1/2, a look every three steps, lengths 1 and then 4."""
+    balancer = Balancer(WEIGHTS, EmaNorm(0.5), Sum(), Keep(), 0, refresh_every=3)
+    for length in (1.0, 7.0, 7.0, 4.0):
+        output = leaf(1, 1, 2)
+        balancer(linear(output, pair([length, 0], [0, 1])), output)
+    # total = 1/8 * 1 + (1 + 1/2 + 1/4) * 4, count = 1/8 + 7/4
+    scale = balancer.strategy.scale
+    assert scale.total[0].item() == pytest.approx(7.125)
+    assert scale.count[0].item() == pytest.approx(1.875)
+
+
 class Infinite(MinimumNorm):
     """A strategy gone wrong."""
 

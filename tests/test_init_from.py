@@ -1,15 +1,22 @@
 """Starting from the weights of another run: what is taken, what is fresh, and that nothing else is needed later."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
-from tiny_command import TINY, composed
+from encodec_weights import encodec_model, fill_codebooks
+from hydra.utils import instantiate
+from tiny_command import ROOT, TINY, composed
 from tiny_run import differences
 
+from codec import Codec
+from codec.cli import main
 from codec.training import CheckpointStore, Trainer, load_checkpoint
 from scripts.command_line import explain
 from scripts.composition import opened
@@ -129,6 +136,78 @@ def test_another_architecture_is_refused_in_one_line(origin: Path, tmp_path: Pat
     assert line.endswith("weight is [2, 2, 3, 9] there, [4, 2, 3, 9] here")
     line = refusal(tmp_path, start, "discriminator.windows=[64]")
     assert "there, missing here" in line
+
+
+def audio_of_clips() -> torch.Tensor:
+    """A second of each of four. Shape: -> [1, 1, T]."""
+    clips = sorted((ROOT / "data" / "clips" / "train").rglob("*.flac"))[:4]
+    assert len(clips) == 4
+    read = [soundfile.read(clip, 24_000, dtype="float32", always_2d=True)[0].mean(1) for clip in clips]
+    return torch.from_numpy(np.concatenate(read))[None, None]
+
+
+# The encodec package's 24 kHz model, tiny: its weights go through `codec import` and are then trained further.
+IMPORTED = ("codec=encodec_24khz", "codec.config.bandwidths_kbps=[1.2,2.4]")
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but a model.safetensors, whose codes lie where the latents of the clips do."""
+    folder = tmp_path_factory.mktemp("imported")
+    codec: Codec = instantiate(composed("train", *TINY, *IMPORTED).codec, _convert_="all")
+    reference = encodec_model(codec.config)
+    fill_codebooks(reference, audio_of_clips())
+    torch.save(reference.state_dict(), folder / "encodec.th")
+    assert main(["import", str(folder / "encodec.th"), str(folder / "model")]) == 0
+    assert Codec.load(folder / "model" / "model.safetensors").config == codec.config
+    return folder / "model"
+
+
+def test_an_imported_model_will_do(imported: Path, tmp_path: Path) -> None:
+    codec = Codec.load(imported / "model.safetensors")
+    for number, start in enumerate((imported, imported / "model.safetensors")):
+        taken = first_state(tmp_path / str(number), *IMPORTED, f"init_from={start}")
+        assert differences(taken["codec"], dict(codec.state_dict())) == []
+        assert bool(taken["codec"]["quantizer.started"]), "k-means would put other codes in their place"
+        average = {name.removeprefix("module."): value for name, value in taken["average"].items()}
+        assert int(average.pop("n_averaged")) == 1
+        assert differences(average, dict(codec.state_dict())) == []
+        fresh = first_state(tmp_path / f"plain{number}", *IMPORTED)
+        assert differences(taken["adversary"], fresh["adversary"]) == []
+        text = (tmp_path / str(number) / "fresh" / "log.txt").read_text()
+        assert f"starts with the weights of the model {start} ({codec.fingerprint()})" in text
+        assert "no discriminator came with them: it starts afresh" in text
+
+
+@torch.no_grad()
+def quantization_error(codec: Codec, embed: torch.Tensor) -> float:
+    """Mean square of what these codebooks leave over of the latents that `codec` makes of the clips."""
+    latent = codec.latent_of(audio_of_clips())
+    codec.quantizer.embed.copy_(embed)
+    return float((latent - codec.quantizer.decode(codec.quantizer.encode(latent))).square().mean())
+
+
+def test_training_an_imported_model_does_not_spoil_its_codebooks(imported: Path, tmp_path: Path) -> None:
+    before = Codec.load(imported / "model.safetensors")
+    old = before.quantizer.embed.clone()
+    train(tmp_path, "name=tuned", *IMPORTED, f"init_from={imported}", steps=4)
+    after = load_checkpoint(tmp_path / "tuned").state
+    new = after["codec"]["quantizer.embed"]
+    assert (new != old).flatten(1).any(dim=1).all(), "every book learns"
+    # The encoder moves too, and the books with it. Averages that disagree with the codes leave a thousand times more.
+    assert quantization_error(before, new) < 2 * quantization_error(before, old)
+    lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]
+    untrained, *_, last = [line["all/mel_distance"] for line in lines if line["split"] == "validation"]
+    assert abs(last - untrained) < 0.1 * untrained
+    assert Codec.load(tmp_path / "tuned" / "model.safetensors").config == before.config
+
+
+def test_an_imported_model_of_another_architecture_or_a_damaged_one(imported: Path, tmp_path: Path) -> None:
+    line = refusal(tmp_path, *IMPORTED, f"init_from={imported}", "codec.config.skip=identity")
+    assert line.endswith("got another one: skip is conv there, identity here")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes((imported / "model.safetensors").read_bytes()[:-100])
+    assert "damaged.safetensors is damaged" in refusal(tmp_path, *IMPORTED, f"init_from={damaged}")
 
 
 def test_other_bandwidths_are_no_other_architecture(origin: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from encodec_weights import TINY, encodec_model
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
@@ -77,6 +78,9 @@ def test_codec_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     held_out.mkdir(parents=True)
     for path in (tmp_path / "in.wav", held_out / "a.wav"):
         soundfile.write(path, np.sin(np.arange(24_000) / 20) / 2, 24_000)
+    # As the encodec package's 24 kHz model, but with the weights of a tiny one.
+    foreign = encodec_model(CodecConfig(**TINY | {"sample_rate": 24_000, "bandwidths_kbps": ()}))
+    torch.save(foreign.state_dict(), tmp_path / "encodec_24khz-d7cc33bc.th")
     monkeypatch.chdir(tmp_path)
     commands = [command[1:] for command in COMMANDS if command[0] == ".venv/bin/codec"]
     assert {"encode", "decode", "info", "evaluate"} <= {command[0] for command in commands}

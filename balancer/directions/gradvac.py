@@ -61,12 +61,13 @@ class GradVac(nn.Module):
         cosines = statistics.cosines.cpu()
         pairs = (statistics.index[:, None], statistics.index)
         targets = self.target[pairs].cpu()
-        rows = torch.stack([self._corrected(i, cosines, targets[i]) for i in range(len(cosines))])
+        kept, _ = statistics.remembered(1 - self.beta)
+        rows = torch.stack([self._corrected(i, cosines, targets[i], kept) for i in range(len(cosines))])
         self.target[pairs] = targets.to(self.target.device)
         return torch.where(norms > 0, norms @ rows.to(norms.device) / norms, 0.0)
 
-    def _corrected(self, i: int, cosines: Tensor, targets: Tensor) -> Tensor:
-        """Coefficients of g_i' / |g_i| on the unit rows; moves `targets` on.
+    def _corrected(self, i: int, cosines: Tensor, targets: Tensor, kept: float) -> Tensor:
+        """Coefficients of g_i' / |g_i| on the unit rows; moves `targets` on, which keep the share `kept` of themselves.
 
         Shape: cosines [m, m], targets [m] -> [m].
         """
@@ -80,7 +81,7 @@ class GradVac(nn.Module):
             if cosine < target:
                 sine, wanted = (1 - cosine**2).sqrt(), (1 - target**2).sqrt().clamp_min(_SMALLEST_SINE)
                 row[j] += length * (target * sine - cosine * wanted) / wanted
-            targets[j] = (1 - self.beta) * target + self.beta * cosine
+            targets[j] = kept * target + (1 - kept) * cosine
         length = (row @ cosines @ row).clamp_min(0).sqrt()
         return row * (self.limit / length.clamp_min(self.limit))
 

@@ -67,8 +67,9 @@ class PCD(nn.Module):
         index, norms = statistics.index, statistics.norms
         if not bool(norms.isfinite().all()):  # a scale gone wrong is not remembered
             return torch.full_like(norms, float("nan"))
-        self.total[index] = self.total[index] * self.decay + norms.square()
-        self.count[index] = self.count[index] * self.decay + 1
+        kept, fresh = statistics.remembered(self.decay)
+        self.total[index] = kept * self.total[index] + fresh * norms.square()
+        self.count[index] = kept * self.count[index] + fresh
         average = (self.total[index] / self.count[index]).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
         leads = (index == self.position).cpu().numpy()
         if not leads.any():

@@ -52,7 +52,8 @@ class DBMTL(nn.Module):
         """Shape: -> [m] float64."""
         index = statistics.index
         values = statistics.losses.abs().clamp_min(self.smallest_loss)
-        self.total[index] = self.total[index] * self.decay + statistics.norms / values
-        self.count[index] = self.count[index] * self.decay + 1
+        kept, fresh = statistics.remembered(self.decay)
+        self.total[index] = kept * self.total[index] + fresh * (statistics.norms / values)
+        self.count[index] = kept * self.count[index] + fresh
         lengths = self.total[index] / self.count[index]
         return lengths.max() / lengths / values

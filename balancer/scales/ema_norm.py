@@ -64,8 +64,9 @@ class EmaNorm(nn.Module):
         """Shape: -> [m] float64."""
         index = statistics.index
         norms = statistics.item_norms if self.norm_over == "item" else statistics.norms
-        self.total[index] = self.total[index] * self.decay + norms
-        self.count[index] = self.count[index] * self.decay + 1
+        kept, fresh = statistics.remembered(self.decay)
+        self.total[index] = kept * self.total[index] + fresh * norms
+        self.count[index] = kept * self.count[index] + fresh
         average = self.total[index] / self.count[index]
         share = self.total_norm / statistics.user_weights.sum()
         if self.batch_invariant:

@@ -9,7 +9,7 @@ from codec.commands.model_options import MODEL_NAME, model_path
 from codec.file_codec import bitrate_kbps
 from codec.model import Codec
 
-__all__ = ["add"]
+__all__ = ["add", "describe_model"]
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,7 +26,8 @@ def _info(options: argparse.Namespace) -> int:
                 file.seek(0)
                 _describe_encoded(BitstreamReader(file, str(path)), path.stat().st_size)
                 return 0
-    _describe_model(model_path(path))
+    path = model_path(path)
+    describe_model(Codec.load(path), path)
     return 0
 
 
@@ -44,13 +45,17 @@ def _describe_encoded(reader: BitstreamReader, size: int) -> None:
     })  # fmt: skip
 
 
-def _describe_model(path: Path) -> None:
-    codec = Codec.load(path)
+def describe_model(codec: Codec, path: Path) -> None:
+    """Prints what `codec`, which lies at `path`, is."""
     config = codec.config
     weights = sum(parameter.numel() for parameter in codec.parameters())
     print_table({
         "model": f"{codec.fingerprint()} ({path})",
-        "audio": f"{config.sample_rate} Hz, {config.channels} channels",
+        "audio": f"{config.sample_rate} Hz, {config.channels} channels"
+        + (", divided by its level" if config.normalize else ""),
+        "network": f"{config.filters} filters, strides {' '.join(map(str, config.strides))}, "
+        f"latent {config.latent_dim}, residual units {config.residual_layers}, LSTM layers {config.lstm_layers}, "
+        f"norm {config.norm}, padding {config.padding}, skip {config.skip}",
         "frames": f"{config.frame_rate_hz} Hz, {config.hop_samples} samples each",
         "codebooks": f"{config.codebooks} of {config.codebook_size} codes, {config.kbps_per_codebook:g} kbps each",
         "bandwidths": ", ".join(f"{b:g}" for b in config.bandwidths_kbps) + " kbps",

@@ -9,20 +9,24 @@ import torch
 from codec.file_codec import FileCodec
 from codec.model import Codec
 
-__all__ = ["MODEL_NAME", "add_model_options", "check_offered", "load", "model_path"]
+__all__ = ["MODEL_NAME", "add_checkpoint_option", "add_model_options", "check_offered", "load", "model_path"]
 
 MODEL_NAME = "model.safetensors"
 RUNS = Path("runs")
 
 
 def add_model_options(command: argparse.ArgumentParser) -> None:
+    add_checkpoint_option(command)
+    command.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: cuda if there is one")
+
+
+def add_checkpoint_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint",
         metavar="RUN_OR_FILE",
         type=Path,
         help=f"run folder (its {MODEL_NAME}) or .safetensors file; default: the newest in ./{RUNS}",
     )
-    command.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: cuda if there is one")
 
 
 def load(options: argparse.Namespace) -> FileCodec:

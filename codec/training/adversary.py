@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from codec.training.processes import Processes
 from losses import AdversarialLoss, DiscriminatorOutput
 
 __all__ = ["Adversary"]
@@ -24,6 +25,9 @@ class Adversary(nn.Module):
         probability: Share of the steps on which the discriminator learns (2/3 at 24 kHz and 1/2 at 48 kHz in the
             paper).
         start: Share of the run from which on the discriminator takes part.
+
+    Attributes:
+        processes: Those that train together.
 
     Raises:
         ValueError: A value is out of range.
@@ -51,6 +55,7 @@ class Adversary(nn.Module):
         self.update = update
         self.probability = probability
         self.start = start
+        self.processes = Processes()
         self._pending: Tensor | None = None
         self.metrics: dict[str, Tensor] = {}
 
@@ -100,6 +105,7 @@ class Adversary(nn.Module):
         self.optimizer.zero_grad(set_to_none=True)
         # Named inputs: the graph also leads to the estimate, whose gradient is none of this player's business.
         torch.autograd.backward(loss, inputs=parameters)
+        self.processes.average_gradients(parameters)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(norm.isfinite()):
             self.optimizer.zero_grad(set_to_none=True)

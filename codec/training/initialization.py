@@ -1,17 +1,51 @@
 """A run that begins with the weights of another one: fine-tuning, and the cells of an ablation."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from codec.model import Codec
 from codec.training.adversary import Adversary
+from codec.training.checkpoint import load_checkpoint
 
-__all__ = ["check_architecture", "take_weights"]
+__all__ = ["Origin", "check_architecture", "read_origin", "take_weights"]
 
 # How long audio is cut up and which rates are offered: no weight depends on these.
 _FREE_TO_DIFFER = ("bandwidths_kbps", "segment_seconds", "overlap")
+
+_MODEL_NAME = "model.safetensors"
+
+
+class Origin(NamedTuple):
+    """Where a run's first weights come from."""
+
+    state: Mapping[str, Any]  # that of a `Trainer`, or of it what a model file tells
+    description: str
+
+
+def read_origin(path: Path) -> Origin:
+    """A checkpoint, the newest one of a run's folder, or a model file, imported ones included.
+
+    A folder without checkpoints may hold a model.safetensors. A model has no discriminator, and its codebooks'
+    averages start anew, each code weighing as much as 1 / (1 - decay) vectors on its place (see `Codec.load`).
+
+    Raises:
+        CheckpointError: There is no whole checkpoint.
+        ModelFileError: The model file is damaged.
+    """
+    folder_of_model = (path / _MODEL_NAME).is_file() and not (path / "checkpoints").exists()
+    if path.suffix != ".safetensors" and not folder_of_model:
+        step, state = load_checkpoint(path)
+        return Origin(state, f"{path} at step {step}")
+    codec = Codec.load(path / _MODEL_NAME if folder_of_model else path)
+    weights = codec.state_dict()
+    # The average of one state; with a count of 0 the first step would overwrite it.
+    average = {"n_averaged": torch.tensor(1), **{f"module.{name}": value for name, value in weights.items()}}
+    state = {"codec_config": codec.config.to_dict(), "codec": weights, "average": average}
+    return Origin(state, f"the model {path} ({codec.fingerprint()})")
 
 
 def check_architecture(state: Mapping[str, Any], codec: Codec) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from codec.quantizer import CodebookUsage
+from codec.training.processes import Processes
 
 __all__ = ["Meters", "codebook_metrics"]
 
@@ -32,11 +33,11 @@ class Meters:
         self._steps += 1
         self._busy_seconds += time.monotonic() - since
 
-    def read(self, audio_seconds_per_step: float) -> dict[str, float]:
-        """Means since the last reading, each over the steps that reported it; then starts anew."""
+    def read(self, audio_seconds_per_step: float, processes: Processes) -> dict[str, float]:
+        """Means over processes and steps since the last reading, each over the steps that reported it; starts anew."""
         if not self._steps:
             return {}
-        values = dict(zip(self._sums, _to_floats(list(self._sums.values())), strict=True))
+        values = dict(zip(self._sums, _to_floats(list(self._sums.values()), processes), strict=True))
         means = {name: value / self._counts[name] for name, value in values.items()}
         speed = audio_seconds_per_step * self._steps / max(self._busy_seconds, 1e-9)
         self._clear()
@@ -49,10 +50,10 @@ def codebook_metrics(usage: CodebookUsage) -> dict[str, float]:
     return {f"codebook/{k}/{name}": value for name, per_book in named for k, value in enumerate(per_book.tolist())}
 
 
-def _to_floats(tensors: list[Tensor]) -> list[float]:
+def _to_floats(tensors: list[Tensor], processes: Processes) -> list[float]:
     """One transfer for all; scalars may live on different devices."""
     if not tensors:  # every step of the interval was skipped
         return []
     device = next((t.device for t in tensors if t.device.type != "cpu"), torch.device("cpu"))
-    result: list[float] = torch.stack([t.to(device) for t in tensors]).tolist()
+    result: list[float] = processes.mean(torch.stack([t.to(device) for t in tensors])).tolist()
     return result

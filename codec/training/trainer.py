@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -17,11 +18,14 @@ from codec.training.compatibility import check_loss_names, check_windows
 from codec.training.meters import Meters, codebook_metrics
 from codec.training.monitoring import watch_balance
 from codec.training.plan import Plan
-from codec.training.precision import choose_precision, keep_float32, verify_bfloat16
+from codec.training.precision import choose_precision
+from codec.training.preparation import latent_vectors, trust_bfloat16
+from codec.training.processes import Processes
 from codec.training.pullback import Pullbacks
 from codec.training.run_logger import RunLogger
+from codec.training.silent_logger import SilentLogger
 from codec.training.training_data import TrainingData
-from codec.training.validation import Validation
+from codec.training.validation import Validation, ValidationResult
 from data import Batch
 from losses import priors
 
@@ -45,6 +49,7 @@ class Trainer:
         data: Training batches.
         validation: Scores the averaged codec on held-out clips.
         store: Where checkpoints go; a run that finds one there goes on from it.
+        processes: Those that train together, each with its part of `data`; this one alone if None.
 
     Raises:
         ValueError: Loss names and balancer weights differ, or a segment is shorter than a window that has to fit.
@@ -61,16 +66,21 @@ class Trainer:
         data: TrainingData,
         validation: Validation,
         store: CheckpointStore,
-        logger: RunLogger,
+        logger: RunLogger | SilentLogger,
+        processes: Processes | None = None,
     ) -> None:
         check_loss_names(losses, adversary, balancer)
         check_windows(losses, adversary, data.dataset.frames)
         self.plan = plan
         self.budget = plan.budget.in_steps(data.steps_per_epoch)
         self.device = torch.device(plan.device)
+        self.processes = processes or Processes()
         self.codec = codec.to(self.device)
+        self.replica = self.processes.replicated(self.codec, self.device)
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversary = None if adversary is None else adversary.to(self.device)
+        if adversary is not None:
+            adversary.processes = self.processes
         self.balancer = balancer.to(self.device)
         self.optimizer = optimizer(codec.parameters())
         self.optimizers = [self.optimizer, *([adversary.optimizer] if adversary is not None else [])]
@@ -104,7 +114,8 @@ class Trainer:
         """
         if not self.restore():
             if self.balancer.uses_priors:
-                self.balancer.set_priors(priors(self.losses, self._look_ahead(_PRIOR_BATCHES)))
+                found = self.processes.listed(priors(self.losses, self._look_ahead(_PRIOR_BATCHES)))
+                self.balancer.set_priors({name: fmean(each[name] for each in found) for name in found[0]})
             self.validate()
         self.prepare_precision()
         cadence = self.plan.cadence
@@ -116,7 +127,7 @@ class Trainer:
             self._start_codebooks()
             self.meters.add(self.train_step(self._receive(next(batches))), begun)
             self.step += 1
-            self.seconds = time.monotonic() - clock
+            self.seconds = self._agreed(time.monotonic() - clock)
             self.logger.progress(self.step, self.seconds)
             done = self.progress >= 1
             saving = done or self.step % cadence.checkpoint == 0
@@ -125,7 +136,7 @@ class Trainer:
             scores = self.validate() if done or self.step % cadence.validate == 0 else {}
             if saving:
                 self.save(scores.get("all/mel_distance"))
-        return scores or self.validation(self.averaged_codec, self.losses, self.step).scores
+        return scores or self._score().scores
 
     def train_step(self, audio: Tensor) -> dict[str, Tensor]:
         """One step, in order of time.
@@ -138,7 +149,7 @@ class Trainer:
         learn = torch.rand((), generator=draws).item()
 
         with self.precision.autocast():
-            output: CodecOutput = self.codec(audio, books, quantize=bool(self.codec.quantizer.started))
+            output: CodecOutput = self.replica(audio, books, quantize=bool(self.codec.quantizer.started))
         # The losses see a leaf: their graphs end there, and the codec is traversed once, by the one backward below.
         y = output.audio.detach().float().requires_grad_()
         losses = {name: loss(y, audio) for name, loss in self.losses.items()}
@@ -150,7 +161,8 @@ class Trainer:
         balanced = self.balancer(losses, y, self.pullbacks.at(output))
         quantized = output.quantized
         commitment = y.new_zeros(()) if quantized is None else self.plan.codebooks.commitment_loss(quantized.commitment)
-        sound, finite = torch.stack([balanced.sound, commitment.isfinite()]).tolist()  # one look at the device
+        flags = torch.stack([balanced.sound, commitment.isfinite()])
+        sound, finite = self.processes.all_true(flags).tolist()  # one look at the device
         if balanced.dropped or not (sound and finite):
             return self._skip(balanced.dropped or ("commitment" if sound else "the balancer's weights",))
 
@@ -182,7 +194,7 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """Scores the averaged codec on the held-out clips, and logs scores and samples."""
-        result = self.validation(self.averaged_codec, self.losses, self.step)
+        result = self._score()
         self.balancer.validated(result.losses)
         self.logger.metrics("validation", self.step, self.seconds, result.scores)
         for name, audio in result.samples.items():
@@ -194,24 +206,26 @@ class Trainer:
     def prepare_precision(self) -> None:
         """Compares every layer with float32 on a real batch before bfloat16 is trusted."""
         self.logger.message(f"precision: {self.precision.description}")
-        if self.precision.dtype == torch.float32:
-            return
-        # bfloat16 has 8 bits: rounding the waveform itself adds white noise 54 dB below it, louder than much of
-        # the treble that the spectral losses ask for.
-        keep_float32(self.codec.encoder.layers[0])
-        keep_float32(self.codec.decoder.layers[-1])
-        discriminator = {} if self.adversary is None else {"discriminator": self.adversary.discriminator}
-        parts = nn.ModuleDict({"codec": self.codec, **discriminator})
-        audio = self.data.batch(self.step).to(self.device)
-        failed = verify_bfloat16(self.precision, parts, lambda: [part(audio) for part in parts.values()])
-        for layer in failed:
-            self.logger.message(f"stays in float32, bfloat16 is wrong here: {layer}")
-        self.logger.message(f"bfloat16 checked against float32, {len(failed)} layers failed")
+        if self.precision.dtype != torch.float32:
+            audio = self.data.batch(self.step).to(self.device)
+            trust_bfloat16(self.precision, self.codec, self.adversary, audio, self.processes, self.logger.message)
 
     def _receive(self, batch: Batch) -> Tensor:
         for path in batch.rejected:
             self.logger.set_aside(path, "did not decode")
         return batch.audio.to(self.device, non_blocking=True)
+
+    def _score(self) -> ValidationResult:
+        """The first process does it, and keeps the samples."""
+        result = ValidationResult({}, {}, {})
+        if self.processes.first:
+            result = self.validation(self.averaged_codec, self.losses, self.step)
+        scores, losses = self.processes.from_first((result.scores, result.losses))
+        return result._replace(scores=scores, losses=losses)
+
+    def _agreed(self, seconds: float) -> float:
+        """The first process's clock where it decides how long the run is."""
+        return seconds if self.budget.minutes is None else self.processes.from_first(seconds)
 
     def _look_ahead(self, count: int) -> Iterator[Tensor]:
         return (self.data.batch(self.step + i).to(self.device) for i in range(count))
@@ -220,12 +234,11 @@ class Trainer:
         plan = self.plan.codebooks
         if bool(self.codec.quantizer.started) or self.progress < plan.start:
             return
-        with torch.no_grad(), self.precision.autocast():
-            latents = [self.codec.latent_of(batch).float() for batch in self._look_ahead(plan.start_batches)]
-        vectors = torch.cat([latent.transpose(1, 2).flatten(0, 1) for latent in latents])
+        vectors = latent_vectors(self.codec, self._look_ahead(plan.start_batches), self.precision, self.processes)
         if not bool(vectors.isfinite().all()):
             raise TrainingError(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr")
         self.codec.quantizer.start(vectors, self.plan.seed)
+        self.processes.share(self.codec.quantizer.buffers())
         self.logger.message(f"codebooks started at step {self.step} from {len(vectors)} latent vectors")
 
     def _set_learning_rates(self) -> None:
@@ -249,7 +262,7 @@ class Trainer:
         return {}
 
     def _log(self) -> None:
-        values = self.meters.read(self.data.seconds_per_step)
+        values = self.meters.read(self.data.seconds_per_step, self.processes)
         if bool(self.codec.quantizer.started):
             values |= codebook_metrics(self.codec.quantizer.usage())
         values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": self.skipped}
@@ -279,6 +292,8 @@ class Trainer:
 
     def save(self, score: float | None) -> None:
         """Writes the model, and a checkpoint with this step's score if there is one; goes on if the disk is full."""
+        if not self.processes.first:
+            return
         try:
             # The model first: a run that has its last checkpoint makes no further step, so nothing would write it.
             try:
@@ -291,6 +306,9 @@ class Trainer:
     def restore(self) -> bool:
         """Goes on from the newest sound checkpoint; returns whether there was one."""
         found = self.store.load_newest()
+        steps = self.processes.listed(None if found is None else found.step)
+        if len(set(steps)) > 1:
+            raise CheckpointError(f"the processes find different checkpoints in {self.store.folder}, of steps {steps}")
         if found is None:
             self.logger.truncate_after(-1)  # a run that was stopped before its first checkpoint begins anew
             return False

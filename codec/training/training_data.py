@@ -16,30 +16,41 @@ class TrainingData:
 
     Args:
         dataset: Segments by index.
-        batch_size: Segments in a batch.
+        batch_size: Segments in a batch, over all processes of the run.
         workers: Processes that read ahead; 0 reads in the training process.
+        rank, processes: Which part of each batch this is, of how many equal ones.
     """
 
     dataset: SegmentDataset
     batch_size: int
     workers: int = 1
+    rank: int = 0
+    processes: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"batch_size must be a whole number from 1 on, got {self.batch_size!r}")
         if not isinstance(self.workers, int) or self.workers < 0:
             raise ValueError(f"workers must be a whole number from 0 on, got {self.workers!r}")
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"batch_size is shared out to {self.processes} processes: wanted a multiple, got {self.batch_size}"
+            )
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """Endless, from the batch of `start_step`."""
-        return training_batches(self.dataset, self.batch_size, self.workers, start_step)
+        """Endless, from the batch of `start_step`; of each this process's part."""
+        return self._read(self.workers, start_step)
 
     def batch(self, step: int) -> Tensor:
-        """The batch of one step, read in this process.
+        """This process's part of the batch of one step, read here and now.
 
         Shape: -> audio [B, C, T].
         """
-        return next(training_batches(self.dataset, self.batch_size, 0, step)).audio
+        return next(self._read(0, step)).audio
+
+    def _read(self, workers: int, start_step: int) -> Iterator[Batch]:
+        size = self.batch_size // self.processes
+        return training_batches(self.dataset, size, workers, start_step, self.rank, self.processes)
 
     @property
     def steps_per_epoch(self) -> float:

@@ -1,0 +1,39 @@
+"""`codec import`."""
+
+import argparse
+from pathlib import Path
+
+from codec.commands.info import describe_model
+from codec.commands.model_options import MODEL_NAME
+
+__all__ = ["add"]
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "import",
+        help="a model of encodec, transformers or audiocraft, as one of ours",
+        description="Reads a state dict of the encodec package (.th), a local folder of transformers' EncodecModel, or "
+        "a compression checkpoint of audiocraft (compression_state_dict.bin, checkpoint.th), and writes a model that "
+        "encodes, decodes, and can be trained further (init_from=OUT). Nothing is downloaded.",
+    )
+    command.add_argument("source", metavar="SOURCE", type=Path, help="file or folder")
+    command.add_argument(
+        "target", metavar="OUT", type=Path, help=f".safetensors file, or a folder to write {MODEL_NAME} to"
+    )
+    command.set_defaults(run=_import)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from codec.interop import read_foreign  # here, because only this command needs it
+
+    target = options.target if options.target.suffix == ".safetensors" else options.target / MODEL_NAME
+    if target.name == MODEL_NAME and (target.parent / "checkpoints").exists():
+        raise ValueError(f"{target.parent} holds a run, whose {MODEL_NAME} would be lost: choose another folder")
+    model = read_foreign(options.source)
+    if options.target != target:
+        options.target.mkdir(parents=True, exist_ok=True)
+    model.codec.save(target)
+    print(f"read {options.source} as {model.origin}")
+    describe_model(model.codec, target)
+    return 0

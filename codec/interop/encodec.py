@@ -1,0 +1,88 @@
+"""The state dicts of the encodec package (Défossez et al. 2022), and the architecture their shapes tell."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from codec.config import CodecConfig
+from codec.interop.weights import ForeignModelError, ForeignWeights
+
+__all__ = ["config_of_encodec", "offering"]
+
+# What no shape tells. The package has two models, and a state dict says no more than which of the two it is.
+_MONO: dict[str, Any] = {"sample_rate": 24_000, "causal": True, "norm": "weight_norm"}
+_STEREO: dict[str, Any] = {
+    "sample_rate": 48_000, "causal": False, "norm": "time_group_norm", "normalize": True, "segment_seconds": 1.0,
+    "overlap": 0.01,
+}  # fmt: skip
+
+
+def config_of_encodec(weights: ForeignWeights) -> CodecConfig:
+    """The config of a state dict of the encodec package.
+
+    Width, strides, kernels, layers and codebooks are read off the shapes. A mono model is the causal one at 24 kHz, a
+    stereo one that at 48 kHz, which divides segments of 1 s by their level; both pad by reflection. The rates are
+    those of 2, 4, 8 ... books, as in the paper.
+
+    Raises:
+        ForeignModelError: It is the state dict of another kind of model.
+    """
+    told = _told_by_shapes(weights)
+    untold = _MONO if told["channels"] == 1 else _STEREO
+    for name, wanted in (("norm", untold["norm"]), ("skip", "conv")):
+        if told[name] != wanted:
+            raise ForeignModelError(
+                f"a bare state dict is taken for one of the encodec package's two models, and that with "
+                f"{told['channels']} channel(s) has {name} {wanted}; this one has {told[name]}, so its sample rate and "
+                "padding cannot be told"
+            )
+    config = CodecConfig(**told | untold, padding="reflect", bandwidths_kbps=())
+    powers = [2**i for i in range(1, config.codebooks.bit_length())]
+    return offering(config, powers or [1])
+
+
+def offering(config: CodecConfig, books: list[int]) -> CodecConfig:
+    """The same config with the bandwidths that so many codebooks take."""
+    bits_per_second = config.bits_per_code * config.frame_rate_hz
+    return replace(config, bandwidths_kbps=tuple(count * bits_per_second / 1000 for count in books))
+
+
+def _told_by_shapes(weights: ForeignWeights) -> dict[str, Any]:
+    """Settings of `CodecConfig`; whether all layers follow them is for `codec_with` to check.
+
+    The shapes say nothing of dilations: with several residual units the package's own base of 2 is taken.
+    """
+    layers = weights.layers
+    convolutions = _shapes(layers, r"encoder\.layers\.(\d+)\.conv\.{weight}")
+    residual = _shapes(layers, r"encoder\.layers\.(\d+)\.block\.1\.conv\.{weight}")
+    if len(convolutions) < 3 or not residual:
+        raise ForeignModelError("it holds no weights of a SEANet encoder with residual units")
+    (filters, channels, kernel), *strided, (latent_dim, _, _) = convolutions
+    hidden, width, residual_kernel = residual[0]
+    norm = "weight_norm" if any(".original1" in name for name in layers) else "none"
+    return {
+        "channels": channels,
+        "filters": filters,
+        "strides": tuple(shape[2] // 2 for shape in strided),
+        "latent_dim": latent_dim,
+        "kernel_size": kernel,
+        "residual_kernel_size": residual_kernel,
+        "residual_layers": len(residual) // len(strided),
+        "compress": width // max(1, hidden),
+        "lstm_layers": sum(re.fullmatch(r"encoder\.layers\.\d+\.lstm\.weight_ih_l\d+", n) is not None for n in layers),
+        "norm": "time_group_norm" if "encoder.layers.0.norm.weight" in layers else norm,
+        "skip": "conv" if any(".shortcut." in name for name in layers) else "identity",
+        "codebooks": weights.embed.shape[0],
+        "codebook_size": weights.embed.shape[1],
+    }
+
+
+def _shapes(layers: dict[str, Tensor], pattern: str) -> list[list[int]]:
+    """Shapes [out, in, kernel] of the weights whose names fit, in the order of their layers."""
+    pattern = pattern.replace("{weight}", r"(?:weight|parametrizations\.weight\.original1)")
+    found = {
+        int(m[1]): list(t.shape) for name, t in layers.items() if (m := re.fullmatch(pattern, name)) and t.ndim == 3
+    }
+    return [found[index] for index in sorted(found)]

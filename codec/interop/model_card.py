@@ -1,0 +1,123 @@
+"""The README.md of an exported model: what it is, what it was trained on, how it scored, as far as the run tells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from codec.config import CodecConfig
+from codec.model import Codec
+
+__all__ = ["model_card"]
+
+_USE = """```python
+import torch
+from transformers import AutoProcessor, EncodecModel
+
+model = EncodecModel.from_pretrained("PATH")
+processor = AutoProcessor.from_pretrained("PATH")
+audio = torch.zeros({shape}).numpy()  # in about [-1, 1], at {sample_rate} Hz
+inputs = processor(raw_audio=audio, sampling_rate={sample_rate}, return_tensors="pt")
+encoded = model.encode(inputs["input_values"], inputs["padding_mask"], bandwidth={bandwidth:g})
+decoded = model.decode(**encoded, padding_mask=inputs["padding_mask"]).audio_values
+```"""
+
+
+def model_card(codec: Codec, run: Path | None, licence: str | None) -> str:
+    """Markdown with the front matter that model hubs read.
+
+    Args:
+        run: A run's folder; of config.yaml, metrics.jsonl and evaluation/evaluation.json, what is there is told.
+        licence: None is said to be not stated.
+    """
+    config = codec.config
+    front = [*([f"license: {json.dumps(licence)}"] if licence else []), "library_name: transformers"]
+    shape = str(config.sample_rate) if config.channels == 1 else f"{config.channels}, {config.sample_rate}"
+    use = _USE.format(shape=shape, sample_rate=config.sample_rate, bandwidth=max(config.bandwidths_kbps))
+    parts = [
+        "\n".join(["---", *front, "tags: [audio, neural-codec, encodec]", "---"]),
+        f"# Neural audio codec, {config.sample_rate / 1000:g} kHz",
+        _architecture(codec),
+        use,
+        *([] if run is None else [*_training(run), *_evaluation(run)]),
+        f"Licence: {licence or 'not stated'}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _architecture(codec: Codec) -> str:
+    config: CodecConfig = codec.config
+    weights = sum(parameter.numel() for parameter in codec.parameters())
+    rates = ", ".join(f"{rate:g}" for rate in sorted(config.bandwidths_kbps))
+    segments = "" if config.segment_seconds is None else f", in segments of {config.segment_seconds:g} s"
+    return (
+        f"EnCodec-style, {'causal' if config.causal else 'not causal'}, {config.channels} channel(s){segments}; "
+        f"{weights / 1e6:.2f} million weights, {config.frame_rate_hz} frames a second, {config.codebooks} codebooks of "
+        f"{config.codebook_size} codes; {rates} kbps. Fingerprint of the codec it was exported from: "
+        f"`{codec.fingerprint()}`."
+    )
+
+
+def _training(run: Path) -> list[str]:
+    facts = []
+    if (run / "config.yaml").is_file():
+        import yaml
+
+        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        facts += [
+            f"- data: {_brief(settings.get('data', {}).get('corpus'))}",
+            f"- losses and their weights: {_brief(settings.get('losses', {}).get('weights'))}",
+            f"- seed: {settings.get('seed')}",
+        ]
+        if settings.get("init_from"):
+            facts.append(f"- started with the weights of: `{settings['init_from']}`")
+    records = _records(run / "metrics.jsonl")
+    if records:
+        facts.append(f"- steps: {max(record['step'] for record in records)}")
+    scores = [record for record in records if record["split"] == "validation"]
+    if scores:
+        facts.append(f"- last validation, at step {scores[-1]['step']}: {_brief(_scores(scores[-1]))}")
+    return ["## Training\n\n" + "\n".join(facts)] if facts else []
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if {"split", "step"} <= record.keys()]
+
+
+def _scores(record: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{value:.4g}"
+        for name, value in record.items()
+        if name.startswith("all/") and isinstance(value, int | float)
+    }
+
+
+def _brief(value: Any) -> str:
+    """Settings on one line, without the class they are for and what is not set."""
+    if not isinstance(value, dict):
+        return f"`{value}`"
+    shown = {name.removeprefix("_").rstrip("_"): item for name, item in value.items() if item is not None}
+    return ", ".join(f"{name} `{item}`" for name, item in shown.items())
+
+
+def _evaluation(run: Path) -> list[str]:
+    """The mean over all clips, a row for each rate."""
+    path = run / "evaluation" / "evaluation.json"
+    if not path.is_file():
+        return []
+    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    # With one group of clips there is no further one for all of them.
+    points = [point for point in evaluation["points"] if point["group"] == "all"] or evaluation["points"]
+    if not points:
+        return []
+    names = list(points[0]["scores"])
+    rows = [["coder", "kbps", *names], ["---"] * (len(names) + 2)]
+    for point in points:
+        scores = (point["scores"][name] for name in names)
+        rows.append(
+            [point["coder"], f"{point['payload_kbps']:.2f}", *("" if s is None else f"{s:.3g}" for s in scores)]
+        )
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return [f"## Scores\n\nMeans over the clips of `{evaluation['data']}`.\n\n{table}"]

@@ -1,0 +1,66 @@
+"""Which package a file or folder comes from, told by its contents."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from codec.interop.audiocraft import config_of_audiocraft, read_checkpoint, state_of_checkpoint
+from codec.interop.encodec import config_of_encodec
+from codec.interop.transformers import read_transformers
+from codec.interop.weights import ForeignModelError, codec_with, translated
+from codec.model import Codec
+
+__all__ = ["ForeignModel", "read_foreign"]
+
+_AUDIOCRAFT_FILE = "compression_state_dict.bin"
+
+
+class ForeignModel(NamedTuple):
+    """A model of another package as one of ours."""
+
+    codec: Codec
+    origin: str  # what it was
+
+
+def read_foreign(source: Path) -> ForeignModel:
+    """Reads a model of encodec, transformers or audiocraft.
+
+    Args:
+        source: A state dict of the encodec package (.th, .pt); a folder that transformers wrote; or a compression
+            checkpoint of audiocraft, exported (compression_state_dict.bin, or a folder that holds it) or of its
+            trainer (checkpoint.th).
+
+    Raises:
+        ForeignModelError: It is none of these, is damaged, or is a model that `CodecConfig` cannot express; the
+            message names the setting.
+    """
+    if source.is_dir() and (source / "config.json").is_file():
+        return ForeignModel(read_transformers(source), "transformers' EncodecModel")
+    path = source / _AUDIOCRAFT_FILE if source.is_dir() else source
+    if not path.is_file():
+        wanted = "a file, or a folder with config.json or compression_state_dict.bin,"
+        raise ForeignModelError(f"{wanted} is wanted; got {source}")
+    if path.suffix == ".safetensors":
+        raise ForeignModelError(
+            f"{path} says nothing of its architecture: give the folder with its config.json "
+            "(a model of this project needs no import)"
+        )
+    try:
+        return _read_checkpoint(path)
+    except ForeignModelError:
+        raise
+    except (ValueError, TypeError) as error:  # of CodecConfig, and of settings that are no numbers
+        raise ForeignModelError(f"{path}: {error}") from error
+
+
+def _read_checkpoint(path: Path) -> ForeignModel:
+    checkpoint = read_checkpoint(path)
+    try:
+        if isinstance(checkpoint, Mapping) and checkpoint.keys() & {"best_state", "xp.cfg", "pretrained"}:
+            state, settings = state_of_checkpoint(checkpoint)
+            weights = translated(state)
+            return ForeignModel(codec_with(weights, config_of_audiocraft(settings, weights)), "audiocraft's EnCodec")
+        weights = translated(checkpoint)
+        return ForeignModel(codec_with(weights, config_of_encodec(weights)), "encodec's state dict")
+    except ForeignModelError as error:
+        raise ForeignModelError(f"{path}: {error}") from error

@@ -1,0 +1,50 @@
+"""What a run looks at before it relies on it: bfloat16 in every layer, and latents for the codebooks to start from."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from codec.model import Codec
+from codec.training.adversary import Adversary
+from codec.training.precision import Precision, keep_float32, verify_bfloat16
+from codec.training.processes import Processes
+
+__all__ = ["latent_vectors", "trust_bfloat16"]
+
+
+def trust_bfloat16(
+    precision: Precision,
+    codec: Codec,
+    adversary: Adversary | None,
+    audio: Tensor,
+    processes: Processes,
+    message: Callable[[str], None],
+) -> None:
+    """Compares every layer with float32 on a real batch; what fails, in whichever process, stays in float32 in all.
+
+    Shape: audio [B, C, T].
+    """
+    # bfloat16 has 8 bits: rounding the waveform itself adds white noise 54 dB below it, louder than much of the treble
+    # that the spectral losses ask for.
+    keep_float32(codec.encoder.layers[0])
+    keep_float32(codec.decoder.layers[-1])
+    discriminator = {} if adversary is None else {"discriminator": adversary.discriminator}
+    parts = nn.ModuleDict({"codec": codec, **discriminator})
+    failed = verify_bfloat16(precision, parts, lambda: [part(audio) for part in parts.values()])
+    everywhere = {layer.name: layer for found in processes.listed(failed) for layer in found}
+    for name, layer in everywhere.items():
+        keep_float32(parts.get_submodule(name))
+        message(f"stays in float32, bfloat16 is wrong here: {layer}")
+    message(f"bfloat16 checked against float32, {len(everywhere)} layers failed")
+
+
+@torch.no_grad()
+def latent_vectors(codec: Codec, batches: Iterable[Tensor], precision: Precision, processes: Processes) -> Tensor:
+    """The encoder's latents of some batches, those of all processes together, in the order of one process alone.
+
+    Shape: batches [B, C, T] each -> vectors [N, D].
+    """
+    with precision.autocast():
+        latents = [codec.latent_of(batch).float().transpose(1, 2) for batch in batches]
+    return torch.cat([processes.gathered(latent).flatten(0, 1) for latent in latents])
