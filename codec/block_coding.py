@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.bitstream_header import BitstreamHeader
-from codec.packing import pack, unpack
+from codec.bit_packing import pack, unpack
 
-__all__ = ["BlockCoding", "FixedCoding"]
+__all__ = ["BlockCoding", "FixedCoding", "coding_for"]
 
 
 class BlockCoding(Protocol):
@@ -46,3 +46,12 @@ class FixedCoding:
         if len(data) != wanted:
             raise ValueError(f"{frames} frames take {wanted} bytes, not {len(data)}")
         return unpack(data, self.header.bits_per_code, frames * self.header.codebooks).reshape(frames, -1).T
+
+
+def coding_for(header: BitstreamHeader, coding: BlockCoding | None) -> BlockCoding:
+    """`coding`, or what needs no more than the header; raises `ValueError` where there is no such coding."""
+    if coding is not None:
+        return coding
+    if header.coding != "fixed":
+        raise ValueError(f"to read or write codes in the coding {header.coding} its coder is needed, none was given")
+    return FixedCoding(header)

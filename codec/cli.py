@@ -1,10 +1,12 @@
 """The command `codec`; its commands stand in `codec.commands`.
 
-Exit status: 0 done, 1 bad input (one line on stderr per file that failed), 2 wrong usage. What was done and how goes to
-stdout.
+Exit status: 0 done, 1 bad input (one line on stderr per file that failed), 2 wrong usage, 130 interrupted, 141 when
+whoever reads the output has gone. What was done and how goes to stdout, or to stderr if the data goes there.
 """
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does. What is left in the buffer must not fail again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     # Every error of ours about input is a ValueError whose message is written for the user.
     except (ValueError, OSError) as error:
         complain(error)

@@ -1,26 +1,27 @@
-"""Whole files: audio to encoded file and back, in bounded memory unless the codec itself needs all of the audio.
+"""Audio to encoded file and back, in bounded memory unless the codec itself needs all of the audio.
 
-A codec that streams holds a few seconds, one with segments holds one segment; the others hold the file.
+A codec that streams holds a few seconds, one with segments holds one segment; the others hold the file. What is read
+and written may be a pipe.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
 from codec.atomic_file import replacing
-from codec.audio_file import AudioReader, writing_audio
+from codec.audio_file import AudioReader, AudioSink, AudioSource, SoundFileSource, writing_audio
 from codec.bitstream import BitstreamHeader, BitstreamReader, BitstreamWriter, Block
+from codec.block_decoding import decode_blocks
 from codec.conv import fold_weight_norm
 from codec.model import Codec, EncodedSegment
-from codec.segmenting import SegmentDecoder, SegmentEncoder
-from codec.streaming import StreamingDecoder, StreamingEncoder, can_stream
+from codec.segmenting import SegmentEncoder
+from codec.streaming import StreamingEncoder, can_stream
 
-__all__ = ["FileCodec", "FileResult", "bitrate_kbps"]
+__all__ = ["EVERYTHING", "FileCodec", "FileResult", "Span", "bitrate_kbps"]
 
 _BLOCK_FRAMES = 512  # of a stream: 7 s of the 24 kHz model, so that 8 bytes a block cost 0.6 % at 1.5 kbps
 _STEP_SAMPLES = 1 << 15  # given to the network at a time
@@ -30,9 +31,34 @@ class FileResult(NamedTuple):
     """What was done to one file."""
 
     seconds: float
-    encoded_bytes: int  # of the whole encoded file
+    encoded_bytes: int  # of the whole encoded file; of a part of it, those up to its end
     kbps: float  # of the whole encoded file; 0 for no audio
     notes: list[str]  # what the user should know: conversions, clipping
+
+
+class Span(NamedTuple):
+    """A part of a signal."""
+
+    start_seconds: float = 0.0
+    duration_seconds: float | None = None  # None to the end
+
+    def samples(self, sample_rate: int) -> tuple[int, int | None]:
+        """First sample and the one after the last, None for the end; both times are rounded to samples.
+
+        Raises:
+            ValueError: A time is negative or no number, or the span holds no sample.
+        """
+        start, duration = self
+        if not 0 <= start < math.inf:
+            raise ValueError(f"the start must be 0 s or later, got {start:g} s")
+        if duration is None:
+            return round(start * sample_rate), None
+        if not 0 < duration < math.inf or round(duration * sample_rate) == 0:
+            raise ValueError(f"the duration must be at least a sample of 1/{sample_rate} s, got {duration:g} s")
+        return round(start * sample_rate), round(start * sample_rate) + round(duration * sample_rate)
+
+
+EVERYTHING = Span()
 
 
 class FileCodec:
@@ -55,7 +81,33 @@ class FileCodec:
             ValueError: The source is no sound audio (`AudioFileError`), or the bandwidth is out of reach.
             OSError: The target cannot be written.
         """
+        audio = SoundFileSource(source, str(source))
+        with replacing(target) as beside, beside.open("wb") as file:
+            return self.encode_stream(audio, file, bandwidth_kbps)
+
+    def encode_stream(
+        self, source: AudioSource, file: BinaryIO, bandwidth_kbps: float, block_frames: int | None = None
+    ) -> FileResult:
+        """Audio to encoded file; either may be a pipe.
+
+        The network is given the audio in steps of a fixed length, however it arrives: equal audio makes equal files.
+
+        Args:
+            source: Read to its end and closed.
+            file: Written to, and flushed after every block.
+            block_frames: Frames stored together, which the first of them waits for; None for some seconds.
+
+        Raises:
+            ValueError: The audio is damaged (`AudioFileError`), the bandwidth is out of reach, or a block size is
+                given for a codec that does not stream.
+            OSError: The file cannot be written.
+        """
         config = self.codec.config
+        if block_frames is not None and (block_frames < 1 or not can_stream(config)):
+            raise ValueError(
+                f"blocks of {block_frames} frames cannot be made"
+                + ("" if can_stream(config) else ": this model does not stream, its blocks are its segments")
+            )
         reader = AudioReader(source, config.sample_rate, config.channels)
         header = BitstreamHeader(
             model=self.fingerprint,
@@ -68,78 +120,111 @@ class FileCodec:
             source_sample_rate=reader.source_sample_rate,
             source_channels=reader.source_channels,
         )
-        with replacing(target) as beside:
-            with beside.open("wb") as file:
-                writer = BitstreamWriter(file, header)
-                for segment in self._encode_audio(reader.blocks(), bandwidth_kbps):
-                    scale = None if segment.scale is None else float(segment.scale)
-                    writer.write(Block(segment.codes[0].cpu().numpy(), scale))
-                writer.finish(reader.samples)
-            encoded_bytes = os.path.getsize(beside)
+        counted = _Counted(file)
+        writer = BitstreamWriter(counted, header)  # type: ignore[arg-type]
+        blocks = 0
+        for segment in self._encode_audio(reader.blocks(), bandwidth_kbps, block_frames or _BLOCK_FRAMES):
+            writer.write(Block(segment.codes[0].cpu().numpy(), _number(segment.scale)))
+            file.flush()
+            blocks += 1
+        writer.finish(reader.samples)
+        file.flush()
         shortfall = reader.shortfall()
         notes = reader.conversions() + ([] if shortfall is None else [shortfall])
-        return _result(reader.samples, config.sample_rate, encoded_bytes, notes)
+        if block_frames is not None:
+            around = counted.bytes - header.block_bytes(writer.frames)
+            notes.append(f"{around} bytes of it around {blocks} blocks of codes")
+        seconds = reader.samples / config.sample_rate
+        return FileResult(seconds, counted.bytes, bitrate_kbps(counted.bytes, seconds), notes)
 
-    def decode(self, source: Path, target: Path) -> FileResult:
+    def decode(self, source: Path, target: Path, span: Span = EVERYTHING) -> FileResult:
         """Encoded file to audio file, at the codec's rate and channels.
 
         Raises:
-            ValueError: The source is no sound encoded file of this codec (`BitstreamError`), or the target is of no
-                known format.
+            ValueError: The source is no sound encoded file of this codec (`BitstreamError`), the target is of no
+                known format, or nothing of the signal is in the span.
             OSError: A file cannot be read or written.
         """
         config = self.codec.config
         with source.open("rb") as file:
-            reader = BitstreamReader(file, str(source))
-            reader.check_model(self.fingerprint)
-            self._check_fit(reader)
+            reader = self.open_encoded(file, str(source))
             with writing_audio(target, config.sample_rate, config.channels) as writer:
-                held = torch.zeros(config.channels, 0)
-                for audio in self._decode_blocks(reader):
-                    held = torch.cat([held, audio[0].cpu()], -1)
-                    ready = max(0, held.shape[-1] - config.hop_samples)
-                    writer.write(held[:, :ready])
-                    held = held[:, ready:]
-                assert reader.samples is not None
-                rest = reader.samples - writer.samples
-                if not held.shape[-1] - config.hop_samples < rest <= held.shape[-1]:
-                    raise reader.damaged(f"its codes do not decode to the {reader.samples} samples it announces")
-                writer.write(held[:, :rest])
-        notes = [f"{writer.clipped} samples clipped to full scale"] if writer.clipped else []
-        return _result(writer.samples, config.sample_rate, source.stat().st_size, notes)
+                return self.decode_stream(reader, writer, span)
 
-    def _encode_audio(self, blocks: Iterable[Tensor], bandwidth_kbps: float) -> Iterator[EncodedSegment]:
-        steps = (step[None].to(self.device) for block in blocks for step in block.split(_STEP_SAMPLES, -1))
+    def open_encoded(self, file: BinaryIO, name: str) -> BitstreamReader:
+        """Reads the header of an encoded file of this codec, which may be a pipe.
+
+        Raises:
+            BitstreamError: It is no sound encoded file of this codec.
+        """
+        reader = BitstreamReader(file, name)
+        reader.check_model(self.fingerprint)
+        self._check_fit(reader)
+        return reader
+
+    def decode_stream(
+        self, reader: BitstreamReader, sink: AudioSink, span: Span = EVERYTHING, whole_frames: bool = False
+    ) -> FileResult:
+        """Encoded file to audio; either may be a pipe.
+
+        Args:
+            reader: From `open_encoded`.
+            span: The part to decode.
+            whole_frames: Give every frame out as soon as it is decoded. Otherwise a frame is held back until it is
+                known whether it is the last, which is cut to the length of the signal.
+
+        Raises:
+            ValueError: The file is damaged (`BitstreamError`), or nothing of the signal is in the span.
+            OSError: A file cannot be read or written.
+        """
+        config = self.codec.config
+        start, stop = span.samples(config.sample_rate)
+        notes = []
+        hold = 0 if whole_frames else config.hop_samples
+        held, position = torch.zeros(config.channels, 0), 0
+        for begin, audio in decode_blocks(self.codec, reader, start, stop):
+            position = begin - held.shape[-1]
+            held = torch.cat([held, audio[0].cpu()], -1)
+            ready = max(0, held.shape[-1] - hold)
+            sink.write(_cut(held[:, :ready], position, start, stop))
+            held, position = held[:, ready:], position + ready
+            if stop is not None and position >= stop:
+                break
+        else:
+            rest = self._rest(reader, position, held.shape[-1], start, stop)
+            sink.write(_cut(held[:, : max(0, rest)], position, start, stop))
+            notes += [f"{-rest} samples more than were encoded"] if rest < 0 else []
+        notes += [f"{sink.clipped} samples clipped to full scale"] if sink.clipped else []
+        kbps = bitrate_kbps(reader.bytes_read, (start + sink.samples) / config.sample_rate)
+        return FileResult(sink.samples / config.sample_rate, reader.bytes_read, kbps, notes)
+
+    def _rest(self, reader: BitstreamReader, position: int, held: int, start: int, stop: int | None) -> int:
+        """Samples of the signal from `position` on, of which `held` are there; negative if too many were given out."""
+        samples, hop = reader.samples, self.codec.config.hop_samples
+        if samples is None:
+            assert stop is not None  # or the end would have been read
+            return stop - position
+        if start >= samples > 0 or start > samples:
+            seconds = samples / self.codec.config.sample_rate
+            raise ValueError(f"{reader.name} is {seconds:.3f} s long: there is nothing after its end")
+        if not position + held - hop < samples <= position + held:
+            raise reader.damaged(f"its codes do not decode to the {samples} samples it announces")
+        return samples - position
+
+    def _encode_audio(
+        self, blocks: Iterable[Tensor], bandwidth_kbps: float, block_frames: int
+    ) -> Iterator[EncodedSegment]:
+        step_samples = min(_STEP_SAMPLES, block_frames * self.codec.config.hop_samples)
+        steps = (step[None].to(self.device) for step in _regroup(blocks, step_samples))
         if can_stream(self.codec.config):
             stream = StreamingEncoder(self.codec, bandwidth_kbps)
             codes = _then(map(stream.push, steps), stream.flush)
-            yield from (EncodedSegment(block, None) for block in _regroup(codes, _BLOCK_FRAMES))
+            yield from (EncodedSegment(block, None) for block in _regroup(codes, block_frames))
         else:
             encoder = SegmentEncoder(self.codec, bandwidth_kbps)
             for step in steps:
                 yield from encoder.push(step)
             yield from encoder.flush()
-
-    def _decode_blocks(self, reader: BitstreamReader) -> Iterator[Tensor]:
-        if can_stream(self.codec.config):
-            stream = StreamingDecoder(self.codec)
-            step_frames = max(1, _STEP_SAMPLES // self.codec.config.hop_samples)
-            for block in reader.blocks():
-                yield from map(stream.push, self._codes(block).split(step_frames, -1))
-            yield stream.flush()
-        else:
-            decoder = SegmentDecoder(self.codec)
-            longest = math.ceil(self.codec.config.segment_samples_or(0) / self.codec.config.hop_samples)
-            for i, block in enumerate(reader.blocks()):
-                frames = block.codes.shape[1]
-                if frames > longest > 0 or (i > 0 and longest == 0):
-                    raise reader.damaged(f"segment {i} has {frames} frames, this model's have at most {longest}")
-                scale = None if block.scale is None else torch.tensor([block.scale], device=self.device)
-                yield decoder.push(EncodedSegment(self._codes(block), scale))
-            yield decoder.flush()
-
-    def _codes(self, block: Block) -> Tensor:
-        return torch.from_numpy(block.codes.copy())[None].to(self.device)
 
     def _check_fit(self, reader: BitstreamReader) -> None:
         """The fingerprint names the model; a header may still contradict it."""
@@ -157,13 +242,25 @@ class FileCodec:
             raise reader.damaged(f"it has {header.codebooks} codebooks, the model {config.codebooks}")
 
 
+class _Counted:
+    """Counts the bytes written to a file that may not be able to tell."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.bytes += len(data)
+        return self.file.write(data)
+
+
 def _then(pieces: Iterable[Tensor], last: Callable[[], Tensor]) -> Iterator[Tensor]:
     yield from pieces
     yield last()
 
 
 def _regroup(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """The same [B, K, F] in pieces of `size` frames, the last with what is left.
+    """The same [..., T] in pieces of `size`, the last with what is left.
 
     So the place of a frame in a file follows from its number.
     """
@@ -177,11 +274,16 @@ def _regroup(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
         yield held
 
 
+def _cut(audio: Tensor, position: int, start: int, stop: int | None) -> Tensor:
+    """The part of `audio`, which begins at `position`, from `start` to `stop`."""
+    end = audio.shape[-1] if stop is None else max(0, min(audio.shape[-1], stop - position))
+    return audio[..., min(max(0, start - position), end) : end]
+
+
+def _number(scale: Tensor | None) -> float | None:
+    return None if scale is None else float(scale)
+
+
 def bitrate_kbps(encoded_bytes: int, seconds: float) -> float:
     """Of a whole encoded file, 0 if it holds no audio."""
     return 8 * encoded_bytes / seconds / 1000 if seconds else 0.0
-
-
-def _result(samples: int, sample_rate: int, encoded_bytes: int, notes: list[str]) -> FileResult:
-    seconds = samples / sample_rate
-    return FileResult(seconds, encoded_bytes, bitrate_kbps(encoded_bytes, seconds), notes)

@@ -13,6 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.code_search import CodeSearch
+
 __all__ = ["CodebookUsage", "QuantizerOutput", "ResidualVectorQuantizer", "kmeans"]
 
 
@@ -115,8 +117,15 @@ class ResidualVectorQuantizer(nn.Module):
         )
 
     def encode(self, latent: Tensor, codebooks: int | None = None) -> Tensor:
-        """Shape: latent [B, D, F] -> codes [B, K, F] int64."""
-        return self.forward(latent, codebooks).codes
+        """Codes without gradients; the same for equal latents however many are quantized at once.
+
+        Shape: latent [B, D, F] -> codes [B, K, F] int64.
+        """
+        return self.search(codebooks)(latent)
+
+    def search(self, codebooks: int | None = None) -> CodeSearch:
+        """`encode` for many calls with the first `codebooks` books as they are now, all if None."""
+        return CodeSearch(self.embed[:codebooks])
 
     def decode(self, codes: Tensor) -> Tensor:
         """Sum of the codes of the first K books.

@@ -56,14 +56,20 @@ class SegmentEncoder:
 
 
 class SegmentDecoder:
-    """`Codec.decode` that takes one segment at a time and returns audio once no later segment can overlap it."""
+    """`Codec.decode` that takes one segment at a time and returns audio once no later segment can overlap it.
 
-    def __init__(self, codec: Codec) -> None:
+    Args:
+        codec: As in `Codec.decode`.
+        first_samples: Length of the signal's first segment, if the first one pushed is another.
+    """
+
+    def __init__(self, codec: Codec, first_samples: int | None = None) -> None:
         self.codec = codec
         # Weighted sum of the segments and the sum of their weights, from the start of the last segment on.
         self._audio = next(codec.parameters()).detach().new_zeros(1, codec.config.channels, 0)
         self._weight = self._audio[0, 0]
-        self._triangle: Tensor | None = None
+        self._triangle = None if first_samples is None else triangle(first_samples, self._audio.device)
+        self._begun = False
 
     def push(self, segment: EncodedSegment) -> Tensor:
         """Adds the next segment; returns the audio up to its start that was not returned before.
@@ -77,11 +83,13 @@ class SegmentDecoder:
         samples = piece.shape[-1]
         if self._triangle is None:
             self._triangle = triangle(samples, piece.device)
+        if samples > len(self._triangle):
+            raise ValueError(f"a segment of {samples} samples follows a first one of {len(self._triangle)}")
+        if not self._begun:
             self._audio = finished = piece[..., :0]
+            self._begun = True
         elif self.codec.config.segment_seconds is None:
             raise ValueError("a codec without segments decodes exactly one, got a second")
-        elif samples > len(self._triangle):
-            raise ValueError(f"a segment of {samples} samples follows a first one of {len(self._triangle)}")
         else:
             finished = self._advance(self.codec.segment_stride(0))
         missing = max(0, samples - self._audio.shape[-1])

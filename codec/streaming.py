@@ -4,16 +4,13 @@ Every layer of the network gets a small object beside it that holds what the lay
 network itself stays as it is trained. Codecs that cannot stream are coded segment by segment (`codec.segmenting`).
 """
 
-from typing import Protocol, cast
-
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from codec.config import CodecConfig
-from codec.conv import Conv1d, ConvTranspose1d, pad
+from codec.layer_streams import Chain, past_inputs
 from codec.model import Codec
-from codec.seanet import ResidualLSTM, ResidualUnit
+from codec.seanet import ResidualLSTM
 
 __all__ = ["StreamingDecoder", "StreamingEncoder", "can_stream"]
 
@@ -44,7 +41,8 @@ class StreamingEncoder:
         config = codec.config
         self.codec = codec
         self.codebooks = config.codebooks if bandwidth_kbps is None else config.codebooks_for(bandwidth_kbps)
-        self._network = _Chain(codec.encoder.layers)
+        self._search = codec.quantizer.search(self.codebooks)
+        self._network = Chain(codec.encoder.layers)
         self._feed = _Feed(config.channels, next(codec.parameters()))
 
     @torch.no_grad()
@@ -69,7 +67,7 @@ class StreamingEncoder:
     def _quantize(self, latent: Tensor) -> Tensor:
         if latent.shape[-1] == 0:
             return latent.new_zeros(latent.shape[0], self.codebooks, 0, dtype=torch.int64)
-        return self.codec.quantizer.encode(latent, self.codebooks)
+        return self._search(latent)
 
 
 class StreamingDecoder:
@@ -77,6 +75,13 @@ class StreamingDecoder:
 
     The audio of all pushes and the flush, joined, is that of `Codec.decode`, F * hop samples long, to the rounding
     of float32.
+
+    Decoding may begin in the middle: `skip` all frames before, or, if `needs_all_frames` is False, leave them out;
+    then push. What comes out belongs to the frames pushed, but is wrong for the first `warm_up_frames` of them.
+
+    Attributes:
+        warm_up_frames: How many frames later the layers behind the LSTM (all, if there is none) have forgotten one.
+        needs_all_frames: There is an LSTM, whose state every frame before has a part in.
 
     Args:
         codec: As in `StreamingEncoder`.
@@ -88,8 +93,25 @@ class StreamingDecoder:
     def __init__(self, codec: Codec) -> None:
         _check_streamable(codec.config)
         self.codec = codec
-        self._network = _Chain(codec.decoder.layers)
+        layers = list(codec.decoder.layers)
+        forgetful = 1 + max((i for i, layer in enumerate(layers) if isinstance(layer, ResidualLSTM)), default=-1)
+        self.needs_all_frames = forgetful > 0
+        self.warm_up_frames = int(past_inputs(layers[forgetful:]))
+        self._head, self._tail = Chain(layers[:forgetful]), Chain(layers[forgetful:])
         self._feed = _Feed(codec.config.latent_dim, next(codec.parameters()))
+        self._to_skip = 0  # frames whose latents the head still holds back and that are not to go on
+
+    @torch.no_grad()
+    def skip(self, codes: Tensor) -> None:
+        """Passes over frames before the first that is pushed, in the small part of the time that the LSTM takes.
+
+        Shape: codes [B, K, f].
+
+        Raises:
+            ValueError: As in `push`.
+        """
+        self._to_skip += codes.shape[-1]
+        self._remember(self._feed.check(self.codec.quantizer.decode(codes)), last=False)
 
     @torch.no_grad()
     def push(self, codes: Tensor) -> Tensor:
@@ -100,7 +122,8 @@ class StreamingDecoder:
         Raises:
             ValueError: The shape does not fit the pushes before it, or the stream is flushed.
         """
-        return self._network.push(self._feed.check(self.codec.quantizer.decode(codes)), last=False)
+        latent = self._feed.check(self.codec.quantizer.decode(codes))
+        return self._tail.push(self._remember(latent, last=False), last=False)
 
     @torch.no_grad()
     def flush(self) -> Tensor:
@@ -108,7 +131,13 @@ class StreamingDecoder:
 
         Shape: -> audio [B, C, t].
         """
-        return self._network.push(self._feed.end(), last=True)
+        return self._tail.push(self._remember(self._feed.end(), last=True), last=True)
+
+    def _remember(self, latent: Tensor, last: bool) -> Tensor:
+        latent = self._head.push(latent, last)
+        skipped = min(self._to_skip, latent.shape[-1])
+        self._to_skip -= skipped
+        return latent[..., skipped:]
 
 
 class _Feed:
@@ -132,143 +161,6 @@ class _Feed:
         self.check(self.empty)
         self.ended = True
         return self.empty
-
-
-class _Stream(Protocol):
-    """A layer with a memory: outputs of all pushes, joined, are the layer's output for all inputs, joined.
-
-    Inputs and outputs are [B, C, t] with any t, 0 included; `last` marks the end of the input.
-    """
-
-    def push(self, x: Tensor, last: bool) -> Tensor: ...
-
-
-def _stream(layer: nn.Module) -> _Stream:
-    match layer:
-        case Conv1d():
-            return _ConvStream(layer)
-        case ConvTranspose1d():
-            return _ConvTransposeStream(layer)
-        case ResidualUnit():
-            return _ResidualStream(layer)
-        case ResidualLSTM():
-            return _LSTMStream(layer)
-        case nn.ELU() | nn.Identity():
-            return _PointwiseStream(layer)
-    raise TypeError(f"no stream for a {type(layer).__name__}")
-
-
-class _Chain:
-    def __init__(self, layers: nn.Sequential) -> None:
-        self.streams = [_stream(layer) for layer in layers]
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        for stream in self.streams:
-            x = stream.push(x, last)
-        return x
-
-
-class _PointwiseStream:
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        y: Tensor = self.layer(x)
-        return y
-
-
-class _ConvStream:
-    """Keeps the input from the start of the next window on: `overlap` padded samples and less than a stride more.
-
-    At the end of the input the last window is filled up as `Conv1d.forward` does. A reflection there reaches back
-    fewer samples than a stride; as no window of the network is shorter than two strides, they are still held.
-    """
-
-    def __init__(self, layer: Conv1d) -> None:
-        self.layer = layer
-        conv = layer.conv
-        # Taken once: under weight norm every access recomputes it.
-        self.weight, self.bias = conv.weight.detach(), conv.bias
-        self.dilation = conv.dilation
-        self.window = layer.overlap + layer.stride
-        self.held: Tensor | None = None
-        self.padded = False
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        layer = self.layer
-        held = x if self.held is None else torch.cat([self.held, x], -1)
-        left = 0 if self.padded else layer.left_padding
-        samples = held.shape[-1] - (layer.left_padding - left)  # up to a multiple of the stride, all there were
-        too_short = layer.padding == "reflect" and samples <= left
-        if not self.padded and (samples == 0 or (too_short and not last)):
-            self.held = held
-            return self._empty(x)
-        right = -samples % layer.stride if last else 0
-        if left or right:
-            held = pad(held, left, right, layer.padding)
-        self.padded = True
-        frames = max(0, (held.shape[-1] - layer.overlap) // layer.stride)
-        self.held = held[..., frames * layer.stride :].clone()
-        if frames == 0:
-            return self._empty(x)
-        ready = held[..., : (frames - 1) * layer.stride + self.window]
-        return F.conv1d(ready, self.weight, self.bias, layer.stride, 0, self.dilation)
-
-    def _empty(self, x: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[0], len(self.weight), 0)
-
-
-class _ConvTransposeStream:
-    """Keeps the overhang of the last window, to which the next one is added; at the end it is the part trimmed."""
-
-    def __init__(self, layer: ConvTranspose1d) -> None:
-        self.layer = layer
-        self.weight: Tensor = layer.conv.weight.detach()
-        self.bias = cast(Tensor, layer.conv.bias)
-        self.overhang: Tensor | None = None
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        if x.shape[-1] == 0:
-            return x.new_zeros(x.shape[0], len(self.bias), 0)
-        y = F.conv_transpose1d(x, self.weight, None, self.layer.stride)
-        if self.overhang is not None:
-            y[..., : self.layer.overhang] += self.overhang
-        ready = x.shape[-1] * self.layer.stride
-        self.overhang = y[..., ready:].clone()
-        return y[..., :ready] + self.bias[:, None]  # once, after the windows are summed
-
-
-class _ResidualStream:
-    """Holds the skip connection back for as long as the convolutions beside it wait for their padding."""
-
-    def __init__(self, layer: ResidualUnit) -> None:
-        self.block = _Chain(layer.block)
-        self.shortcut = _stream(layer.shortcut)
-        self.held: Tensor | None = None
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        y = self.block.push(x, last)
-        skip = self.shortcut.push(x, last)
-        if self.held is not None:
-            skip = torch.cat([self.held, skip], -1)
-        ready = y.shape[-1]
-        self.held = skip[..., ready:].clone()
-        return skip[..., :ready] + y
-
-
-class _LSTMStream:
-    """Carries the hidden and the cell state."""
-
-    def __init__(self, layer: ResidualLSTM) -> None:
-        self.lstm = layer.lstm
-        self.state: tuple[Tensor, Tensor] | None = None
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        if x.shape[-1] == 0:
-            return x
-        frames = x.permute(2, 0, 1)
-        y, self.state = self.lstm(frames, self.state)
-        return (y + frames).permute(1, 2, 0)
 
 
 def _check_streamable(config: CodecConfig) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchaudio.functional import resample
 
-from codec.audio_file import AudioFileError, AudioReader, Resampler, mix_channels, writing_audio
+from codec.audio_file import AudioFileError, AudioReader, writing_audio
+from codec.resampling import Resampler, mix_channels
 
 
 def read(path: Path, sample_rate: int = 24_000, channels: int = 1) -> tuple[Tensor, AudioReader]:

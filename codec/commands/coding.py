@@ -6,9 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codec.audio_file import AUDIO_SUFFIXES
+from codec.audio_pipe import RawFormat
 from codec.commands.messages import complain
 from codec.commands.model_options import add_model_options, check_offered, load
-from codec.file_codec import FileResult
+from codec.commands.standard_streams import (
+    STANDARD,
+    name_of,
+    opening_audio,
+    opening_bytes,
+    writing_bytes,
+    writing_sink,
+)
+from codec.file_codec import FileResult, Span
 
 __all__ = ["add"]
 
@@ -18,11 +27,21 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "encode",
         help="audio to encoded file",
         description="Encodes an audio file (wav, flac, ogg, mp3 and what else libsndfile reads; any rate and number of "
-        "channels), or every audio file in a folder.",
+        "channels), or every audio file in a folder. Through a pipe audio comes as WAV or as bare samples.",
     )
-    encode.add_argument("source", metavar="IN", type=Path, help="audio file, or folder of them")
-    encode.add_argument("target", metavar="OUT", type=Path, help="encoded file (.ecdc), or folder if IN is one")
+    encode.add_argument("source", metavar="IN", type=Path, help="audio file, or folder of them, or - for stdin")
+    encode.add_argument("target", metavar="OUT", type=Path, help="encoded file (.ecdc), or folder if IN is one, or -")
     encode.add_argument("--bandwidth", type=float, metavar="KBPS", help="one the model offers; default: its highest")
+    encode.add_argument(
+        "--raw", metavar="RATE:CHANNELS:CODING", type=_raw_format, help="IN is bare samples, as 24000:1:s16le or :f32le"
+    )
+    encode.add_argument(
+        "--block-frames",
+        metavar="N",
+        type=int,
+        help="frames stored together; with 1 each leaves once its last sample is there, at 8 bytes more a frame. "
+        "Default: some seconds",
+    )
     add_model_options(encode)
     encode.set_defaults(run=_encode)
 
@@ -32,10 +51,27 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description="Decodes a file, or every .ecdc in a folder (to .wav). The audio has the model's rate and "
         "channels, which need not be those of the file that was encoded.",
     )
-    decode.add_argument("source", metavar="IN", type=Path, help="encoded file, or folder of them")
-    decode.add_argument("target", metavar="OUT", type=Path, help=".wav, .flac or .ogg, or folder if IN is one")
+    decode.add_argument("source", metavar="IN", type=Path, help="encoded file, or folder of them, or - for stdin")
+    decode.add_argument(
+        "target", metavar="OUT", type=Path, help=".wav, .flac or .ogg, or folder if IN is one, or - for WAV to stdout"
+    )
+    decode.add_argument("--raw", metavar="CODING", choices=["s16le", "f32le"], help="OUT gets bare samples")
+    decode.add_argument("--start", metavar="SECONDS", type=float, default=0.0, help="decode from there")
+    decode.add_argument("--duration", metavar="SECONDS", type=float, help="decode so much; default: to the end")
+    decode.add_argument(
+        "--whole-frames",
+        action="store_true",
+        help="give each frame out as soon as it is there, so that the audio ends with a frame rather than a sample",
+    )
     add_model_options(decode)
     decode.set_defaults(run=_decode)
+
+
+def _raw_format(text: str) -> RawFormat:
+    try:
+        return RawFormat.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _encode(options: argparse.Namespace) -> int:
@@ -45,13 +81,25 @@ def _encode(options: argparse.Namespace) -> int:
     check_offered(bandwidth_kbps, offered)
 
     def encode(source: Path, target: Path) -> FileResult:
-        return coder.encode(source, target, bandwidth_kbps)
+        with opening_audio(source, options.raw) as audio, writing_bytes(target) as file:
+            return coder.encode_stream(audio, file, bandwidth_kbps, options.block_frames)
 
     return _each(options, encode, AUDIO_SUFFIXES, ".ecdc")
 
 
 def _decode(options: argparse.Namespace) -> int:
-    return _each(options, load(options).decode, frozenset({".ecdc"}), ".wav")
+    coder = load(options)
+    config = coder.codec.config
+    span = Span(options.start, options.duration)
+    span.samples(config.sample_rate)  # refused before anything is opened
+
+    def decode(source: Path, target: Path) -> FileResult:
+        with opening_bytes(source) as file:
+            reader = coder.open_encoded(file, name_of(source))
+            with writing_sink(target, config.sample_rate, config.channels, options.raw) as sink:
+                return coder.decode_stream(reader, sink, span, options.whole_frames)
+
+    return _each(options, decode, frozenset({".ecdc"}), ".wav")
 
 
 def _each(
@@ -60,12 +108,14 @@ def _each(
     """Does `work` on a file, or on all files of a folder with one of the suffixes, mirroring the tree."""
     source, target = options.source, options.target
     if not source.is_dir():
-        if not source.is_file():
+        if source != STANDARD and not source.is_file():
             raise ValueError(f"there is no file {source}")
-        if target.exists() and source.samefile(target):
+        if STANDARD not in (source, target) and target.exists() and source.samefile(target):
             raise ValueError(f"input and output are the same file, {source}")
         _report(target, work(source, target))
         return 0
+    if target == STANDARD or options.raw:
+        raise ValueError(f"{source} is a folder: pipes and bare samples are for one file at a time")
     if target.exists() and not target.is_dir():
         raise ValueError(f"{source} is a folder, so the output must be one, but {target} is a file")
     found = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
@@ -103,4 +153,7 @@ def _do_all(
 
 def _report(target: Path, result: FileResult) -> None:
     notes = "".join(f"; {note}" for note in result.notes)
-    print(f"{target}: {result.seconds:.2f} s, {result.kbps:.2f} kbps ({result.encoded_bytes} bytes){notes}")
+    stream = sys.stderr if target == STANDARD else sys.stdout
+    print(
+        f"{target}: {result.seconds:.2f} s, {result.kbps:.2f} kbps ({result.encoded_bytes} bytes){notes}", file=stream
+    )

@@ -1,6 +1,7 @@
 """Which model a command works with, and on which device."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def load(options: argparse.Namespace) -> FileCodec:
         raise ValueError(f"the device {name} cannot be used: {str(error).splitlines()[0]}") from error
     codec = Codec.load(path).to(device)
     if options.checkpoint is None:
-        print(f"using {path}")
+        print(f"using {path}", file=sys.stderr if getattr(options, "target", None) == Path("-") else sys.stdout)
     return FileCodec(codec)
 
 

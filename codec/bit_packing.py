@@ -1,4 +1,4 @@
-"""Codes of a fixed number of bits, side by side."""
+"""Codes of a few bits, side by side in bytes."""
 
 from typing import Any
 

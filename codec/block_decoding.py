@@ -1,0 +1,87 @@
+"""Codes from an encoded file to audio, from its start or from the middle."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from codec.bitstream import BitstreamReader, Block
+from codec.model import Codec, EncodedSegment
+from codec.segmenting import SegmentDecoder
+from codec.streaming import StreamingDecoder, can_stream
+
+__all__ = ["decode_blocks"]
+
+_STEP_SAMPLES = 1 << 15  # decoded at a time
+
+
+def decode_blocks(
+    codec: Codec, reader: BitstreamReader, start: int = 0, stop: int | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Audio of whole frames, from `start` or before to the end of the file, or to `stop` or beyond.
+
+    From `start` on it is what decoding everything gives there: to the bit for a codec with segments, of which those
+    that reach into the range are decoded, and to the rounding of float32 for one that streams. A stream is begun so
+    many frames early that what its layers were padded with is forgotten; where there is an LSTM, which forgets
+    nothing, it runs from the start of the file, but not the layers behind it. Other codecs decode their only block.
+
+    Args:
+        codec: In eval mode.
+        reader: Before its first block; `samples` is set once its end is reached.
+        start, stop: Samples of the signal.
+
+    Shape: -> pairs of the sample that the audio begins with, and [1, C, t].
+
+    Raises:
+        BitstreamError: The file is damaged, or its blocks cannot be this codec's.
+    """
+    if can_stream(codec.config):
+        yield from _decode_stream(codec, reader, start)
+    else:
+        yield from _decode_segments(codec, reader, start, math.inf if stop is None else stop)
+
+
+def _decode_stream(codec: Codec, reader: BitstreamReader, start: int) -> Iterator[tuple[int, Tensor]]:
+    hop = codec.config.hop_samples
+    step_frames = max(1, _STEP_SAMPLES // hop)
+    stream = StreamingDecoder(codec)
+    first = max(0, start // hop - stream.warm_up_frames)
+    frame = reader.seek(0 if stream.needs_all_frames else first)
+    position = first * hop
+    for block in reader.blocks():
+        codes = _codes(block, codec)
+        before = min(max(0, first - frame), codes.shape[-1])
+        frame += codes.shape[-1]
+        if before:
+            stream.skip(codes[..., :before])
+        for step in codes[..., before:].split(step_frames, -1):
+            audio = stream.push(step)
+            yield position, audio
+            position += audio.shape[-1]
+    yield position, stream.flush()
+
+
+def _decode_segments(codec: Codec, reader: BitstreamReader, start: int, stop: float) -> Iterator[tuple[int, Tensor]]:
+    hop, stride = codec.config.hop_samples, codec.segment_stride(0)
+    longest = math.ceil(codec.config.segment_samples_or(0) / hop)
+    # Segment i holds samples from i * stride to i * stride + longest * hop; the first that reaches beyond `start`:
+    first = max(0, math.ceil((start + 1 - longest * hop) / stride)) if longest else 0
+    in_place = reader.seek(first * longest) == first * longest  # all before it are whole, as `start` lies behind them
+    decoder = SegmentDecoder(codec, longest * hop if first else None)
+    position = first * stride
+    for i, block in enumerate(reader.blocks(), first):
+        frames = block.codes.shape[1]
+        if frames > longest > 0 or (i > 0 and longest == 0) or not in_place:
+            raise reader.damaged(f"segment {i} has {frames} frames, this model's have at most {longest}")
+        if i * stride >= stop:
+            break
+        scale = None if block.scale is None else torch.tensor([block.scale], device=next(codec.parameters()).device)
+        audio = decoder.push(EncodedSegment(_codes(block, codec), scale))
+        yield position, audio
+        position += audio.shape[-1]
+    yield position, decoder.flush()
+
+
+def _codes(block: Block, codec: Codec) -> Tensor:
+    return torch.from_numpy(block.codes.copy())[None].to(next(codec.parameters()).device)

@@ -1,0 +1,78 @@
+"""The nearest codes of a residual quantizer, the same whatever the number of vectors searched at once.
+
+A stream quantizes a frame at a time and a file hundreds. The quick way to the nearest code, |e|^2 - 2 <v, e> with one
+matrix product, rounds differently for every number of vectors, and where vectors and codes share a large offset the
+difference between two codes drowns in that rounding. Here both are taken relative to the mean of the book, and where
+the product cannot tell codes apart by a bound on its rounding, their distances are taken in float64.
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["CodeSearch"]
+
+_PAIRS = 1 << 14  # of vectors and codes whose distances are taken in float64 at a time: 16 MB at 128 dimensions
+
+
+class CodeSearch:
+    """Quantizes with the codebooks as they are when it is made; a stream makes one and keeps it.
+
+    Equal latents get equal codes, in whatever company; of codes at the same distance the first wins.
+
+    Args:
+        embed: Codes, shape [K, size, D], of the books to use.
+    """
+
+    def __init__(self, embed: Tensor) -> None:
+        self.embed = embed
+        self.center = embed.mean(1, keepdim=True)
+        self.centered = embed - self.center
+        self.squares = self.centered.square().sum(2)
+
+    @torch.no_grad()
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Codes of all books, each for what the ones before it left over.
+
+        Shape: latent [B, D, F] -> codes [B, K, F] int64.
+        """
+        residual = rearrange(latent, "b d f -> (b f) d").float()
+        codes = []
+        for book in range(len(self.embed)):
+            codes.append(self._nearest(residual, book))
+            residual = residual - F.embedding(codes[-1], self.embed[book])
+        return rearrange(torch.stack(codes), "k (b f) -> b k f", b=latent.shape[0])
+
+    def _nearest(self, vectors: Tensor, book: int) -> Tensor:
+        """Shape: vectors [N, D] -> [N] int64."""
+        squares, dim = self.squares[book], vectors.shape[1]
+        centered = vectors - self.center[book]
+        # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
+        with torch.autocast(vectors.device.type, enabled=False):
+            scores = torch.addmm(squares, centered, self.centered[book].t(), alpha=-2)
+        best, index = scores.min(1)
+        # A sum of D products, in any order, is off by at most D roundings of the sum of their magnitudes, and
+        # |<v, e>| <= |v| |e|. The subtraction of the center rounds once more on either side.
+        longest = squares.max().sqrt()
+        error = (dim + 4) * torch.finfo(torch.float32).eps * longest * (longest + 2 * centered.norm(dim=1))
+        row, code = (scores <= (best + 2 * error)[:, None]).nonzero(as_tuple=True)
+        if len(row) > len(vectors):
+            self._decide(index, vectors, book, row, code)
+        return index
+
+    def _decide(self, index: Tensor, vectors: Tensor, book: int, row: Tensor, code: Tensor) -> None:
+        """Puts into `index` the nearest of the candidates, `code[i]` for vector `row[i]`, by distances in float64."""
+        doubtful = torch.bincount(row, minlength=len(vectors)) > 1
+        row, code = row[doubtful[row]], code[doubtful[row]]
+        distances = torch.cat([
+            (vectors[r].double() - self.embed[book][c].double()).square().sum(1)
+            for r, c in zip(row.split(_PAIRS), code.split(_PAIRS), strict=True)
+        ])  # fmt: skip
+        nearest = distances.new_full((len(vectors),), math.inf).scatter_reduce_(0, row, distances, "amin")
+        size = self.embed.shape[1]
+        first = torch.where(distances == nearest[row], code, size)
+        winner = index.new_full((len(vectors),), size).scatter_reduce_(0, row, first, "amin")
+        index[doubtful] = winner[doubtful]
