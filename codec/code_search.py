@@ -32,6 +32,13 @@ class CodeSearch:
         self.center = embed.mean(1, keepdim=True)
         self.centered = embed - self.center
         self.squares = self.centered.square().sum(2)
+        self.longest = self.squares.amax(1).sqrt()
+        # Copies of a code, with which the start fills a book, would be in doubt for ever: the first stands for all.
+        squares, order = self.squares.sort(dim=1, stable=True)
+        book, place = (squares[:, 1:] == squares[:, :-1]).nonzero(as_tuple=True)
+        first, second = order[book, place], order[book, place + 1]
+        copies = (embed[book, first] == embed[book, second]).all(1)
+        self.squares[book[copies], second[copies]] = math.inf
 
     @torch.no_grad()
     def __call__(self, latent: Tensor) -> Tensor:
@@ -56,17 +63,22 @@ class CodeSearch:
         best, index = scores.min(1)
         # A sum of D products, in any order, is off by at most D roundings of the sum of their magnitudes, and
         # |<v, e>| <= |v| |e|. The subtraction of the center rounds once more on either side.
-        longest = squares.max().sqrt()
+        longest = self.longest[book]
         error = (dim + 4) * torch.finfo(torch.float32).eps * longest * (longest + 2 * centered.norm(dim=1))
-        row, code = (scores <= (best + 2 * error)[:, None]).nonzero(as_tuple=True)
-        if len(row) > len(vectors):
-            self._decide(index, vectors, book, row, code)
+        limit = best + 2 * error
+        runner_up = scores.scatter_(1, index[:, None], math.inf).amin(1)
+        doubtful = (runner_up <= limit).nonzero()[:, 0]
+        if len(doubtful):
+            candidates = scores[doubtful].scatter_(1, index[doubtful, None], -math.inf) <= limit[doubtful, None]
+            index[doubtful] = self._nearest_of(candidates, vectors[doubtful], book)
         return index
 
-    def _decide(self, index: Tensor, vectors: Tensor, book: int, row: Tensor, code: Tensor) -> None:
-        """Puts into `index` the nearest of the candidates, `code[i]` for vector `row[i]`, by distances in float64."""
-        doubtful = torch.bincount(row, minlength=len(vectors)) > 1
-        row, code = row[doubtful[row]], code[doubtful[row]]
+    def _nearest_of(self, candidates: Tensor, vectors: Tensor, book: int) -> Tensor:
+        """By distances in float64.
+
+        Shape: candidates [N, size] bool, at least one a row, vectors [N, D] -> [N] int64.
+        """
+        row, code = candidates.nonzero(as_tuple=True)
         distances = torch.cat([
             (vectors[r].double() - self.embed[book][c].double()).square().sum(1)
             for r, c in zip(row.split(_PAIRS), code.split(_PAIRS), strict=True)
@@ -74,5 +86,4 @@ class CodeSearch:
         nearest = distances.new_full((len(vectors),), math.inf).scatter_reduce_(0, row, distances, "amin")
         size = self.embed.shape[1]
         first = torch.where(distances == nearest[row], code, size)
-        winner = index.new_full((len(vectors),), size).scatter_reduce_(0, row, first, "amin")
-        index[doubtful] = winner[doubtful]
+        return code.new_full((len(vectors),), size).scatter_reduce_(0, row, first, "amin")

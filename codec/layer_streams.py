@@ -13,6 +13,8 @@ from codec.seanet import ResidualLSTM, ResidualUnit
 
 __all__ = ["Chain", "Stream", "past_inputs"]
 
+_FEW_FRAMES = 2
+
 
 class Stream(Protocol):
     """A layer with a memory: outputs of all pushes, joined, are the layer's output for all inputs, joined.
@@ -139,7 +141,10 @@ class _ResidualStream:
 
 
 class _LSTMStream:
-    """Carries the hidden and the cell state."""
+    """Carries the hidden and the cell state, [layers, B, width] each.
+
+    On a CPU `nn.LSTM` rearranges all of its weights whenever it is called, which costs as much as three frames.
+    """
 
     def __init__(self, layer: ResidualLSTM) -> None:
         self.lstm = layer.lstm
@@ -149,8 +154,25 @@ class _LSTMStream:
         if x.shape[-1] == 0:
             return x
         frames = x.permute(2, 0, 1)
-        y, self.state = self.lstm(frames, self.state)
+        if self.state is None:
+            hidden, cell = x.new_zeros(2, self.lstm.num_layers, x.shape[0], self.lstm.hidden_size)
+            self.state = hidden, cell
+        if len(frames) > _FEW_FRAMES:
+            y, self.state = self.lstm(frames, self.state)
+        else:
+            y = torch.stack([self._step(frame) for frame in frames])
         return (y + frames).permute(1, 2, 0)
+
+    def _step(self, x: Tensor) -> Tensor:
+        """Shape: x [B, width] -> [B, width]."""
+        assert self.state is not None
+        states = []
+        for hidden, cell, weights in zip(*self.state, self.lstm.all_weights, strict=True):
+            states.append(torch.lstm_cell(x, (hidden, cell), *weights))
+            x = states[-1][0]
+        hidden, cell = (torch.stack(parts) for parts in zip(*states, strict=True))
+        self.state = hidden, cell
+        return x
 
 
 def past_inputs(layers: Sequence[nn.Module], outputs: float = 0) -> float:

@@ -38,10 +38,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_codec(kind: str) -> Codec:
+def tiny_codec(kind: str, **changes: Any) -> Codec:
     """With wider latents than a fresh encoder's, which are nearly all bias, and codes drawn from those of noise."""
     torch.manual_seed(1)
-    codec = Codec(CodecConfig(**(TINY | KINDS[kind]))).eval()
+    codec = Codec(CodecConfig(**(TINY | KINDS[kind] | changes))).eval()
     with torch.no_grad():
         for name, parameter in codec.encoder.named_parameters():
             if name.endswith(("conv.weight", "weight.original0")):
@@ -50,11 +50,11 @@ def tiny_codec(kind: str) -> Codec:
     return codec
 
 
-def save_tiny(kind: str, folder: Path) -> str:
+def save_tiny(kind: str, folder: Path, **changes: Any) -> str:
     """Saves such a codec as a run has it; returns the run's folder."""
     run = folder / kind
     run.mkdir(parents=True)
-    tiny_codec(kind).save(run / "model.safetensors")
+    tiny_codec(kind, **changes).save(run / "model.safetensors")
     return str(run)
 
 

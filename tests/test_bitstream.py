@@ -274,18 +274,74 @@ def test_writer_refuses_what_does_not_fit_the_header(block: Block, sentence: str
         BitstreamWriter(io.BytesIO(), HEADER).write(block)
 
 
+class Pipe(io.BytesIO):
+    """Neither seeks nor tells; notes the largest read that was asked for."""
+
+    largest = 0
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *_: int) -> int:
+        raise io.UnsupportedOperation("seek")
+
+    tell = seek
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None
+        self.largest = max(self.largest, size)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_pipe_is_read_as_a_file_is(scaled: bool) -> None:
+    data = small_file(scaled)
+    reader = BitstreamReader(Pipe(data), "pipe")
+    assert_same_blocks(list(reader.blocks()), read(data)[1])
+    assert (reader.samples, reader.bytes_read) == (50, len(data))
+    for length in range(len(data)):
+        with pytest.raises(BitstreamError, match=r"^pipe is (truncated or damaged|not an encoded file)"):
+            list(BitstreamReader(Pipe(data[:length]), "pipe").blocks())
+    with pytest.raises(BitstreamError, match="pipe is damaged: more bytes follow its end"):
+        list(BitstreamReader(Pipe(data + b"more"), "pipe").blocks())
+
+
+def test_claimed_lengths_take_no_memory_of_a_pipe_either() -> None:
+    pipe = Pipe(written(HEADER, [], 0)[:-24] + struct.pack(">I", 0xFFFFFFFF) + bytes(100))
+    with pytest.raises(BitstreamError, match="truncated"):
+        list(BitstreamReader(pipe, "pipe").blocks())
+    assert pipe.largest <= 1 << 16
+
+
+@pytest.mark.parametrize("file", [io.BytesIO, Pipe])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_seeking_passes_over_whole_blocks(file: type[io.BytesIO], scaled: bool) -> None:
+    header = replace(HEADER, scaled=scaled)
+    blocks = random_blocks(header, [4, 1, 7, 2])
+    data = written(header, blocks, 100)
+    for frame, first, left in [
+        (0, 0, 4),
+        (3, 0, 4),
+        (4, 4, 3),
+        (5, 5, 2),
+        (11, 5, 2),
+        (12, 12, 1),
+        (14, 14, 0),
+        (99, 14, 0),
+    ]:
+        reader = BitstreamReader(file(data), "file")
+        assert reader.seek(frame) == first
+        assert_same_blocks(list(reader.blocks()), blocks[len(blocks) - left :])
+        assert (reader.samples, reader.frames, reader.bytes_read) == (100, 14, len(data))
+    reader = BitstreamReader(file(data[:-30]), "file")
+    with pytest.raises(BitstreamError, match="truncated"):
+        reader.seek(99)
+
+
 def test_a_file_need_not_be_seekable_to_be_written() -> None:
-    class Pipe(io.RawIOBase):
-        def __init__(self) -> None:
-            self.data = b""
-
-        def write(self, data: Any) -> int:
-            self.data += bytes(data)
-            return len(data)
-
     pipe = Pipe()
-    writer = BitstreamWriter(pipe, HEADER)  # type: ignore[arg-type]
+    writer = BitstreamWriter(pipe, HEADER)
     for block in random_blocks(HEADER, [5, 2]):
         writer.write(block)
     writer.finish(50)
-    assert pipe.data == small_file(False)
+    assert pipe.getvalue() == small_file(False)

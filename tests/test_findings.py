@@ -55,6 +55,21 @@ def test_nothing_to_say_without_a_log() -> None:
     assert findings([{"split": "validation", "step": 0, "all/mel_distance": 2.0}]) == []
 
 
+# Loading
+
+
+def test_a_run_that_waits_for_its_data_is_told_so() -> None:
+    assert one(log(loading_share=0.47, seconds=100), "waiting for data").startswith(
+        "47 % of the time went into waiting for data"
+    )
+    # Starting the readers is not starving, nor are a few slow intervals.
+    for records in (
+        log(loading_share=lambda number: 0.9 if number < 10 else 0.02, seconds=100),
+        log(loading_share=0.47, seconds=20),
+    ):
+        assert not [sentence for sentence in findings(records) if "waiting" in sentence]
+
+
 # Pairs
 
 

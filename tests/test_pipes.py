@@ -1,22 +1,22 @@
-"""`codec encode - -` and `codec decode - -` as real processes between real pipes."""
+"""`codec encode - -` and `codec decode - -`: what they do with pipes, and real processes where time matters."""
 
 import io
 import json
 import signal
 import struct
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, NamedTuple
 
 import numpy as np
 import pytest
 import soundfile
-from coding_inputs import ROOT, command, save_tiny
+from coding_inputs import command, save_tiny
 
 from codec.cli import main
 
@@ -27,49 +27,77 @@ BLOCK_BYTES = 4 + 8 * 4 // 8 + 4  # of one frame: 8 codes of 4 bits between its 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("runs")
-    return {kind: save_tiny(kind, folder) for kind in ("causal", "causal_constant", "segments")}
+    return {kind: save_tiny(kind, folder) for kind in ("causal", "segments")}
 
 
 def noise(samples: int) -> np.ndarray:
     return np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype("<f4")
 
 
-def done(arguments: list[str], data: bytes) -> tuple[int, bytes, str]:
-    """Exit status, stdout and stderr of the command given all of its stdin at once."""
-    process = command(*arguments)
-    out, error = process.communicate(data, timeout=60)
-    return process.returncode, out, error.decode()
+class Pipe(io.BytesIO):
+    """Standard input or output that cannot seek."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *_: int) -> int:
+        raise io.UnsupportedOperation("seek")
+
+    tell = seek
 
 
-def test_pipes_give_the_bytes_that_files_give(runs: dict[str, str], tmp_path: Path) -> None:
+class Run(NamedTuple):
+    status: int
+    out: bytes
+    error: str
+
+
+Runner = Callable[..., Run]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runner:
+    """The command in this process, its standard streams as pipes or, for input, an open file."""
+
+    def run(arguments: list[str], data: bytes | IO[bytes]) -> Run:
+        out = Pipe()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", SimpleNamespace(buffer=Pipe(data) if isinstance(data, bytes) else data))
+            patch.setattr("sys.stdout", SimpleNamespace(buffer=out))  # nothing but data may go there
+            status = main(arguments)
+        return Run(status, out.getvalue(), capsys.readouterr().err)
+
+    return run
+
+
+def test_pipes_give_the_bytes_that_files_give(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
     model = ["--checkpoint", runs["causal"]]
     audio = noise(70_001)
     soundfile.write(tmp_path / "in.wav", audio, 24_000, subtype="FLOAT")
-    for arguments in (["encode", "in.wav", "out.ecdc"], ["decode", "out.ecdc", "back.wav"]):
-        names = [str(tmp_path / name) for name in arguments[1:]]
-        assert done([arguments[0], *names, *model], b"")[0] == 0
+    source, encoded_file, back_file = (str(tmp_path / name) for name in ("in.wav", "out.ecdc", "back.wav"))
+    assert main(["encode", source, encoded_file, *model]) == main(["decode", encoded_file, back_file, *model]) == 0
 
     encoded = (tmp_path / "out.ecdc").read_bytes()
-    assert done(["encode", "-", "-", *model], (tmp_path / "in.wav").read_bytes())[1] == encoded
-    status, out, error = done(["encode", "-", "-", "--raw", "24000:1:f32le", *model], audio.tobytes())
+    assert run(["encode", "-", "-", *model], (tmp_path / "in.wav").read_bytes())[1] == encoded
+    status, out, error = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], audio.tobytes())
     assert (status, out) == (0, encoded)
     assert error.startswith("-: 2.92 s, ")
     assert error.count("\n") == 1
 
     back, _ = soundfile.read(tmp_path / "back.wav", dtype="int16")
-    status, out, error = done(["decode", "-", "-", *model], encoded)
+    status, out, error = run(["decode", "-", "-", *model], encoded)
     piped, rate = soundfile.read(io.BytesIO(out), dtype="int16")
     assert (status, rate, error.count("\n")) == (0, 24_000, 1)
     np.testing.assert_array_equal(piped, back)
-    out = done(["decode", "-", "-", "--raw", "s16le", *model], encoded)[1]
+    out = run(["decode", "-", "-", "--raw", "s16le", *model], encoded)[1]
     np.testing.assert_array_equal(np.frombuffer(out, "<i2"), back)
 
 
-def test_segments_go_through_pipes_too(runs: dict[str, str]) -> None:
+def test_segments_go_through_pipes_too(run: Runner, runs: dict[str, str]) -> None:
     model = ["--checkpoint", runs["segments"]]
-    status, encoded, _ = done(["encode", "-", "-", "--raw", "48000:2:f32le", *model], noise(2 * 60_000).tobytes())
+    status, encoded, _ = run(["encode", "-", "-", "--raw", "48000:2:f32le", *model], noise(2 * 60_000).tobytes())
     assert status == 0
-    status, out, _ = done(["decode", "-", "-", "--raw", "f32le", *model], encoded)
+    status, out, _ = run(["decode", "-", "-", "--raw", "f32le", *model], encoded)
     assert (status, len(out)) == (0, 60_000 * 8)
 
 
@@ -96,13 +124,14 @@ def killed_if_stuck(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
             process.communicate()
 
 
-@pytest.mark.parametrize(("kind", "waiting"), [("causal_constant", 0), ("causal", 6)])
-def test_each_frame_leaves_before_the_next_sample_comes(runs: dict[str, str], kind: str, waiting: int) -> None:
+def test_each_frame_leaves_before_the_next_sample_comes(runs: dict[str, str]) -> None:
     """An encoder and a decoder, both fed a frame at a time; nothing more is sent before its frame is out.
 
-    With reflection at the start of the signal the first frames wait for what is reflected, and then come at once.
+    At the start of the signal the first six frames wait for what the reflection needs, and then come at once; with
+    constant padding not even they wait (`tests/test_streaming.py`).
     """
-    model = ["--checkpoint", runs[kind]]
+    waiting = 6
+    model = ["--checkpoint", runs["causal"]]
     audio = noise(12 * HOP)
     encoder = command("encode", "-", "-", "--raw", "24000:1:f32le", "--block-frames", "1", *model)
     decoder = command("decode", "-", "-", "--raw", "f32le", "--whole-frames", *model)
@@ -129,17 +158,17 @@ def test_each_frame_leaves_before_the_next_sample_comes(runs: dict[str, str], ki
         assert f"{around} bytes of it around 12 blocks of codes\n" in said.decode()
 
 
-def test_whole_frames_are_more_than_was_encoded_and_that_is_said(runs: dict[str, str]) -> None:
+def test_whole_frames_are_more_than_was_encoded_and_that_is_said(run: Runner, runs: dict[str, str]) -> None:
     model = ["--checkpoint", runs["causal"]]
-    encoded = done(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(1000).tobytes())[1]
-    status, out, error = done(["decode", "-", "-", "--raw", "s16le", "--whole-frames", *model], encoded)
+    encoded = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(1000).tobytes())[1]
+    status, out, error = run(["decode", "-", "-", "--raw", "s16le", "--whole-frames", *model], encoded)
     assert (status, len(out)) == (0, 2 * 1280)
     assert error.endswith("; 280 samples more than were encoded\n")
 
 
-def test_a_reader_that_goes_away_ends_the_command_quietly(runs: dict[str, str]) -> None:
+def test_a_reader_that_goes_away_ends_the_command_quietly(run: Runner, runs: dict[str, str]) -> None:
     model = ["--checkpoint", runs["causal"]]
-    encoded = done(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(480_000).tobytes())[1]
+    encoded = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(480_000).tobytes()).out
     decoder = command("decode", "-", "-", *model)
     with killed_if_stuck(decoder):
         assert decoder.stdin and decoder.stdout and decoder.stderr  # noqa: PT018
@@ -166,11 +195,11 @@ def test_an_interrupt_is_one_line(runs: dict[str, str], tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_input_that_breaks_off_is_one_line(runs: dict[str, str], tmp_path: Path) -> None:
+def test_input_that_breaks_off_is_one_line(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
     model = ["--checkpoint", runs["causal"]]
     soundfile.write(tmp_path / "in.wav", noise(5000), 24_000)
     wav = (tmp_path / "in.wav").read_bytes()
-    encoded = done(["encode", "-", "-", *model], wav)[1]
+    encoded = run(["encode", "-", "-", *model], wav)[1]
     for arguments, data, sentence in [
         (["encode", "-", "-"], wav[:-3], "stdin ends after 9997 of the 10000 bytes of audio it announces"),
         (["encode", "-", "-"], b"", "stdin is truncated: it has not even the header of a WAV"),
@@ -179,18 +208,18 @@ def test_input_that_breaks_off_is_one_line(runs: dict[str, str], tmp_path: Path)
         (["decode", "-", "-"], encoded + b"x", "stdin is damaged: more bytes follow its end"),
         (["decode", "-", "-"], wav, "stdin is not an encoded file: it does not start with ECDC"),
     ]:
-        status, _, error = done([*arguments, *model], data)
+        status, _, error = run([*arguments, *model], data)
         assert (status, error) == (1, f"codec: {sentence}\n")
 
 
-def test_a_file_redirected_to_stdin_may_be_of_any_format(runs: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_redirected_to_stdin_may_be_of_any_format(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
+    model = ["--checkpoint", runs["causal"]]
     soundfile.write(tmp_path / "in.flac", noise(3000), 24_000)
-    line = [sys.executable, "-m", "codec", "encode", "-", str(tmp_path / "out.ecdc"), "--checkpoint", runs["causal"]]
     with (tmp_path / "in.flac").open("rb") as file:
-        subprocess.run(line, stdin=file, check=True, capture_output=True, cwd=ROOT)
-    names = [str(tmp_path / name) for name in ("in.flac", "same.ecdc")]
-    assert done(["encode", *names, "--checkpoint", runs["causal"]], b"")[0] == 0
-    assert (tmp_path / "out.ecdc").read_bytes() == (tmp_path / "same.ecdc").read_bytes()
+        status, encoded, _ = run(["encode", "-", "-", *model], file)
+    assert status == 0
+    assert main(["encode", str(tmp_path / "in.flac"), str(tmp_path / "same.ecdc"), *model]) == 0
+    assert encoded == (tmp_path / "same.ecdc").read_bytes()
 
 
 def test_options_for_pipes_that_cannot_be_met_are_refused(

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch.distributed.run import get_args_parser
 
 import balancer.scales
 from codec import Codec, CodecConfig
@@ -65,6 +66,17 @@ def test_scripts_exist_and_their_overrides_compose(command: list[str]) -> None:
             check_grid(cfg)
             for cell in cells_of(cfg).values():
                 check_keys(training(cfg, cell))
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if ".venv/bin/torchrun" in c], ids=" ".join)
+def test_torchrun_is_given_what_it_and_training_understand(command: list[str]) -> None:
+    options = [o.replace("$SLURM_NNODES", "2") for o in command[command.index(".venv/bin/torchrun") + 1 :]]
+    parsed = get_args_parser().parse_args(options)
+    assert parsed.module
+    assert parsed.training_script == "scripts.train"
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose("train", parsed.training_script_args)
+    assert cfg.data.batch_size % 2 == 0
 
 
 def test_codec_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

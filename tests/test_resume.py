@@ -39,7 +39,7 @@ from codec.training import (
     Trainer,
 )
 
-TIMES = ("seconds", "audio_seconds_per_second")
+TIMES = ("seconds", "audio_seconds_per_second", "loading_share")
 ALL_BOOKS = CodebookPlan(dropout="none", start_batches=2)
 NEVER = Cadence(log=1000, validate=1000, checkpoint=1000)
 ROOT = Path(__file__).resolve().parent.parent

@@ -221,3 +221,11 @@ def test_gitignore_hides_what_is_made_and_not_what_is_written(tmp_path: Path) ->
         [*git, "check-ignore", "--stdin"], input="\n".join([*made, *kept]), capture_output=True, text=True, check=True
     )
     assert sorted(listed.stdout.splitlines()) == sorted(made)
+
+
+def test_bench_chooses_what_it_measures(checkout: Path) -> None:
+    installed(checkout)
+    start(checkout, "scripts/bench.sh", "streaming", "--seconds", "1")
+    assert calls(checkout) == ["python -m scripts.bench_streaming --seconds 1"]
+    start(checkout, "scripts/bench.sh", "balancers")
+    assert calls(checkout) == [f"python -m scripts.bench_balancers --precision {p}" for p in ("float32", "auto")]

@@ -1,6 +1,8 @@
 """A training step is a plain one, what is not finite changes nothing, and schedules are kept."""
 
 import math
+import re
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -37,9 +39,11 @@ from codec.training import (
     CodebookPlan,
     LearningRate,
     Trainer,
+    TrainingData,
     TrainingError,
 )
 from codec.training import trainer as trainer_module
+from codec.training.schedule import Schedule
 from data import Batch
 
 Update = Literal["simultaneous", "alternating"]
@@ -238,7 +242,7 @@ def test_clipping_bounds_the_gradient_and_reports_it_unclipped(tmp_path: Path) -
         trainer = tiny_trainer(tmp_path / str(clip_norm), clip_norm=clip_norm)
         trainer.optimizer = torch.optim.SGD(trainer.codec.parameters(), lr=1.0)
         trainer.optimizers = [trainer.optimizer]
-        trainer.base_rates = [[1.0]]
+        trainer.schedule = Schedule(LearningRate(), trainer.optimizers)
         before = [parameter.detach().clone() for parameter in trainer.codec.parameters()]
         (metrics,) = take_steps(trainer, 1)
         # The step of gradient descent at rate 1 is the gradient.
@@ -260,7 +264,8 @@ def test_a_step_leaves_the_global_generator_alone(tmp_path: Path) -> None:
 def test_a_fixed_batch_is_learned(tmp_path: Path) -> None:
     codec = tiny_codec(strides=[2, 4], bandwidths_kbps=[8, 16])
     trainer = tiny_trainer(tmp_path, codec=codec, budget=Budget(steps=60), codebooks=CodebookPlan(start=0.99))
-    trainer.base_rates = [[5e-3]]
+    trainer.optimizer.param_groups[0]["lr"] = 5e-3
+    trainer.schedule = Schedule(LearningRate(), trainer.optimizers)
     audio = tones(2, SAMPLES)
     history = []
     for _ in range(60):
@@ -572,6 +577,24 @@ def test_a_segment_must_hold_every_window(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"a segment has 1600 samples, but mel needs at least \d+: raise"):
         tiny_trainer(tmp_path, losses={"mel": MultiScaleMel(RATE, [13], mels=16)})
+
+
+def test_a_run_that_waits_for_its_data_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = tiny_trainer(tmp_path, budget=Budget(steps=6), cadence=Cadence(log=1, validate=100, checkpoint=100))
+    batches = trainer.data.batches
+
+    def slow(data: TrainingData, start_step: int) -> Iterator[Batch]:
+        for batch in batches(start_step):
+            time.sleep(0.3)
+            yield batch
+
+    monkeypatch.setattr(TrainingData, "batches", slow)
+    trainer.seconds = 60.0
+    trainer.run()
+    said = [text for text in messages(trainer) if "waiting for data" in text]
+    assert len(said) == 1
+    assert re.search(r"waiting for data took \d+% of the time up to step 1: raise data.workers, now 0", said[0])
+    assert all(0.3 < line["loading_share"] <= 1 for line in metric_lines(trainer))
 
 
 def test_files_that_do_not_decode_are_listed_once(tmp_path: Path) -> None:

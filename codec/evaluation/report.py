@@ -198,6 +198,7 @@ def _optimisation_charts(train: Sequence[Record]) -> list[Chart]:
         "gradient_norm": "gradient norm of the codec's weights",
         "balanced_norm": "norm of the balanced gradient",
         "audio_seconds_per_second": "audio seconds per second",
+        "loading_share": "share of the time spent waiting for data",
         "codebooks": "books in use",
     }.items():
         log = None if key.endswith("_norm") else False

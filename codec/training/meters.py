@@ -2,6 +2,8 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -23,6 +25,14 @@ class Meters:
         self._counts: dict[str, int] = defaultdict(int)
         self._steps = 0
         self._busy_seconds = 0.0
+        self._waited_seconds = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what a step waits for before it can begin: the next batch."""
+        begun = time.monotonic()
+        yield
+        self._waited_seconds += time.monotonic() - begun
 
     def add(self, metrics: dict[str, Tensor], since: float) -> None:
         """Adds the scalars of one step, begun at `time.monotonic() == since`."""
@@ -39,9 +49,13 @@ class Meters:
             return {}
         values = dict(zip(self._sums, _to_floats(list(self._sums.values()), processes), strict=True))
         means = {name: value / self._counts[name] for name, value in values.items()}
-        speed = audio_seconds_per_step * self._steps / max(self._busy_seconds, 1e-9)
+        busy = max(self._busy_seconds, 1e-9)
+        pace = {
+            "audio_seconds_per_second": audio_seconds_per_step * self._steps / busy,
+            "loading_share": self._waited_seconds / busy,
+        }
         self._clear()
-        return means | {"audio_seconds_per_second": speed}
+        return means | pace
 
 
 def codebook_metrics(usage: CodebookUsage) -> dict[str, float]:

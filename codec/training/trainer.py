@@ -23,6 +23,7 @@ from codec.training.preparation import latent_vectors, trust_bfloat16
 from codec.training.processes import Processes
 from codec.training.pullback import Pullbacks
 from codec.training.run_logger import RunLogger
+from codec.training.schedule import Schedule
 from codec.training.silent_logger import SilentLogger
 from codec.training.training_data import TrainingData
 from codec.training.validation import Validation, ValidationResult
@@ -33,6 +34,8 @@ __all__ = ["Trainer", "TrainingError"]
 
 _COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
 _PRIOR_BATCHES = 8
+_LOADER_BOUND = 0.3  # share of the time that goes into waiting for batches
+_WORTH_SECONDS = 30  # in the first ones the readers start
 
 
 class TrainingError(RuntimeError):
@@ -84,7 +87,7 @@ class Trainer:
         self.balancer = balancer.to(self.device)
         self.optimizer = optimizer(codec.parameters())
         self.optimizers = [self.optimizer, *([adversary.optimizer] if adversary is not None else [])]
-        self.base_rates = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
+        self.schedule = Schedule(plan.learning_rate, self.optimizers)
         self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(plan.average_decay))
         self.pullbacks = Pullbacks(codec)  # after the copy that is averaged
         self.data, self.validation = data, validation
@@ -93,6 +96,7 @@ class Trainer:
         self.precision = choose_precision(plan.precision, self.device)
         self.meters = Meters()
         self.step, self.seconds, self.skipped, self.skipped_in_a_row = 0, 0.0, 0, 0
+        self.starved = False
 
     @property
     def progress(self) -> float:
@@ -125,7 +129,9 @@ class Trainer:
         while self.progress < 1:
             begun = time.monotonic()
             self._start_codebooks()
-            self.meters.add(self.train_step(self._receive(next(batches))), begun)
+            with self.meters.waiting():
+                batch = self._receive(next(batches))
+            self.meters.add(self.train_step(batch), begun)
             self.step += 1
             self.seconds = self._agreed(time.monotonic() - clock)
             self.logger.progress(self.step, self.seconds)
@@ -143,7 +149,7 @@ class Trainer:
 
         Shape: audio [B, C, T] -> metrics, on the device.
         """
-        self._set_learning_rates()
+        self.schedule.set(self.progress)
         draws = self.plan.draws(self.step)
         books = self.plan.codebooks.draw(self.codec.config, draws)
         learn = torch.rand((), generator=draws).item()
@@ -241,12 +247,6 @@ class Trainer:
         self.processes.share(self.codec.quantizer.buffers())
         self.logger.message(f"codebooks started at step {self.step} from {len(vectors)} latent vectors")
 
-    def _set_learning_rates(self) -> None:
-        factor = self.plan.learning_rate.factor(self.progress)
-        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-
     def _skip(self, culprits: tuple[str, ...]) -> dict[str, Tensor]:
         """Leaves codec, codebooks and averages as they are (an alternating discriminator has moved), and counts."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -267,6 +267,13 @@ class Trainer:
             values |= codebook_metrics(self.codec.quantizer.usage())
         values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": self.skipped}
         self.logger.metrics("train", self.step, self.seconds, values)
+        waiting = self.seconds > _WORTH_SECONDS and values.get("loading_share", 0.0) > _LOADER_BOUND
+        if waiting and not self.starved:
+            self.starved = True  # once is enough, the report has the rest
+            self.logger.message(
+                f"waiting for data took {values['loading_share']:.0%} of the time up to step {self.step}: raise "
+                f"data.workers, now {self.data.workers}, or put the audio on a faster disk"
+            )
 
     # ------------------------------------------------------------------------------------------------ state
 

@@ -1,0 +1,227 @@
+"""Feeds the decoder mutated files. It must decode them or refuse them with a ValueError, soon and in little memory.
+
+python -m scripts.fuzz [--cases N] [--seed N] [--output FOLDER]
+
+Prints what came of the cases, and for the first that went wrong a file that shows it. Exit status 1 if any did.
+"""
+
+import argparse
+import io
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from codec import Codec, CodecConfig
+from codec.bitstream import BitstreamError, BitstreamHeader, BitstreamWriter, Block
+from codec.file_codec import FileCodec, Span
+from scripts.fuzz_mutations import mutate
+
+__all__ = ["Subject", "fuzz", "main", "subjects"]
+
+_SECONDS = 5.0  # of one case at most
+_FLOOR = 8 << 20  # bytes that the allocator may take on its own account
+_SHOWN = 5  # offenders kept
+
+_TINY: dict[str, Any] = {
+    "sample_rate": 800,
+    "filters": 4,
+    "strides": (2, 4),
+    "latent_dim": 4,
+    "lstm_layers": 1,
+    "codebooks": 3,
+    "codebook_size": 16,
+    "bandwidths_kbps": (0.4, 1.2),
+}
+_KINDS: dict[str, dict[str, Any]] = {
+    "stream": {},
+    "stream without LSTM": {"lstm_layers": 0, "padding": "constant"},
+    "segments": {
+        "causal": False,
+        "norm": "time_group_norm",
+        "normalize": True,
+        "channels": 2,
+        "segment_seconds": 0.1,
+    },
+    "in one piece": {"causal": False, "normalize": True},
+}
+
+Decode = Callable[[random.Random, bytes], None]
+
+
+class Subject(NamedTuple):
+    """A decoder, and files that it decodes."""
+
+    name: str
+    files: Sequence[bytes]
+    decode: Decode  # raises ValueError for what is no such file; draws how it is read
+
+
+class Offence(NamedTuple):
+    subject: str
+    case: int
+    what: str
+    path: Path
+
+
+class Report(NamedTuple):
+    outcomes: Counter[str]
+    offences: list[Offence]
+    slowest_seconds: float
+    most_bytes: int  # by which the process grew in one case
+    limit_bytes: int
+
+
+class Hang(BaseException):
+    """Not an Exception, so that nothing on the way takes it for bad input."""
+
+
+class _Pipe(io.BytesIO):
+    def seekable(self) -> bool:
+        return False
+
+
+class _Nowhere:
+    """An audio sink."""
+
+    clipped = samples = 0
+
+    def write(self, audio: Tensor) -> None:
+        self.samples += audio.shape[-1]
+
+
+def subjects() -> list[Subject]:
+    """One for each way of decoding, with files of no, one and many frames at every bandwidth."""
+    return [_subject(kind, changes) for kind, changes in _KINDS.items()]
+
+
+def _subject(kind: str, changes: dict[str, Any]) -> Subject:
+    torch.manual_seed(0)
+    coder = FileCodec(Codec(CodecConfig(**(_TINY | changes))).eval())
+
+    def decode(drawn: random.Random, data: bytes) -> None:
+        file = drawn.choice((io.BytesIO, _Pipe))(data)
+        span = Span(drawn.choice((0.0, 0.0, 0.1, 0.5, 1e6)), drawn.choice((None, None, 0.01, 1.0)))
+        coder.decode_stream(coder.open_encoded(file, "file"), _Nowhere(), span, drawn.random() < 0.5)
+
+    return Subject(kind, [_file(coder, *sizes) for sizes in ((0, 1), (1, 1), (400, 1), (400, 3), (1999, 3))], decode)
+
+
+def _file(coder: FileCodec, samples: int, books: int) -> bytes:
+    """A valid file, its blocks of 17 frames."""
+    config = coder.codec.config
+    header = BitstreamHeader(
+        coder.fingerprint, config.sample_rate, config.channels, books, config.bits_per_code, config.hop_samples,
+        config.normalize, 44_100, 2,
+    )  # fmt: skip
+    file = io.BytesIO()
+    writer = BitstreamWriter(file, header)
+    segments = coder.codec.encode(torch.randn(1, config.channels, samples), books * 0.4) if samples else []
+    for segment in segments:
+        streams = config.causal and not config.normalize
+        for codes in segment.codes[0].split(17, -1) if streams else [segment.codes[0]]:
+            writer.write(Block(codes.numpy(), None if segment.scale is None else float(segment.scale)))
+    writer.finish(samples)
+    return file.getvalue()
+
+
+def fuzz(tested: Sequence[Subject], cases: Iterator[int] | Sequence[int], seed: int, output: Path) -> Report:
+    """Runs the cases of these numbers, each of them a function of number and seed."""
+    limit = 2 * max(_FLOOR, *(_growth(s, 0, data)[1] for s in tested for data in s.files))
+    outcomes: Counter[str] = Counter()
+    offences: list[Offence] = []
+    slowest, most = 0.0, 0
+    for case in cases:
+        drawn = random.Random(f"{seed} {case}")
+        subject = drawn.choice(tested)
+        data = mutate(drawn, subject.files)
+        begun = time.perf_counter()
+        outcome, grown = _growth(subject, case, data)
+        slowest, most = max(slowest, time.perf_counter() - begun), max(most, grown)
+        if grown > limit:
+            outcome = f"grew by {grown >> 20} MiB, valid files by {limit >> 21} at most"
+        clean = outcome in ("decoded", "refused")
+        outcomes[outcome if clean else "went wrong"] += 1
+        if not clean and len(offences) < _SHOWN:
+            output.mkdir(parents=True, exist_ok=True)
+            path = output / f"{seed}_{case}.ecdc"
+            path.write_bytes(data)
+            offences.append(Offence(subject.name, case, outcome, path))
+    return Report(outcomes, offences, slowest, most, limit)
+
+
+def _growth(subject: Subject, case: int, data: bytes) -> tuple[str, int]:
+    """What came of a case, and how many bytes the process grew meanwhile."""
+    _forget_peak()
+    before = _memory("VmRSS")
+    try:
+        with _time_limit():
+            subject.decode(random.Random(case), data)
+        outcome = "decoded"
+    except BitstreamError as error:
+        outcome = "refused" if str(error) and "\n" not in str(error) else f"refused with {str(error)!r}"
+    except ValueError as error:
+        outcome = "refused" if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    except Hang:
+        outcome = f"not done after {_SECONDS:g} s"
+    except Exception as error:
+        outcome = f"{type(error).__name__}: {error}"
+    return outcome, max(0, _memory("VmHWM") - before)
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    def ring(*_: Any) -> None:
+        raise Hang
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _forget_peak() -> None:
+    """Linux then counts the peak of this process from what it has now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _memory(name: str) -> int:
+    """Bytes resident now (VmRSS) or at most so far (VmHWM)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{name}:")[1].split()[0]) * 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts.fuzz", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/fuzz"), help="for files that show what went wrong")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    begun = time.perf_counter()
+    report = fuzz(subjects(), track(range(options.cases), "fuzzing"), options.seed, options.output)  # type: ignore[arg-type]
+    done = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
+    print(f"{options.cases} cases in {time.perf_counter() - begun:.0f} s: {done}")
+    print(
+        f"slowest {report.slowest_seconds:.2f} s; most memory {report.most_bytes / 2**20:.1f} MiB, "
+        f"allowed {report.limit_bytes / 2**20:.1f}"
+    )
+    for offence in report.offences:
+        print(f"{offence.subject}, case {offence.case}: {offence.what}: {offence.path}")
+    return 1 if report.outcomes["went wrong"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

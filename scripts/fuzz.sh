@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Feeds the decoder mutated files, 100 000 by default, and says which it does not refuse or decode as it should:
+#   bash scripts/fuzz.sh --cases 1000000 --seed 7
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh
+export OMP_NUM_THREADS=1
+exec .venv/bin/python -m scripts.fuzz "$@"

@@ -1,0 +1,143 @@
+"""The fuzzer: what it does to files, that it notices what it should, and a short run of it."""
+
+import io
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codec.bitstream import BitstreamReader
+from scripts import fuzz as fuzzing
+from scripts.fuzz import Subject, fuzz, main, subjects
+from scripts.fuzz_mutations import mutate, reseal
+
+SUBJECTS = subjects()
+
+
+def blocks(data: bytes) -> int:
+    return len(list(BitstreamReader(io.BytesIO(data), "file").blocks()))
+
+
+def refusal(subject: Subject, seed: int, data: bytes) -> str:
+    """Why a file is refused, nothing if it decodes."""
+    try:
+        subject.decode(random.Random(seed), data)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.sampled_from(SUBJECTS), st.integers(0, 1 << 40))
+def test_every_mutated_file_is_decoded_or_refused_in_one_line(subject: Subject, seed: int) -> None:
+    assert "\n" not in refusal(subject, seed, mutate(random.Random(seed), subject.files))
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def test_valid_files_decode_however_they_are_read(subject: Subject) -> None:
+    refusals = {refusal(subject, seed, data) for data in subject.files for seed in range(10)}
+    assert "" in refusals
+    # The start that is drawn may lie behind the end.
+    assert all(why == "" or "there is nothing after its end" in why for why in refusals)
+
+
+def test_mutations_depend_on_the_seed_alone_and_change_nearly_everything() -> None:
+    files = SUBJECTS[0].files
+    once, again = ([mutate(random.Random(seed), files) for seed in range(300)] for _ in range(2))
+    assert once == again
+    assert sum(data in files for data in once) < 60  # among them are files too short to change much
+    assert len(set(once)) > 200
+
+
+def test_mutated_files_get_past_the_checksums() -> None:
+    """Or only the checksum would be tested: of the mutated files more reach the decoder than damage could."""
+    files = [SUBJECTS[0].files[-1]]
+    past = 0
+    for seed in range(200):
+        try:
+            past += blocks(mutate(random.Random(seed), files)) > 0
+        except ValueError as error:
+            past += "checksum" not in str(error)
+    assert past > 100
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def test_resealing_makes_every_checksum_right_and_changes_nothing_else(subject: Subject) -> None:
+    data = subject.files[-1]
+    assert reseal(data) == data
+    length = int.from_bytes(data[5:9], "big")
+    damaged = bytearray(data)
+    damaged[9 + length] ^= 1  # of the checksum of the header
+    damaged[9 + length + 4 + 6] ^= 1  # of the first block: its scale, or its codes
+    sealed = reseal(bytes(damaged))
+    assert blocks(sealed) == blocks(data)
+    assert sum(a != b for a, b in zip(sealed, data, strict=True)) in range(2, 6)
+
+
+def refuses_all(drawn: random.Random, data: bytes) -> None:
+    raise ValueError("no such file")
+
+
+def breaks(drawn: random.Random, data: bytes) -> None:
+    raise IndexError("list index out of range")
+
+
+def garbles(drawn: random.Random, data: bytes) -> None:
+    data.decode("ascii")
+    b"\xff".decode("ascii")
+
+
+def hangs(drawn: random.Random, data: bytes) -> None:
+    if data != b"valid":
+        time.sleep(10)
+
+
+def swallows_memory(drawn: random.Random, data: bytes) -> None:
+    if data != b"valid":
+        np.ones(40 << 20, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("decode", "sentence"),
+    [
+        (breaks, "IndexError: list index out of range"),
+        (garbles, "UnicodeDecodeError"),
+        (hangs, "not done after 0.05 s"),
+        (swallows_memory, "grew by "),
+    ],
+)
+def test_what_goes_wrong_is_noticed_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decode: Callable[[random.Random, bytes], None], sentence: str
+) -> None:
+    monkeypatch.setattr(fuzzing, "_SECONDS", 0.05 if decode is hangs else 5.0)
+    monkeypatch.setattr(fuzzing, "mutate", lambda drawn, files: b"mutated")
+    report = fuzz([Subject("broken", [b"valid"], decode)], range(7), 3, tmp_path / "kept")
+    assert report.outcomes == {"went wrong": 7}
+    assert len(report.offences) == 5
+    assert report.offences[0].what.startswith(sentence)
+    assert (tmp_path / "kept" / "3_0.ecdc").read_bytes() == b"mutated"
+
+
+def test_clean_outcomes_are_counted_and_nothing_is_kept(tmp_path: Path) -> None:
+    report = fuzz([Subject("strict", [b"valid"], refuses_all)], range(20), 0, tmp_path / "kept")
+    assert report.outcomes == {"refused": 20}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["--cases", "300", "--seed", "5", "--output", str(tmp_path / "kept")]) == 0
+    out = capsys.readouterr().out
+    assert "300 cases in " in out
+    assert " decoded, " in out
+    assert " refused" in out
+    assert not (tmp_path / "kept").exists()
+    monkeypatch.setattr(fuzzing, "subjects", lambda: [Subject("broken", [b"valid"], breaks)])
+    assert main(["--cases", "2", "--output", str(tmp_path / "kept")]) == 1
+    out = capsys.readouterr().out
+    assert "2 went wrong" in out
+    assert f"broken, case 0: IndexError: list index out of range: {tmp_path / 'kept' / '0_0.ecdc'}" in out
