@@ -9,11 +9,14 @@ from codec.bit_packing import pack, unpack
 from codec.bitstream_header import BitstreamError, BitstreamHeader
 from codec.bitstream_layout import (
     BYTES,
+    BYTES_PER_BLOCK,
+    BYTES_PER_CODE,
     CHECKSUM,
     CODES_PER_BYTE,
     END,
     FIRST,
     FRAMES,
+    FRAMES_LIMIT,
     HEADER_LIMIT,
     MAGIC,
     SCALE,
@@ -52,6 +55,7 @@ class BitstreamReader:
     Attributes:
         header: Read at once.
         version: Of the layout.
+        coding: What decodes the codes, to be set before they are read; None will do for `fixed`.
         samples: Length of the signal, None until the blocks are exhausted.
         frames: Number of the first frame of the next block.
 
@@ -69,22 +73,20 @@ class BitstreamReader:
         self.samples: int | None = None
         self.frames = 0
         self.version = VERSION
+        self.coding: BlockCoding | None = None
         self._ahead: list[_Raw | None] = []  # read and not given out; None is the end
         self._start = 0  # of the last block read, in the file
         self._next = 0  # number of the first frame after it
         self.header = self._read_header()
 
-    def blocks(self, coding: BlockCoding | None = None) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Block]:
         """The blocks in order; each is checked before it is given out, and the end of the file after the last.
-
-        Args:
-            coding: What the header names; None for `fixed`.
 
         Raises:
             BitstreamError: The file is truncated or damaged.
-            ValueError: The header names a coding, and none is given.
+            ValueError: The header names a coding that needs `coding`.
         """
-        coding = coding_for(self.header, coding)
+        coding = coding_for(self.header, self.coding)
         for block in self._stored_blocks():
             if block.sync:
                 coding.reset()
@@ -220,8 +222,10 @@ class BitstreamReader:
             if sync:
                 prefix += self._take(FIRST.size)
                 (said,) = FIRST.unpack(prefix[-FIRST.size :])
-        if not 1 <= frames * header.codebooks <= CODES_PER_BYTE * size:
-            raise self.damaged(f"a block claims {frames} frames in {size} bytes")
+            codes = frames * header.codebooks
+            possible = codes <= CODES_PER_BYTE * size and size <= BYTES_PER_CODE * codes + BYTES_PER_BLOCK
+            if not 1 <= frames <= FRAMES_LIMIT or not possible:
+                raise self.damaged(f"a block claims {frames} frames in {size} bytes")
         body = self._take((SCALE.size if header.scaled else 0) + size)
         return _Raw(prefix, self._next, said, frames, sync, body, self._take(CHECKSUM.size))
 

@@ -53,7 +53,7 @@ class BitstreamHeader:
         _check_fingerprint("model", self.model)
         if not isinstance(self.scaled, bool):
             raise ValueError(f"scaled must be true or false, got {str(self.scaled)[:40]!r}")
-        limits = {"bits_per_code": 16, "codebooks": 1 << 16}
+        limits = {"bits_per_code": 16, "codebooks": 1 << 16, "sync_blocks": 1 << 16}
         for name in ("sample_rate", "channels", "codebooks", "bits_per_code", "hop_samples",
                      "source_sample_rate", "source_channels", "sync_blocks"):  # fmt: skip
             value, limit = getattr(self, name), limits.get(name, (1 << 32) - 1)

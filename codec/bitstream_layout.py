@@ -6,7 +6,7 @@
     header   JSON object, UTF-8: the fields of `BitstreamHeader`
     checksum u32 CRC-32 of all the above
     blocks   any number of
-        frames   u16, at least 1; the highest bit is set in a sync point
+        frames   u16, 1 to 4096; the highest bit is set in a sync point
         bytes    u32 of the codes
         first    u64 number of the block's first frame, in a sync point only
         scale    f32, if the header says `scaled`
@@ -36,14 +36,17 @@ START = struct.Struct(">4sBI")
 CHECKSUM = struct.Struct(">I")
 FRAMES = {1: struct.Struct(">I"), 2: struct.Struct(">H")}
 SYNC = 1 << 15
-FRAMES_LIMIT = SYNC - 1  # of a block
+FRAMES_LIMIT = 1 << 12  # of a block: however few bytes it has, it decodes in bounded time and memory
 BYTES = struct.Struct(">I")
 FIRST = struct.Struct(">Q")
 SCALE = struct.Struct(">f")
 END = struct.Struct(">QQ")
 HEADER_LIMIT = 1 << 16  # bytes; some 400 are used
-# No coding spends less than 1/355 bit on a code (`codec.entropy.frequencies`), so more codes than this are a lie.
+# No coding spends less than 1/355 bit on a code (`codec.entropy.frequencies`), nor more than 24 and what is lost at the
+# end of a block: other numbers of codes in so many bytes are a lie.
 CODES_PER_BYTE = 1 << 12
+BYTES_PER_CODE = 3
+BYTES_PER_BLOCK = 8
 
 
 class Block(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.bitstream_header import BitstreamHeader
 from codec.bit_packing import pack, unpack
+from codec.bitstream_header import BitstreamHeader
 
 __all__ = ["BlockCoding", "FixedCoding", "coding_for"]
 

