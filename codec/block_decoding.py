@@ -91,7 +91,10 @@ def _decode_whole(codec: Codec, reader: BitstreamReader) -> Iterator[tuple[int, 
     if len({block.scale for block in blocks}) > 1:
         raise reader.damaged("its blocks are one segment, but they have several scales")
     codes = torch.cat([_codes(block, codec) for block in blocks], -1)
-    yield 0, codec.decode_segment(EncodedSegment(codes, _scale(blocks[0], codec)))
+    decoder = SegmentDecoder(codec)
+    audio = decoder.push(EncodedSegment(codes, _scale(blocks[0], codec)))
+    yield 0, audio
+    yield audio.shape[-1], decoder.flush()
 
 
 def _scale(block: Block, codec: Codec) -> Tensor | None:

@@ -241,7 +241,9 @@ def checked(part: bytes) -> bytes:
     [(10, 6, "it says it has 6 frames, but there are 5"), (41, 5, "41 samples"), (0, 5, "0 samples")],
 )
 def test_an_end_that_contradicts_the_blocks_is_refused(samples: int, frames: int, sentence: str) -> None:
-    data = written(HEADER, random_blocks(HEADER, [5]), 40)[:-END_BYTES] + checked(struct.pack(">HQQ", 0, samples, frames))
+    data = written(HEADER, random_blocks(HEADER, [5]), 40)[:-END_BYTES] + checked(
+        struct.pack(">HQQ", 0, samples, frames)
+    )
     with pytest.raises(BitstreamError, match=sentence):
         read(data)
 

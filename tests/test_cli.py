@@ -169,7 +169,9 @@ def test_true_rate_and_conversions_are_printed(
 ) -> None:
     checkpoint = codecs["causal"][1]
     write_wav("in.wav", noise(441_000, 2), 44_100)
-    assert run("encode", "in.wav", "out.ecdc", "--coding", "fixed", "--checkpoint", checkpoint, "--bandwidth", "1.2") == 0
+    assert (
+        run("encode", "in.wav", "out.ecdc", "--coding", "fixed", "--checkpoint", checkpoint, "--bandwidth", "1.2") == 0
+    )
     size = Path("out.ecdc").stat().st_size
     # 10 s of 75 frames with 4 codes of 4 bits are 1500 bytes; the header and two blocks come on top.
     assert 1500 < size < 1900

@@ -72,13 +72,11 @@ def _train_entropy(options: argparse.Namespace) -> int:
         def report(done: float, loss: float, held_out: float | None) -> None:
             progress.update(bar, completed=done, description=f"training, {loss:.2f} bits a code")
             if held_out is not None:
-                progress.console.print(
-                    f"{done:4.0%}  held-out codes take {held_out:.3f} of {config.bits_per_code} bits"
-                )
+                progress.console.print(f"{done:4.0%}  codes that are held out take {held_out:.3f} of {bits} bits")
 
         size = EntropyConfig(config.codebooks, config.codebook_size, math.ceil(_CONTEXT_SECONDS * config.frame_rate_hz))
         books = sorted({config.codebooks_for(kbps) for kbps in config.bandwidths_kbps})
-        network = train(data, size, books, options.minutes, options.seed, coder.codec.quantizer.embed.cpu(), report)
+        network = train(data, size, books, options.minutes, options.seed, coder.codec.quantizer.embed, report)
         model = EntropyModel.of(network, coder.fingerprint)
         model.save(output)
     print(f"{output}: entropy model {model.fingerprint}, {output.stat().st_size} bytes")

@@ -72,43 +72,44 @@ def train(
         book_choices: Numbers of books that the codec's bandwidths take; each step draws one.
         minutes: Of training; the learning rate follows the clock. 0 makes one step.
         seed: Of weights and draws.
-        codebooks: See `CodeTransformer`.
+        codebooks: See `CodeTransformer`; training happens where they are.
         report: Told the share of the time that is over, bits per code, and those of held-out codes when measured.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network = CodeTransformer(config, codebooks)
+    device = torch.device("cpu") if codebooks is None else codebooks.device
+    network = CodeTransformer(config, None if codebooks is None else codebooks.cpu()).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), _LEARNING_RATE, (0.9, 0.98), weight_decay=0.01)
     stream, test = (torch.from_numpy(np.concatenate(part, 1)) for part in (data.train, data.held_out))
-    test_stretches = _stretches(test, config.context_frames, _TESTED, np.random.default_rng(seed))
-    best, best_loss, tests = None, math.inf, 0
-    start = time.monotonic()
-    while True:
+    test = _stretches(test, config.context_frames, _TESTED, np.random.default_rng(seed)).to(device)
+    best, best_loss, tests = network.state_dict(), math.inf, 0
+    start, done = time.monotonic(), 0.0
+    while done < 1:
         done = 1.0 if minutes == 0 else min(1.0, (time.monotonic() - start) / (60 * minutes))
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                _LEARNING_RATE * min(1, (done + 1e-3) / _WARMUP) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
-            )
-        books = int(rng.choice(book_choices))
-        codes = _stretches(stream, config.context_frames, _BATCH, rng)[:, :books]
-        loss = bits_per_code(network, codes, _PREDICTED)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        codes = _stretches(stream, config.context_frames, _BATCH, rng)[:, : int(rng.choice(book_choices))]
+        loss = _step(network, optimizer, codes.to(device), _LEARNING_RATE * _schedule(done))
         held_out = None
-        if done >= (tests + 1) / _TESTS or done == 1:
+        if done >= (tests + 1) / _TESTS:
             tests += 1
             with torch.no_grad():
-                held_out = float(bits_per_code(network, test_stretches[:, : max(book_choices)]))
+                held_out = float(bits_per_code(network, test[:, : max(book_choices)]))
             if held_out < best_loss:
                 best_loss = held_out
                 best = {name: value.clone() for name, value in network.state_dict().items()}
-        report(done, float(loss.detach()), held_out)
-        if done == 1:
-            break
-    network.load_state_dict(best or network.state_dict())
-    return network.eval()
+        report(done, loss, held_out)
+    network.load_state_dict(best)
+    return network.cpu().eval()
+
+
+def _step(network: CodeTransformer, optimizer: torch.optim.Optimizer, codes: Tensor, learning_rate: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    loss = bits_per_code(network, codes, _PREDICTED)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _schedule(done: float) -> float:
@@ -124,7 +125,7 @@ def bits_per_code(network: CodeTransformer, codes: Tensor, predicted: int | None
     hidden = network(codes).flatten(0, 1)
     flat = codes.transpose(1, 2).flatten(0, 1)
     if predicted is not None and predicted < len(flat):
-        drawn = torch.randperm(len(flat))[:predicted]
+        drawn = torch.randperm(len(flat), device=flat.device)[:predicted]
         hidden, flat = hidden[drawn], flat[drawn]
     return F.cross_entropy(network.logits(hidden, flat).flatten(0, 1), flat.flatten()) / math.log(2)
 
