@@ -3,7 +3,7 @@
     magic    4s  b"ECDC"
     version  u8  2 (0 is the format of the encodec package)
     length   u32 of the header
-    header   JSON object, UTF-8: the fields of `BitstreamHeader`
+    header   JSON object, UTF-8: the fields of `BitstreamHeader`, but those that are null
     checksum u32 CRC-32 of all the above
     blocks   any number of
         frames   u16, 1 to 4096; the highest bit is set in a sync point
@@ -28,7 +28,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FRAMES_LIMIT", "MAGIC", "Block", "StoredBlock"]
+__all__ = ["BYTES", "BYTES_PER_BLOCK", "BYTES_PER_CODE", "CHECKSUM", "CODES_PER_BYTE", "END", "FIRST", "FRAMES",
+           "FRAMES_LIMIT", "HEADER_LIMIT", "MAGIC", "SCALE", "START", "SYNC", "VERSION", "Block",
+           "StoredBlock"]  # fmt: skip
 
 MAGIC = b"ECDC"
 VERSION = 2

@@ -29,7 +29,8 @@ class BitstreamWriter:
     """Writes an encoded file in one pass; without `finish` it stays incomplete, and readers say so.
 
     Attributes:
-        frames: Of all blocks so far.
+        blocks: Written so far.
+        frames: Of all of them.
         code_bytes: What their codes take.
 
     Args:
@@ -44,8 +45,9 @@ class BitstreamWriter:
         self.frames = 0
         self.code_bytes = 0
         self._coding = coding_for(header, coding)
-        self._blocks = 0
-        text = json.dumps(asdict(header), separators=(",", ":")).encode()
+        self.blocks = 0
+        values = {name: value for name, value in asdict(header).items() if value is not None}
+        text = json.dumps(values, separators=(",", ":")).encode()
         self._write(START.pack(MAGIC, VERSION, len(text)) + text)
 
     def write(self, block: Block) -> None:
@@ -62,7 +64,7 @@ class BitstreamWriter:
             )
         if (scale is not None) != header.scaled:
             raise ValueError(f"the header says scaled: {header.scaled}, the block's scale is {scale}")
-        sync = self._blocks % header.sync_blocks == 0
+        sync = self.blocks % header.sync_blocks == 0
         if sync:
             self._coding.reset()
         data = self._coding.encode(codes)
@@ -71,7 +73,7 @@ class BitstreamWriter:
         self._write(prefix + (b"" if scale is None else SCALE.pack(scale)) + data)
         self.frames += codes.shape[1]
         self.code_bytes += len(data)
-        self._blocks += 1
+        self.blocks += 1
 
     def finish(self, samples: int) -> None:
         """Marks the end of a signal of so many samples; the decoded one is cut to them."""

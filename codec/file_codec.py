@@ -126,18 +126,16 @@ class FileCodec:
         )
         counted = _Counted(file)
         writer = BitstreamWriter(counted, header, self.coders.coder(header, "the encoded file"))  # type: ignore[arg-type]
-        blocks = 0
         for segment in encode_blocks(self.codec, reader.blocks(), bandwidth_kbps, size):
             writer.write(Block(segment.codes[0].cpu().numpy(), _number(segment.scale)))
             file.flush()
-            blocks += 1
         writer.finish(reader.samples)
         file.flush()
         shortfall = reader.shortfall()
         notes = reader.conversions() + ([] if shortfall is None else [shortfall])
         if block_frames is not None:
             around = counted.bytes - writer.code_bytes
-            notes.append(f"{around} bytes of it around {blocks} blocks of codes")
+            notes.append(f"{around} bytes of it around {writer.blocks} blocks of codes")
         seconds = reader.samples / config.sample_rate
         return FileResult(seconds, counted.bytes, bitrate_kbps(counted.bytes, seconds), notes)
 
