@@ -27,7 +27,7 @@ def decode_blocks(
     From `start` on it is what decoding everything gives there: to the bit for a codec with segments, of which those
     that reach into the range are decoded, and to the rounding of float32 for one that streams. A stream is begun so
     many frames early that what its layers were padded with is forgotten; where there is an LSTM, which forgets
-    nothing, it runs from the start of the file, but not the layers behind it. Other codecs decode their only block.
+    nothing, it runs from the start of the file, but not the layers behind it. Other codecs decode all blocks as one.
 
     Args:
         codec: In eval mode.
@@ -41,6 +41,8 @@ def decode_blocks(
     """
     if can_stream(codec.config):
         yield from _decode_stream(codec, reader, start)
+    elif codec.config.segment_seconds is None:
+        yield from _decode_whole(codec, reader)
     else:
         yield from _decode_segments(codec, reader, start, math.inf if stop is None else stop)
 
@@ -69,21 +71,37 @@ def _decode_segments(codec: Codec, reader: EncodedReader, start: int, stop: floa
     hop, stride = codec.config.hop_samples, codec.segment_stride(0)
     longest = math.ceil(codec.config.segment_samples_or(0) / hop)
     # Segment i holds samples from i * stride to i * stride + longest * hop; the first that reaches beyond `start`:
-    first = max(0, math.ceil((start + 1 - longest * hop) / stride)) if longest else 0
+    first = max(0, math.ceil((start + 1 - longest * hop) / stride))
     in_place = reader.seek(first * longest) == first * longest  # all before it are whole, as `start` lies behind them
     decoder = SegmentDecoder(codec, longest * hop if first else None)
     position = first * stride
     for i, block in enumerate(reader.blocks(), first):
         frames = block.codes.shape[1]
-        if frames > longest > 0 or (i > 0 and longest == 0) or not in_place:
+        if frames > longest or not in_place:
             raise reader.damaged(f"segment {i} has {frames} frames, this model's have at most {longest}")
         if i * stride >= stop:
             break
-        scale = None if block.scale is None else torch.tensor([block.scale], device=next(codec.parameters()).device)
-        audio = decoder.push(EncodedSegment(_codes(block, codec), scale))
+        audio = decoder.push(EncodedSegment(_codes(block, codec), _scale(block, codec)))
         yield position, audio
         position += audio.shape[-1]
     yield position, decoder.flush()
+
+
+def _decode_whole(codec: Codec, reader: EncodedReader) -> Iterator[tuple[int, Tensor]]:
+    blocks = list(reader.blocks())
+    if not blocks:
+        return
+    if len({block.scale for block in blocks}) > 1:
+        raise reader.damaged("its blocks are one segment, but they have several scales")
+    codes = torch.cat([_codes(block, codec) for block in blocks], -1)
+    decoder = SegmentDecoder(codec)
+    audio = decoder.push(EncodedSegment(codes, _scale(blocks[0], codec)))
+    yield 0, audio
+    yield audio.shape[-1], decoder.flush()
+
+
+def _scale(block: Block, codec: Codec) -> Tensor | None:
+    return None if block.scale is None else torch.tensor([block.scale], device=next(codec.parameters()).device)
 
 
 def _codes(block: Block, codec: Codec) -> Tensor:

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from codec.commands import coding, evaluate, export, import_model, info
+from codec.commands import coding, evaluate, export, import_model, info, train_entropy
 from codec.commands.messages import complain
 
 __all__ = ["main"]
@@ -45,6 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="codec", description="Encodes and decodes audio with a trained model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (coding, info, evaluate, import_model, export):
+    for command in (coding, info, evaluate, import_model, export, train_entropy):
         command.add(commands)
     return parser

@@ -3,6 +3,7 @@
 from typing import BinaryIO
 
 from codec.audio_file import AudioReader, AudioSource
+from codec.block_encoding import encode_blocks
 from codec.encodec_format import PIECE_FRAMES, LanguageModel, segment_bytes
 from codec.encodec_header import EncodecHeader, official_name
 from codec.file_codec import FileCodec, FileResult, bitrate_kbps
@@ -31,7 +32,7 @@ def encode_as_encodec(
     config = coder.codec.config
     name, books = official_name(config), config.codebooks_for(bandwidth_kbps)
     reader = AudioReader(source, config.sample_rate, config.channels)
-    pieces = coder.segments(reader.blocks(), bandwidth_kbps, PIECE_FRAMES)
+    pieces = encode_blocks(coder.codec, reader.blocks(), bandwidth_kbps, PIECE_FRAMES)
     if config.segment_seconds is None:
         body = [segment_bytes((piece.codes[0] for piece in pieces), None, lm)]
     else:

@@ -5,7 +5,7 @@ and written may be a pipe.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,18 +16,15 @@ from codec.atomic_file import replacing
 from codec.audio_file import AudioReader, AudioSink, AudioSource, SoundFileSource, writing_audio
 from codec.bitstream import BitstreamHeader, BitstreamReader, BitstreamWriter, Block
 from codec.block_decoding import EncodedReader, decode_blocks
+from codec.block_encoding import block_size, encode_blocks
 from codec.byte_source import ByteSource
 from codec.conv import fold_weight_norm
 from codec.encodec_format import EncodecReader, LanguageModel
 from codec.encodec_header import is_encodec_format
-from codec.model import Codec, EncodedSegment
-from codec.segmenting import SegmentEncoder
-from codec.streaming import StreamingEncoder, can_stream
+from codec.entropy.coders import Coders
+from codec.model import Codec
 
 __all__ = ["EVERYTHING", "FileCodec", "FileResult", "Span", "bitrate_kbps"]
-
-_BLOCK_FRAMES = 512  # of a stream: 7 s of the 24 kHz model, so that 8 bytes a block cost 0.6 % at 1.5 kbps
-_STEP_SAMPLES = 1 << 15  # given to the network at a time
 
 
 class FileResult(NamedTuple):
@@ -69,15 +66,17 @@ class FileCodec:
 
     Args:
         codec: In eval mode, on the device to work on. It is taken over: its weight norm is folded.
+        entropy: File with the model of the coding `transformer`, which need not be there.
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, entropy: Path | None = None) -> None:
         self.fingerprint = codec.fingerprint()
+        self.coders = Coders(codec.config, self.fingerprint, entropy)
         fold_weight_norm(codec)
         self.codec = codec
         self.device = next(codec.parameters()).device
 
-    def encode(self, source: Path, target: Path, bandwidth_kbps: float) -> FileResult:
+    def encode(self, source: Path, target: Path, bandwidth_kbps: float, coding: str | None = None) -> FileResult:
         """Audio file to encoded file.
 
         Raises:
@@ -86,10 +85,15 @@ class FileCodec:
         """
         audio = SoundFileSource(source, str(source))
         with replacing(target) as beside, beside.open("wb") as file:
-            return self.encode_stream(audio, file, bandwidth_kbps)
+            return self.encode_stream(audio, file, bandwidth_kbps, coding=coding)
 
     def encode_stream(
-        self, source: AudioSource, file: BinaryIO, bandwidth_kbps: float, block_frames: int | None = None
+        self,
+        source: AudioSource,
+        file: BinaryIO,
+        bandwidth_kbps: float,
+        block_frames: int | None = None,
+        coding: str | None = None,
     ) -> FileResult:
         """Audio to encoded file; either may be a pipe.
 
@@ -99,18 +103,17 @@ class FileCodec:
             source: Read to its end and closed.
             file: Written to, and flushed after every block.
             block_frames: Frames stored together, which the first of them waits for; None for some seconds.
+            coding: `fixed`, `adaptive` or `transformer`; None for the last whose model is there, or for `fixed` if
+                `block_frames` is given.
 
         Raises:
-            ValueError: The audio is damaged (`AudioFileError`), the bandwidth is out of reach, or a block size is
-                given for a codec that does not stream.
+            ValueError: The audio is damaged (`AudioFileError`), the bandwidth is out of reach, a block size is given
+                for a codec that does not stream, or the coding's model cannot be used.
             OSError: The file cannot be written.
         """
         config = self.codec.config
-        if block_frames is not None and (block_frames < 1 or not can_stream(config)):
-            raise ValueError(
-                f"blocks of {block_frames} frames cannot be made"
-                + ("" if can_stream(config) else ": this model does not stream, its blocks are its segments")
-            )
+        size = block_size(config, block_frames)
+        storage = self.coders.storage(coding, size, few=block_frames is not None)
         reader = AudioReader(source, config.sample_rate, config.channels)
         header = BitstreamHeader(
             model=self.fingerprint,
@@ -122,21 +125,20 @@ class FileCodec:
             scaled=config.normalize,
             source_sample_rate=reader.source_sample_rate,
             source_channels=reader.source_channels,
+            **storage._asdict(),
         )
         counted = _Counted(file)
-        writer = BitstreamWriter(counted, header)  # type: ignore[arg-type]
-        blocks = 0
-        for segment in self.segments(reader.blocks(), bandwidth_kbps, block_frames or _BLOCK_FRAMES):
+        writer = BitstreamWriter(counted, header, self.coders.coder(header, "the encoded file"))  # type: ignore[arg-type]
+        for segment in encode_blocks(self.codec, reader.blocks(), bandwidth_kbps, size):
             writer.write(Block(segment.codes[0].cpu().numpy(), _number(segment.scale)))
             file.flush()
-            blocks += 1
         writer.finish(reader.samples)
         file.flush()
         shortfall = reader.shortfall()
         notes = reader.conversions() + ([] if shortfall is None else [shortfall])
         if block_frames is not None:
-            around = counted.bytes - header.block_bytes(writer.frames)
-            notes.append(f"{around} bytes of it around {blocks} blocks of codes")
+            around = counted.bytes - writer.code_bytes
+            notes.append(f"{around} bytes of it around {writer.blocks} blocks of codes")
         seconds = reader.samples / config.sample_rate
         return FileResult(seconds, counted.bytes, bitrate_kbps(counted.bytes, seconds), notes)
 
@@ -159,6 +161,7 @@ class FileCodec:
 
         Raises:
             BitstreamError: It is no sound encoded file of this codec, or needs `lm`, the package's language model.
+            EntropyFileError: It needs a model of the coding `transformer` that is not there or cannot be used.
         """
         source = ByteSource(file)
         if is_encodec_format(source.peek(5)):
@@ -168,7 +171,21 @@ class FileCodec:
         reader = BitstreamReader(source, name)
         reader.check_model(self.fingerprint)
         self._check_fit(reader)
+        reader.coding = self.coders.coder(reader.header, name)
         return reader
+
+    def codes(self, source: AudioSource, bandwidth_kbps: float) -> Iterator[Tensor]:
+        """The codes of audio without a file, a block or segment at a time.
+
+        Shape: -> [K, F] each.
+
+        Raises:
+            ValueError: As in `encode_stream`.
+        """
+        config = self.codec.config
+        reader = AudioReader(source, config.sample_rate, config.channels)
+        for segment in encode_blocks(self.codec, reader.blocks(), bandwidth_kbps, block_size(config, None)):
+            yield segment.codes[0].cpu()
 
     def decode_stream(
         self, reader: EncodedReader, sink: AudioSink, span: Span = EVERYTHING, whole_frames: bool = False
@@ -219,20 +236,6 @@ class FileCodec:
             raise reader.damaged(f"its codes do not decode to the {samples} samples it announces")
         return samples - position
 
-    def segments(self, blocks: Iterable[Tensor], bandwidth_kbps: float, block_frames: int) -> Iterator[EncodedSegment]:
-        """Codes of [C, t] with any t, in the pieces stored together: `block_frames` of a stream, or a segment."""
-        step_samples = min(_STEP_SAMPLES, block_frames * self.codec.config.hop_samples)
-        steps = (step[None].to(self.device) for step in _regroup(blocks, step_samples))
-        if can_stream(self.codec.config):
-            stream = StreamingEncoder(self.codec, bandwidth_kbps)
-            codes = _then(map(stream.push, steps), stream.flush)
-            yield from (EncodedSegment(block, None) for block in _regroup(codes, block_frames))
-        else:
-            encoder = SegmentEncoder(self.codec, bandwidth_kbps)
-            for step in steps:
-                yield from encoder.push(step)
-            yield from encoder.flush()
-
     def _check_fit(self, reader: BitstreamReader) -> None:
         """The fingerprint names the model; a header may still contradict it."""
         config, header = self.codec.config, reader.header
@@ -259,26 +262,6 @@ class _Counted:
     def write(self, data: bytes) -> int:
         self.bytes += len(data)
         return self.file.write(data)
-
-
-def _then(pieces: Iterable[Tensor], last: Callable[[], Tensor]) -> Iterator[Tensor]:
-    yield from pieces
-    yield last()
-
-
-def _regroup(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """The same [..., T] in pieces of `size`, the last with what is left.
-
-    So the place of a frame in a file follows from its number.
-    """
-    held: Tensor | None = None
-    for piece in pieces:
-        held = piece if held is None else torch.cat([held, piece], -1)
-        while held.shape[-1] >= size:
-            yield held[..., :size]
-            held = held[..., size:]
-    if held is not None and held.shape[-1]:
-        yield held
 
 
 def _cut(audio: Tensor, position: int, start: int, stop: int | None) -> Tensor:

@@ -9,6 +9,7 @@ import argparse
 import io
 import random
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from codec import Codec, CodecConfig
 from codec.bitstream import BitstreamError, BitstreamHeader, BitstreamWriter, Block
+from codec.entropy.model_file import ENTROPY_NAME, EntropyModel
+from codec.entropy.network import CodeTransformer, EntropyConfig
 from codec.file_codec import FileCodec, Span
 from scripts.fuzz_mutations import mutate
 
@@ -99,31 +102,44 @@ class _Nowhere:
 
 
 def subjects() -> list[Subject]:
-    """One for each way of decoding, with files of no, one and many frames at every bandwidth."""
+    """One for each way of decoding, with files of no, one and many frames at every bandwidth and in every coding."""
     return [_subject(kind, changes) for kind, changes in _KINDS.items()]
 
 
 def _subject(kind: str, changes: dict[str, Any]) -> Subject:
     torch.manual_seed(0)
-    coder = FileCodec(Codec(CodecConfig(**(_TINY | changes))).eval())
+    coder = _with_entropy_model(Codec(CodecConfig(**(_TINY | changes))).eval())
 
     def decode(drawn: random.Random, data: bytes) -> None:
         file = drawn.choice((io.BytesIO, _Pipe))(data)
         span = Span(drawn.choice((0.0, 0.0, 0.1, 0.5, 1e6)), drawn.choice((None, None, 0.01, 1.0)))
         coder.decode_stream(coder.open_encoded(file, "file"), _Nowhere(), span, drawn.random() < 0.5)
 
-    return Subject(kind, [_file(coder, *sizes) for sizes in ((0, 1), (1, 1), (400, 1), (400, 3), (1999, 3))], decode)
+    sizes = [(0, 1, "fixed"), (1, 1, "fixed"), (400, 1, "fixed"), (400, 3, "fixed"), (1999, 3, "fixed")]
+    sizes += [(400, 1, "adaptive"), (1999, 3, "adaptive"), (400, 1, "transformer"), (1999, 3, "transformer")]
+    return Subject(kind, [_file(coder, *size) for size in sizes], decode)
 
 
-def _file(coder: FileCodec, samples: int, books: int) -> bytes:
-    """A valid file, its blocks of 17 frames."""
+def _with_entropy_model(codec: Codec) -> FileCodec:
+    config = codec.config
+    size = EntropyConfig(config.codebooks, config.codebook_size, 20, dim=8, layers=1, heads=2, hidden=8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ENTROPY_NAME
+        EntropyModel.of(CodeTransformer(size), codec.fingerprint()).save(path)
+        coder = FileCodec(codec, path)
+        coder.coders.storage("transformer", 17, few=False)  # reads it
+    return coder
+
+
+def _file(coder: FileCodec, samples: int, books: int, coding: str) -> bytes:
+    """A valid file, its blocks of 17 frames, two of them from a sync point to the next."""
     config = coder.codec.config
     header = BitstreamHeader(
         coder.fingerprint, config.sample_rate, config.channels, books, config.bits_per_code, config.hop_samples,
-        config.normalize, 44_100, 2,
+        config.normalize, 44_100, 2, *coder.coders.storage(coding, 17, few=False)._replace(sync_blocks=2),
     )  # fmt: skip
     file = io.BytesIO()
-    writer = BitstreamWriter(file, header)
+    writer = BitstreamWriter(file, header, coder.coders.coder(header, "file"))
     segments = coder.codec.encode(torch.randn(1, config.channels, samples), books * 0.4) if samples else []
     for segment in segments:
         streams = config.causal and not config.normalize

@@ -24,6 +24,8 @@ _VALUES: tuple[Any, ...] = (
     None,
     "",
     "fixed",
+    "adaptive",
+    "transformer",
     "x" * 5000,
     "\x00",
     [],
@@ -46,7 +48,7 @@ def reseal(data: bytes) -> bytes:
     """`data` with every checksum that the reader gets to made right, so that what it guards is looked at."""
     sealed = bytearray(data)
     try:
-        for _ in _Sealing(io.BytesIO(data), sealed).blocks():
+        for _ in _Sealing(io.BytesIO(data), sealed).stored_blocks():
             pass
     except ValueError:
         pass  # what could be read up to there is sealed
@@ -60,10 +62,9 @@ class _Sealing(BitstreamReader):
         self.copy = copy
         super().__init__(file, "file")
 
-    def _check(self, data: bytes, what: str) -> None:
-        checksum = struct.pack(">I", zlib.crc32(data))
-        self._take(len(checksum))
-        self.copy[self.bytes_read - len(checksum) : self.bytes_read] = checksum
+    def _check(self, data: bytes, checksum: bytes, what: str) -> None:
+        right = struct.pack(">I", zlib.crc32(data))
+        self.copy[self.bytes_read - len(right) : self.bytes_read] = right
 
 
 def _place(drawn: random.Random, data: bytes) -> int:

@@ -37,6 +37,9 @@ HEADER = BitstreamHeader(
 )
 
 
+END_BYTES = 2 + 8 + 8 + 4
+
+
 def random_blocks(header: BitstreamHeader, frames: list[int]) -> list[Block]:
     rng = np.random.default_rng(0)
     return [
@@ -114,7 +117,7 @@ def test_a_signal_of_no_samples_round_trips() -> None:
 def test_layout_is_the_documented_one() -> None:
     header = replace(HEADER, scaled=True, codebooks=2, bits_per_code=10)
     data = written(header, [Block(np.array([[1, 2], [3, 1023]]), 0.5)], 13)
-    assert data[:5] == b"ECDC\x01"
+    assert data[:5] == b"ECDC\x02"
     (length,) = struct.unpack(">I", data[5:9])
     values = json.loads(data[9 : 9 + length])
     assert values["model"] == "0123456789abcdef"
@@ -122,8 +125,8 @@ def test_layout_is_the_documented_one() -> None:
     start = 9 + length
     assert data[start : start + 4] == struct.pack(">I", zlib.crc32(data[:start]))
     # Frame by frame, book by book: 1, 3, 2, 1023.
-    block = struct.pack(">If", 2, 0.5) + packed_by_hand([1, 3, 2, 1023], 10)
-    end = struct.pack(">IQQ", 0, 13, 2)
+    block = struct.pack(">HIQf", 0x8000 | 2, 5, 0, 0.5) + packed_by_hand([1, 3, 2, 1023], 10)
+    end = struct.pack(">HQQ", 0, 13, 2)
     assert data[start + 4 :] == b"".join(part + struct.pack(">I", zlib.crc32(part)) for part in (block, end))
 
 
@@ -152,10 +155,10 @@ def test_every_flipped_bit_is_noticed(scaled: bool) -> None:
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.binary(max_size=80), st.booleans(), st.booleans())
-def test_any_other_bytes_are_refused(data: bytes, magic: bool, version: bool) -> None:
+@given(st.binary(max_size=80), st.booleans(), st.sampled_from([b"", b"\x01", b"\x02"]))
+def test_any_other_bytes_are_refused(data: bytes, magic: bool, version: bytes) -> None:
     with pytest.raises(BitstreamError):
-        read((b"ECDC" if magic else b"") + (b"\x01" if version else b"") + data)
+        read((b"ECDC" if magic else b"") + version + data)
 
 
 def test_messages_say_what_was_found() -> None:
@@ -164,7 +167,7 @@ def test_messages_say_what_was_found() -> None:
         (b"RIFF" + data, "^file is not an encoded file: it does not start with ECDC$"),
         (b"", "^file is not an encoded file"),
         (b"ECDC\x00" + data[5:], r"^file is in the encodec package's own format \(ECDC version 0\), not read here$"),
-        (b"ECDC\x02" + data[5:], "^file is an encoded file of version 2, only 1 is read here$"),
+        (b"ECDC\x03" + data[5:], "^file is an encoded file of version 3, only 1 and 2 are read here$"),
         (data[:-1], "^file is truncated or damaged: it ends before its content does$"),
         (data[:60], "^file is truncated or damaged"),
         (data + b"more", "^file is damaged: 4 bytes follow its end$"),
@@ -211,7 +214,11 @@ def header_text(**changes: Any) -> bytes:
         (header_text(scaled=1), "scaled must be true or false"),
         (header_text(model="../../etc/passwd"), "model must be a fingerprint of 16 hex digits"),
         (header_text(model=None), "model must be a fingerprint"),
-        (header_text(coding="range"), "coding must be 'fixed', the only one this version knows, got 'range'"),
+        (header_text(coding="range"), "coding must be one of fixed, adaptive, transformer, got 'range'"),
+        (header_text(coding=1), "coding must be one of fixed, adaptive, transformer, got '1'"),
+        (header_text(coding="transformer"), "entropy_model must be a fingerprint of 16 hex digits, got 'None'"),
+        (header_text(entropy_model="0" * 16), "the coding fixed has no entropy_model, got '0000000000000000'"),
+        (header_text(sync_blocks=0), "sync_blocks must be a whole number from 1 to 65536, got '0'"),
     ],
 )
 def test_headers_that_make_no_sense_are_refused_though_their_checksum_is_right(text: bytes, sentence: str) -> None:
@@ -234,7 +241,9 @@ def checked(part: bytes) -> bytes:
     [(10, 6, "it says it has 6 frames, but there are 5"), (41, 5, "41 samples"), (0, 5, "0 samples")],
 )
 def test_an_end_that_contradicts_the_blocks_is_refused(samples: int, frames: int, sentence: str) -> None:
-    data = written(HEADER, random_blocks(HEADER, [5]), 40)[:-24] + checked(struct.pack(">IQQ", 0, samples, frames))
+    data = written(HEADER, random_blocks(HEADER, [5]), 40)[:-END_BYTES] + checked(
+        struct.pack(">HQQ", 0, samples, frames)
+    )
     with pytest.raises(BitstreamError, match=sentence):
         read(data)
 
@@ -242,19 +251,68 @@ def test_an_end_that_contradicts_the_blocks_is_refused(samples: int, frames: int
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_scale_that_is_no_positive_number_is_refused(scale: float) -> None:
     header = replace(HEADER, scaled=True)
-    data = written(header, [], 0)[:-24] + checked(struct.pack(">If", 1, scale) + bytes(2))
+    data = written(header, [], 0)[:-END_BYTES] + checked(struct.pack(">HIQf", 0x8001, 2, 0, scale) + bytes(2))
     with pytest.raises(BitstreamError, match="a block has the scale"):
         read(data)
 
 
 def test_claimed_lengths_take_no_memory() -> None:
-    data = written(HEADER, [], 0)[:-24] + struct.pack(">I", 0xFFFFFFFF) + bytes(100)
+    data = written(HEADER, [], 0)[:-END_BYTES] + struct.pack(">HIQ", 0x9000, 36_000, 0) + bytes(100)
     tracemalloc.start()
     with pytest.raises(BitstreamError, match="truncated"):
         read(data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 100_000
+    assert peak < 30_000
+
+
+@pytest.mark.parametrize(
+    ("frames", "size"), [(0, 5), (4097, 8000), (1, 0), (4096, 2), (1, 18), (1, 1 << 31), (4096, 36_873)]
+)
+def test_numbers_of_frames_that_cannot_be_in_so_many_bytes_are_refused_unread(frames: int, size: int) -> None:
+    """3 codes a frame: at most 4096 in a byte, at least one in 3 bytes and 8 more, at most 4096 frames."""
+    data = written(HEADER, [], 0)[:-END_BYTES] + struct.pack(">HIQ", 0x8000 | frames, size, 0) + bytes(40_000)
+    with pytest.raises(BitstreamError, match=f"^file is damaged: a block claims {frames} frames in {size} bytes$"):
+        read(data)
+
+
+# Of version 1, written before there was another: three blocks of three books of ten bits, scaled.
+STORED = bytes.fromhex(
+    "4543444301000000bc7b226d6f64656c223a2230313233343536373839616263646566222c2273616d706c655f72617465223a32343030302c"
+    "226368616e6e656c73223a312c22636f6465626f6f6b73223a332c22626974735f7065725f636f6465223a31302c22686f705f73616d706c65"
+    "73223a382c227363616c6564223a747275652c22736f757263655f73616d706c655f72617465223a34343130302c22736f757263655f636861"
+    "6e6e656c73223a322c22636f64696e67223a226669786564227d5e1c3664000000043f000000ae82b73ece0fde7041a11ced4c126245f0ce8b"
+    "000000013e800000488a6608fb81d30600000003400000002e60c26900ff031cc330f000baf2469600000000000000000000003d0000000000"
+    "000008de70343a"
+)
+STORED_BLOCKS = [
+    Block(np.array([[686, 824, 23, 827], [480, 527, 645, 292], [1003, 55, 284, 392]]), 0.5),
+    Block(np.array([[584], [418], [134]]), 0.25),
+    Block(np.array([[46, 1, 49], [152, 1023, 195], [668, 768, 240]]), 2.0),
+]
+
+
+def test_a_stored_file_of_version_1_is_read() -> None:
+    header, blocks, samples = read(STORED)
+    assert (header, samples) == (replace(HEADER, scaled=True, bits_per_code=10), 61)
+    assert_same_blocks(blocks, STORED_BLOCKS)
+    reader = BitstreamReader(io.BytesIO(STORED), "file")
+    assert reader.seek(4) == 4
+    assert_same_blocks(list(reader.blocks()), STORED_BLOCKS[1:])
+
+
+def test_damage_to_a_file_of_version_1_is_noticed() -> None:
+    for position in range(len(STORED)):
+        with pytest.raises(BitstreamError):
+            read(STORED[:position])
+        damaged = bytearray(STORED)
+        damaged[position] ^= 4
+        with pytest.raises(BitstreamError):
+            read(bytes(damaged))
+    reader = BitstreamReader(io.BytesIO(bytes(STORED[:-30]) + bytes(30)), "file")
+    with pytest.raises(BitstreamError):
+        list(reader.blocks())
+    assert reader.recover() is None  # it has no sync points
 
 
 def codes_of(shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -264,8 +322,9 @@ def codes_of(shape: tuple[int, ...]) -> NDArray[np.int64]:
 @pytest.mark.parametrize(
     ("block", "sentence"),
     [
-        (Block(codes_of((2, 4)), None), r"expected codes \[3, F\] with F > 0, got \[2, 4\]"),
+        (Block(codes_of((2, 4)), None), r"expected codes \[3, F\] with F from 1 to 4096, got \[2, 4\]"),
         (Block(codes_of((3, 0)), None), r"got \[3, 0\]"),
+        (Block(codes_of((3, 4097)), None), r"got \[3, 4097\]"),
         (Block(codes_of((3, 4)), 1.0), "the header says scaled: False, the block's scale is 1.0"),
     ],
 )
@@ -307,7 +366,7 @@ def test_a_pipe_is_read_as_a_file_is(scaled: bool) -> None:
 
 
 def test_claimed_lengths_take_no_memory_of_a_pipe_either() -> None:
-    pipe = Pipe(written(HEADER, [], 0)[:-24] + struct.pack(">I", 0xFFFFFFFF) + bytes(100))
+    pipe = Pipe(written(HEADER, [], 0)[:-END_BYTES] + struct.pack(">HIQ", 0x9000, 36_000, 0) + bytes(100))
     with pytest.raises(BitstreamError, match="truncated"):
         list(BitstreamReader(pipe, "pipe").blocks())
     assert pipe.largest <= 1 << 16

@@ -104,7 +104,7 @@ def test_files_hold_what_the_codec_makes_of_the_audio(
     codec, checkpoint = codecs[kind]
     audio = noise(samples, codec.config.channels)
     write_wav("in.wav", audio, codec.config.sample_rate)
-    assert run("encode", "in.wav", "out.ecdc", "--checkpoint", checkpoint) == 0
+    assert run("encode", "in.wav", "out.ecdc", "--coding", "fixed", "--checkpoint", checkpoint) == 0
     assert run("decode", "out.ecdc", "back.wav", "--checkpoint", checkpoint) == 0
 
     segments = codec.encode(torch.from_numpy(audio.T.copy())[None])
@@ -169,7 +169,9 @@ def test_true_rate_and_conversions_are_printed(
 ) -> None:
     checkpoint = codecs["causal"][1]
     write_wav("in.wav", noise(441_000, 2), 44_100)
-    assert run("encode", "in.wav", "out.ecdc", "--checkpoint", checkpoint, "--bandwidth", "1.2") == 0
+    assert (
+        run("encode", "in.wav", "out.ecdc", "--coding", "fixed", "--checkpoint", checkpoint, "--bandwidth", "1.2") == 0
+    )
     size = Path("out.ecdc").stat().st_size
     # 10 s of 75 frames with 4 codes of 4 bits are 1500 bytes; the header and two blocks come on top.
     assert 1500 < size < 1900
@@ -278,7 +280,7 @@ def test_bad_encoded_files_are_one_line_and_leave_nothing(
         "foreign.ecdc": (b"RIFF" + data, "is not an encoded file"),
         "encodec.ecdc": (b"ECDC\0" + data[5:], "the encodec package's own format"),
         "empty.ecdc": (b"", "is not an encoded file"),
-        "end.ecdc": (data[:-24] + checked(struct.pack(">IQQ", 0, 299_000, 938)), "do not decode to the 299000 samples"),
+        "end.ecdc": (data[:-22] + checked(struct.pack(">HQQ", 0, 299_000, 938)), "do not decode to the 299000 samples"),
     }
     for name, (content, sentence) in files.items():
         Path(name).write_bytes(content)
@@ -295,22 +297,29 @@ def checked(part: bytes) -> bytes:
     return part + struct.pack(">I", zlib.crc32(part))
 
 
-@pytest.mark.parametrize("kind", ["segments", "whole"])
-def test_segments_that_the_model_cannot_have_made_are_refused(
-    codecs: dict[str, tuple[Codec, str]], here: Path, capsys: pytest.CaptureFixture[str], kind: str
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("segments", "segment 0 has 200 frames, this model's have at most 75"),
+        ("causal_normalized", "its blocks are one segment, but they have several scales"),
+    ],
+)
+def test_blocks_that_the_model_cannot_have_made_are_refused(
+    codecs: dict[str, tuple[Codec, str]], here: Path, capsys: pytest.CaptureFixture[str], kind: str, sentence: str
 ) -> None:
     codec, checkpoint = codecs[kind]
     write_wav("in.wav", noise(1000, codec.config.channels), codec.config.sample_rate)
-    assert run("encode", "in.wav", "good.ecdc", "--checkpoint", checkpoint) == 0
+    assert run("encode", "in.wav", "good.ecdc", "--coding", "fixed", "--checkpoint", checkpoint) == 0
     data = Path("good.ecdc").read_bytes()
     header_end = 9 + struct.unpack(">I", data[5:9])[0] + 4
-    scale = struct.pack(">f", 1.0) if codec.config.normalize else b""
-    frames = 200  # a segment of 0.5 s at 48 kHz has 75
-    block = checked(struct.pack(">I", frames) + scale + bytes(frames * 4))
-    end = checked(struct.pack(">IQQ", 0, 2 * frames * 320, 2 * frames))
-    Path("bad.ecdc").write_bytes(data[:header_end] + 2 * block + end)
-    error = fails(capsys, "decode", "bad.ecdc", "back.wav", "--checkpoint", checkpoint)
-    assert "has 200 frames, this model's" in error or "a second segment" in error
+    frames = 200
+    blocks = [
+        checked(struct.pack(">HIQf", 0x8000 | frames, frames * 4, first, scale) + bytes(frames * 4))
+        for first, scale in ((0, 1.0), (frames, 2.0))
+    ]
+    end = checked(struct.pack(">HQQ", 0, 2 * frames * 320, 2 * frames))
+    Path("bad.ecdc").write_bytes(data[:header_end] + b"".join(blocks) + end)
+    assert sentence in fails(capsys, "decode", "bad.ecdc", "back.wav", "--checkpoint", checkpoint)
 
 
 def test_a_header_that_contradicts_the_model_is_refused(

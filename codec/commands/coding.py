@@ -7,8 +7,9 @@ from pathlib import Path
 
 from codec.audio_file import AUDIO_SUFFIXES
 from codec.audio_pipe import RawFormat
+from codec.bitstream_header import CODINGS
 from codec.commands.messages import complain
-from codec.commands.model_options import add_model_options, check_offered, load
+from codec.commands.model_options import add_entropy_option, add_model_options, check_offered, load
 from codec.commands.standard_streams import (
     STANDARD,
     name_of,
@@ -44,7 +45,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--block-frames",
         metavar="N",
         type=int,
-        help="frames stored together; with 1 each leaves once its last sample is there, at 8 bytes more a frame. "
+        help="frames stored together; with 1 each leaves once its last sample is there, at 10 bytes more a frame. "
         "Default: some seconds",
     )
     encode.add_argument(
@@ -54,6 +55,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="encodec: the encodec package's, for models of its two architectures; has no checksums",
     )
     encode.add_argument("--lm", metavar="FILE", type=Path, help=f"{_LM_HELP}, to compress with; --format encodec only")
+    encode.add_argument(
+        "--coding",
+        choices=CODINGS,
+        help="fixed: all bits of each code; adaptive: fewer, as it learns which are frequent; transformer: fewest, by "
+        "what codec train-entropy learnt. Default: transformer where there is such a model, else adaptive, but fixed "
+        "with --block-frames",
+    )
+    add_entropy_option(encode)
     add_model_options(encode)
     encode.set_defaults(run=_encode)
 
@@ -76,6 +85,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="give each frame out as soon as it is there, so that the audio ends with a frame rather than a sample",
     )
     decode.add_argument("--lm", metavar="FILE", type=Path, help=f"{_LM_HELP}; files compressed with it need it")
+    add_entropy_option(decode)
     add_model_options(decode)
     decode.set_defaults(run=_decode)
 
@@ -105,7 +115,7 @@ def _encode(options: argparse.Namespace) -> int:
         with opening_audio(source, options.raw) as audio, writing_bytes(target) as file:
             if foreign:
                 return encode_as_encodec(coder, audio, file, bandwidth_kbps, lm)
-            return coder.encode_stream(audio, file, bandwidth_kbps, options.block_frames)
+            return coder.encode_stream(audio, file, bandwidth_kbps, options.block_frames, options.coding)
 
     return _each(options, encode, AUDIO_SUFFIXES, ".ecdc")
 

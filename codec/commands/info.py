@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from codec.bitstream import MAGIC, BitstreamReader
+from codec.bitstream import MAGIC, BitstreamHeader, BitstreamReader
 from codec.byte_source import ByteSource
 from codec.commands.messages import print_table
 from codec.commands.model_options import MODEL_NAME, model_path
@@ -39,15 +39,17 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _describe_encoded(reader: BitstreamReader, size: int) -> None:
-    frames = [block.codes.shape[1] for block in reader.blocks()]
+    blocks = [(block.frames, len(block.data)) for block in reader.stored_blocks()]
+    frames, code_bytes = sum(frames for frames, _ in blocks), sum(size for _, size in blocks)
     header = reader.header
     seconds = (reader.samples or 0) / header.sample_rate
     print_table({
         "encoded with model": header.model,
         "length": f"{seconds:.2f} s ({reader.samples} samples at {header.sample_rate} Hz, {header.channels} channels)",
         "size": f"{size} bytes, {bitrate_kbps(size, seconds):.2f} kbps",
-        "codes": f"{header.codebooks} codebooks of {header.bits_per_code} bits, {sum(frames)} frames of "
-        f"{header.hop_samples} samples in {len(frames)} blocks, coding {header.coding}",
+        "codes": f"{header.codebooks} codebooks of {header.bits_per_code} bits, {frames} frames of "
+        f"{header.hop_samples} samples in {len(blocks)} blocks",
+        "coding": _coding(header, code_bytes, header.block_bytes(frames)),
         "source": f"{header.source_sample_rate} Hz, {header.source_channels} channels",
     })  # fmt: skip
 
@@ -67,6 +69,16 @@ def _describe_foreign(reader: EncodecReader, size: int) -> None:
         "codes": f"{header.codebooks} codebooks of {config.bits_per_code} bits in {header.segments} segments",
         "language model": "yes: --lm is needed to decode it" if header.compressed else "no",
     })  # fmt: skip
+
+
+def _coding(header: BitstreamHeader, code_bytes: int, fixed_bytes: int) -> str:
+    said = (
+        header.coding if header.entropy_model is None else f"{header.coding} with entropy model {header.entropy_model}"
+    )
+    if header.coding == "fixed" or fixed_bytes == 0:
+        return said
+    change = 100 * (1 - code_bytes / fixed_bytes)
+    return f"{said}: {code_bytes} bytes, {abs(change):.1f} % {'less' if change >= 0 else 'more'} than fixed"
 
 
 def describe_model(codec: Codec, path: Path) -> None:

@@ -7,10 +7,19 @@ from pathlib import Path
 
 import torch
 
+from codec.entropy.model_file import ENTROPY_NAME
 from codec.file_codec import FileCodec
 from codec.model import Codec
 
-__all__ = ["MODEL_NAME", "add_checkpoint_option", "add_model_options", "check_offered", "load", "model_path"]
+__all__ = [
+    "MODEL_NAME",
+    "add_checkpoint_option",
+    "add_entropy_option",
+    "add_model_options",
+    "check_offered",
+    "load",
+    "model_path",
+]
 
 MODEL_NAME = "model.safetensors"
 RUNS = Path("runs")
@@ -30,6 +39,15 @@ def add_checkpoint_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_entropy_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--entropy",
+        metavar="FILE",
+        type=Path,
+        help=f"model of the coding transformer; default: {ENTROPY_NAME} beside the model",
+    )
+
+
 def load(options: argparse.Namespace) -> FileCodec:
     path = model_path(options.checkpoint)
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,7 +59,7 @@ def load(options: argparse.Namespace) -> FileCodec:
     codec = Codec.load(path).to(device)
     if options.checkpoint is None:
         print(f"using {path}", file=sys.stderr if getattr(options, "target", None) == Path("-") else sys.stdout)
-    return FileCodec(codec)
+    return FileCodec(codec, getattr(options, "entropy", None) or path.with_name(ENTROPY_NAME))
 
 
 def model_path(checkpoint: Path | None) -> Path:

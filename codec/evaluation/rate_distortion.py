@@ -192,7 +192,7 @@ def _measure(coder: FileCodec, clip: _Clip, bandwidths_kbps: Sequence[float]) ->
         original, encoded, decoded = (Path(folder) / name for name in ("original.wav", "encoded.ecdc", "decoded.wav"))
         soundfile.write(original, clip.audio.T.numpy(), sample_rate, subtype="FLOAT")
         for kbps in bandwidths_kbps:
-            file_bytes = coder.encode(original, encoded, kbps).encoded_bytes
+            file_bytes = coder.encode(original, encoded, kbps, coding="fixed").encoded_bytes
             coder.decode(encoded, decoded)
             payload_bytes, codes = _content(encoded)
             counts = metrics.count_codes(codes[None], coder.codec.config.codebook_size)
