@@ -225,7 +225,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/fuzz"), help="for files that show what went wrong")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
     begun = time.perf_counter()
     report = fuzz(subjects(), track(range(options.cases), "fuzzing"), options.seed, options.output)  # type: ignore[arg-type]
     done = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
