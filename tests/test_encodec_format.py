@@ -139,7 +139,7 @@ def test_compressed_files_are_those_of_the_package(
     assert_agree(models[name], samples, books, lms[name][:2])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compressed_file_longer_than_the_context_is_that_of_the_package(
     models: dict[str, EncodecModel], lms: dict[str, Any]
 ) -> None:

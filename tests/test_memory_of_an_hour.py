@@ -37,7 +37,7 @@ def grown(said: bytes) -> int:
     return int(said.decode().rsplit("bytes ", 1)[1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_hour_through_pipes_and_from_files(tmp_path: Path) -> None:
     fast = {"lstm_layers": 0, "strides": (8, 5, 4, 2), "codebooks": 2, "bandwidths_kbps": (0.2,)}
     model = ["--checkpoint", save_tiny("causal_constant", tmp_path, sample_rate=RATE, **fast)]

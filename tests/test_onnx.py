@@ -121,7 +121,7 @@ def test_held_out_clips_with_small_models_of_the_published_kinds(name: str, tmp_
     assert_exported_alike(name, tmp_path, **SMALL, bandwidths_kbps=(rate, 8 * rate))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_held_out_clips_with_models_of_full_size(name: str, tmp_path: Path) -> None:
     assert_exported_alike(name, tmp_path)
