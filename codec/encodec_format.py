@@ -16,7 +16,6 @@ probabilities do, all codes after it are lost. That is noticed, as a rule, by wh
 look there. The format of `codec.bitstream` has none of this.
 """
 
-import math
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -37,6 +36,7 @@ __all__ = ["PIECE_FRAMES", "EncodecReader", "LanguageModel", "segment_bytes"]
 
 PIECE_FRAMES = 512  # of a long segment; a multiple of 4, so that codes of 10 bits fill whole bytes
 _SCALE = struct.Struct(">f")
+_SCALE_LIMIT = 2.0**64  # what the root of a float32, as a level is, stays below
 
 
 class LanguageModel(Protocol):
@@ -60,8 +60,11 @@ def segment_bytes(pieces: Iterable[Tensor], scale: float | None, lm: LanguageMod
     Shape: pieces [K, F] each.
 
     Raises:
-        ValueError: The language model's probabilities are such as nothing can be coded with.
+        ValueError: The language model's probabilities are such as nothing can be coded with, or the scale is none that
+            decodes, as that of audio whose squares overflow.
     """
+    if scale is not None and not 0 < scale < _SCALE_LIMIT:
+        raise ValueError(f"audio so loud cannot be encoded: a segment has the scale {scale}, at most 2^64 decodes")
     prefix = b"" if scale is None else _SCALE.pack(scale)
     frames = (piece.t().cpu() for piece in pieces)
     if lm is None:
@@ -170,7 +173,7 @@ class EncodecReader:
         scale = None
         if self._config.normalize:
             (scale,) = _SCALE.unpack(self._take(_SCALE.size))
-            if not (math.isfinite(scale) and scale > 0):
+            if not 0 < scale < _SCALE_LIMIT:
                 raise self.damaged(f"a segment has the scale {scale}")
         frames = frames_of(samples, self._config)
         sizes = (min(PIECE_FRAMES, frames - begin) for begin in range(0, frames, PIECE_FRAMES))

@@ -255,6 +255,8 @@ LIES: dict[str, tuple[bytes, str]] = {
     "lm_number": (with_header(GOOD | {"lm": 1}), "lm must be true or false, got 1"),
     "lm_missing": (with_header(GOOD | {"lm": True}), "compressed with the language model of encodec_24khz: give"),
     "scale_nan": (with_header(GOOD | {"m": "encodec_48khz"}, struct.pack(">f", np.nan) + bytes(3)), "the scale nan"),
+    "scale_infinite": (with_header(GOOD | {"m": "encodec_48khz"}, struct.pack(">f", np.inf) + bytes(3)), "scale inf"),
+    "scale_huge": (with_header(GOOD | {"m": "encodec_48khz"}, struct.pack(">f", 2.0**64) + bytes(3)), r"scale 1\.8"),
     "scale_zero": (with_header(GOOD | {"m": "encodec_48khz"}, bytes(7)), "the scale 0.0"),
     "scale_negative": (with_header(GOOD | {"m": "encodec_48khz"}, struct.pack(">f", -1) + bytes(3)), "scale -1.0"),
 }  # fmt: skip
@@ -272,6 +274,28 @@ def test_a_header_that_lies_is_refused_in_one_line_and_little_memory(lie: str) -
         tracemalloc.stop()
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_the_largest_level_of_a_signal_is_a_scale_and_no_larger_one() -> None:
+    """A level is the root of a float32: what lies beyond comes of a wrong bit, and would overflow in the decoder."""
+    largest = float(torch.tensor(torch.finfo(torch.float32).max).sqrt())
+    codes = torch.randint(1024, (2, 3))
+    header = EncodecHeader("encodec_48khz", 900, 2, False).to_bytes()
+    _, ((_, scale),) = read(header + segment_bytes([codes], largest, None))
+    assert scale == largest
+    for beyond in (float(np.nextafter(np.float32(largest), np.float32(np.inf))), np.inf, np.nan):
+        with pytest.raises(ValueError, match="audio so loud cannot be encoded"):
+            segment_bytes([codes], beyond, None)
+
+
+def test_audio_whose_squares_overflow_is_refused_and_leaves_no_file(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "in.wav", np.full((900, 2), 1e19), 48_000, subtype="FLOAT")
+    target = tmp_path / "out.ecdc"
+    assert command("encode", tmp_path / "in.wav", target, checkpoints["encodec_48khz"], "--format", "encodec") == 1
+    assert capsys.readouterr().err.startswith("codec: audio so loud cannot be encoded: a segment has the scale inf")
+    assert not target.exists()
 
 
 def test_a_compressed_file_cannot_claim_more_than_its_bits_can_hold(lms: dict[str, Any]) -> None:
