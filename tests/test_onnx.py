@@ -153,14 +153,18 @@ def test_any_number_of_books(tiny: dict[str, tuple[Codec, Exported]]) -> None:
             torch.testing.assert_close(torch.from_numpy(audio), want, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", ["a code past the book", "a book too many"])
-def test_codes_of_no_book_are_an_error_and_not_sound(change: str, tiny: dict[str, tuple[Codec, Exported]]) -> None:
+@pytest.mark.parametrize(("books", "code"), [(4, 16), (4, -1), (4, -16), (4, -17), (5, 0)])
+@pytest.mark.parametrize("name", ["decoder.onnx", "decoder_stream.onnx"])
+def test_codes_of_no_book_are_an_error_and_not_sound(
+    name: str, books: int, code: int, tiny: dict[str, tuple[Codec, Exported]]
+) -> None:
+    """Past the book, before it, and of a book too many."""
     _, exported = tiny["audiocraft"]
-    codes = torch.zeros(1, 4 if change == "a code past the book" else 5, 9, dtype=torch.int64)
-    if change == "a code past the book":
-        codes[0, 1, 3] = 16
+    codes = torch.zeros(1, books, 9, dtype=torch.int64)
+    codes[0, 1, 3] = code
+    states = exported.zeros(name, 1) if "stream" in name else {}
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="invalid ind"):
-        exported.run("decoder.onnx", codes)
+        exported.sessions[name].run(None, {"codes": codes.numpy()} | states)
 
 
 def test_silence_of_a_codec_that_normalizes(tiny: dict[str, tuple[Codec, Exported]]) -> None:

@@ -24,8 +24,8 @@ __all__ = ["export_onnx"]
 
 _FILES = ("encoder.onnx", "decoder.onnx", "encoder_stream.onnx", "decoder_stream.onnx", "onnx.json")
 _SIGNAL = (
-    "Any number of samples, at least 1. They become ceil(samples / hop_samples) frames, and these decode to whole "
-    "frames again: cut what is too much."
+    "Any number of signals and of samples, at least 1 each. The samples become ceil(samples / hop_samples) frames, and "
+    "these decode to whole frames again: cut what is too much."
 )
 _SEGMENT = (
     "The graphs code one segment; the last one of a signal may be shorter. Segment i begins at i * stride_samples. To "

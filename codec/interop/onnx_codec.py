@@ -100,6 +100,9 @@ def _dequantize(graph: Graph, quantizer: ResidualVectorQuantizer, codes: str) ->
 
     Shape: codes [B, k, F] int64 -> latent [B, D, F].
     """
+    # GatherND would count negative numbers from the end of the book.
+    outside = graph.node("Less", codes, graph.integer(0))
+    codes = graph.node("Where", outside, graph.integer(quantizer.embed.shape[1]), codes)
     books = graph.node("Squeeze", graph.length(codes, 1))
     book = graph.node("Range", graph.integer(0), books, graph.integer(1))
     book = graph.node("Unsqueeze", book, graph.integers(0, 2))
