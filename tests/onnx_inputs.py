@@ -14,7 +14,7 @@ from torch import Tensor
 from codec import Codec, CodecConfig
 from codec.audio_file import AudioReader
 
-__all__ = ["Exported", "assert_same_codes", "configured_codec", "held_out", "spread_codec"]
+__all__ = ["Exported", "assert_same_codes", "assert_same_sound", "configured_codec", "held_out", "spread_codec"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,11 +75,11 @@ class Exported:
 def spread_codec(config: CodecConfig, clips: list[Tensor]) -> Codec:
     """With wider latents than a fresh encoder's, which are nearly all bias, and codes near those of the clips.
 
-    So that few decisions of the quantizer are close ones.
+    So that few decisions of the quantizer are close ones, and that what is decoded is the codes' sound and not a bias.
     """
     torch.manual_seed(1)
     codec = Codec(config, kmeans_iterations=5).eval()
-    for name, parameter in codec.encoder.named_parameters():
+    for name, parameter in codec.named_parameters():
         if name.endswith(("conv.weight", "weight.original0")):
             parameter *= 2
     latents = [codec.latent_of(clip[..., : config.segment_samples_or(clip.shape[-1])])[0].t() for clip in clips]
@@ -119,3 +119,8 @@ def assert_same_codes(codec: Codec, audio: Tensor, codes: Tensor, expected: Tens
         residual = latent[b, :, f] - sum(books[i, codes[b, i, f]] for i in range(k))
         near, far = sorted(float((residual - books[k, c[b, k, f]]).square().sum()) for c in (codes, expected))
         assert far - near < 1e-6 * (latent[b, :, f].norm() + books[k].norm(dim=1).max()) ** 2
+
+
+def assert_same_sound(audio: Tensor, expected: Tensor) -> None:
+    """Equal to 1e-5 of full scale, or of the peak where it is beyond: there float32 ends, in torch as elsewhere."""
+    torch.testing.assert_close(audio, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))

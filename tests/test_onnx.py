@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
-from onnx_inputs import Exported, assert_same_codes, configured_codec, spread_codec
+from onnx_inputs import Exported, assert_same_codes, assert_same_sound, configured_codec, spread_codec
 from torch import Tensor
 
 from codec import Codec, CodecConfig
@@ -99,12 +99,12 @@ def assert_codes_clips_alike(codec: Codec, clips: list[Tensor], exported: Export
             decoded[..., place] += piece * triangle[: piece.shape[-1]]
             weights[place] += triangle[: piece.shape[-1]]
             used |= set(codes.flatten().tolist())
-        torch.testing.assert_close(decoded / weights, reference, rtol=0, atol=1e-5)
+        assert_same_sound(decoded / weights, reference)
         if "encoder_stream.onnx" in about["graphs"]:
             codes = exported.stream("encoder_stream.onnx", clip, steps, codec.config.hop_samples)
             assert_same_codes(codec, clip, codes, expected[0].codes)
             audio = exported.stream("decoder_stream.onnx", expected[0].codes, steps, 1)
-            torch.testing.assert_close(audio, reference, rtol=0, atol=1e-5)
+            assert_same_sound(audio, reference)
     assert len(used) > 50  # of 64 or 1024: equal codes would prove little if they were all the same
 
 
@@ -136,7 +136,7 @@ def test_any_length_and_batch(kind: str, tiny: dict[str, tuple[Codec, Exported]]
         codes, *scale = exported.run("encoder.onnx", audio)
         assert_same_codes(codec, audio, codes, want.codes)
         (decoded,) = exported.run("decoder.onnx", want.codes, *scale)
-        torch.testing.assert_close(decoded, codec.decode_segment(want), rtol=0, atol=1e-5)
+        assert_same_sound(decoded, codec.decode_segment(want))
 
 
 def test_any_number_of_books(tiny: dict[str, tuple[Codec, Exported]]) -> None:
@@ -150,7 +150,7 @@ def test_any_number_of_books(tiny: dict[str, tuple[Codec, Exported]]) -> None:
             want = codec.decoder(codec.quantizer.decode(codes[:, :books])).detach()
             states = exported.zeros(name, 2) if "stream" in name else {}
             audio, *_ = exported.sessions[name].run(None, {"codes": codes[:, :books].numpy()} | states)
-            torch.testing.assert_close(torch.from_numpy(audio), want, rtol=0, atol=1e-5)
+            assert_same_sound(torch.from_numpy(audio), want)
 
 
 @pytest.mark.parametrize(("books", "code"), [(4, 16), (4, -1), (4, -16), (4, -17), (5, 0)])
@@ -189,7 +189,7 @@ def test_a_second_runtime_gives_the_same(kind: str, tmp_path: Path) -> None:
         assert_same_codes(codec, audio, torch.from_numpy(codes), want.codes)
         given = {"codes": want.codes.numpy()} | ({"scale": scale[0]} if scale else {})
         (decoded,) = ReferenceEvaluator(str(tmp_path / "decoder.onnx")).run(None, given)
-        torch.testing.assert_close(torch.from_numpy(decoded), codec.decode_segment(want), rtol=0, atol=1e-5)
+        assert_same_sound(torch.from_numpy(decoded), codec.decode_segment(want))
 
 
 # Steps of a stream
@@ -207,7 +207,7 @@ def test_steps_equal_the_whole(
     codes = exported.stream("encoder_stream.onnx", audio, steps, codec.config.hop_samples)
     assert_same_codes(codec, audio, codes, want.codes)
     decoded = exported.stream("decoder_stream.onnx", want.codes, steps, 1)
-    torch.testing.assert_close(decoded, codec.decode_segment(want), rtol=0, atol=1e-5)
+    assert_same_sound(decoded, codec.decode_segment(want))
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
