@@ -241,3 +241,9 @@ def test_norms_stay_in_their_bounds_and_follow_the_root_mean_square(values: list
     size = math.sqrt(np.mean(np.square(x, dtype=np.float64)))
     if size > 2:
         np.testing.assert_allclose(found / 4096, x / size, rtol=0.03, atol=1e-3)
+
+
+def test_norms_round_halves_up_on_both_sides_of_zero() -> None:
+    """A root mean square of 2^13 gives x / 2 with 12 bits after the point: halves, which floats would round to even."""
+    x = np.array([[8192] * 62 + [8193, -8193]])
+    assert norm(x)[0].tolist() == [4096] * 62 + [4097, -4096]
