@@ -81,10 +81,8 @@ def test_a_part_is_that_part_of_the_whole(kind: str, start: int, duration: int |
     span = Span(start / 1001 * seconds, None if duration is None else duration / 1000 * seconds)
     got, expected = coded.decode(span, whole_frames), coded.expected(span)
     assert expected.shape[1] <= got.shape[1] < expected.shape[1] + (320 if whole_frames else 1)
-    # Blocks of a stream are cut otherwise, so sums round otherwise; segments, and signals in one piece, are the same.
-    torch.testing.assert_close(
-        got[:, : expected.shape[1]], expected, rtol=0, atol=1e-6 if kind.startswith("causal") else 0
-    )
+    # Blocks, batches of segments and threads are cut otherwise, so sums round otherwise.
+    torch.testing.assert_close(got[:, : expected.shape[1]], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
