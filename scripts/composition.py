@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -87,6 +88,8 @@ def build(
     check_loss_names(losses, adversary, balancer)
     check_windows(losses, adversary, round(float(cfg.data.segments.segment_seconds) * codec.config.sample_rate))
     origin = _origin(cfg, folder, codec, adversary)
+    if origin is not None:
+        plan = replace(plan, initial="random")  # no first weights: these are trained ones
 
     with processes.first_goes_ahead():
         corpus, data, clips = _read_data(cfg, codec.config, processes)

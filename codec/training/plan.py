@@ -96,7 +96,7 @@ class CodebookPlan:
     Args:
         start: Share of the run before which latents pass through unquantized. k-means on the latents of an untrained
             encoder, which hardly vary yet, leaves only a handful of codes in use.
-        start_batches: Batches whose latents the k-means start sees.
+        start_batches: Batches that the k-means start sees, and first weights that depend on the audio.
         dropout: `none` always uses all books; `books` draws their number uniformly from 1 to K for each batch
             (audiocraft); `bandwidths` draws one of the codec's bandwidths (the paper).
         commitment: Weight of the commitment loss.
@@ -163,6 +163,8 @@ class Plan:
 
     Args:
         budget, learning_rate, codebooks, cadence: See their classes.
+        initial: First weights of the codec, unless it comes with trained ones: `random`, or `transform`, see
+            `start_as_transform`.
         clip_norm: Largest Euclidean norm of the codec's gradient, None for no clipping.
         average_decay: Of the moving average of the weights that is validated and exported.
         precision: `auto`, `float32` or `bfloat16`; see `choose_precision`.
@@ -178,6 +180,7 @@ class Plan:
     learning_rate: LearningRate = field(default_factory=LearningRate)
     codebooks: CodebookPlan = field(default_factory=CodebookPlan)
     cadence: Cadence = field(default_factory=Cadence)
+    initial: Literal["random", "transform"] = "random"
     clip_norm: float | None = None
     average_decay: float = 0.99
     precision: str = "auto"
@@ -186,6 +189,8 @@ class Plan:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.initial not in ("random", "transform"):
+            raise ValueError(f"initial must be random or transform, got {self.initial!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or null, got {self.clip_norm}")
         if not 0 <= self.average_decay < 1:

@@ -1,16 +1,18 @@
-"""What a run looks at before it relies on it: bfloat16 in every layer, and latents for the codebooks to start from."""
+"""What a run looks at before its first step: bfloat16 in every layer, audio for the first weights and codebooks."""
 
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from codec.model import Codec
 from codec.training.adversary import Adversary
 from codec.training.precision import Precision, keep_float32, verify_bfloat16
 from codec.training.processes import Processes
+from codec.training.transform_start import start_as_transform
 
-__all__ = ["latent_vectors", "trust_bfloat16"]
+__all__ = ["latent_vectors", "start_weights", "trust_bfloat16"]
 
 
 def trust_bfloat16(
@@ -48,3 +50,13 @@ def latent_vectors(codec: Codec, batches: Iterable[Tensor], precision: Precision
     with precision.autocast():
         latents = [codec.latent_of(batch).float().transpose(1, 2) for batch in batches]
     return torch.cat([processes.gathered(latent).flatten(0, 1) for latent in latents])
+
+
+def start_weights(codec: Codec, average: AveragedModel, batches: Iterable[Tensor], processes: Processes) -> None:
+    """Makes the codec a transform of some batches, those of all processes together; the average begins there, too.
+
+    Shape: batches [B, C, T] each.
+    """
+    start_as_transform(codec, torch.cat([processes.gathered(batch) for batch in batches]))
+    processes.share(codec.parameters())
+    average.module.load_state_dict(codec.state_dict())

@@ -19,7 +19,7 @@ from codec.training.meters import Meters, codebook_metrics
 from codec.training.monitoring import watch_balance
 from codec.training.plan import Plan
 from codec.training.precision import choose_precision
-from codec.training.preparation import latent_vectors, trust_bfloat16
+from codec.training.preparation import latent_vectors, start_weights, trust_bfloat16
 from codec.training.processes import Processes
 from codec.training.pullback import Pullbacks
 from codec.training.run_logger import RunLogger
@@ -116,12 +116,17 @@ class Trainer:
         Raises:
             TrainingError: Too many steps in a row were not finite.
         """
-        if not self.restore():
+        restored = self.restore()
+        if not restored and self.plan.initial == "transform":
+            batches = self._look_ahead(self.plan.codebooks.start_batches)
+            start_weights(self.codec, self.average, batches, self.processes)
+        self.prepare_precision()
+        if not restored:
             if self.balancer.uses_priors:
                 found = self.processes.listed(priors(self.losses, self._look_ahead(_PRIOR_BATCHES)))
                 self.balancer.set_priors({name: fmean(each[name] for each in found) for name in found[0]})
+            self._start_codebooks()
             self.validate()
-        self.prepare_precision()
         cadence = self.plan.cadence
         scores: dict[str, float] = {}
         clock = time.monotonic() - self.seconds
