@@ -75,7 +75,6 @@ class BitstreamReader:
         self.version = VERSION
         self.coding: BlockCoding | None = None
         self._ahead: list[_Raw | None] = []  # read and not given out; None is the end
-        self._start = 0  # of the last block read, in the file
         self._next = 0  # number of the first frame after it
         self.header = self._read_header()
 
@@ -116,32 +115,6 @@ class BitstreamReader:
             self._read_ahead()
         self.frames = self._next if last is None else last.first
         return self.frames
-
-    def recover(self) -> int | None:
-        """After a `BitstreamError` about a block: goes to the next sync point that is sound, wherever it lies.
-
-        Returns:
-            The number of its first frame, or None if there is none. Version 1 has none.
-
-        Raises:
-            OSError: The file is a pipe.
-        """
-        self._ahead.clear()
-        if self.version == 1:
-            return None
-        self._bytes.go_back(self._bytes.taken - self._start - 1)
-        while self._bytes.left:
-            try:
-                raw = self._read_raw()
-                if raw is not None and raw.sync:
-                    raw = raw._replace(first=raw.first_said)
-                    self._verified(raw)
-                    self._ahead, self._next, self.frames = [raw], raw.first + raw.frames, raw.first
-                    return raw.first
-            except BitstreamError:
-                pass  # so this is no sync point
-            self._bytes.go_back(self._bytes.taken - self._start - 1)
-        return None
 
     def check_model(self, fingerprint: str) -> None:
         """Raises `BitstreamError` if the file was encoded with another model than that of the `fingerprint`."""
@@ -208,7 +181,6 @@ class BitstreamReader:
         return raw
 
     def _read_raw(self) -> _Raw | None:
-        self._start = self._bytes.taken
         header, layout, said = self.header, FRAMES[self.version], self._next
         prefix = self._take(layout.size)
         frames, sync = layout.unpack(prefix)[0], True

@@ -17,7 +17,7 @@
 Numbers are big-endian. The length of the signal stands at the end, so a file can be written and read in one pass, and
 one that lost its end is known for it. The coding `fixed` gives each code bits_per_code bits, lowest bit first, filling
 bytes from their lowest bit up, zero bits to a whole byte. The others learn from the codes before, and start afresh at
-each sync point: it can be decoded without anything before it, and found by its checksum where a length was damaged.
+each sync point, which can be decoded without anything before it.
 
 Version 1 has `fixed` only; its `frames` is a u32, also at the end, and it has neither `bytes` nor `first`.
 """
