@@ -25,6 +25,7 @@ from codec.bitstream_layout import (
     VERSION,
     Block,
     StoredBlock,
+    is_scale,
 )
 from codec.bitstream_writer import BitstreamWriter
 from codec.block_coding import BlockCoding, coding_for
@@ -210,7 +211,7 @@ class BitstreamReader:
         if not self.header.scaled:
             return StoredBlock(raw.first, raw.frames, raw.sync, None, raw.body)
         (scale,) = SCALE.unpack(raw.body[: SCALE.size])
-        if not (math.isfinite(scale) and scale > 0):
+        if not is_scale(scale):
             raise self.damaged(f"a block has the scale {scale}")
         return StoredBlock(raw.first, raw.frames, raw.sync, scale, raw.body[SCALE.size :])
 

@@ -9,7 +9,7 @@
         frames   u16, 1 to 4096; the highest bit is set in a sync point
         bytes    u32 of the codes
         first    u64 number of the block's first frame, in a sync point only
-        scale    f32, if the header says `scaled`
+        scale    f32, if the header says `scaled`; positive and below 2^64
         codes    of frames * codebooks codes, all books of a frame before the next frame, as `coding` says
         checksum u32 CRC-32 of the block
     end      frames u16 = 0, samples u64, frames of all blocks u64, CRC-32 of these
@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["BYTES", "BYTES_PER_BLOCK", "BYTES_PER_CODE", "CHECKSUM", "CODES_PER_BYTE", "END", "FIRST", "FRAMES",
-           "FRAMES_LIMIT", "HEADER_LIMIT", "MAGIC", "SCALE", "START", "SYNC", "VERSION", "Block",
-           "StoredBlock"]  # fmt: skip
+           "FRAMES_LIMIT", "HEADER_LIMIT", "MAGIC", "SCALE", "START", "SYNC", "VERSION", "Block", "StoredBlock",
+           "is_scale"]  # fmt: skip
 
 MAGIC = b"ECDC"
 VERSION = 2
@@ -49,6 +49,7 @@ HEADER_LIMIT = 1 << 16  # bytes; some 400 are used
 CODES_PER_BYTE = 1 << 12
 BYTES_PER_CODE = 3
 BYTES_PER_BLOCK = 8
+_SCALE_LIMIT = 2.0**64  # what the root of a float32, as a level is, stays below
 
 
 class Block(NamedTuple):
@@ -66,3 +67,8 @@ class StoredBlock(NamedTuple):
     sync: bool  # coded as if nothing had come before
     scale: float | None
     data: bytes  # the codes
+
+
+def is_scale(scale: float) -> bool:
+    """Whether a block may have this scale, once it is a float32."""
+    return 0 < scale < _SCALE_LIMIT and 0 < SCALE.unpack(SCALE.pack(scale))[0] < _SCALE_LIMIT
