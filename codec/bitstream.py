@@ -95,7 +95,7 @@ class BitstreamReader:
             except ValueError as error:
                 raise self.damaged(f"a block of codes does not decode: {error}") from error
             if self._passed(block):
-                yield Block(codes, block.scale)
+                yield Block(codes, block.scale, block.size)
 
     def stored_blocks(self) -> Iterator[StoredBlock]:
         """As `blocks`, without decoding the codes."""
@@ -208,12 +208,13 @@ class BitstreamReader:
             raise self.damaged(f"a block says it starts with frame {raw.first_said}, but that is number {raw.first}")
         if raw.first == 0 and not raw.sync:
             raise self.damaged("its first block is no sync point")
+        size = len(raw.prefix) + len(raw.body) + len(raw.checksum)
         if not self.header.scaled:
-            return StoredBlock(raw.first, raw.frames, raw.sync, None, raw.body)
+            return StoredBlock(raw.first, raw.frames, raw.sync, None, raw.body, size)
         (scale,) = SCALE.unpack(raw.body[: SCALE.size])
         if not is_scale(scale):
             raise self.damaged(f"a block has the scale {scale}")
-        return StoredBlock(raw.first, raw.frames, raw.sync, scale, raw.body[SCALE.size :])
+        return StoredBlock(raw.first, raw.frames, raw.sync, scale, raw.body[SCALE.size :], size)
 
     def _read_end(self) -> None:
         end = self._take(END.size)

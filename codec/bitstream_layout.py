@@ -57,6 +57,7 @@ class Block(NamedTuple):
 
     codes: NDArray[np.int64]  # [K, F]
     scale: float | None  # what to multiply the decoded audio by, if the header says `scaled`
+    size: int = 0  # bytes in the file that it was read from, all that belongs to it
 
 
 class StoredBlock(NamedTuple):
@@ -67,6 +68,7 @@ class StoredBlock(NamedTuple):
     sync: bool  # coded as if nothing had come before
     scale: float | None
     data: bytes  # the codes
+    size: int  # bytes of it all
 
 
 def is_scale(scale: float) -> bool:

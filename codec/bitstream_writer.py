@@ -58,7 +58,7 @@ class BitstreamWriter:
             ValueError: The block does not fit the header, has more frames than a block can hold, or a scale that does
                 not decode, as that of audio whose squares overflow. Nothing of it is written.
         """
-        codes, scale = block
+        codes, scale = block.codes, block.scale
         header = self.header
         if codes.ndim != 2 or codes.shape[0] != header.codebooks or not 1 <= codes.shape[1] <= FRAMES_LIMIT:
             raise ValueError(

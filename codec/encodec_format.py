@@ -170,15 +170,17 @@ class EncodecReader:
             )
 
     def _read_segment(self, samples: int) -> Iterator[Block]:
-        scale = None
+        scale, begin = None, self._source.taken
         if self._config.normalize:
             (scale,) = _SCALE.unpack(self._take(_SCALE.size))
             if not is_scale(scale):
                 raise self.damaged(f"a segment has the scale {scale}")
         frames = frames_of(samples, self._config)
-        sizes = (min(PIECE_FRAMES, frames - begin) for begin in range(0, frames, PIECE_FRAMES))
+        sizes = (min(PIECE_FRAMES, frames - first) for first in range(0, frames, PIECE_FRAMES))
         pieces = map(self._unpacked, sizes) if self._lm is None else self._decompressed(sizes, self._lm)
-        yield from (Block(codes, scale) for codes in pieces)
+        for codes in pieces:
+            yield Block(codes, scale, self._source.taken - begin)
+            begin = self._source.taken
 
     def _unpacked(self, frames: int) -> NDArray[np.int64]:
         books, bits = self.header.codebooks, self._config.bits_per_code

@@ -79,7 +79,7 @@ def written(name: str, frames: Frames, samples: int, lm: EncodecLM | None) -> by
 
 def read(data: bytes, lm: Any = None) -> tuple[EncodecReader, list[tuple[Tensor, float | None]]]:
     reader = EncodecReader(ByteSource(io.BytesIO(data)), "file", lm)
-    return reader, [(torch.from_numpy(codes.copy()), scale) for codes, scale in reader.blocks()]
+    return reader, [(torch.from_numpy(block.codes.copy()), block.scale) for block in reader.blocks()]
 
 
 def assert_agree(model: EncodecModel, samples: int, books: int, lm: tuple[LMModel, EncodecLM] | None) -> None:
