@@ -45,7 +45,7 @@ def test_every_mutated_file_is_decoded_or_refused_in_one_line(subject: Subject, 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_valid_files_decode_however_they_are_read(subject: Subject) -> None:
-    refusals = {refusal(subject, seed, data) for data in subject.files for seed in range(10)}
+    refusals = {refusal(subject, seed, data) for data in subject.files for seed in range(4)}
     assert "" in refusals
     # The start that is drawn may lie behind the end.
     assert all(why == "" or "there is nothing after its end" in why for why in refusals)
@@ -184,9 +184,9 @@ def test_clean_outcomes_are_counted_and_nothing_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main(["--cases", "300", "--seed", "5", "--output", str(tmp_path / "kept")]) == 0
+    assert main(["--cases", "120", "--seed", "5", "--output", str(tmp_path / "kept")]) == 0
     out = capsys.readouterr().out
-    assert "300 cases in " in out
+    assert "120 cases in " in out
     assert " decoded, " in out
     assert " refused" in out
     assert not (tmp_path / "kept").exists()

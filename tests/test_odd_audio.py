@@ -92,8 +92,7 @@ def test_floats_beyond_full_scale_go_in_as_they_are(runs: dict[str, str], tmp_pa
     assert sum(a != b for a, b in zip(*sizes, strict=True)) <= 2 * (4 + 4)
 
 
-@pytest.mark.parametrize("earlier", [b"", b"an encoded file"])
-@pytest.mark.parametrize("coding", ["fixed", "adaptive"])
+@pytest.mark.parametrize(("coding", "earlier"), [("fixed", b""), ("adaptive", b"an encoded file")])
 def test_audio_whose_squares_overflow_is_refused_and_leaves_no_file(
     runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], coding: str, earlier: bytes
 ) -> None:
@@ -146,7 +145,7 @@ def test_a_wav_that_lies_about_its_length(runs: dict[str, str], tmp_path: Path, 
 @pytest.mark.parametrize("claimed_rate", [1, 7, 1000, 999_983, 0x7FFFFFFF])
 def test_a_wav_that_lies_about_its_rate(runs: dict[str, str], tmp_path: Path, claimed_rate: int) -> None:
     """Absurd, but a rate; nothing is built that grows with it."""
-    samples = 50 if claimed_rate < 1000 else 4000
+    samples = 20 if claimed_rate < 1000 else 4000
     wav_with(tmp_path, b"fmt ", 12, struct.pack("<I", claimed_rate))
     (tmp_path / "in.wav").write_bytes((tmp_path / "in.wav").read_bytes()[: 44 + 2 * samples])
     back, rate = coded(runs["causal"], tmp_path)
