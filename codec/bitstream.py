@@ -25,6 +25,7 @@ from codec.bitstream_layout import (
     VERSION,
     Block,
     StoredBlock,
+    is_scale,
 )
 from codec.bitstream_writer import BitstreamWriter
 from codec.block_coding import BlockCoding, coding_for
@@ -75,7 +76,6 @@ class BitstreamReader:
         self.version = VERSION
         self.coding: BlockCoding | None = None
         self._ahead: list[_Raw | None] = []  # read and not given out; None is the end
-        self._start = 0  # of the last block read, in the file
         self._next = 0  # number of the first frame after it
         self.header = self._read_header()
 
@@ -95,7 +95,7 @@ class BitstreamReader:
             except ValueError as error:
                 raise self.damaged(f"a block of codes does not decode: {error}") from error
             if self._passed(block):
-                yield Block(codes, block.scale)
+                yield Block(codes, block.scale, block.size)
 
     def stored_blocks(self) -> Iterator[StoredBlock]:
         """As `blocks`, without decoding the codes."""
@@ -116,32 +116,6 @@ class BitstreamReader:
             self._read_ahead()
         self.frames = self._next if last is None else last.first
         return self.frames
-
-    def recover(self) -> int | None:
-        """After a `BitstreamError` about a block: goes to the next sync point that is sound, wherever it lies.
-
-        Returns:
-            The number of its first frame, or None if there is none. Version 1 has none.
-
-        Raises:
-            OSError: The file is a pipe.
-        """
-        self._ahead.clear()
-        if self.version == 1:
-            return None
-        self._bytes.go_back(self._bytes.taken - self._start - 1)
-        while self._bytes.left:
-            try:
-                raw = self._read_raw()
-                if raw is not None and raw.sync:
-                    raw = raw._replace(first=raw.first_said)
-                    self._verified(raw)
-                    self._ahead, self._next, self.frames = [raw], raw.first + raw.frames, raw.first
-                    return raw.first
-            except BitstreamError:
-                pass  # so this is no sync point
-            self._bytes.go_back(self._bytes.taken - self._start - 1)
-        return None
 
     def check_model(self, fingerprint: str) -> None:
         """Raises `BitstreamError` if the file was encoded with another model than that of the `fingerprint`."""
@@ -208,7 +182,6 @@ class BitstreamReader:
         return raw
 
     def _read_raw(self) -> _Raw | None:
-        self._start = self._bytes.taken
         header, layout, said = self.header, FRAMES[self.version], self._next
         prefix = self._take(layout.size)
         frames, sync = layout.unpack(prefix)[0], True
@@ -235,12 +208,13 @@ class BitstreamReader:
             raise self.damaged(f"a block says it starts with frame {raw.first_said}, but that is number {raw.first}")
         if raw.first == 0 and not raw.sync:
             raise self.damaged("its first block is no sync point")
+        size = len(raw.prefix) + len(raw.body) + len(raw.checksum)
         if not self.header.scaled:
-            return StoredBlock(raw.first, raw.frames, raw.sync, None, raw.body)
+            return StoredBlock(raw.first, raw.frames, raw.sync, None, raw.body, size)
         (scale,) = SCALE.unpack(raw.body[: SCALE.size])
-        if not (math.isfinite(scale) and scale > 0):
+        if not is_scale(scale):
             raise self.damaged(f"a block has the scale {scale}")
-        return StoredBlock(raw.first, raw.frames, raw.sync, scale, raw.body[SCALE.size :])
+        return StoredBlock(raw.first, raw.frames, raw.sync, scale, raw.body[SCALE.size :], size)
 
     def _read_end(self) -> None:
         end = self._take(END.size)

@@ -19,6 +19,7 @@ from codec.bitstream_layout import (
     SYNC,
     VERSION,
     Block,
+    is_scale,
 )
 from codec.block_coding import BlockCoding, coding_for
 
@@ -54,9 +55,10 @@ class BitstreamWriter:
         """Appends a block of at least one frame.
 
         Raises:
-            ValueError: The block does not fit the header, or has more frames than a block can hold.
+            ValueError: The block does not fit the header, has more frames than a block can hold, or a scale that does
+                not decode, as that of audio whose squares overflow. Nothing of it is written.
         """
-        codes, scale = block
+        codes, scale = block.codes, block.scale
         header = self.header
         if codes.ndim != 2 or codes.shape[0] != header.codebooks or not 1 <= codes.shape[1] <= FRAMES_LIMIT:
             raise ValueError(
@@ -64,6 +66,8 @@ class BitstreamWriter:
             )
         if (scale is not None) != header.scaled:
             raise ValueError(f"the header says scaled: {header.scaled}, the block's scale is {scale}")
+        if scale is not None and not is_scale(scale):
+            raise ValueError(f"audio so loud cannot be encoded: a block has the scale {scale:g}, below 2^64 it decodes")
         sync = self.blocks % header.sync_blocks == 0
         if sync:
             self._coding.reset()

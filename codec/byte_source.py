@@ -62,11 +62,6 @@ class ByteSource:
             self._count(len(piece))
         return length == 0
 
-    def go_back(self, length: int) -> None:
-        """So that the last so many bytes are read again; raises `OSError` for a pipe."""
-        self.file.seek(-length, os.SEEK_CUR)
-        self._count(-length)
-
     def _count(self, length: int) -> None:
         self.left -= length
         self.taken += length

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from codec.bit_packing import pack, unpack
 from codec.bitstream import BitstreamError, Block
+from codec.bitstream_layout import is_scale
 from codec.byte_source import ByteSource
 from codec.config import CodecConfig
 from codec.encodec_header import OFFICIAL, frames_of, official_name, read_encodec_header, truncated
@@ -36,7 +37,6 @@ __all__ = ["PIECE_FRAMES", "EncodecReader", "LanguageModel", "segment_bytes"]
 
 PIECE_FRAMES = 512  # of a long segment; a multiple of 4, so that codes of 10 bits fill whole bytes
 _SCALE = struct.Struct(">f")
-_SCALE_LIMIT = 2.0**64  # what the root of a float32, as a level is, stays below
 
 
 class LanguageModel(Protocol):
@@ -63,8 +63,8 @@ def segment_bytes(pieces: Iterable[Tensor], scale: float | None, lm: LanguageMod
         ValueError: The language model's probabilities are such as nothing can be coded with, or the scale is none that
             decodes, as that of audio whose squares overflow.
     """
-    if scale is not None and not 0 < scale < _SCALE_LIMIT:
-        raise ValueError(f"audio so loud cannot be encoded: a segment has the scale {scale}, at most 2^64 decodes")
+    if scale is not None and not is_scale(scale):
+        raise ValueError(f"audio so loud cannot be encoded: a segment has the scale {scale:g}, below 2^64 it decodes")
     prefix = b"" if scale is None else _SCALE.pack(scale)
     frames = (piece.t().cpu() for piece in pieces)
     if lm is None:
@@ -170,15 +170,17 @@ class EncodecReader:
             )
 
     def _read_segment(self, samples: int) -> Iterator[Block]:
-        scale = None
+        scale, begin = None, self._source.taken
         if self._config.normalize:
             (scale,) = _SCALE.unpack(self._take(_SCALE.size))
-            if not 0 < scale < _SCALE_LIMIT:
+            if not is_scale(scale):
                 raise self.damaged(f"a segment has the scale {scale}")
         frames = frames_of(samples, self._config)
-        sizes = (min(PIECE_FRAMES, frames - begin) for begin in range(0, frames, PIECE_FRAMES))
+        sizes = (min(PIECE_FRAMES, frames - first) for first in range(0, frames, PIECE_FRAMES))
         pieces = map(self._unpacked, sizes) if self._lm is None else self._decompressed(sizes, self._lm)
-        yield from (Block(codes, scale) for codes in pieces)
+        for codes in pieces:
+            yield Block(codes, scale, self._source.taken - begin)
+            begin = self._source.taken
 
     def _unpacked(self, frames: int) -> NDArray[np.int64]:
         books, bits = self.header.codebooks, self._config.bits_per_code

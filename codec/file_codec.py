@@ -15,7 +15,7 @@ from torch import Tensor
 from codec.atomic_file import replacing
 from codec.audio_file import AudioReader, AudioSink, AudioSource, SoundFileSource, writing_audio
 from codec.bitstream import BitstreamHeader, BitstreamReader, BitstreamWriter, Block
-from codec.block_decoding import EncodedReader, decode_blocks
+from codec.block_decoding import EncodedReader, Part, decode_blocks
 from codec.block_encoding import block_size, encode_blocks
 from codec.byte_source import ByteSource
 from codec.conv import fold_weight_norm
@@ -31,8 +31,8 @@ class FileResult(NamedTuple):
     """What was done to one file."""
 
     seconds: float
-    encoded_bytes: int  # of the whole encoded file; of a part of it, those up to its end
-    kbps: float  # of the whole encoded file; 0 for no audio
+    encoded_bytes: int  # of the whole encoded file; of a part of it, its share of the blocks that it lies in
+    kbps: float  # what so many bytes are in so many seconds; 0 for no audio
     notes: list[str]  # what the user should know: conversions, clipping
 
 
@@ -204,10 +204,10 @@ class FileCodec:
         """
         config = self.codec.config
         start, stop = span.samples(config.sample_rate)
-        notes = []
+        part, notes = Part(start, stop), []
         hold = 0 if whole_frames else config.hop_samples
         held, position = torch.zeros(config.channels, 0), 0
-        for begin, audio in decode_blocks(self.codec, reader, start, stop):
+        for begin, audio in decode_blocks(self.codec, reader, part):
             position = begin - held.shape[-1]
             held = torch.cat([held, audio[0].cpu()], -1)
             ready = max(0, held.shape[-1] - hold)
@@ -220,8 +220,9 @@ class FileCodec:
             sink.write(_cut(held[:, : max(0, rest)], position, start, stop))
             notes += [f"{-rest} samples more than were encoded"] if rest < 0 else []
         notes += [f"{sink.clipped} samples clipped to full scale"] if sink.clipped else []
-        kbps = bitrate_kbps(reader.bytes_read, (start + sink.samples) / config.sample_rate)
-        return FileResult(sink.samples / config.sample_rate, reader.bytes_read, kbps, notes)
+        seconds = sink.samples / config.sample_rate
+        size = reader.bytes_read if span == EVERYTHING else round(part.bytes)
+        return FileResult(seconds, size, bitrate_kbps(size, seconds), notes)
 
     def _rest(self, reader: EncodedReader, position: int, held: int, start: int, stop: int | None) -> int:
         """Samples of the signal from `position` on, of which `held` are there; negative if too many were given out."""
@@ -275,5 +276,5 @@ def _number(scale: Tensor | None) -> float | None:
 
 
 def bitrate_kbps(encoded_bytes: int, seconds: float) -> float:
-    """Of a whole encoded file, 0 if it holds no audio."""
+    """Of an encoded file or a part of it, 0 if it holds no audio."""
     return 8 * encoded_bytes / seconds / 1000 if seconds else 0.0

@@ -6,66 +6,26 @@ Prints what came of the cases, and for the first that went wrong a file that sho
 """
 
 import argparse
-import io
 import random
 import signal
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.progress import track
-from torch import Tensor
 
-from codec import Codec, CodecConfig
-from codec.bitstream import BitstreamError, BitstreamHeader, BitstreamWriter, Block
-from codec.entropy.model_file import ENTROPY_NAME, EntropyModel
-from codec.entropy.network import CodeTransformer, EntropyConfig
-from codec.file_codec import FileCodec, Span
+from codec.bitstream import BitstreamError
 from scripts.fuzz_mutations import mutate
+from scripts.fuzz_subjects import Subject, subjects
 
-__all__ = ["Subject", "fuzz", "main", "subjects"]
+__all__ = ["fuzz", "main"]
 
-_SECONDS = 5.0  # of one case at most
+_SECONDS = 5.0  # of one case at most, by the process's own clock: a busy machine is no offence
 _FLOOR = 8 << 20  # bytes that the allocator may take on its own account
 _SHOWN = 5  # offenders kept
-
-_TINY: dict[str, Any] = {
-    "sample_rate": 800,
-    "filters": 4,
-    "strides": (2, 4),
-    "latent_dim": 4,
-    "lstm_layers": 1,
-    "codebooks": 3,
-    "codebook_size": 16,
-    "bandwidths_kbps": (0.4, 1.2),
-}
-_KINDS: dict[str, dict[str, Any]] = {
-    "stream": {},
-    "stream without LSTM": {"lstm_layers": 0, "padding": "constant"},
-    "segments": {
-        "causal": False,
-        "norm": "time_group_norm",
-        "normalize": True,
-        "channels": 2,
-        "segment_seconds": 0.1,
-    },
-    "in one piece": {"causal": False, "normalize": True},
-}
-
-Decode = Callable[[random.Random, bytes], None]
-
-
-class Subject(NamedTuple):
-    """A decoder, and files that it decodes."""
-
-    name: str
-    files: Sequence[bytes]
-    decode: Decode  # raises ValueError for what is no such file; draws how it is read
 
 
 class Offence(NamedTuple):
@@ -87,68 +47,6 @@ class Hang(BaseException):
     """Not an Exception, so that nothing on the way takes it for bad input."""
 
 
-class _Pipe(io.BytesIO):
-    def seekable(self) -> bool:
-        return False
-
-
-class _Nowhere:
-    """An audio sink."""
-
-    clipped = samples = 0
-
-    def write(self, audio: Tensor) -> None:
-        self.samples += audio.shape[-1]
-
-
-def subjects() -> list[Subject]:
-    """One for each way of decoding, with files of no, one and many frames at every bandwidth and in every coding."""
-    return [_subject(kind, changes) for kind, changes in _KINDS.items()]
-
-
-def _subject(kind: str, changes: dict[str, Any]) -> Subject:
-    torch.manual_seed(0)
-    coder = _with_entropy_model(Codec(CodecConfig(**(_TINY | changes))).eval())
-
-    def decode(drawn: random.Random, data: bytes) -> None:
-        file = drawn.choice((io.BytesIO, _Pipe))(data)
-        span = Span(drawn.choice((0.0, 0.0, 0.1, 0.5, 1e6)), drawn.choice((None, None, 0.01, 1.0)))
-        coder.decode_stream(coder.open_encoded(file, "file"), _Nowhere(), span, drawn.random() < 0.5)
-
-    sizes = [(0, 1, "fixed"), (1, 1, "fixed"), (400, 1, "fixed"), (400, 3, "fixed"), (1999, 3, "fixed")]
-    sizes += [(400, 1, "adaptive"), (1999, 3, "adaptive"), (400, 1, "transformer"), (1999, 3, "transformer")]
-    return Subject(kind, [_file(coder, *size) for size in sizes], decode)
-
-
-def _with_entropy_model(codec: Codec) -> FileCodec:
-    config = codec.config
-    size = EntropyConfig(config.codebooks, config.codebook_size, 20, dim=8, layers=1, heads=2, hidden=8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ENTROPY_NAME
-        EntropyModel.of(CodeTransformer(size), codec.fingerprint()).save(path)
-        coder = FileCodec(codec, path)
-        coder.coders.storage("transformer", 17, few=False)  # reads it
-    return coder
-
-
-def _file(coder: FileCodec, samples: int, books: int, coding: str) -> bytes:
-    """A valid file, its blocks of 17 frames, two of them from a sync point to the next."""
-    config = coder.codec.config
-    header = BitstreamHeader(
-        coder.fingerprint, config.sample_rate, config.channels, books, config.bits_per_code, config.hop_samples,
-        config.normalize, 44_100, 2, *coder.coders.storage(coding, 17, few=False)._replace(sync_blocks=2),
-    )  # fmt: skip
-    file = io.BytesIO()
-    writer = BitstreamWriter(file, header, coder.coders.coder(header, "file"))
-    segments = coder.codec.encode(torch.randn(1, config.channels, samples), books * 0.4) if samples else []
-    for segment in segments:
-        streams = config.causal and not config.normalize
-        for codes in segment.codes[0].split(17, -1) if streams else [segment.codes[0]]:
-            writer.write(Block(codes.numpy(), None if segment.scale is None else float(segment.scale)))
-    writer.finish(samples)
-    return file.getvalue()
-
-
 def fuzz(tested: Sequence[Subject], cases: Iterator[int] | Sequence[int], seed: int, output: Path) -> Report:
     """Runs the cases of these numbers, each of them a function of number and seed."""
     limit = 2 * max(_FLOOR, *(_growth(s, 0, data)[1] for s in tested for data in s.files))
@@ -159,9 +57,9 @@ def fuzz(tested: Sequence[Subject], cases: Iterator[int] | Sequence[int], seed: 
         drawn = random.Random(f"{seed} {case}")
         subject = drawn.choice(tested)
         data = mutate(drawn, subject.files)
-        begun = time.perf_counter()
+        begun = time.process_time()
         outcome, grown = _growth(subject, case, data)
-        slowest, most = max(slowest, time.perf_counter() - begun), max(most, grown)
+        slowest, most = max(slowest, time.process_time() - begun), max(most, grown)
         if grown > limit:
             outcome = f"grew by {grown >> 20} MiB, valid files by {limit >> 21} at most"
         clean = outcome in ("decoded", "refused")
@@ -198,13 +96,13 @@ def _time_limit() -> Iterator[None]:
     def ring(*_: Any) -> None:
         raise Hang
 
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    previous = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def _forget_peak() -> None:

@@ -45,7 +45,10 @@ def mutate(drawn: random.Random, files: Sequence[bytes]) -> bytes:
 
 
 def reseal(data: bytes) -> bytes:
-    """`data` with every checksum that the reader gets to made right, so that what it guards is looked at."""
+    """`data` with every checksum that the reader gets to made right, so that what it guards is looked at.
+
+    Files of version 0 have none.
+    """
     sealed = bytearray(data)
     try:
         for _ in _Sealing(io.BytesIO(data), sealed).stored_blocks():
@@ -128,7 +131,7 @@ def _edit_header(drawn: random.Random, data: bytes, other: bytes) -> bytes:
     """Another value, name or type in the header, with its length and checksum right."""
     end = _header_end(data)
     try:
-        values: dict[str, Any] = dict(json.loads(data[_START.size : end - 4]))
+        values: dict[str, Any] = dict(json.loads(data[_START.size : end - _checksum_size(data)]))
     except (ValueError, TypeError, RecursionError):
         return _flip_bits(drawn, data, other)
     for _ in range(drawn.choice((1, 1, 3))):
@@ -144,14 +147,19 @@ def _edit_header(drawn: random.Random, data: bytes, other: bytes) -> bytes:
     if drawn.random() < 0.1:
         text = drawn.choice((text[:-1], text + text, b"[" * 3000, b'{"a":' * 3000, b"\xff" + text, b"9" * 6000))
     start = _START.pack(data[:4], data[4], len(text)) + text
-    return start + struct.pack(">I", zlib.crc32(start)) + data[end:]
+    return start + struct.pack(">I", zlib.crc32(start))[: _checksum_size(data)] + data[end:]
 
 
 def _header_end(data: bytes) -> int:
     """Where the blocks begin, as far as that can be told."""
     if len(data) < _START.size:
         return len(data)
-    return min(len(data), _START.size + _START.unpack(data[: _START.size])[2] + 4)
+    return min(len(data), _START.size + _START.unpack(data[: _START.size])[2] + _checksum_size(data))
+
+
+def _checksum_size(data: bytes) -> int:
+    """Bytes after the header; the encodec package's format, version 0, has no checksums."""
+    return 0 if data[4:5] == b"\0" else 4
 
 
 _MUTATIONS: tuple[Mutation, ...] = (

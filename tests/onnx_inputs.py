@@ -88,11 +88,11 @@ def spread_codec(config: CodecConfig, clips: list[Tensor]) -> Codec:
 
 
 def configured_codec(name: str, **changes: Any) -> tuple[Codec, list[Tensor]]:
-    """The codec of configs/codec/NAME.yaml, and the held-out clips at its rate."""
+    """The codec of configs/codec/NAME.yaml, and 2 s of each held-out clip at its rate."""
     settings = yaml.safe_load((ROOT / "configs" / "codec" / f"{name}.yaml").read_text(encoding="utf-8"))["config"]
     del settings["_target_"]
     config = CodecConfig(**settings | changes)
-    clips = held_out(config)
+    clips = [clip[..., : 2 * config.sample_rate] for clip in held_out(config)]
     return spread_codec(config, clips), clips
 
 

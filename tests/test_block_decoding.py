@@ -1,6 +1,8 @@
 """Part of a file is that part of what the whole file decodes to, and costs little more."""
 
 import io
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,9 @@ from torch import Tensor
 
 from codec import Codec, CodecConfig
 from codec.bitstream import BitstreamHeader, BitstreamReader, BitstreamWriter, Block
-from codec.block_decoding import decode_blocks
+from codec.block_decoding import Part, decode_blocks
 from codec.cli import main
-from codec.file_codec import FileCodec, Span
+from codec.file_codec import FileCodec, FileResult, Span
 from codec.layer_streams import past_inputs
 from codec.streaming import StreamingDecoder
 
@@ -60,9 +62,12 @@ class Coded:
 
     def decode(self, span: Span, whole_frames: bool = False) -> Tensor:
         sink = Collected()
-        reader = self.coder.open_encoded(io.BytesIO(self.data), "file")
-        self.coder.decode_stream(reader, sink, span, whole_frames)
+        self.result(span, whole_frames, sink)
         return torch.cat(sink.audio, -1)
+
+    def result(self, span: Span, whole_frames: bool = False, sink: Collected | None = None) -> FileResult:
+        reader = self.coder.open_encoded(io.BytesIO(self.data), "file")
+        return self.coder.decode_stream(reader, sink or Collected(), span, whole_frames)
 
     def expected(self, span: Span) -> Tensor:
         start, stop = span.samples(self.coder.codec.config.sample_rate)
@@ -92,6 +97,24 @@ def test_the_whole_is_what_the_codec_makes_of_the_codes(kind: str) -> None:
     audio = torch.randn(1, codec.config.channels, coded.samples, generator=torch.Generator().manual_seed(0))
     expected = codec.decode(codec.encode(0.3 * audio), coded.samples)[0]
     torch.testing.assert_close(coded.audio, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_of_parts_add_up_to_those_of_all_blocks(kind: str) -> None:
+    coded = CODED[kind]
+    blocks = sum(block.size for block in BitstreamReader(io.BytesIO(coded.data), "file").blocks())
+    length = 9 + int.from_bytes(coded.data[5:9], "big") + 4
+    assert blocks == len(coded.data) - length - 22  # without header and end
+    cuts = [0, 300, 12_345, 23_000, 23_900, 24_100, coded.samples - 1000]
+    spans = [Span(a / RATE[kind], None if b is None else (b - a) / RATE[kind]) for a, b in pairwise([*cuts, None])]
+    results = [coded.result(span) for span in spans]
+    assert sum(result.encoded_bytes for result in results) == pytest.approx(blocks, abs=len(cuts) / 2)
+    for result, cut, end in zip(results, cuts, [*cuts[1:], coded.samples], strict=True):
+        assert result.seconds == (end - cut) / RATE[kind]
+        assert result.kbps == 8 * result.encoded_bytes / result.seconds / 1000
+    # Wherever a part of a second begins, its bit rate is that of the file, but for the words around a block or two.
+    whole = 8 * blocks / coded.samples * RATE[kind] / 1000
+    assert [coded.result(Span(s, 0.5)).kbps for s in (0.0, 0.4, 1.1)] == pytest.approx([whole] * 3, rel=0.1)
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[int]:
@@ -172,18 +195,23 @@ def test_segments_of_another_length_than_the_models_are_refused() -> None:
     writer.finish(coded.samples - 15 * 320)
     file.seek(0)
     with pytest.raises(ValueError, match="segment 2 has 75 frames, this model's have at most 75"):
-        list(decode_blocks(coded.coder.codec, BitstreamReader(file, "file"), start=50_000))
+        list(decode_blocks(coded.coder.codec, BitstreamReader(file, "file"), Part(50_000)))
 
 
 def test_the_command_cuts_and_says_what_cannot_be_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = ["--checkpoint", save_tiny("causal", tmp_path)]
     source, encoded, whole, part = (str(tmp_path / name) for name in ("in.wav", "a.ecdc", "whole.wav", "part.wav"))
     soundfile.write(source, 0.3 * np.sin(np.arange(50_000) / 9), 24_000)
-    assert main(["encode", source, encoded, *model]) == main(["decode", encoded, whole, *model]) == 0
+    assert main(["encode", source, encoded, "--coding", "fixed", *model]) == 0
+    assert main(["decode", encoded, whole, *model]) == 0
     assert main(["decode", encoded, part, "--start", "0.5", "--duration", "0.25", *model]) == 0
     expected, got = soundfile.read(whole)[0][12_000:18_000], soundfile.read(part)[0]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1.01 * 2**-15)
-    assert f"{part}: 0.25 s, " in capsys.readouterr().out
+    rates = re.findall(r"(\S+): [\d.]+ s, ([\d.]+) kbps \((\d+) bytes\)\n", capsys.readouterr().out)
+    assert [path for path, *_ in rates] == [encoded, whole, part]
+    size = Path(encoded).stat().st_size
+    assert rates[0][1:] == rates[1][1:] == (f"{8 * size / (50_000 / 24):.2f}", str(size))
+    assert float(rates[2][1]) == pytest.approx(2.4, rel=0.1)  # that of the codes
     assert main(["decode", encoded, part, "--start", "2", "--duration", "9", *model]) == 0
     assert soundfile.info(part).frames == 2000
     for options, sentence in [

@@ -79,7 +79,7 @@ def written(name: str, frames: Frames, samples: int, lm: EncodecLM | None) -> by
 
 def read(data: bytes, lm: Any = None) -> tuple[EncodecReader, list[tuple[Tensor, float | None]]]:
     reader = EncodecReader(ByteSource(io.BytesIO(data)), "file", lm)
-    return reader, [(torch.from_numpy(codes.copy()), scale) for codes, scale in reader.blocks()]
+    return reader, [(torch.from_numpy(block.codes.copy()), block.scale) for block in reader.blocks()]
 
 
 def assert_agree(model: EncodecModel, samples: int, books: int, lm: tuple[LMModel, EncodecLM] | None) -> None:
@@ -127,7 +127,7 @@ def test_files_of_every_bandwidth_are_those_of_the_package(models: dict[str, Enc
 @pytest.mark.parametrize(
     ("name", "samples", "books"),
     [
-        ("encodec_24khz", 24_000, 2),
+        ("encodec_24khz", 8_000, 2),
         ("encodec_24khz", 2_000, 32),
         ("encodec_48khz", 47_600, 2),
         ("encodec_48khz", 9, 16),
@@ -147,7 +147,7 @@ def test_a_compressed_file_longer_than_the_context_is_that_of_the_package(
 
 
 # Segments of the 48 kHz model have 150 frames, fewer than its context.
-@pytest.mark.parametrize(("name", "frames"), [("encodec_24khz", 300), ("encodec_48khz", 151)])
+@pytest.mark.parametrize(("name", "frames"), [("encodec_24khz", 266), ("encodec_48khz", 40)])
 @torch.no_grad()
 def test_probabilities_are_those_of_the_package(lms: dict[str, Any], name: str, frames: int) -> None:
     theirs, ours, _ = lms[name]
@@ -344,7 +344,7 @@ def test_other_arithmetic_is_found_out_where_the_codes_end(lms: dict[str, Any]) 
         return probabilities * (1 + 3e-7 * torch.randn_like(probabilities)), state
 
     found = 0
-    for seed in range(10):
+    for seed in range(6):
         torch.manual_seed(seed)
         codes = torch.randint(1024, (4, 40))
         data = EncodecHeader("encodec_24khz", 12_800, 4, True).to_bytes() + segment_bytes([codes], None, exact)
@@ -352,7 +352,7 @@ def test_other_arithmetic_is_found_out_where_the_codes_end(lms: dict[str, Any]) 
             read(data, inexact)
         except BitstreamError as error:
             found += "; or it was compressed with another language model, torch, processor" in str(error)
-    assert found >= 8
+    assert found >= 5
 
 
 @pytest.mark.parametrize(
@@ -383,10 +383,18 @@ def command(task: str, source: Path, target: Path, checkpoint: Path, *more: str 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "samples"), [("encodec_24khz", 24_000), ("encodec_48khz", 50_000)])
+@pytest.mark.parametrize(
+    ("name", "samples", "compressed"),
+    [
+        ("encodec_24khz", 8_000, False),
+        ("encodec_24khz", 6_000, True),
+        ("encodec_48khz", 50_000, False),
+        ("encodec_48khz", 3_000, True),
+    ],
+)
 def test_files_of_the_command_decode_in_the_package_and_the_other_way(
     models: dict[str, EncodecModel], checkpoints: dict[str, Path], lms: dict[str, Any], tmp_path: Path, name: str,
-    samples: int, capsys: pytest.CaptureFixture[str],
+    samples: int, compressed: bool, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     model, (their_lm, _, lm_path) = models[name], lms[name]
     audio = 0.1 * torch.randn(model.channels, samples)
@@ -394,32 +402,33 @@ def test_files_of_the_command_decode_in_the_package_and_the_other_way(
     model.set_target_bandwidth(3.0)
     frames = model.encode(audio[None])
     codec = Codec.load(checkpoints[name])
-    for lm, options in ((None, []), (their_lm, ["--lm", lm_path])):
-        theirs = package_writes(model, frames, samples, lm)
-        more: list[str | Path] = ["--bandwidth", "3", "--format", "encodec", *options]
-        assert command("encode", tmp_path / "in.wav", tmp_path / "out.ecdc", checkpoints[name], *more) == 0
-        data = (tmp_path / "out.ecdc").read_bytes()
-        found, decoded = package_reads(model, data, lm, decode=True)
-        assert decoded.shape == audio.shape
-        assert len(found) == len(frames)
-        for (codes, _), (wanted, _) in zip(found, frames, strict=True):
-            assert (codes == wanted).float().mean() > 0.99  # all but ties that rounding decides
-        assert data[: data.index(b"}")] == theirs[: theirs.index(b"}")]
-        if lm is None:
-            assert len(data) == len(theirs)
-        for content, segments in ((theirs, frames), (data, found)):
-            (tmp_path / "in.ecdc").write_bytes(content)
-            assert command("decode", tmp_path / "in.ecdc", tmp_path / "back.wav", checkpoints[name], *options) == 0
-            back, rate = soundfile.read(tmp_path / "back.wav", dtype="float32", always_2d=True)
-            assert rate == model.sample_rate
-            ours = codec.decode([EncodedSegment(c, s if s is None else s.view(1)) for c, s in segments], samples)[0]
-            np.testing.assert_allclose(back.T, ours.clamp(-1, 1).numpy(), atol=0.51 / 32768 + 1e-5)
-        np.testing.assert_allclose(ours.numpy(), decoded.numpy(), atol=1e-4)
-        assert run("info", tmp_path / "in.ecdc") == 0
-        table = capsys.readouterr().out
-        assert f"{name}, weights not named" in table
-        assert f"{samples} samples" in table
-        assert ("yes: --lm is needed" in table) == (lm is not None)
+    lm = their_lm if compressed else None
+    options: list[str | Path] = ["--lm", lm_path] if compressed else []
+    theirs = package_writes(model, frames, samples, lm)
+    more: list[str | Path] = ["--bandwidth", "3", "--format", "encodec", *options]
+    assert command("encode", tmp_path / "in.wav", tmp_path / "out.ecdc", checkpoints[name], *more) == 0
+    data = (tmp_path / "out.ecdc").read_bytes()
+    found, decoded = package_reads(model, data, lm, decode=True)
+    assert decoded.shape == audio.shape
+    assert len(found) == len(frames)
+    for (codes, _), (wanted, _) in zip(found, frames, strict=True):
+        assert (codes == wanted).float().mean() > 0.99  # all but ties that rounding decides
+    assert data[: data.index(b"}")] == theirs[: theirs.index(b"}")]
+    if lm is None:
+        assert len(data) == len(theirs)
+    for content, segments in ((theirs, frames), (data, found)):
+        (tmp_path / "in.ecdc").write_bytes(content)
+        assert command("decode", tmp_path / "in.ecdc", tmp_path / "back.wav", checkpoints[name], *options) == 0
+        back, rate = soundfile.read(tmp_path / "back.wav", dtype="float32", always_2d=True)
+        assert rate == model.sample_rate
+        ours = codec.decode([EncodedSegment(c, s if s is None else s.view(1)) for c, s in segments], samples)[0]
+        np.testing.assert_allclose(back.T, ours.clamp(-1, 1).numpy(), atol=0.51 / 32768 + 1e-5)
+    np.testing.assert_allclose(ours.numpy(), decoded.numpy(), atol=1e-4)
+    assert run("info", tmp_path / "in.ecdc") == 0
+    table = capsys.readouterr().out
+    assert f"{name}, weights not named" in table
+    assert f"{samples} samples" in table
+    assert ("yes: --lm is needed" in table) == compressed
 
 
 def test_a_part_of_a_file_with_segments_is_what_the_whole_has_there(
@@ -537,20 +546,19 @@ def test_a_language_model_with_a_weight_that_is_no_number_is_refused(lms: dict[s
         read_encodec_lm(tmp_path / "list.th", OFFICIAL["encodec_48khz"])
 
 
-def test_a_process_decodes_one_and_refuses_its_half(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_a_process_refuses_half_of_what_is_decoded_whole(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     codes = torch.randint(1024, (2, 75))
     data = EncodecHeader("encodec_24khz", 24_000, 2, False).to_bytes() + segment_bytes([codes], None, None)
     (tmp_path / "whole.ecdc").write_bytes(data)
     (tmp_path / "half.ecdc").write_bytes(data[: len(data) // 2])
-    results = {}
-    for kind in ("whole", "half"):
-        arguments = ["decode", f"{kind}.ecdc", f"{kind}.wav", "--checkpoint", str(checkpoints["encodec_24khz"])]
-        results[kind] = subprocess.run(
-            [sys.executable, "-m", "codec", *arguments, "--device", "cpu"], cwd=tmp_path, capture_output=True,
-            text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, check=False,
-        )  # fmt: skip
-    assert results["whole"].returncode == 0, results["whole"].stderr
+    checkpoint = checkpoints["encodec_24khz"]
+    assert command("decode", tmp_path / "whole.ecdc", tmp_path / "whole.wav", checkpoint) == 0
     assert len(soundfile.read(tmp_path / "whole.wav")[0]) == 24_000
-    assert results["half"].returncode == 1
-    assert results["half"].stderr == "codec: half.ecdc is truncated or damaged: it ends before its content does\n"
+    arguments = ["decode", "half.ecdc", "half.wav", "--checkpoint", str(checkpoint), "--device", "cpu"]
+    refused = subprocess.run(
+        [sys.executable, "-m", "codec", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert refused.stderr == "codec: half.ecdc is truncated or damaged: it ends before its content does\n"
     assert not (tmp_path / "half.wav").exists()

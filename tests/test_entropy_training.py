@@ -15,7 +15,7 @@ from codec.entropy.adaptive import AdaptiveCoding
 from codec.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.entropy.network import CodeTransformer, EntropyConfig
 from codec.entropy.savings import savings
-from codec.entropy.training import Split, bits_per_code, split, train
+from codec.entropy.training import Split, bits_per_code, for_minutes, for_steps, split, train
 from codec.entropy.transformer_coding import TransformerCoding
 
 
@@ -67,11 +67,49 @@ def test_fewer_books_are_expected_as_with_all_of_them_where_they_agree() -> None
     torch.testing.assert_close(one, all_three[:, :1])
 
 
-def test_one_seed_gives_one_network() -> None:
+def test_one_seed_and_one_number_of_steps_give_one_network_whatever_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_clock() -> float:
+        raise AssertionError("steps need no clock")
+
+    monkeypatch.setattr("codec.entropy.training.time.monotonic", no_clock)
     data = Split([related(300)], [related(60, seed=1)])
-    first, again, other = (train(data, SMALL, [1, 3], 0, seed).state_dict() for seed in (3, 3, 4))
+    shares: list[float] = []
+
+    def trained(steps: int, seed: int) -> dict[str, torch.Tensor]:
+        shares.clear()
+        torch.rand(seed + steps)  # what was drawn before does not matter
+        network = train(data, SMALL, [1, 3], for_steps(steps), seed, report=lambda *said: shares.append(said[0]))
+        assert shares == [step / steps for step in range(1, steps + 1)]
+        return network.state_dict()
+
+    first, again, other, longer = (trained(*both) for both in ((14, 3), (14, 3), (14, 4), (15, 3)))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["head"], other["head"])
+    assert not torch.equal(first["head"], longer["head"])
+
+
+def test_gradients_are_the_same_to_the_bit_whichever_thread_is_first() -> None:
+    """Of few codes that occur often, so that many frames add to one entry of a table."""
+    network = made_up(EntropyConfig(3, 16, 200, dim=32, layers=2, heads=4, hidden=16))
+    codes = torch.from_numpy(np.stack([codes_of(3, 200) % 2] * 8))
+    seen = []
+    for _ in range(10):
+        network.zero_grad()
+        bits_per_code(network, codes).backward()
+        seen.append([parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None])
+    assert len(seen[0]) == len(list(network.parameters()))
+    assert all(torch.equal(one, first) for other in seen for one, first in zip(other, seen[0], strict=True))
+
+
+def test_minutes_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("codec.entropy.training.time.monotonic", lambda: now[0])
+    share_done, at_once = for_minutes(2), for_minutes(0)
+    assert (share_done(), at_once()) == (0, 1)
+    now[0] = 130.0
+    assert share_done() == 0.25
+    now[0] = 500.0
+    assert share_done() == 1
 
 
 def test_the_best_on_held_out_codes_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +129,7 @@ def test_the_best_on_held_out_codes_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
     def report(done: float, loss: float, held: float | None) -> None:
         reported.extend([] if held is None else [held])
 
-    network = train(Split([related(300)], [held_out]), SMALL, [3], 1.0, 0, report=report)
+    network = train(Split([related(300)], [held_out]), SMALL, [3], for_minutes(1.0), 0, report=report)
     assert len(reported) == 12
     assert min(reported) < 0.5 * reported[-1]
     with torch.no_grad():
@@ -158,7 +196,7 @@ def test_the_command_writes_a_model_that_encode_takes(
         audio = np.random.default_rng(len(name)).uniform(-0.5, 0.5, 24_000).astype(np.float32)
         soundfile.write(f"{name}.wav", audio, 24_000)
     Path("data/broken.wav").write_bytes(b"RIFF")
-    arguments = ["train-entropy", "--checkpoint", run, "--data", "data", "--minutes", "0"]
+    arguments = ["train-entropy", "--checkpoint", run, "--data", "data", "--steps", "3"]
     assert main([*arguments, "--held-out", "held", "data"]) == 1
     out, error = capsys.readouterr()
     assert error.count("data/broken.wav is not audio that can be read") == 2
@@ -176,6 +214,12 @@ def test_the_command_writes_a_model_that_encode_takes(
     assert main([*arguments, "--output", "again.safetensors"]) == 0
     assert re.search(r"^held out +1 +75 ", capsys.readouterr().out, re.M)
     assert Path("again.safetensors").read_bytes() == (Path(run) / ENTROPY_NAME).read_bytes()
+    for more in (["--steps", "4"], ["--seed", "1"]):
+        assert main([*arguments, *more, "--output", "other.safetensors"]) == 0
+        assert Path("again.safetensors").read_bytes() != Path("other.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--minutes", "1"])
+    assert "not allowed with argument --steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -184,6 +228,7 @@ def test_the_command_writes_a_model_that_encode_takes(
         (["--data", "nowhere"], "no audio file in nowhere"),
         (["--data", ".", "--minutes", "-1"], "minutes must be 0 or more, got -1"),
         (["--data", ".", "--minutes", "nan"], "minutes must be 0 or more, got nan"),
+        (["--data", ".", "--steps", "0"], "steps must be 1 or more, got 0"),
         (["--data", ".", "--output", "no/where"], "cannot write no/where: there is no folder no"),
     ],
 )

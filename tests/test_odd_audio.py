@@ -92,6 +92,30 @@ def test_floats_beyond_full_scale_go_in_as_they_are(runs: dict[str, str], tmp_pa
     assert sum(a != b for a, b in zip(*sizes, strict=True)) <= 2 * (4 + 4)
 
 
+@pytest.mark.parametrize(("coding", "earlier"), [("fixed", b""), ("adaptive", b"an encoded file")])
+def test_audio_whose_squares_overflow_is_refused_and_leaves_no_file(
+    runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], coding: str, earlier: bytes
+) -> None:
+    """Far beyond full scale audio is coded; where the sum of squares overflows, if only in the end, nothing is left."""
+    audio = np.random.default_rng(0).uniform(0.5, 0.9, (60_000, 2))
+    target = tmp_path / "out.ecdc"
+    arguments = ["encode", str(tmp_path / "in.wav"), str(target), "--coding", coding, "--checkpoint", runs["segments"]]
+    soundfile.write(tmp_path / "in.wav", 1e16 * audio, 48_000, subtype="FLOAT")
+    coded(runs["segments"], tmp_path)
+    target.unlink()
+    if earlier:
+        target.write_bytes(earlier)
+    audio[:46_000] /= 1e16
+    soundfile.write(tmp_path / "in.wav", 1e19 * audio, 48_000, subtype="FLOAT")
+    there = sorted(tmp_path.iterdir())
+    capsys.readouterr()
+    assert main(arguments) == 1
+    said = "codec: audio so loud cannot be encoded: a block has the scale inf, below 2^64 it decodes\n"
+    assert capsys.readouterr() == ("", said)
+    assert sorted(tmp_path.iterdir()) == there
+    assert not earlier or target.read_bytes() == earlier
+
+
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_coding_of_samples(runs: dict[str, str], tmp_path: Path, kind: str, subtype: str) -> None:
@@ -121,7 +145,7 @@ def test_a_wav_that_lies_about_its_length(runs: dict[str, str], tmp_path: Path, 
 @pytest.mark.parametrize("claimed_rate", [1, 7, 1000, 999_983, 0x7FFFFFFF])
 def test_a_wav_that_lies_about_its_rate(runs: dict[str, str], tmp_path: Path, claimed_rate: int) -> None:
     """Absurd, but a rate; nothing is built that grows with it."""
-    samples = 50 if claimed_rate < 1000 else 4000
+    samples = 20 if claimed_rate < 1000 else 4000
     wav_with(tmp_path, b"fmt ", 12, struct.pack("<I", claimed_rate))
     (tmp_path / "in.wav").write_bytes((tmp_path / "in.wav").read_bytes()[: 44 + 2 * samples])
     back, rate = coded(runs["causal"], tmp_path)

@@ -111,7 +111,7 @@ def assert_codes_clips_alike(codec: Codec, clips: list[Tensor], exported: Export
 def assert_exported_alike(name: str, folder: Path, **changes: Any) -> None:
     codec, clips = configured_codec(name, **changes)
     export_onnx(codec, folder)
-    starts = [clip[..., : 2 * codec.config.sample_rate + 77] for clip in clips]  # not whole frames
+    starts = [clip[..., : codec.config.sample_rate + 677] for clip in clips]  # not whole frames
     assert_codes_clips_alike(codec, starts, Exported(folder), [13, 1, 40, 7, 64])
 
 
@@ -130,7 +130,7 @@ def test_held_out_clips_with_models_of_full_size(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_length_and_batch(kind: str, tiny: dict[str, tuple[Codec, Exported]]) -> None:
     codec, exported = tiny[kind]
-    for samples in [*range(1, 42), 333]:
+    for samples in [*range(1, 27), 333]:
         audio = noise(codec, samples, batch=1 + samples % 3)
         want = codec.encode_segment(audio)
         codes, *scale = exported.run("encoder.onnx", audio)
@@ -216,7 +216,7 @@ def test_every_short_signal_ends_in_its_first_step_or_just_after(
 ) -> None:
     """Where the reflections of start and end meet."""
     codec, exported = tiny[kind]
-    for samples in range(1, 90):
+    for samples in range(1, 66):
         audio = noise(codec, samples)
         codes = exported.stream("encoder_stream.onnx", audio, [1], codec.config.hop_samples)
         assert_same_codes(codec, audio, codes, codec.encode_segment(audio).codes)

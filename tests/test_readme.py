@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from encodec_weights import TINY, encodec_model
+from encodec_weights import encodec_model
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
@@ -20,6 +20,9 @@ from torch.distributed.run import get_args_parser
 import balancer.scales
 from codec import Codec, CodecConfig
 from codec.cli import main
+from codec.encodec_header import OFFICIAL
+from codec.entropy.model_file import ENTROPY_NAME, EntropyModel
+from codec.interop.encodec_lm import EncodecLM
 from scripts.ablation_grid import cells_of, check_grid, training
 from scripts.command_line import compose as compose_from_command_line
 from scripts.composition import check_keys
@@ -41,6 +44,7 @@ COMMANDS = [shlex.split(line, comments=True) for block in blocks("bash") for lin
 def test_commands_were_found() -> None:
     programs = {command[1] if command[0] == "bash" else command[0] for command in COMMANDS}
     assert {"scripts/train.sh", "scripts/test.sh", ".venv/bin/codec"} <= programs
+    assert not re.search(r"^(\S*/)?(codec|bash) ", "\n".join(blocks("")), re.MULTILINE)
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -81,23 +85,30 @@ def test_torchrun_is_given_what_it_and_training_understand(command: list[str]) -
 
 def test_codec_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CodecConfig(filters=2, latent_dim=8, lstm_layers=0, codebooks=8, bandwidths_kbps=[1.5, 3.0, 6.0])
-    run = tmp_path / "runs" / "starter"
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/starter")
     run.mkdir(parents=True)
     codec = Codec(config)
     codec.quantizer.start(torch.randn(256, 8))
     codec.save(run / "model.safetensors")
-    held_out = tmp_path / "data" / "clips" / "held_out" / "speech"
-    held_out.mkdir(parents=True)
-    for path in (tmp_path / "in.wav", held_out / "a.wav"):
-        soundfile.write(path, np.sin(np.arange(24_000) / 20) / 2, 24_000)
-    # As the encodec package's 24 kHz model, but with the weights of a tiny one.
-    foreign = encodec_model(CodecConfig(**TINY | {"sample_rate": 24_000, "bandwidths_kbps": ()}))
-    torch.save(foreign.state_dict(), tmp_path / "encodec_24khz-d7cc33bc.th")
-    monkeypatch.chdir(tmp_path)
+    held_out = Path("data/clips/held_out")
+    for path in ("in.wav", held_out / "speech/a.wav", held_out / "music/a.wav", "audio/a.wav", "audio/b.wav"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # What is scored is too short for ViSQOL, which would take most of the time.
+        soundfile.write(path, np.sin(np.arange(12_000 if "held_out" in str(path) else 24_000) / 20) / 2, 24_000)
+    # Models of the encodec package in full size, with random weights.
+    torch.save(encodec_model(OFFICIAL["encodec_24khz"]).state_dict(), "encodec_24khz-d7cc33bc.th")
+    torch.save(EncodecLM(OFFICIAL["encodec_24khz"]).state_dict(), "encodec_lm_24khz-1608e3c0.th")
     commands = [command[1:] for command in COMMANDS if command[0] == ".venv/bin/codec"]
-    assert {"encode", "decode", "info", "evaluate"} <= {command[0] for command in commands}
-    assert [main(command) for command in commands] == [0] * len(commands)
-    assert soundfile.info(tmp_path / "back.wav").frames == 24_000
+    assert {"encode", "decode", "info", "evaluate", "import", "export", "train-entropy"} == {c[0] for c in commands}
+    for command in commands:
+        stood_in = ["audio" if word == "/path/to/audio" else word for word in command]
+        Path("back.wav").unlink(missing_ok=True)
+        assert main(stood_in + (["--steps", "1"] if command[0] == "train-entropy" else [])) == 0
+        if command[0] == "decode":
+            assert soundfile.info(command[2]).frames == (6_000 if "--start" in command else 24_000)
+    assert EntropyModel.load(run / ENTROPY_NAME).codec == codec.fingerprint()
+    assert [Path(name).read_bytes()[4] for name in ("out.ecdc", "lm.ecdc")] == [0, 0]  # the package's
 
 
 def test_a_strategy_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

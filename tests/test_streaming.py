@@ -111,7 +111,7 @@ def assert_same_codes(codec: Codec, audio: Tensor, codes: Tensor, expected: Tens
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(samples=st.integers(1, 400), chunks=CHUNKS)
 def test_streaming_equals_offline_for_any_chunks(name: str, samples: int, chunks: list[int]) -> None:
     assert_streams_as_offline(STREAMING_CODECS[name], samples, chunks)
@@ -265,7 +265,7 @@ def segment_encode(codec: Codec, audio: Tensor, chunks: list[int]) -> list[Encod
 
 
 @pytest.mark.parametrize("name", SEGMENT_CODECS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(samples=st.integers(1, 400), chunks=CHUNKS)
 def test_segments_equal_coding_in_one_call(name: str, samples: int, chunks: list[int]) -> None:
     codec = SEGMENT_CODECS[name]

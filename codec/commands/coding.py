@@ -29,6 +29,11 @@ _LM_HELP = "state dict (.th) of the encodec package's language model"
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    _add_encode(commands)
+    _add_decode(commands)
+
+
+def _add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     encode = commands.add_parser(
         "encode",
         help="audio to encoded file",
@@ -66,6 +71,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     add_model_options(encode)
     encode.set_defaults(run=_encode)
 
+
+def _add_decode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     decode = commands.add_parser(
         "decode",
         help="encoded file to audio",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 _CONTEXT_SECONDS = 3.5
+_MINUTES = 20.0
 _ALL = "held out"
 
 
@@ -42,8 +43,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         default=[],
         help="audio to judge by, a row of the table for each; default: a twentieth of the data, whole files",
     )
-    command.add_argument("--minutes", type=float, default=20.0, help="of training, after encoding (%(default)g)")
-    command.add_argument("--seed", type=int, default=0)
+    budget = command.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help=f"of training, after encoding; default: {_MINUTES:g}")
+    budget.add_argument("--steps", type=int, help="of training instead; on a CPU it can be repeated to the bit")
+    command.add_argument("--seed", type=int, default=0, help="of weights, draws and what is held out (%(default)d)")
     command.add_argument("--output", metavar="FILE", type=Path, help=f"default: {ENTROPY_NAME} beside the model")
     add_model_options(command)
     command.set_defaults(run=_train_entropy)
@@ -53,10 +56,13 @@ def _train_entropy(options: argparse.Namespace) -> int:
     # Here, because only this command needs what trains.
     from codec.entropy.network import EntropyConfig
     from codec.entropy.savings import print_savings, savings
-    from codec.entropy.training import split, train
+    from codec.entropy.training import for_minutes, for_steps, split, train
 
-    if not 0 <= options.minutes < math.inf:
-        raise ValueError(f"minutes must be 0 or more, got {options.minutes:g}")
+    minutes = _MINUTES if options.minutes is None else options.minutes
+    if not 0 <= minutes < math.inf:
+        raise ValueError(f"minutes must be 0 or more, got {minutes:g}")
+    if options.steps is not None and options.steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {options.steps}")
     output = options.output or model_path(options.checkpoint).with_name(ENTROPY_NAME)
     if not output.parent.is_dir():
         raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
@@ -76,7 +82,8 @@ def _train_entropy(options: argparse.Namespace) -> int:
 
         size = EntropyConfig(config.codebooks, config.codebook_size, math.ceil(_CONTEXT_SECONDS * config.frame_rate_hz))
         books = sorted({config.codebooks_for(kbps) for kbps in config.bandwidths_kbps})
-        network = train(data, size, books, options.minutes, options.seed, coder.codec.quantizer.embed, report)
+        share_done = for_minutes(minutes) if options.steps is None else for_steps(options.steps)
+        network = train(data, size, books, share_done, options.seed, coder.codec.quantizer.embed, report)
         model = EntropyModel.of(network, coder.fingerprint)
         model.save(output)
     print(f"{output}: entropy model {model.fingerprint}, {output.stat().st_size} bytes")

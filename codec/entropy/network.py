@@ -95,7 +95,8 @@ class CodeTransformer(nn.Module):
         Shape: codes [B, n, F] of the first n books -> hidden [B, F, dim].
         """
         frames = codes.shape[-1]
-        past = torch.stack([self.past[j][book] for j, book in enumerate(codes[..., :-1].unbind(1))]).sum(0)
+        # Embeddings rather than indexing, whose gradient is summed in the order in which threads come.
+        past = torch.stack([F.embedding(book, self.past[j]) for j, book in enumerate(codes[..., :-1].unbind(1))]).sum(0)
         x = F.pad(past, (0, 0, 1, 0))
         distance = torch.arange(frames, device=codes.device)[:, None] - torch.arange(frames, device=codes.device)
         for layer in self.layers:
@@ -108,7 +109,7 @@ class CodeTransformer(nn.Module):
         Shape: hidden [N, dim], codes [N, n] -> [N, n, size].
         """
         books = codes.shape[1]
-        present = torch.stack([self.present[j][book] for j, book in enumerate(codes.unbind(1))], 1)
+        present = torch.stack([F.embedding(book, self.present[j]) for j, book in enumerate(codes.unbind(1))], 1)
         below = F.pad(present[:, :-1].cumsum(1), (0, 0, 1, 0))
         u = hidden[:, None] + self.book[:books] + below
         u = norm(u + self.mlp(u))
@@ -135,7 +136,7 @@ class Layer(nn.Module):
         q, k, v = self.qkv(norm(x)).view(batch, frames, 3, self.config.heads, -1).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-1, -2) / math.sqrt(dim // self.config.heads)
         hidden = (distance < 0) | (distance >= self.config.context_frames)
-        bias = self.distance[:, distance.clamp(0, self.config.context_frames - 1)]
+        bias = F.embedding(distance.clamp(0, self.config.context_frames - 1), self.distance.t()).permute(2, 0, 1)
         attention = (scores + bias).masked_fill(hidden, -math.inf).softmax(-1)
         x = x + self.out((attention @ v).transpose(1, 2).reshape(batch, frames, dim))
         mixed: Tensor = x + self.mlp(x)

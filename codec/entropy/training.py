@@ -1,4 +1,4 @@
-"""Trains a `CodeTransformer` on codes, within a number of minutes."""
+"""Trains a `CodeTransformer` on codes, for a number of minutes or steps."""
 
 import math
 import time
@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from codec.entropy.network import CodeTransformer, EntropyConfig
 
-__all__ = ["Split", "split", "train"]
+__all__ = ["Split", "for_minutes", "for_steps", "split", "train"]
 
 _BATCH = 8  # stretches a step
 _PREDICTED = 512  # frames a step whose codes are predicted: the heads cost more than all layers before them
 _LEARNING_RATE = 3e-3
-_WARMUP = 0.05  # share of the time
+_WARMUP = 0.05  # share of the training
 _TESTS = 12  # held-out losses taken on the way
 _TESTED = 24  # stretches each looks at
 _HELD_OUT = 0.05  # share of the frames
@@ -55,11 +55,26 @@ def split(signals: Sequence[NDArray[np.int64]], seed: int) -> Split:
     return Split([s for i, s in enumerate(signals) if i not in chosen], [signals[i] for i in held])
 
 
+def for_minutes(minutes: float) -> Callable[[], float]:
+    """The share of so many minutes from now that is over; 0 minutes are over at once.
+
+    Two trainings on a clock differ in the steps they make, so in their results.
+    """
+    start = time.monotonic()
+    return lambda: 1.0 if minutes == 0 else min(1.0, (time.monotonic() - start) / (60 * minutes))
+
+
+def for_steps(steps: int) -> Callable[[], float]:
+    """1 / steps, 2 / steps ... 1 from one call to the next."""
+    shares = (step / steps for step in range(1, steps + 1))
+    return lambda: next(shares)
+
+
 def train(
     data: Split,
     config: EntropyConfig,
     book_choices: Sequence[int],
-    minutes: float,
+    share_done: Callable[[], float],
     seed: int,
     codebooks: Tensor | None = None,
     report: Callable[[float, float, float | None], None] = lambda done, loss, held_out: None,
@@ -70,10 +85,12 @@ def train(
         data: See `split`.
         config: Size of the network.
         book_choices: Numbers of books that the codec's bandwidths take; each step draws one.
-        minutes: Of training; the learning rate follows the clock. 0 makes one step.
-        seed: Of weights and draws.
+        share_done: Asked before each step for the share of the training that is over with it, which the learning rate
+            follows; the step for which it is 1 is the last. See `for_minutes` and `for_steps`.
+        seed: Of weights and draws. With `for_steps` the same seed gives the same network, to the bit, on the CPU of
+            one machine with one number of threads.
         codebooks: See `CodeTransformer`; training happens where they are.
-        report: Told the share of the time that is over, bits per code, and those of held-out codes when measured.
+        report: Told the share of the training that is over, bits per code, and those of held-out codes when measured.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -83,9 +100,9 @@ def train(
     stream, test = (torch.from_numpy(np.concatenate(part, 1)) for part in (data.train, data.held_out))
     test = _stretches(test, config.context_frames, _TESTED, np.random.default_rng(seed)).to(device)
     best, best_loss, tests = network.state_dict(), math.inf, 0
-    start, done = time.monotonic(), 0.0
+    done = 0.0
     while done < 1:
-        done = 1.0 if minutes == 0 else min(1.0, (time.monotonic() - start) / (60 * minutes))
+        done = share_done()
         codes = _stretches(stream, config.context_frames, _BATCH, rng)[:, : int(rng.choice(book_choices))]
         loss = _step(network, optimizer, codes.to(device), _LEARNING_RATE * _schedule(done))
         held_out = None
