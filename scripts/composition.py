@@ -52,6 +52,7 @@ FREE_TO_CHANGE = (
     "trainer.budget",
     "trainer.cadence",
     "trainer.device",
+    "trainer.doctor",
     "data.workers",
     "logger",
     "checkpoints",

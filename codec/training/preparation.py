@@ -10,7 +10,7 @@ from codec.training.adversary import Adversary
 from codec.training.precision import Precision, keep_float32, verify_bfloat16
 from codec.training.processes import Processes
 
-__all__ = ["latent_vectors", "trust_bfloat16"]
+__all__ = ["latent_vectors", "start_codebooks", "trust_bfloat16"]
 
 
 def trust_bfloat16(
@@ -48,3 +48,21 @@ def latent_vectors(codec: Codec, batches: Iterable[Tensor], precision: Precision
     with precision.autocast():
         latents = [codec.latent_of(batch).float().transpose(1, 2) for batch in batches]
     return torch.cat([processes.gathered(latent).flatten(0, 1) for latent in latents])
+
+
+def start_codebooks(
+    codec: Codec, batches: Iterable[Tensor], precision: Precision, processes: Processes, seed: int
+) -> int:
+    """Sets the books, alike in all processes, to what the latents of some batches look like.
+
+    Shape: batches [B, C, T] each.
+
+    Returns:
+        How many latent vectors that were; 0 if one of them is not finite, and nothing was set.
+    """
+    vectors = latent_vectors(codec, batches, precision, processes)
+    if not bool(vectors.isfinite().all()):
+        return 0
+    codec.quantizer.start(vectors, seed)
+    processes.share(codec.quantizer.buffers())
+    return len(vectors)
