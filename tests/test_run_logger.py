@@ -162,9 +162,9 @@ def test_messages_and_validations_reach_console_and_log(tmp_path: Path, capsys: 
     log = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
     assert [line[20:] for line in log] == [
         "first [bold]session[/]",
-        "validation at step 5:  all/mel_distance 1.235",
+        "validation at step 5:  mel distance 1.235",
         "second",
-        "validation at step 5:  all/mel_distance 1.235",
+        "validation at step 5:  mel distance 1.235",
     ]
     assert capsys.readouterr().out.splitlines() == [line[20:] for line in log]
 

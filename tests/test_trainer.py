@@ -1,8 +1,6 @@
 """A training step is a plain one, what is not finite changes nothing, and schedules are kept."""
 
 import math
-import re
-import time
 from collections.abc import Callable, Collection, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -40,7 +38,6 @@ from codec.training import (
     DoctorPlan,
     LearningRate,
     Trainer,
-    TrainingData,
     TrainingError,
 )
 from codec.training import trainer as trainer_module
@@ -579,24 +576,6 @@ def test_a_segment_must_hold_every_window(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"a segment has 1600 samples, but mel needs at least \d+: raise"):
         tiny_trainer(tmp_path, losses={"mel": MultiScaleMel(RATE, [13], mels=16)})
-
-
-def test_a_run_that_waits_for_its_data_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = tiny_trainer(tmp_path, budget=Budget(steps=9), cadence=Cadence(log=1, validate=100, checkpoint=100))
-    batches = trainer.data.batches
-
-    def slow(data: TrainingData, start_step: int) -> Iterator[Batch]:
-        for batch in batches(start_step):
-            time.sleep(0.1)
-            yield batch
-
-    monkeypatch.setattr(TrainingData, "batches", slow)
-    trainer.seconds = 60.0
-    trainer.run()
-    said = [text for text in messages(trainer) if "waiting for data" in text]
-    assert len(said) == 1
-    assert re.match(r"\d\d % of the time went into waiting for data: raise data.workers, or put the audio on", said[0])
-    assert all(0.3 < line["loading_share"] <= 1 for line in metric_lines(trainer))
 
 
 def test_files_that_do_not_decode_are_listed_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from codec.evaluation.symptoms import Symptoms
 
-__all__ = ["findings"]
+__all__ = ["complaints", "findings", "findings_of_the_losses"]
 
 Record = Mapping[str, Any]
 
@@ -27,30 +27,35 @@ _GROWTH = 2.0
 _STILL, _MOVED, _FREE = 1 + 1e-6, 2.0, 1.01
 
 
-def findings(records: Iterable[Record]) -> list[str]:
-    """One sentence with numbers, and where there is something to change its setting, for each of:
-
-    what is out of range at the end (see `Symptoms`); returns to earlier checkpoints; steps that were skipped; losses
-    that were never active; weights that grow without end or stop at a limit; pairs of losses that conflict, or that
-    none does; losses that decide nothing, everything, or point against the result; a commitment that outweighs the
-    losses or has no weight.
+def findings(records: Sequence[Record]) -> list[str]:
+    """One sentence with numbers, and where there is something to change its setting, for what is found in a log.
 
     Args:
-        records: The lines of a metrics.jsonl. A measurement is one that holds what a monitoring step found.
+        records: The lines of a metrics.jsonl.
     """
-    symptoms, train = Symptoms(), []
+    return complaints(records) + findings_of_the_losses([r for r in records if r["split"] == "train"])
+
+
+def complaints(records: Sequence[Record]) -> list[str]:
+    """What went wrong: what is out of range at the end (see `Symptoms`), returns to earlier checkpoints, and steps that
+    were skipped."""
+    symptoms = Symptoms()
     for record in records:
         symptoms.read(record)
-        train += [record] if record["split"] == "train" else []
+    train = [record for record in records if record["split"] == "train"]
+    return list(symptoms.present.values()) + _of_the_returns(train) + _of_the_steps(train)
+
+
+def findings_of_the_losses(train: Sequence[Record]) -> list[str]:
+    """Losses that were never active; weights that grow without end or stop at a limit; pairs of losses that conflict,
+    or that none does; losses that decide nothing, everything, or point against the result; a commitment that outweighs
+    the losses or has no weight.
+
+    Args:
+        train: A measurement is a line that holds what a monitoring step found.
+    """
     of_the_weights = [sentence for name in _names(train, "weight/") for sentence in _of_one_weight(train, name)]
-    return (
-        list(symptoms.present.values())
-        + _of_the_returns(train)
-        + _of_the_steps(train)
-        + of_the_weights
-        + _of_the_gradients(train)
-        + _of_the_commitment(train)
-    )
+    return of_the_weights + _of_the_gradients(train) + _of_the_commitment(train)
 
 
 def _of_the_returns(train: Sequence[Record]) -> list[str]:

@@ -14,12 +14,12 @@ Record = Mapping[str, Any]
 
 DIVERGENCE = "divergence"
 
-# Medians are over so many lines, and what lasts for fewer is no rule.
+# What lasts for fewer lines is no rule.
 _LINES = 5
 # A loss at this multiple of the lowest median it has had since its task last changed is rising, and has diverged if
-# it stays there for so many lines; what has fallen by a factor of ten may rise a little more. Batches differ by a
-# factor of 1.3 or so, medians over lines by less.
-_RISE, _RISING_LINES, _FLOOR = 3.0, 3, 0.1
+# it stays there for so many lines; what has fallen by a factor of ten may rise a little more. Lines of a single step
+# vary by a factor of 1.4, and with these numbers one run in a thousand would stay above by chance.
+_RISE, _RISING_LINES, _FLOOR, _MEDIAN_LINES = 3.0, 5, 0.1, 10
 # One line is enough at this multiple (a mean over the line's steps: a single step was higher still), and for an output
 # at this root mean square; at the second it has to last. No audio is above 1.
 _EXPLOSION, _LOUDEST, _LOUD = 100.0, 30.0, 1.0
@@ -34,6 +34,7 @@ _BOOKS_STEPS = 300  # a code that nothing uses is revived after about 230 steps
 # A discriminator that knows nothing has a loss of 2 (hinge) or 0.5 (least squares), a good one about half of that. Its
 # logits of real and of coded audio are 0.1 to 1 apart, and both hinges rest at 2: beyond that they run away.
 _WON_LOSS, _WON_GAP, _WON_LINES, _WON_STEPS = 0.05, 3.0, 10, 100
+_WORSE_THAN_NOTHING = 2.5
 _GAP, _GAP_STEPS = 0.05, 500  # a discriminator that learns has passed this gap after so many steps
 _SILENT = 0.5  # share of segments without sound; the sampler avoids them where it can
 # Share of the time spent waiting for batches above which the reading, not the training, sets the pace.
@@ -47,7 +48,8 @@ class Symptoms:
     """Reads the lines of a run's log in their order; `present` says what is out of range since the last one.
 
     `present` holds a sentence for each of `divergence`, `silence`, `collapse`, `dead books`, `discriminator won`,
-    `discriminator learns nothing` and `loading`; of a corpus of silence only that, which explains the rest.
+    `discriminator unstable`, `discriminator learns nothing` and `loading`; of a corpus of silence only that, which
+    explains the rest.
     """
 
     def __init__(self) -> None:
@@ -121,15 +123,16 @@ class Symptoms:
         if "gradient_norm" in record:
             line["gradient_norm"] = _number(record["gradient_norm"])
             usual = [old["gradient_norm"] for old in self._sound if "gradient_norm" in old]
-            if len(usual) == _LINES and line["gradient_norm"] > _GRADIENT_RISE * median(usual):
+            if len(usual) == _MEDIAN_LINES and line["gradient_norm"] > _GRADIENT_RISE * median(usual):
                 excess.append(f"the gradient is {_times(line['gradient_norm'] / median(usual))} as long as before")
+        excess = excess or exploded
         self._rising = self._rising + 1 if excess else 0
         if exploded or self._rising >= _RISING_LINES:
             self._diverges(record, exploded or excess)
         if not excess:
             self.present.pop(DIVERGENCE, None)
-            self._sound = [*self._sound, line][-_LINES:]
-            if len(self._sound) == _LINES:
+            self._sound = [*self._sound, line][-_MEDIAN_LINES:]
+            if len(self._sound) == _MEDIAN_LINES:
                 for name in line.keys() - {"gradient_norm"}:
                     now = median(old.get(name, math.inf) for old in self._sound)
                     # A loss in decibels passes through zero, where every value is a multiple of the last.
@@ -219,11 +222,19 @@ class Symptoms:
         gap = median(line[2] for line in self._judged[-_LINES:])
         self._marks["gap"] = max(gap, self._marks.get("gap", 0.0))
         steps = record["step"] - first
-        if self._won() and steps >= _WON_STEPS:
+        if steps >= _WON_STEPS and self._unstable():
+            losses, gaps = ([line[i] for line in self._judged] for i in (0, 2))
+            self.present["discriminator unstable"] = (
+                f"The discriminator is unstable: in {len(losses)} lines of the log its loss was {min(losses):.2g} to "
+                f"{max(losses):.2g}, where 2 is that of one that knows nothing, and its logits of real and coded audio "
+                f"up to {max(gaps):.2g} apart; lower optimizer.discriminator.lr."
+            )
+        elif steps >= _WON_STEPS and self._won():
+            loss, adversarial, gap = (median(line[i] for line in self._judged) for i in range(3))
             self.present["discriminator won"] = (
-                f"The discriminator has won: its loss is {loss:.2g}, its logits of real and coded audio are "
-                f"{real - fake:.2g} apart, and the codec's adversarial loss stays at {adversarial:.2g}; lower "
-                "optimizer.discriminator.lr or adversary.probability, or raise adversary.start."
+                f"The discriminator has won: its loss is {loss:.2g}, its logits of real and coded audio are {gap:.2g} "
+                f"apart, and the codec's adversarial loss stays at {adversarial:.2g}; lower optimizer.discriminator.lr "
+                "or adversary.probability, or raise adversary.start."
             )
         elif self._marks["gap"] < _GAP and steps >= _GAP_STEPS:
             self.present["discriminator learns nothing"] = (
@@ -240,6 +251,10 @@ class Symptoms:
         half = len(self._judged) // 2
         before, now = (median(line[1] for line in part) for part in (self._judged[:half], self._judged[half:]))
         return now > 0.9 * before
+
+    def _unstable(self) -> bool:
+        losses, gaps = ([line[i] for line in self._judged] for i in (0, 2))
+        return max(losses) > _WORSE_THAN_NOTHING and max(gaps) > _WON_GAP
 
     def _read_loading(self, record: Record) -> None:
         if "loading_share" not in record:

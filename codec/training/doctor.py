@@ -8,9 +8,9 @@ from codec.training.plan import DoctorPlan
 
 __all__ = ["Divergence", "Doctor", "TrainingError"]
 
-# A divergence is noticed after three lines of the log. A checkpoint counts as good when this many have been sound
-# since, and a validation: it may have been written after the onset, when the mean over its line did not show it yet.
-_PROBATION = 4
+# A checkpoint counts as good when so many lines have been sound since, and a validation: it may have been written
+# after the onset of a divergence, which the mean over its own line does not show yet.
+_PROBATION = 6
 
 
 class TrainingError(RuntimeError):
