@@ -227,8 +227,8 @@ class Poisoned(nn.Module):
 
 def poisoned(folder: Path, keep_last: int = 1) -> Trainer:
     """Diverges from step 20 on, which is noticed five lines later; checkpoints at every second step."""
-    loss = Poisoned(20, 30)
-    trainer = tiny_trainer(folder, losses={"l1": loss}, budget=Budget(steps=30), cadence=Cadence(1, 4, 2))
+    loss = Poisoned(20, 26)
+    trainer = tiny_trainer(folder, losses={"l1": loss}, budget=Budget(steps=26), cadence=Cadence(1, 4, 2))
     trainer.store.keep_last = keep_last
     loss.trainer = trainer
     return trainer
@@ -253,12 +253,12 @@ def test_it_goes_back_behind_checkpoints_that_may_be_spoilt(tmp_path: Path) -> N
     assert steps[turn - 1] == (24, 1.0)
     good = steps[turn][0]
     assert good == 14
-    assert steps[turn + 1 :] == [(step, 0.5) for step in range(good + 2, 31, 2)]
-    assert all(good in there for step, rate, there in saved if 20 <= step < 30 and rate == 1)
+    assert steps[turn + 1 :] == [(step, 0.5) for step in range(good + 2, 27, 2)]
+    assert all(good in there for step, rate, there in saved if 20 <= step < 26 and rate == 1)
     assert max(len(there) for _, _, there in saved) <= 3  # the last, the good one, and one on probation
-    assert trainer.store.steps() == {30}
-    assert [line["returns"] for line in metric_lines(trainer)] == [0] * 14 + [1] * 16
-    assert [line["learning_rate"] for line in metric_lines(trainer)] == [1e-3] * 14 + [5e-4] * 16
+    assert trainer.store.steps() == {26}
+    assert [line["returns"] for line in metric_lines(trainer)] == [0] * 14 + [1] * 12
+    assert [line["learning_rate"] for line in metric_lines(trainer)] == [1e-3] * 14 + [5e-4] * 12
 
 
 def final_state(trainer: Trainer) -> Any:
@@ -308,7 +308,7 @@ def test_a_run_that_is_killed_while_it_goes_back_ends_with_the_same_bits(
 
 def test_a_run_that_went_back_resumes_exactly(tmp_path: Path, whole: Trainer) -> None:
     first = poisoned(tmp_path)
-    interrupt_at(first, 27)  # with the lower rate: at the first rate it turns back at step 25
+    interrupt_at(first, 25)  # with the lower rate: with the first it turns back then
     with pytest.raises(KeyboardInterrupt):
         first.run()
     assert first.doctor.returns == 1

@@ -116,6 +116,7 @@ class Trainer:
             if self.balancer.uses_priors:
                 found = self.processes.listed(priors(self.losses, self._look_ahead(_PRIOR_BATCHES)))
                 self.balancer.set_priors({name: fmean(each[name] for each in found) for name in found[0]})
+            self.logger.message("scoring the held-out clips before the first step")
             self.validate()
             if self.plan.doctor.max_returns:
                 self.save(None)  # what a run goes back to that diverges in its first minutes
