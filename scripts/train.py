@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from codec.atomic_file import replacing
 from codec.evaluation.findings import findings
 from codec.evaluation.report import read_metrics
-from codec.evaluation.scores import Score, score_table
+from codec.evaluation.scores import Score, duration, score_table
 from codec.training import Trainer
 from codec.training.live_report import LiveReport
 from scripts.command_line import compose, execute
@@ -41,7 +41,7 @@ def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
     """The last lines of a run: its scores beside those of its start, its files, what was found, and what comes next."""
     folder = trainer.logger.folder
     records, _ = read_metrics(folder / "metrics.jsonl")
-    yield f"Trained for {trainer.step} steps, {trainer.seconds / 60:.1f} min."
+    yield f"Trained for {trainer.step} steps in {duration(trainer.seconds)}."
     yield from _table(score_table([r for r in records if r["split"] == "validation"]), bandwidth_kbps)
     yield ""
     for label, path in (

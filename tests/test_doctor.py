@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from tiny_command import ROOT, composed
 from tiny_run import (
     RATE,
     copied,
@@ -142,12 +144,12 @@ def test_quantized_latents_and_a_discriminator_may_raise_a_loss() -> None:
 @pytest.mark.parametrize(
     ("changed", "after", "words"),
     [
-        ({"loss__mel": lambda n: 0.6 if n < 40 else 60.6}, 1, "mel is 1e+02 times what it was"),
+        ({"loss__mel": lambda n: 0.6 if n < 40 else 60.6}, 1, "mel is 101 times what it was"),
         ({"loss__mel": lambda n: 0.6 if n < 40 else 0.05 * n}, 5, "mel is "),
         ({"loss__l1": lambda n: 0.1 if n < 40 else None}, 1, "l1 is not finite"),
         ({"level__estimate": lambda n: 0.1 if n < 40 else 40.0}, 1, "the output is 40 times as loud as full scale"),
         ({"level__estimate": lambda n: 0.1 if n < 40 else 1.2}, 5, "the output is 1.2 times as loud as full scale"),
-        ({"gradient_norm": lambda n: 5.0 if n < 40 else 1e4}, 5, "the gradient is 2e+03 times as long as before"),
+        ({"gradient_norm": lambda n: 5.0 if n < 40 else 1e4}, 5, "the gradient is 2,000 times as long as before"),
     ],
 )
 def test_a_divergence_is_noticed_within_five_lines(changed: dict[str, Any], after: int, words: str) -> None:
@@ -499,3 +501,46 @@ def test_a_state_leads_on_as_if_nothing_had_been() -> None:
     assert whole.state_dict() == second.state_dict()
     assert DIVERGENCE in whole.present
     assert whole.present == second.present
+
+
+def test_every_setting_that_a_sentence_names_exists() -> None:
+    provoked: list[dict[str, Any]] = [
+        {"loss__mel": None},
+        {"silent_share": 1.0},
+        {"codebook__0__perplexity": 3.0, "codebook__1__perplexity": 3.0},
+        {"codebook__0__perplexity": 3.0},
+        {"discriminator__loss": 0.01},
+        {"discriminator__loss": lambda n: 2.8 - n % 2, "discriminator__real": 5.0},
+        {"discriminator__real": 0.0, "discriminator__fake": 0.0},
+        {"loading_share": 0.5},
+    ]
+    found = Symptoms()
+    sentences = {}
+    for changed in provoked:
+        for record in lines(**changed):
+            found.read(record)
+        sentences |= found.present
+        found = Symptoms()
+    assert len(sentences) == len(provoked)
+    settings = {
+        s
+        for text in sentences.values()
+        for s in re.findall(r"(?:codec|data|optimizer|trainer|adversary)(?:\.\w+)+", text)
+    }
+    assert len(settings) == 10
+    config = composed("train")
+    assert [name for name in sorted(settings) if OmegaConf.select(config, name, default="-") == "-"] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(settings) if f"`{name}`" not in readme] == []
+
+
+def test_a_run_begun_before_there_was_a_doctor_resumes(tmp_path: Path) -> None:
+    first = tiny_trainer(tmp_path, cadence=Cadence(1, 100, 3))
+    first.run()
+    state = first.store.load(6).state
+    del state["doctor"]
+    first.store.save(6, state)
+    second = tiny_trainer(tmp_path, budget=Budget(steps=8), cadence=Cadence(1, 100, 3))
+    second.run()
+    assert second.step == 8
+    assert second.doctor.good == 6

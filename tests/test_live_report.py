@@ -53,7 +53,7 @@ def test_the_page_renews_itself_while_the_run_goes_and_the_summary_says_what_cam
     assert re.search(rf"listen and look.*every 2 steps: {re.escape(str(folder / 'report.html'))}\n", out)
     summary = (folder / "summary.txt").read_text(encoding="utf-8")
     assert out.endswith(f"\n{summary}")
-    assert summary.startswith("Trained for 4 steps, ")
+    assert re.match(r"Trained for 4 steps in \d+ s\.\n", summary)
     assert re.search(r"\nHeld out, at 2.4 kbps +at first +now +change\n", summary)
     assert re.search(r"\n  mel distance, all +\d\S+ +\d\S+ +[+\N{MINUS SIGN}]?\d+%\n", summary)
     for place in ("model.safetensors", "checkpoints", "samples", "report.html"):

@@ -250,6 +250,13 @@ def test_time_left_is_that_of_the_nearer_budget() -> None:
     assert ProgressDisplay(stream=io.StringIO()).seconds_left() is None
 
 
+def test_the_time_left_of_a_run_that_went_back_is_that_of_its_new_steps() -> None:
+    display = ProgressDisplay(total_steps=100, stream=io.StringIO())
+    for step, seconds in ((1, 1.0), (50, 50.0), (11, 60.0), (12, 61.0)):
+        display.advance(step, seconds)
+    assert display.seconds_left() == 88
+
+
 def test_tensorboard_files_read_back_without_the_steps_that_were_undone(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path, [TensorBoardSink()])
     for step in (1, 2, 3):

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from codec.evaluation.charts import Series, area_chart, bar_chart, color_ramp, colors, line_chart
 from codec.evaluation.clips import read_clips
 from codec.evaluation.findings import complaints, findings_of_the_losses
-from codec.evaluation.scores import label_of, number, score_keys, score_table
+from codec.evaluation.scores import duration, label_of, number, score_keys, score_table
 
 __all__ = ["read_metrics", "write_report"]
 
@@ -67,7 +67,8 @@ def write_report(run_folder: str | Path, running: bool = False) -> Path:
         facts=_facts(records, train),
         scores=score_table(validation),
         first_step=validation[0]["step"] if validation else None,
-        score_charts=_validation_charts(validation),
+        several=len(validation) > 1,
+        score_charts=_validation_charts(validation) if len(validation) > 1 else [],
         sections=_sections(train, validation),
         clips=clips,
         notes=notes + clip_notes,
@@ -232,7 +233,7 @@ def _facts(records: Sequence[Record], train: Sequence[Record]) -> list[tuple[str
     facts = [("step", f"{max(record['step'] for record in records):,}")]
     seconds = [number(record.get("seconds")) for record in records]
     if np.isfinite(seconds).any():
-        facts.append(("training time", _duration(float(np.nanmax(seconds)))))
+        facts.append(("training time", duration(float(np.nanmax(seconds)))))
     speeds = [number(record.get("audio_seconds_per_second")) for record in train]
     if np.isfinite(speeds).any():
         facts.append(("audio seconds per second", f"{np.nanmedian(speeds):.1f}"))
@@ -257,9 +258,3 @@ def _unique(names: Iterable[str]) -> list[str]:
 def _last_finite(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known[-1]) if len(known) else float("nan")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["LABELS", "Score", "in_short", "label_of", "number", "score_keys", "score_table", "shown"]
+__all__ = ["Score", "duration", "in_short", "label_of", "number", "score_keys", "score_table", "shown"]
 
 Record = Mapping[str, Any]
 
-LABELS = {"mel_distance": "mel distance", "si_sdr_db": "SI-SDR, dB", "stft_distance": "STFT distance"}
+_LABELS = {"mel_distance": "mel distance", "si_sdr_db": "SI-SDR, dB", "stft_distance": "STFT distance"}
 _UNKNOWN, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
@@ -52,13 +52,20 @@ def in_short(scores: Mapping[str, float]) -> str:
 
 def label_of(metric: str) -> str:
     """What a reader calls a metric."""
-    return LABELS.get(metric, f"{metric.removesuffix('_loss')}, the loss" if metric.endswith("_loss") else metric)
+    return _LABELS.get(metric, metric.replace("_", " "))
 
 
 def score_keys(validation: Sequence[Record]) -> list[str]:
     """`<group>/<metric>` of all scores."""
     keys: Iterable[str] = (key for record in validation for key in record)
     return list(dict.fromkeys(key for key in keys if "/" in key and not key.startswith("codebook/")))
+
+
+def duration(seconds: float) -> str:
+    """In hours, minutes and seconds, without the smallest of three."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def number(value: Any) -> float:

@@ -278,4 +278,4 @@ def _number(value: Any) -> float:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.2g} times" if ratio < 1e4 else f"{ratio:.0e} times"
+    return f"{f'{ratio:.2g}' if ratio < 10 else f'{ratio:,.0f}' if ratio < 1e6 else f'{ratio:.0e}'} times"

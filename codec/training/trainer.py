@@ -293,7 +293,8 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if name != "doctor" or name in state:  # older checkpoints know none
+                part.load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])
         torch.set_rng_state(state["random"])
