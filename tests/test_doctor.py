@@ -177,8 +177,11 @@ def test_a_mel_distance_that_rises_for_good() -> None:
             for n, value in enumerate(values)
         ]
 
-    assert present(scored(2.0, 1.0, 0.6, 0.95, 0.6, 0.92)) == []
-    assert present(scored(2.0, 1.0, 0.6, 0.95, 0.92)) == [DIVERGENCE]
+    assert present(scored(2.0, 1.0, 0.6, 1.2, 0.6, 1.0)) == []
+    assert present(scored(2.0, 1.0, 0.6, 1.2, 1.0)) == [DIVERGENCE]
+    assert present(scored(2.0, 1.0, 0.6, 1.2, 1.0) + lines(1)) == [DIVERGENCE]
+    assert present(scored(2.0, 1.0, 0.6, 1.2, 1.0, 0.7) + lines(1)) == []
+    assert present(scored(0.0, 0.0, 0.01, 0.02)) == []  # clips of silence
     unquantized = [{k: v for k, v in record.items() if "codebook" not in k} for record in scored(2.0, 0.4)]
     assert present(unquantized + scored(0.8, 0.8, 0.7)) == []
 
@@ -427,6 +430,12 @@ def test_collapsed_books_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert named(trainer) == ["collapsed"]
 
 
+def test_zeros_are_no_yardstick() -> None:
+    assert (
+        present(lines(loss__l1=lambda n: 0.0 if n < 30 else 1.0, gradient_norm=lambda n: 0.0 if n < 30 else 1.0)) == []
+    )
+
+
 def test_few_codes_of_a_large_book() -> None:
     few: dict[str, Any] = {"codebook__0__perplexity": 30.0, "codebook__1__perplexity": 12.0}
     assert present(lines(**few)) == ["collapse"]
@@ -527,7 +536,7 @@ def test_every_setting_that_a_sentence_names_exists() -> None:
         for text in sentences.values()
         for s in re.findall(r"(?:codec|data|optimizer|trainer|adversary)(?:\.\w+)+", text)
     }
-    assert len(settings) == 10
+    assert len(settings) == 11
     config = composed("train")
     assert [name for name in sorted(settings) if OmegaConf.select(config, name, default="-") == "-"] == []
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -543,4 +552,6 @@ def test_a_run_begun_before_there_was_a_doctor_resumes(tmp_path: Path) -> None:
     second = tiny_trainer(tmp_path, budget=Budget(steps=8), cadence=Cadence(1, 100, 3))
     second.run()
     assert second.step == 8
-    assert second.doctor.good == 6
+    doctor = Doctor(DoctorPlan(), print)
+    doctor.resumed(6)
+    assert doctor.goes_back(Divergence("It diverges."), 8, {3, 6}) == (6, 1)

@@ -26,7 +26,7 @@ _EXPLOSION, _LOUDEST, _LOUD = 100.0, 30.0, 1.0
 # Gradients vary more than losses do: a quiet batch or a new loss changes their length tenfold.
 _GRADIENT_RISE = 100.0
 # The held-out clips are the same every time, so their mel distance hardly wavers; twice in a row is for good.
-_MEL_RISE, _MEL_TIMES = 1.5, 2
+_MEL_RISE, _MEL_SLACK, _MEL_TIMES = 1.5, 0.05, 2
 # Codes in effective use, as a share of a book, on average over the books: trained ones have 30 to 90 %. A single book
 # may fall to 6 % before its codes are revived, and is dead with two codes, or 0.5 % of them.
 _COLLAPSED, _DEAD_CODES, _DEAD = 0.05, 2.0, 0.005
@@ -123,14 +123,14 @@ class Symptoms:
         if "gradient_norm" in record:
             line["gradient_norm"] = _number(record["gradient_norm"])
             usual = [old["gradient_norm"] for old in self._sound if "gradient_norm" in old]
-            if len(usual) == _MEDIAN_LINES and line["gradient_norm"] > _GRADIENT_RISE * median(usual):
+            if len(usual) == _MEDIAN_LINES and line["gradient_norm"] > _GRADIENT_RISE * median(usual) > 0:
                 excess.append(f"the gradient is {_times(line['gradient_norm'] / median(usual))} as long as before")
         excess = excess or exploded
         self._rising = self._rising + 1 if excess else 0
         if exploded or self._rising >= _RISING_LINES:
             self._diverges(record, exploded or excess)
         if not excess:
-            self.present.pop(DIVERGENCE, None)
+            self._is_over()
             self._sound = [*self._sound, line][-_MEDIAN_LINES:]
             if len(self._sound) == _MEDIAN_LINES:
                 for name in line.keys() - {"gradient_norm"}:
@@ -161,15 +161,20 @@ class Symptoms:
         mel = _number(record["all/mel_distance"])
         best = self._references.get(f"mel/{quantized}", math.inf)
         self._references[f"mel/{quantized}"] = min(best, mel)
-        self._worse = self._worse + 1 if mel > _MEL_RISE * best else 0
+        self._worse = self._worse + 1 if mel > _MEL_RISE * best + _MEL_SLACK else 0
         if self._worse >= _MEL_TIMES:
-            self._diverges(record, [f"the held-out mel distance is {_times(mel / best)} what it was"])
+            self._diverges(record, [f"the held-out mel distance is {mel:.3g}, and was {best:.3g}"])
+        self._is_over()
 
     def _diverges(self, record: Record, phrases: Sequence[str]) -> None:
         self.present[DIVERGENCE] = (
             f"Training diverges: at step {record['step']} {phrases[0]}; lower optimizer.codec.lr, lengthen "
             "trainer.learning_rate.warmup or set trainer.clip_norm."
         )
+
+    def _is_over(self) -> None:
+        if not self._rising and self._worse < _MEL_TIMES:
+            self.present.pop(DIVERGENCE, None)
 
     # ------------------------------------------------------------------------------------------ the other signs
 

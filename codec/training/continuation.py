@@ -76,7 +76,7 @@ class Continuation:
             self.logger.truncate_after(-1)  # a run that was stopped before its first checkpoint begins anew
             return False
         run.load_state_dict(found.state)
-        self.doctor.resumed(run.step, self._there())
+        self.doctor.resumed(run.step)
         self.logger.truncate_after(run.step)
         self.logger.message(f"resumed at step {run.step}")
         return True

@@ -44,6 +44,7 @@ class Doctor:
         self._sound_lines = 0  # since that one
         self._validated = -1  # step of the newest validation whose score was sound
         self._symptoms = Symptoms()
+        self._resumed: int | None = None
         self._message = message
         self._said: set[str] = set()
 
@@ -90,12 +91,10 @@ class Doctor:
         elif self._on_probation is None and step > self.good and not self._symptoms.suspicious:
             self._on_probation, self._sound_lines = step, 0
 
-    def resumed(self, step: int, there: set[int]) -> None:
-        """The run goes on from the checkpoint of this step; `there` are those that exist."""
-        if self._on_probation not in there:
-            self._on_probation = None
-        if self.good not in there:  # an ended run keeps its last ones only
-            self.good = step
+    def resumed(self, step: int) -> None:
+        """The run goes on from the checkpoint of this step, which has to do where the good one is gone: a run that has
+        ended keeps its last ones only."""
+        self._resumed = step
 
     def goes_back(self, divergence: Divergence, step: int, there: set[int]) -> tuple[int, int]:
         """Where the run is to go on.
@@ -111,6 +110,7 @@ class Doctor:
             Divergence: There is no return; the message says why.
         """
         sound = [each for each in there if self.good is not None and each <= self.good and each < step]
+        sound = sound or [each for each in there if each == self._resumed and each < step]
         if not self.plan.max_returns or not sound:
             raise divergence
         if self.returns >= self.plan.max_returns:
