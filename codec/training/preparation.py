@@ -1,6 +1,7 @@
 """What a run looks at before it relies on it: bfloat16 in every layer, and latents for the codebooks to start from."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,9 @@ from codec.model import Codec
 from codec.training.adversary import Adversary
 from codec.training.precision import Precision, keep_float32, verify_bfloat16
 from codec.training.processes import Processes
+from losses import priors
 
-__all__ = ["latent_vectors", "start_codebooks", "trust_bfloat16"]
+__all__ = ["latent_vectors", "shared_priors", "start_codebooks", "trust_bfloat16"]
 
 
 def trust_bfloat16(
@@ -37,6 +39,12 @@ def trust_bfloat16(
         keep_float32(parts.get_submodule(name))
         message(f"stays in float32, bfloat16 is wrong here: {layer}")
     message(f"bfloat16 checked against float32, {len(everywhere)} layers failed")
+
+
+def shared_priors(losses: Mapping[str, nn.Module], batches: Iterable[Tensor], processes: Processes) -> dict[str, float]:
+    """What `losses.priors` finds in some batches, on average over the processes."""
+    found = processes.listed(priors(losses, batches))
+    return {name: fmean(each[name] for each in found) for name in found[0]}
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -20,7 +19,7 @@ from codec.training.meters import Meters, codebook_metrics
 from codec.training.monitoring import watch_balance, watch_levels
 from codec.training.plan import Plan
 from codec.training.precision import choose_precision
-from codec.training.preparation import start_codebooks, trust_bfloat16
+from codec.training.preparation import shared_priors, start_codebooks, trust_bfloat16
 from codec.training.processes import Processes
 from codec.training.pullback import Pullbacks
 from codec.training.run_logger import RunLogger
@@ -29,7 +28,6 @@ from codec.training.silent_logger import SilentLogger
 from codec.training.training_data import TrainingData
 from codec.training.validation import Validation
 from data import Batch
-from losses import priors
 
 __all__ = ["Trainer", "TrainingError"]
 
@@ -114,8 +112,8 @@ class Trainer:
         """
         if not self.continuation.restore(self):
             if self.balancer.uses_priors:
-                found = self.processes.listed(priors(self.losses, self._look_ahead(_PRIOR_BATCHES)))
-                self.balancer.set_priors({name: fmean(each[name] for each in found) for name in found[0]})
+                ahead = self._look_ahead(_PRIOR_BATCHES)
+                self.balancer.set_priors(shared_priors(self.losses, ahead, self.processes))
             self.logger.message("scoring the held-out clips before the first step")
             self.validate()
             if self.plan.doctor.max_returns:
@@ -128,7 +126,7 @@ class Trainer:
             except Divergence as divergence:
                 self.continuation.go_back(self, self.averaged_codec, divergence)
                 self.meters = Meters()
-        return scores or self._score()
+        return scores or self.validation.shared(self.averaged_codec, self.losses, self.step, self.processes).scores
 
     def _train(self) -> dict[str, float]:
         """Until the budget is spent, or Divergence is raised; returns the last scores."""
@@ -232,9 +230,6 @@ class Trainer:
         for path in batch.rejected:
             self.logger.set_aside(path, "did not decode")
         return batch.audio.to(self.device, non_blocking=True)
-
-    def _score(self) -> dict[str, float]:
-        return self.validation.shared(self.averaged_codec, self.losses, self.step, self.processes).scores
 
     def _agreed(self, seconds: float) -> float:
         """The first process's clock where it decides how long the run is."""
