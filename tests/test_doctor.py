@@ -75,12 +75,12 @@ def reviving(**config: Any) -> Codec:
 
 def test_a_sound_run_with_a_discriminator_says_nothing(tmp_path: Path) -> None:
     trainer = tiny_trainer(
-        tmp_path, codec=reviving(), adversary=tiny_adversary(), budget=Budget(steps=36), cadence=Cadence(1, 18, 12)
+        tmp_path, codec=reviving(), adversary=tiny_adversary(), budget=Budget(steps=26), cadence=Cadence(1, 10, 10)
     )
     trainer.run()
     assert named(trainer) == []
     assert trainer.doctor.returns == 0
-    assert trainer.doctor.good == 24
+    assert trainer.doctor.good == 20
 
 
 def lines(count: int = 60, **changed: Any) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ def present(records: list[dict[str, Any]]) -> list[str]:
     return list(found.present)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_noise_of_a_factor_of_two_is_no_finding(seed: int) -> None:
     """Single steps as lines, which vary most; losses fall to a third, gradients wander by a factor of ten."""
     random = np.random.default_rng(seed)
@@ -231,9 +231,9 @@ class Poisoned(nn.Module):
 
 
 def poisoned(folder: Path, keep_last: int = 1) -> Trainer:
-    """Diverges from step 20 on, which is noticed five lines later; checkpoints at every second step."""
-    loss = Poisoned(20, 26)
-    trainer = tiny_trainer(folder, losses={"l1": loss}, budget=Budget(steps=26), cadence=Cadence(1, 4, 2))
+    """Diverges from step 14 on, which is noticed five lines later; checkpoints at every second step."""
+    loss = Poisoned(14, 20)
+    trainer = tiny_trainer(folder, losses={"l1": loss}, budget=Budget(steps=20), cadence=Cadence(1, 4, 2))
     trainer.store.keep_last = keep_last
     loss.trainer = trainer
     return trainer
@@ -253,17 +253,17 @@ def test_it_goes_back_behind_checkpoints_that_may_be_spoilt(tmp_path: Path) -> N
     trainer.run()
     steps = [(step, rate) for step, rate, _ in saved]
     turn = next(i for i, (_, rate) in enumerate(steps) if rate < 1)
-    # The lines of steps 21 to 25 are too high; 22 and 24 are saved between onset and notice. 20 is sound, but might not
-    # be: it has no sound line after it. 14 is the newest that six sound lines follow.
-    assert steps[turn - 1] == (24, 1.0)
+    # The lines of steps 15 to 19 are too high; 16 and 18 are saved between onset and notice. 14 is sound, but might not
+    # be: it has no sound line after it. 8 is the newest that six sound lines follow.
+    assert steps[turn - 1] == (18, 1.0)
     good = steps[turn][0]
-    assert good == 14
-    assert steps[turn + 1 :] == [(step, 0.5) for step in range(good + 2, 27, 2)]
-    assert all(good in there for step, rate, there in saved if 20 <= step < 26 and rate == 1)
+    assert good == 8
+    assert steps[turn + 1 :] == [(step, 0.5) for step in range(good + 2, 21, 2)]
+    assert all(good in there for step, rate, there in saved if 14 <= step < 20 and rate == 1)
     assert max(len(there) for _, _, there in saved) <= 3  # the last, the good one, and one on probation
-    assert trainer.store.steps() == {26}
-    assert [line["returns"] for line in metric_lines(trainer)] == [0] * 14 + [1] * 12
-    assert [line["learning_rate"] for line in metric_lines(trainer)] == [1e-3] * 14 + [5e-4] * 12
+    assert trainer.store.steps() == {20}
+    assert [line["returns"] for line in metric_lines(trainer)] == [0] * 8 + [1] * 12
+    assert [line["learning_rate"] for line in metric_lines(trainer)] == [1e-3] * 8 + [5e-4] * 12
 
 
 def final_state(trainer: Trainer) -> Any:
@@ -279,7 +279,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("moment", ["before", "between", "after", "later"])
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
 def test_a_run_that_is_killed_while_it_goes_back_ends_with_the_same_bits(
     tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch, whole: Trainer
 ) -> None:
@@ -293,11 +293,8 @@ def test_a_run_that_is_killed_while_it_goes_back_ends_with_the_same_bits(
             patch.setattr(CheckpointStore, "forget_after", die)
         elif moment == "between":
             patch.setattr(first.validation, "forget_after", die)
-        elif moment == "after":
-            patch.setattr("codec.training.trainer.Meters", die)  # what comes after the new checkpoint
         else:
-            run = first.data.batches
-            patch.setattr(type(first.data), "batches", lambda data, step: die() if first.doctor.returns else run(step))
+            patch.setattr("codec.training.trainer.Meters", die)  # what comes after the new checkpoint
         with pytest.raises(KeyboardInterrupt):
             first.run()
     second = poisoned(tmp_path)
@@ -313,7 +310,7 @@ def test_a_run_that_is_killed_while_it_goes_back_ends_with_the_same_bits(
 
 def test_a_run_that_went_back_resumes_exactly(tmp_path: Path, whole: Trainer) -> None:
     first = poisoned(tmp_path)
-    interrupt_at(first, 25)  # with the lower rate: with the first it turns back then
+    interrupt_at(first, 19)  # with the lower rate: with the first it turns back then
     with pytest.raises(KeyboardInterrupt):
         first.run()
     assert first.doctor.returns == 1
@@ -448,7 +445,7 @@ def test_a_discriminator_at_a_hundred_times_its_rate_is_named(tmp_path: Path, mo
     monkeypatch.setattr(symptoms, "_WON_STEPS", 20)
     trainer = tiny_trainer(
         tmp_path, adversary=tiny_adversary(optimizer=adam(0.1)), codec=reviving(),
-        budget=Budget(steps=60), cadence=Cadence(2, 1000, 1000),
+        budget=Budget(steps=44), cadence=Cadence(2, 1000, 1000),
     )  # fmt: skip
     trainer.run()
     said = [message for message in messages(trainer) if "lower optimizer.discriminator.lr" in message]
@@ -483,7 +480,7 @@ def test_one_reader_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     read = SegmentDataset.__getitem__
 
     def slow(dataset: SegmentDataset, index: int) -> Any:
-        time.sleep(0.1)
+        time.sleep(0.07)
         return read(dataset, index)
 
     monkeypatch.setattr(SegmentDataset, "__getitem__", slow)
