@@ -37,7 +37,7 @@ from codec.training.schedule import Schedule
 from data import SegmentDataset, write_wav
 
 # Words of each condition, for the console and the report alike.
-WORDS = ("diverge", "silent", "collapsed", "dead:", "has won", "is unstable", "learns nothing", "waiting for data")
+WORDS = ("diverge", "silent", "collapsed", "dead:", "has outrun", "is unstable", "learns nothing", "waiting for data")
 
 
 @pytest.fixture(autouse=True)

@@ -237,9 +237,9 @@ class Symptoms:
         elif steps >= _WON_STEPS and self._won():
             loss, adversarial, gap = (median(line[i] for line in self._judged) for i in range(3))
             self.present["discriminator won"] = (
-                f"The discriminator has won: its loss is {loss:.2g}, its logits of real and coded audio are {gap:.2g} "
-                f"apart, and the codec's adversarial loss stays at {adversarial:.2g}; lower optimizer.discriminator.lr "
-                "or adversary.probability, or raise adversary.start."
+                f"The discriminator has outrun the codec: its loss is {loss:.2g}, its logits of real and coded audio "
+                f"are {gap:.2g} apart, and the codec's adversarial loss stays at {adversarial:.2g}; lower "
+                "optimizer.discriminator.lr or adversary.probability, or raise adversary.start."
             )
         elif self._marks["gap"] < _GAP and steps >= _GAP_STEPS:
             self.present["discriminator learns nothing"] = (
