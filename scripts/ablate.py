@@ -27,6 +27,7 @@ from scripts.ablation_display import GridDisplay
 from scripts.ablation_grid import BASE, ablation_folder, base_training, cells_of, check_grid, training
 from scripts.command_line import compose, execute
 from scripts.composition import CONFIGS, FREE_TO_CHANGE, check_keys, check_same, keep_config, make
+from scripts.train import SUMMARY
 
 # A changed grid keeps the cells it has; all else is the same for all of them, how long they train first of all.
 _GRID = ("name", "runs_folder", "strategies", "reference", "seeds", "weights", "end_points")
@@ -97,7 +98,7 @@ def _plan(cfg: DictConfig) -> Plan:
 def _base_is_wanted(cfg: DictConfig, train: DictConfig) -> bool:
     """Whether the common checkpoint is still to be trained; there or not, it must fit."""
     base = Path(cfg.base)
-    wanted = not (base / "report.html").exists()  # the last thing that a run writes
+    wanted = not (base / SUMMARY).exists()
     try:
         if wanted:
             own = base_training(cfg)

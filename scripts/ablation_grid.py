@@ -142,6 +142,7 @@ def training(cfg: DictConfig, cell: Cell) -> DictConfig:
     train.runs_folder = str(ablation_folder(cfg) / "cells")
     train.seed = cell.seed
     train.init_from = cfg.base if cfg.start == "common" else None
+    train.trainer.doctor.max_returns = 0  # a cell that went on at a lower rate could not be compared
     train.trainer.budget.update(steps=cfg.budget.steps, epochs=None, minutes=cfg.budget.minutes)
     return train
 

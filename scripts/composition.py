@@ -1,7 +1,7 @@
 """From a configuration to a run: the composition root, and the claim that a run has on its folder."""
 
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from codec.training.compatibility import check_loss_names, check_windows
 from codec.training.initialization import Origin, read_origin, take_weights
 from codec.training.processes import Processes, joined
 from codec.training.progress import ProgressDisplay
+from codec.training.run_logger import Sink
 from codec.training.silent_logger import SilentLogger
 from data import Corpus, HeldOutClip, SegmentDataset, held_out_clips
 
@@ -53,6 +54,7 @@ FREE_TO_CHANGE = (
     "trainer.budget",
     "trainer.cadence",
     "trainer.device",
+    "trainer.doctor",
     "data.workers",
     "logger",
     "checkpoints",
@@ -65,6 +67,7 @@ def build(
     console: TextIO | None = None,
     processes: Processes | None = None,
     device: torch.device | str = "cpu",
+    sinks: Sequence[Sink] = (),
 ) -> Trainer:
     """All parts of a run, put together. What can fail without audio is built before any audio is looked for.
 
@@ -72,6 +75,7 @@ def build(
         console: Where progress is shown; standard output if None.
         processes: Those that train together; this one alone if None.
         device: Of this process.
+        sinks: Where metrics and sounds go beside the configured places.
     """
     processes = processes or Processes()
     plan: Plan = make(cfg.trainer, device=str(device))
@@ -84,7 +88,7 @@ def build(
         codec.config.codebooks_for(bandwidth)
     except ValueError as error:
         raise ValueError(f"validation.bandwidth_kbps: {error}") from error
-    sinks = make(cfg.logger.sinks)
+    sinks = [*sinks, *make(cfg.logger.sinks)]
     check_loss_names(losses, adversary, balancer)
     check_windows(losses, adversary, round(float(cfg.data.segments.segment_seconds) * codec.config.sample_rate))
     origin = _origin(cfg, folder, codec, adversary)
@@ -243,10 +247,13 @@ def differences(before: Any, now: Any, free: Collection[str], path: str = "") ->
 
 
 @contextmanager
-def opened(cfg: DictConfig, console: TextIO | None = None) -> Iterator[Trainer]:
+def opened(cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sink] = ()) -> Iterator[Trainer]:
     """A run in its folder, ready to begin or to go on; its record is closed at the end, and errors go to log.txt.
 
     Started by torchrun, this process is one of several that train it together.
+
+    Args:
+        console, sinks: See `build`.
 
     Raises:
         ValueError: As `check_keys`, `claim_folder` and the parts of the run.
@@ -255,7 +262,7 @@ def opened(cfg: DictConfig, console: TextIO | None = None) -> Iterator[Trainer]:
     folder = claim_folder(cfg)
     try:
         with joined(find_device(cfg.trainer.device)) as (processes, device):
-            trainer = build(cfg, folder, console, processes, device)
+            trainer = build(cfg, folder, console, processes, device, sinks)
             try:
                 if processes.first:
                     keep_config(cfg, folder / "config.yaml")

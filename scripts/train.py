@@ -5,37 +5,77 @@ python -m scripts.train [group=name ...] [path.to.key=value ...]
 Exit status: see scripts.command_line. The traceback of an error is in the run's log.txt in any case.
 """
 
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 from omegaconf import DictConfig
 
+from codec.atomic_file import replacing
 from codec.evaluation.findings import findings
-from codec.evaluation.report import read_metrics, write_report
+from codec.evaluation.report import read_metrics
+from codec.evaluation.scores import Score, duration, score_table
+from codec.training import Trainer
+from codec.training.live_report import LiveReport
 from scripts.command_line import compose, execute
 from scripts.composition import opened
 
+SUMMARY = "summary.txt"  # in the run's folder: the last thing that a run writes
+
 
 def run(cfg: DictConfig) -> None:
-    """Trains, then writes the report and says where everything is."""
-    with opened(cfg) as trainer:
-        scores = trainer.run()
-    if not trainer.processes.first:
-        return
+    """Trains, with a page that shows how far it is, and says in the end what came of it and where everything is."""
+    with opened(cfg, sinks=[LiveReport()]) as trainer:
+        folder = trainer.logger.folder
+        page, interval = folder / "report.html", cfg.trainer.cadence.validate
+        trainer.logger.message(f"listen and look, at first in a moment, then every {interval} steps: {page}")
+        trainer.run()
+    if trainer.processes.first:
+        text = "\n".join(summary(trainer, cfg.validation.bandwidth_kbps))
+        print(f"\n{text}")
+        with replacing(folder / SUMMARY) as beside:
+            beside.write_text(f"{text}\n", encoding="utf-8")
+
+
+def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
+    """The last lines of a run: its scores beside those of its start, its files, what was found, and what comes next."""
     folder = trainer.logger.folder
-    report = write_report(folder)
-    print(f"\nTrained for {trainer.step} steps, {trainer.seconds / 60:.1f} min.")
+    records, _ = read_metrics(folder / "metrics.jsonl")
+    yield f"Trained for {trainer.step} steps in {duration(trainer.seconds)}."
+    yield from _table(score_table([r for r in records if r["split"] == "validation"]), bandwidth_kbps)
+    yield ""
     for label, path in (
         ("model", folder / "model.safetensors"),
         ("checkpoints", trainer.store.folder),
         ("samples", folder / "samples"),
-        ("report", report),
+        ("report", folder / "report.html"),
     ):
-        print(f"  {label:<12} {path}")
-    print(f"Held-out scores at {cfg.validation.bandwidth_kbps:g} kbps:")
-    for name, value in scores.items():
-        if not name.startswith("codebook/"):
-            print(f"  {name:<24} {value:8.3f}")
-    for sentence in findings(read_metrics(folder / "metrics.jsonl")[0]):
-        print(f"- {sentence}")
-    print(f"Use it:  codec encode in.wav out.ecdc --checkpoint {folder}")
+        yield f"  {label:<12} {path}"
+    found = findings(records)
+    if found:
+        yield ""
+        yield from (f"- {sentence}" for sentence in found)
+    yield ""
+    yield "Next:"
+    yield from (f"  {command}" for command in _next_commands(folder))
+
+
+def _table(scores: Sequence[Score], bandwidth_kbps: float) -> Iterator[str]:
+    header = (f"Held out, at {bandwidth_kbps:g} kbps", "at first", "now", "change")
+    yield f"{header[0]:<28} {header[1]:>9} {header[2]:>9} {header[3]:>10}"
+    for score in scores:
+        yield f"  {f'{score.metric}, {score.group}':<26} {score.first:>9} {score.now:>9} {score.change:>10}"
+
+
+def _next_commands(folder: Path) -> list[str]:
+    run = shlex.quote(str(folder))
+    return [
+        f".venv/bin/codec encode in.wav out.ecdc --checkpoint {run}",
+        f".venv/bin/codec decode out.ecdc back.wav --checkpoint {run}",
+        "bash scripts/setup.sh evaluation   # once, for the next line",
+        f".venv/bin/codec evaluate --checkpoint {run} --data data/clips/held_out",
+        f"bash scripts/train.sh name=tuned init_from={run} data=folder data.root=/path/to/audio   # same codec",
+    ]
 
 
 def train() -> None:

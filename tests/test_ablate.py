@@ -70,7 +70,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     runs = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scripts.train.write_report", lambda folder: (folder / "report.html").write_text("a page"))
+        patch.setattr("codec.training.live_report.write_report", lambda folder, running: None)
         from scripts.train import run
 
         run(composed("train", *TINY, "name=base", f"runs_folder={runs}", "trainer.budget.steps=2"))
@@ -424,7 +424,7 @@ def test_a_cell_that_cannot_be_run_is_told_when_the_others_are_done(
 def test_the_base_is_trained_once(
     base: Path, tmp_path: Path, ablation: Ablate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scripts.train.write_report", lambda folder: (folder / "report.html").write_text("a page"))
+    monkeypatch.setattr("codec.training.live_report.write_report", lambda folder, running: None)
     new = tmp_path / "new base"
     overrides = (
         f"base='{new}'",
@@ -433,7 +433,7 @@ def test_the_base_is_trained_once(
     )
     ablation(*overrides)
     assert load_checkpoint(new).step == 2
-    assert (new / "report.html").exists()
+    assert (new / "summary.txt").exists()
     kept = {path: path.stat().st_mtime_ns for path in new.rglob("*")}
     ablation(*overrides, "seeds=[0,1]")
     assert {path: path.stat().st_mtime_ns for path in new.rglob("*")} == kept

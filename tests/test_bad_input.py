@@ -48,7 +48,7 @@ def tiny(*overrides: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing its curves takes longer than these runs; the commands below write theirs."""
-    monkeypatch.setattr("scripts.train.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("codec.training.live_report.write_report", lambda folder, running: None)
 
 
 def train(runs: Path, *overrides: str) -> Path:

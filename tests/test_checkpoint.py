@@ -153,6 +153,28 @@ def test_the_newest_and_every_mth_are_kept(tmp_path: Path) -> None:
     assert store.load_newest() == Checkpoint(10_000_000, {"step": 10_000_000})
 
 
+def test_wanted_ones_are_kept_as_long_as_they_are_wanted(tmp_path: Path) -> None:
+    store, _ = _store(tmp_path, keep_last=1)
+    for step in range(1, 7):
+        store.save(step, {"step": step}, wanted={2, 3} if step < 6 else {3})
+    assert _steps(store) == [3, 6]
+    assert store.steps() == {3, 6}
+
+
+def test_one_can_be_read_by_its_step_and_all_later_ones_forgotten(tmp_path: Path) -> None:
+    store, reports = _store(tmp_path, keep_last=9)
+    for step in range(1, 6):
+        store.save(step, {"step": step}, score=9.0 - step)
+    assert store.load(3) == Checkpoint(3, {"step": 3})
+    store.forget_after(3)
+    assert _steps(store) == [1, 2, 3]
+    assert store.load_best() == Checkpoint(5, {"step": 5})
+    for missing in (4, 0):
+        with pytest.raises(CheckpointError, match=rf"step_000000{missing}\.pt cannot be used"):
+            store.load(missing)
+    assert reports == []
+
+
 def test_the_best_outlives_its_turn(tmp_path: Path) -> None:
     store, _ = _store(tmp_path, keep_last=1)
     scores = [5.0, 3.0, None, 4.0, float("nan"), 3.0, float("-inf")]

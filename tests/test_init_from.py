@@ -59,9 +59,9 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     train(runs, "name=origin", "trainer.cadence={log: 1, validate: 3, checkpoint: 1}", "checkpoints.keep_last=9")
     store = CheckpointStore(runs / "origin" / "checkpoints")
-    first = load_checkpoint(store.paths()[0])
+    first = load_checkpoint(store.paths()[1])
     store.best_path.unlink()
-    shutil.copy(store.paths()[0], store.best_path)
+    shutil.copy(store.paths()[1], store.best_path)
     assert first.step == 1
     return runs / "origin"
 

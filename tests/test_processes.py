@@ -128,6 +128,19 @@ def test_what_is_wrong_in_one_process_is_said_and_no_process_waits_for_ever(tmp_
     assert "batch_size is shared out to 2 processes: wanted a multiple, got 3" in done.stderr
 
 
+@pytest.mark.slow
+def test_two_processes_go_back_together(tmp_path: Path) -> None:
+    """At a rate a million times too high, which the first return mends."""
+    rates = ("optimizer.codec.lr=5000", "trainer.doctor.rate_factor=1e-6", "trainer.max_skipped=3")
+    done = train(tmp_path, 2, *rates)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Going back to step 0 with 1e-06 times the learning rates (return 1 of 3)") == 1
+    first, second = held(tmp_path, 0, 2), held(tmp_path, 1, 2)
+    assert differences(first, second) == ["/seconds"]
+    assert first["doctor"]["returns"] == 1
+    assert first["step"] == 20
+
+
 def test_alone_nothing_is_exchanged() -> None:
     with joined("cpu") as (processes, device):
         assert (processes.rank, processes.count, device.type) == (0, 1, "cpu")

@@ -149,7 +149,9 @@ def test_every_part_of_the_state_matters(tmp_path: Path) -> None:
     assert changed == {
         "codec", "average", "optimizer", "adversary", "adversary_optimizer", "balancer", "step"
     }  # fmt: skip
-    assert set(before) - changed == {"codec_config", "seconds", "skipped", "skipped_in_a_row", "random"}
+    assert set(before) - changed == {"codec_config", "doctor", "seconds", "skipped", "skipped_in_a_row", "random"}
+    trainer._log()  # the doctor reads what is logged
+    assert {place.split("/")[1] for place in differences(before, trainer.state_dict())} == changed | {"doctor"}
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
@@ -169,10 +171,11 @@ def test_a_model_is_there_once_the_last_checkpoint_is(tmp_path: Path, monkeypatc
     trainer = tiny_trainer(tmp_path, cadence=Cadence(1000, 1000, checkpoint=3))
     save, models = trainer.store.save, []
 
-    def look(step: int, state: dict[str, Any], score: float | None = None) -> Path:
-        model = Codec.load(tmp_path / "run" / "model.safetensors")
-        models.append(model.fingerprint() == trainer.averaged_codec.fingerprint())
-        return save(step, state, score)
+    def look(step: int, state: dict[str, Any], *rest: Any) -> Path:
+        if step:
+            model = Codec.load(tmp_path / "run" / "model.safetensors")
+            models.append(model.fingerprint() == trainer.averaged_codec.fingerprint())
+        return save(step, state, *rest)
 
     monkeypatch.setattr(trainer.store, "save", look)
     trainer.run()
@@ -228,10 +231,10 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_training_goes_on(
     trainer = tiny_trainer(tmp_path, cadence=Cadence(100, 100, checkpoint=2))
     save = trainer.store.save
 
-    def full(step: int, state: dict[str, Any], score: float | None = None) -> Path:
+    def full(step: int, state: dict[str, Any], *rest: Any) -> Path:
         if step == 4:
             raise CheckpointError("no space left on the device")
-        return save(step, state, score)
+        return save(step, state, *rest)
 
     monkeypatch.setattr(trainer.store, "save", full)
     trainer.run()
@@ -257,9 +260,9 @@ def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Pa
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert trainer.step == 4
     assert any("not saved at step 4" in message for message in messages(trainer))
-    assert [path.name for path in trainer.store.paths()] == ["step_0000002.pt"]
+    assert [path.name for path in trainer.store.paths()] == ["step_0000000.pt", "step_0000002.pt"]
     again = tiny_trainer(tmp_path)
-    assert again.restore()
+    assert again.continuation.restore(again)
     assert again.step == 2
     Codec.load(tmp_path / "run" / "model.safetensors")
 
@@ -275,7 +278,7 @@ def test_a_model_that_cannot_be_written_does_not_cost_the_checkpoint(
 
     monkeypatch.setattr(trainer.averaged_codec, "save", fail)
     trainer.run()
-    assert [path.name for path in trainer.store.paths()] == ["step_0000006.pt"]
+    assert [path.name for path in trainer.store.paths()] == ["step_0000000.pt", "step_0000006.pt"]
     assert any("disk on fire" in message for message in messages(trainer))
 
 
@@ -358,14 +361,14 @@ def test_a_run_killed_again_and_again_ends_the_same(tmp_path: Path, finished: Pa
     assert bool(wanted.state["codec"]["quantizer.started"])
     checkpoints = tmp_path / "tiny" / "checkpoints"
 
-    # In the middle of a step, before there is any checkpoint.
+    # In the middle of a step, before there is any checkpoint but that of the start.
     assert _train(tmp_path, kill_at=("backward", 2))[0] == -signal.SIGKILL
-    assert _steps(tmp_path) == []
+    assert _steps(tmp_path) == [0]
 
-    # From outside, as soon as the first checkpoint is there: wherever the process then is.
+    # From outside, as soon as the next checkpoint is there: wherever the process then is.
     process = _start(tmp_path)
     deadline = time.monotonic() + 60
-    while not _steps(tmp_path) and process.poll() is None and time.monotonic() < deadline:
+    while _steps(tmp_path) == [0] and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
@@ -413,7 +416,7 @@ def test_a_finished_run_started_again_makes_no_step(finished: Path) -> None:
     status, output, errors = _train(finished)
     assert status == 0, errors
     assert f"resumed at step {STEPS}" in output
-    assert "Held-out scores" in output
+    assert "Held out, at 2.4 kbps" in output
     assert {path: path.read_bytes() for path in kept} == before
 
 

@@ -162,9 +162,9 @@ def test_messages_and_validations_reach_console_and_log(tmp_path: Path, capsys: 
     log = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
     assert [line[20:] for line in log] == [
         "first [bold]session[/]",
-        "validation at step 5:  all/mel_distance 1.235",
+        "validation at step 5:  mel distance 1.235",
         "second",
-        "validation at step 5:  all/mel_distance 1.235",
+        "validation at step 5:  mel distance 1.235",
     ]
     assert capsys.readouterr().out.splitlines() == [line[20:] for line in log]
 
@@ -248,6 +248,13 @@ def test_time_left_is_that_of_the_nearer_budget() -> None:
     display.advance(1001, 5100.0)
     assert display.seconds_left() == 0
     assert ProgressDisplay(stream=io.StringIO()).seconds_left() is None
+
+
+def test_the_time_left_of_a_run_that_went_back_is_that_of_its_new_steps() -> None:
+    display = ProgressDisplay(total_steps=100, stream=io.StringIO())
+    for step, seconds in ((1, 1.0), (50, 50.0), (11, 60.0), (12, 61.0)):
+        display.advance(step, seconds)
+    assert display.seconds_left() == 88
 
 
 def test_tensorboard_files_read_back_without_the_steps_that_were_undone(tmp_path: Path) -> None:

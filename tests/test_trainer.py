@@ -1,9 +1,7 @@
 """A training step is a plain one, what is not finite changes nothing, and schedules are kept."""
 
 import math
-import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -37,9 +35,9 @@ from codec.training import (
     Budget,
     Cadence,
     CodebookPlan,
+    DoctorPlan,
     LearningRate,
     Trainer,
-    TrainingData,
     TrainingError,
 )
 from codec.training import trainer as trainer_module
@@ -393,14 +391,15 @@ def test_too_many_in_a_row_end_the_run_with_a_diagnosis(tmp_path: Path) -> None:
     bad = {1: math.nan} | dict.fromkeys(range(3, 99), math.nan)
     losses = {"l1": Faulty(bad), "mel": plain_losses()["mel"]}
     trainer = tiny_trainer(
-        tmp_path, losses=losses, max_skipped=3, budget=Budget(steps=20), cadence=Cadence(5, 1000, checkpoint=3)
-    )
+        tmp_path, losses=losses, max_skipped=3, budget=Budget(steps=20), cadence=Cadence(5, 1000, checkpoint=3),
+        doctor=DoctorPlan(max_returns=0),
+    )  # fmt: skip
     with pytest.raises(TrainingError, match=r"3 steps in a row up to step 5 .* l1: lower optimizer.codec.lr") as caught:
         trainer.run()
     assert str(trainer.store.folder) in str(caught.value)
 
     again = tiny_trainer(tmp_path, budget=Budget(steps=20))
-    assert again.restore()
+    assert again.continuation.restore(again)
     assert (again.step, again.skipped, again.skipped_in_a_row) == (3, 1, 0)
     assert all(bool(tensor.isfinite().all()) for tensor in again.codec.state_dict().values())
 
@@ -506,13 +505,13 @@ def test_a_checkpoint_is_scored_by_its_own_validation_only(tmp_path: Path) -> No
     saved: list[tuple[int, float | None]] = []
     save = trainer.store.save
 
-    def record(step: int, state: dict[str, Any], score: float | None = None) -> Path:
+    def record(step: int, state: dict[str, Any], score: float | None = None, wanted: Collection[int] = ()) -> Path:
         saved.append((step, score))
-        return save(step, state, score)
+        return save(step, state, score, wanted)
 
     trainer.store.save = record  # type: ignore[method-assign]
     scores = trainer.run()
-    assert saved == [(2, None), (4, None), (6, scores["all/mel_distance"])]
+    assert saved == [(0, None), (2, None), (4, None), (6, scores["all/mel_distance"])]
     assert trainer.store.best_score() == scores["all/mel_distance"]
 
 
@@ -577,24 +576,6 @@ def test_a_segment_must_hold_every_window(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"a segment has 1600 samples, but mel needs at least \d+: raise"):
         tiny_trainer(tmp_path, losses={"mel": MultiScaleMel(RATE, [13], mels=16)})
-
-
-def test_a_run_that_waits_for_its_data_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = tiny_trainer(tmp_path, budget=Budget(steps=6), cadence=Cadence(log=1, validate=100, checkpoint=100))
-    batches = trainer.data.batches
-
-    def slow(data: TrainingData, start_step: int) -> Iterator[Batch]:
-        for batch in batches(start_step):
-            time.sleep(0.3)
-            yield batch
-
-    monkeypatch.setattr(TrainingData, "batches", slow)
-    trainer.seconds = 60.0
-    trainer.run()
-    said = [text for text in messages(trainer) if "waiting for data" in text]
-    assert len(said) == 1
-    assert re.search(r"waiting for data took \d+% of the time up to step 1: raise data.workers, now 0", said[0])
-    assert all(0.3 < line["loading_share"] <= 1 for line in metric_lines(trainer))
 
 
 def test_files_that_do_not_decode_are_listed_once(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
-"""What the log of a run says about its losses, in sentences: who conflicts, who decides, and who has no say."""
+"""What the log of a run says, in sentences: what is out of range, which losses conflict, which decide, which do not."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["findings"]
+from codec.evaluation.symptoms import Symptoms
+
+__all__ = ["complaints", "findings", "findings_of_the_losses"]
 
 Record = Mapping[str, Any]
 
@@ -18,9 +20,6 @@ _NIL, _DOMINANT = 0.01, 0.9
 # Beyond a factor of 10 the shorter of two gradients turns their sum by less than 6 degrees, beyond 100 by half a one.
 # The lower bound is wider, since a commitment that the latents already keep is a short gradient by right.
 _COMMITMENT = (0.01, 10.0)
-# Share of the time spent waiting for batches above which the reading, not the training, sets the pace.
-_LOADER_BOUND = 0.3
-_WORTH_SECONDS = 30  # of training: in less there is little to gain
 # Growth from each quarter of the run to the next; a weight that grows in proportion to the steps falls below it.
 _GROWTH = 2.0
 # A weight stands still if it moves by less than the first factor, and has moved before if by more than the second. It
@@ -28,25 +27,47 @@ _GROWTH = 2.0
 _STILL, _MOVED, _FREE = 1 + 1e-6, 2.0, 1.01
 
 
-def findings(records: Iterable[Record]) -> list[str]:
-    """One sentence with numbers, and where there is something to change its setting, for each of:
-
-    steps that were skipped; time that went into waiting for data; losses that were never active; weights that grow
-    without end or stop at a limit; pairs of losses that conflict, or that none does; losses that decide nothing,
-    everything, or point against the result; a commitment that outweighs the losses or has no weight.
+def findings(records: Sequence[Record]) -> list[str]:
+    """One sentence with numbers, and where there is something to change its setting, for what is found in a log.
 
     Args:
-        records: The lines of a metrics.jsonl. A measurement is one that holds what a monitoring step found.
+        records: The lines of a metrics.jsonl.
     """
+    return complaints(records) + findings_of_the_losses([r for r in records if r["split"] == "train"])
+
+
+def complaints(records: Sequence[Record]) -> list[str]:
+    """What went wrong: what is out of range at the end (see `Symptoms`), returns to earlier checkpoints, and steps that
+    were skipped."""
+    symptoms = Symptoms()
+    for record in records:
+        symptoms.read(record)
     train = [record for record in records if record["split"] == "train"]
+    return list(symptoms.present.values()) + _of_the_returns(train) + _of_the_steps(train)
+
+
+def findings_of_the_losses(train: Sequence[Record]) -> list[str]:
+    """Losses that were never active; weights that grow without end or stop at a limit; pairs of losses that conflict,
+    or that none does; losses that decide nothing, everything, or point against the result; a commitment that outweighs
+    the losses or has no weight.
+
+    Args:
+        train: A measurement is a line that holds what a monitoring step found.
+    """
     of_the_weights = [sentence for name in _names(train, "weight/") for sentence in _of_one_weight(train, name)]
-    return (
-        _of_the_steps(train)
-        + _of_the_loading(train)
-        + of_the_weights
-        + _of_the_gradients(train)
-        + _of_the_commitment(train)
-    )
+    return of_the_weights + _of_the_gradients(train) + _of_the_commitment(train)
+
+
+def _of_the_returns(train: Sequence[Record]) -> list[str]:
+    returns = _column(train, "returns")
+    if not len(returns) or not returns[-1]:
+        return []
+    rate = train[-1].get("learning_rate")
+    return [
+        f"The run diverged and went back to an earlier checkpoint, with lower learning rates, {returns[-1]:.0f} "
+        f"time{'s' if returns[-1] > 1 else ''}{f' (the last is {rate:.2g})' if isinstance(rate, float) else ''}: "
+        "log.txt says where; lower optimizer.codec.lr."
+    ]
 
 
 def _of_the_steps(train: Sequence[Record]) -> list[str]:
@@ -57,19 +78,6 @@ def _of_the_steps(train: Sequence[Record]) -> list[str]:
     return [
         f"{skipped[-1]:,.0f} of {steps:,} steps ({_percent(skipped[-1] / max(steps, 1))}) were skipped as not finite: "
         "log.txt names the losses; lower optimizer.codec.lr or set trainer.clip_norm."
-    ]
-
-
-def _of_the_loading(train: Sequence[Record]) -> list[str]:
-    shares = _column(train[1:], "loading_share")  # the first interval waits for the readers to start
-    seconds = _column(train, "seconds")
-    if len(seconds) and seconds[-1] < _WORTH_SECONDS:
-        return []
-    if len(shares) < _FEWEST or np.median(shares) <= _LOADER_BOUND:
-        return []
-    return [
-        f"{_percent(float(np.median(shares)))} of the time went into waiting for data: raise data.workers, or put the "
-        "audio on a faster disk."
     ]
 
 

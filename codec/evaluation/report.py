@@ -13,14 +13,12 @@ from markupsafe import Markup
 
 from codec.evaluation.charts import Series, area_chart, bar_chart, color_ramp, colors, line_chart
 from codec.evaluation.clips import read_clips
-from codec.evaluation.findings import findings
+from codec.evaluation.findings import complaints, findings_of_the_losses
+from codec.evaluation.scores import duration, label_of, number, score_keys, score_table
 
 __all__ = ["read_metrics", "write_report"]
 
 Record = Mapping[str, Any]
-
-_UNKNOWN, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-_LABELS = {"mel_distance": "mel distance", "si_sdr_db": "SI-SDR, dB", "stft_distance": "STFT distance"}
 
 
 class Chart(NamedTuple):
@@ -39,20 +37,13 @@ class Section(NamedTuple):
     charts: Sequence[Chart]
 
 
-class Score(NamedTuple):
-    """One held-out score, at the first validation and now."""
-
-    group: str
-    metric: str
-    first: str
-    now: str
-    change: str
-
-
-def write_report(run_folder: str | Path) -> Path:
+def write_report(run_folder: str | Path, running: bool = False) -> Path:
     """Makes `report.html` from a run's metrics.jsonl, config.yaml and samples/, each of which may be missing.
 
     The file is written beside and renamed, so a reader never sees half of it.
+
+    Args:
+        running: Whether the run goes on: the page then renews itself, though not while something plays.
 
     Returns:
         Where the page is.
@@ -71,10 +62,13 @@ def write_report(run_folder: str | Path) -> Path:
     page = _template().render(
         name=folder.resolve().name,
         written=time.strftime("%Y-%m-%d %H:%M"),
+        running=running,
+        complaints=complaints(records),
         facts=_facts(records, train),
-        scores=_scores(validation),
+        scores=score_table(validation),
         first_step=validation[0]["step"] if validation else None,
-        score_charts=_validation_charts(validation),
+        several=len(validation) > 1,
+        score_charts=_validation_charts(validation) if len(validation) > 1 else [],
         sections=_sections(train, validation),
         clips=clips,
         notes=notes + clip_notes,
@@ -123,7 +117,7 @@ def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
 def _sections(train: Sequence[Record], validation: Sequence[Record]) -> list[Section]:
     sections = [
         Section("Training losses", [], _loss_charts(train)),
-        Section("Balance of the losses", findings(train), _balance_charts(train)),
+        Section("Balance of the losses", findings_of_the_losses(train), _balance_charts(train)),
         Section("Codebooks", [], _codebook_charts(train, validation)),
         Section("Optimisation", [], _optimisation_charts(train)),
     ]
@@ -131,11 +125,11 @@ def _sections(train: Sequence[Record], validation: Sequence[Record]) -> list[Sec
 
 
 def _validation_charts(validation: Sequence[Record]) -> list[Chart]:
-    keys = _score_keys(validation)
+    keys = score_keys(validation)
     charts = []
     for metric in _unique(key.rpartition("/")[2] for key in keys):
         named = {key.removesuffix(f"/{metric}"): key for key in keys if key.endswith(f"/{metric}")}
-        charts += _lines(_LABELS.get(metric, metric), _series(validation, named))
+        charts += _lines(label_of(metric), _series(validation, named))
     return charts
 
 
@@ -228,7 +222,7 @@ def _series(records: Sequence[Record], named: Mapping[str, str]) -> list[Series]
     rows = [record for record in records if any(key in record for key in named.values())]
     steps = np.array([row["step"] for row in rows], dtype=np.float64)
     return [
-        Series(name, steps, np.array([_number(row.get(key)) for row in rows]), color)
+        Series(name, steps, np.array([number(row.get(key)) for row in rows]), color)
         for (name, key), color in zip(named.items(), colors(len(named)), strict=True)
     ]
 
@@ -237,37 +231,16 @@ def _facts(records: Sequence[Record], train: Sequence[Record]) -> list[tuple[str
     if not records:
         return []
     facts = [("step", f"{max(record['step'] for record in records):,}")]
-    seconds = [_number(record.get("seconds")) for record in records]
+    seconds = [number(record.get("seconds")) for record in records]
     if np.isfinite(seconds).any():
-        facts.append(("training time", _duration(float(np.nanmax(seconds)))))
-    speeds = [_number(record.get("audio_seconds_per_second")) for record in train]
+        facts.append(("training time", duration(float(np.nanmax(seconds)))))
+    speeds = [number(record.get("audio_seconds_per_second")) for record in train]
     if np.isfinite(speeds).any():
         facts.append(("audio seconds per second", f"{np.nanmedian(speeds):.1f}"))
-    skipped = _last_finite(np.array([_number(record.get("skipped_steps")) for record in train]))
+    skipped = _last_finite(np.array([number(record.get("skipped_steps")) for record in train]))
     if skipped > 0:
         facts.append(("skipped steps", f"{skipped:.0f}"))
     return facts
-
-
-def _scores(validation: Sequence[Record]) -> list[Score]:
-    scores = []
-    for key in _score_keys(validation):
-        group, _, metric = key.rpartition("/")
-        values = [_number(record.get(key)) for record in validation]
-        first, now = values[0], values[-1]
-        change = _UNKNOWN
-        if len(values) > 1 and np.isfinite([first, now]).all():
-            if metric.endswith("_db"):
-                change = f"{now - first:+.1f} dB"
-            elif first:
-                change = f"{now / first - 1:+.0%}"
-        label = _LABELS.get(metric, metric)
-        scores.append(Score(group, label, _shown(first), _shown(now), change.replace("-", _MINUS)))
-    return scores
-
-
-def _score_keys(validation: Sequence[Record]) -> list[str]:
-    return [key for key in _keys(validation, "") if "/" in key and not key.startswith("codebook/")]
 
 
 def _named(records: Sequence[Record], prefix: str) -> dict[str, str]:
@@ -282,20 +255,6 @@ def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
-
-
 def _last_finite(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known[-1]) if len(known) else float("nan")
-
-
-def _shown(value: float) -> str:
-    return f"{value:#.3g}".rstrip(".").replace("-", _MINUS) if np.isfinite(value) else _UNKNOWN
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

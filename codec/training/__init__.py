@@ -2,7 +2,7 @@
 
 from codec.training.adversary import Adversary
 from codec.training.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
-from codec.training.plan import Budget, Cadence, CodebookPlan, LearningRate, Plan
+from codec.training.plan import Budget, Cadence, CodebookPlan, DoctorPlan, LearningRate, Plan
 from codec.training.run_logger import RunLogger
 from codec.training.trainer import Trainer, TrainingError
 from codec.training.training_data import TrainingData
@@ -15,6 +15,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointStore",
     "CodebookPlan",
+    "DoctorPlan",
     "LearningRate",
     "Plan",
     "RunLogger",

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -66,10 +66,11 @@ class CheckpointStore:
         self.keep_every = keep_every
         self._report = report
 
-    def save(self, step: int, state: dict[str, Any], score: float | None = None) -> Path:
+    def save(self, step: int, state: dict[str, Any], score: float | None = None, wanted: Collection[int] = ()) -> Path:
         """Writes a checkpoint; once it is on the disk, removes those that are no longer kept.
 
         Args:
+            wanted: Steps of earlier checkpoints that are kept beside the newest.
             score: Of this state on held-out data, lower is better. The checkpoint becomes `best.pt` unless a lower
                 or equal score stands there already, or the score is not finite.
 
@@ -95,7 +96,7 @@ class CheckpointStore:
         try:
             if label.score is not None:
                 self._keep_if_best(path, label.score)
-            self._remove_outdated(step)
+            self._remove_outdated(step, wanted)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint of step {step} is safe in {path}, but best.pt or the removal of outdated "
@@ -123,6 +124,28 @@ class CheckpointStore:
                 "move them away to start again from step 0"
             )
         return None
+
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of one step.
+
+        Raises:
+            CheckpointError: It is not there, or damaged.
+        """
+        path = self.folder / f"step_{step:07d}.pt"
+        try:
+            return _read(path)
+        except UnreadableError as error:
+            raise CheckpointError(f"{path} cannot be used: {error}") from error
+
+    def forget_after(self, step: int) -> None:
+        """Removes all later checkpoints, that of `best.pt` aside."""
+        for path in self.paths():
+            if _step_of(path) > step:
+                path.unlink()
+
+    def steps(self) -> set[int]:
+        """Steps of the checkpoints in the folder, whole or not."""
+        return {_step_of(path) for path in self.paths()}
 
     def load_best(self) -> Checkpoint | None:
         """The checkpoint with the lowest score, or None if none was saved with a score.
@@ -165,7 +188,7 @@ class CheckpointStore:
         beside.unlink(missing_ok=True)  # still there if both names were the same file already
         _sync_folder(self.folder)
 
-    def _remove_outdated(self, step: int) -> None:
+    def _remove_outdated(self, step: int, wanted: Collection[int]) -> None:
         """Removes what is no longer kept, now that the checkpoint of `step` is durable."""
         for path in self.paths():
             if _step_of(path) > step:
@@ -173,7 +196,7 @@ class CheckpointStore:
                 os.replace(path, path.with_name(f"{path.name}.set_aside"))
                 self._report(f"checkpoint {path} is later than step {step}: renamed to {path.name}.set_aside")
         for path in self.paths()[: -self.keep_last]:
-            if self.keep_every is None or _step_of(path) % self.keep_every:
+            if (self.keep_every is None or _step_of(path) % self.keep_every) and _step_of(path) not in wanted:
                 path.unlink()
         for path in self.folder.glob(".*.partial"):  # of a process that was killed while it wrote
             path.unlink()

@@ -6,7 +6,9 @@ from torch import Tensor
 from balancer import Balance
 from codec.model import CodecOutput
 
-__all__ = ["watch_balance"]
+__all__ = ["watch_balance", "watch_levels"]
+
+_SILENCE = 1e-3  # root mean square, -60 dB: what the sampler takes for silence
 
 
 def watch_balance(balance: Balance | None, output: CodecOutput, commitment: Tensor) -> dict[str, Tensor]:
@@ -30,6 +32,20 @@ def watch_balance(balance: Balance | None, output: CodecOutput, commitment: Tens
     if output.quantized is not None and commitment.requires_grad:
         _watch_commitment(output.latent, output.quantized.latent, commitment, metrics)
     return metrics
+
+
+@torch.no_grad()
+def watch_levels(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """Root mean squares of a batch before and after, and the share of its segments that are silent.
+
+    Shape: estimate [B, C, T], reference [B, C, T] -> scalars.
+    """
+    levels = reference.float().square().mean((1, 2)).sqrt()
+    return {
+        "level/reference": levels.square().mean().sqrt(),
+        "level/estimate": estimate.square().mean().sqrt(),
+        "silent_share": (levels < _SILENCE).float().mean(),
+    }
 
 
 def _watch_commitment(latent: Tensor, quantized: Tensor, commitment: Tensor, metrics: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codec.config import CodecConfig
 
-__all__ = ["Budget", "Cadence", "CodebookPlan", "LearningRate", "Plan"]
+__all__ = ["Budget", "Cadence", "CodebookPlan", "DoctorPlan", "LearningRate", "Plan"]
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,34 @@ class Cadence:
 
 
 @dataclass(frozen=True)
+class DoctorPlan:
+    """What a run does when it diverges.
+
+    Args:
+        max_returns: So often it goes back to a checkpoint that is known to be good; if it diverges once more, it ends.
+            With 0 a divergence is named and nothing is done, but that too many steps that are not finite end the run.
+        rate_factor: Of the learning rates, for each return.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    max_returns: int = 3
+    rate_factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_returns, int) or self.max_returns < 0:
+            raise ValueError(f"doctor.max_returns must be a whole number of 0 or more, got {self.max_returns}")
+        if not 0 < self.rate_factor < 1:
+            raise ValueError(f"doctor.rate_factor must be between 0 and 1, got {self.rate_factor}")
+
+
+@dataclass(frozen=True)
 class Plan:
     """The settings of a run that belong to no single part.
 
     Args:
-        budget, learning_rate, codebooks, cadence: See their classes.
+        budget, learning_rate, codebooks, cadence, doctor: See their classes.
         initial: First weights of the codec, unless it comes with trained ones: `random`, or `transform`, see
             `start_as_transform`.
         clip_norm: Largest Euclidean norm of the codec's gradient, None for no clipping.
@@ -180,6 +203,7 @@ class Plan:
     learning_rate: LearningRate = field(default_factory=LearningRate)
     codebooks: CodebookPlan = field(default_factory=CodebookPlan)
     cadence: Cadence = field(default_factory=Cadence)
+    doctor: DoctorPlan = field(default_factory=DoctorPlan)
     initial: Literal["random", "transform"] = "random"
     clip_norm: float | None = None
     average_decay: float = 0.99

@@ -1,6 +1,7 @@
 """What a run looks at before its first step: bfloat16 in every layer, audio for the first weights and codebooks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from codec.training.adversary import Adversary
 from codec.training.precision import Precision, keep_float32, verify_bfloat16
 from codec.training.processes import Processes
 from codec.training.transform_start import start_as_transform
+from losses import priors
 
-__all__ = ["latent_vectors", "start_weights", "trust_bfloat16"]
+__all__ = ["latent_vectors", "shared_priors", "start_codebooks", "start_weights", "trust_bfloat16"]
 
 
 def trust_bfloat16(
@@ -41,6 +43,12 @@ def trust_bfloat16(
     message(f"bfloat16 checked against float32, {len(everywhere)} layers failed")
 
 
+def shared_priors(losses: Mapping[str, nn.Module], batches: Iterable[Tensor], processes: Processes) -> dict[str, float]:
+    """What `losses.priors` finds in some batches, on average over the processes."""
+    found = processes.listed(priors(losses, batches))
+    return {name: fmean(each[name] for each in found) for name in found[0]}
+
+
 @torch.no_grad()
 def latent_vectors(codec: Codec, batches: Iterable[Tensor], precision: Precision, processes: Processes) -> Tensor:
     """The encoder's latents of some batches, those of all processes together, in the order of one process alone.
@@ -60,3 +68,21 @@ def start_weights(codec: Codec, average: AveragedModel, batches: Iterable[Tensor
     start_as_transform(codec, torch.cat([processes.gathered(batch) for batch in batches]))
     processes.share(codec.parameters())
     average.module.load_state_dict(codec.state_dict())
+
+
+def start_codebooks(
+    codec: Codec, batches: Iterable[Tensor], precision: Precision, processes: Processes, seed: int
+) -> int:
+    """Sets the books, alike in all processes, to what the latents of some batches look like.
+
+    Shape: batches [B, C, T] each.
+
+    Returns:
+        How many latent vectors that were; 0 if one of them is not finite, and nothing was set.
+    """
+    vectors = latent_vectors(codec, batches, precision, processes)
+    if not bool(vectors.isfinite().all()):
+        return 0
+    codec.quantizer.start(vectors, seed)
+    processes.share(codec.quantizer.buffers())
+    return len(vectors)

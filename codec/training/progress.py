@@ -41,7 +41,7 @@ class ProgressDisplay:
 
     def advance(self, step: int, seconds: float) -> None:
         """Moves the bar, at most ten times a second; plain output stays silent."""
-        if self._first is None:
+        if self._first is None or step < self._step:  # a run that went back has spent time, and has none of its steps
             self._first = (step, seconds)
         self._step, self._seconds = step, seconds
         if self._console is None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TextIO
 
 from torch import Tensor
 
+from codec.evaluation.scores import in_short
 from codec.training.progress import ProgressDisplay
 
 __all__ = ["RunLogger", "Sink", "TensorBoardSink", "WandbSink"]
@@ -94,9 +95,7 @@ class RunLogger:
         if split == "train":
             self._display.train(step, seconds, finite)
         else:
-            scores = {name: value for name, value in finite.items() if not name.startswith("codebook/")}
-            facts = [f"{name} {value:.4g}" for name, value in scores.items()]
-            self.message("  ".join([f"{split} at step {step}:", *facts]))
+            self.message(f"{split} at step {step}:  {in_short(finite)}")
 
     def progress(self, step: int, seconds: float) -> None:
         """Moves the progress bar between two lines of metrics; cheap enough for every step."""

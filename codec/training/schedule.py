@@ -21,9 +21,9 @@ class Schedule:
         # Not the groups themselves: an optimizer that loads a state has others.
         self._rates = [(optimizer, [group["lr"] for group in optimizer.param_groups]) for optimizer in optimizers]
 
-    def set(self, progress: float) -> None:
-        """To what is due at `progress` in [0, 1] of the run."""
-        factor = self._plan.factor(progress)
+    def set(self, progress: float, scale: float = 1.0) -> None:
+        """To `scale` times what is due at `progress` in [0, 1] of the run."""
+        factor = scale * self._plan.factor(progress)
         for optimizer, rates in self._rates:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor

@@ -2,44 +2,37 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from statistics import fmean
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from balancer import Balancer
 from codec.model import Codec, CodecOutput
 from codec.training.adversary import Adversary
-from codec.training.checkpoint import CheckpointError, CheckpointStore
+from codec.training.checkpoint import CheckpointStore
 from codec.training.compatibility import check_loss_names, check_windows
+from codec.training.continuation import Continuation
+from codec.training.doctor import Divergence, Doctor, TrainingError
 from codec.training.meters import Meters, codebook_metrics
-from codec.training.monitoring import watch_balance
+from codec.training.monitoring import watch_balance, watch_levels
 from codec.training.plan import Plan
 from codec.training.precision import choose_precision
-from codec.training.preparation import latent_vectors, start_weights, trust_bfloat16
+from codec.training.preparation import shared_priors, start_codebooks, start_weights, trust_bfloat16
 from codec.training.processes import Processes
 from codec.training.pullback import Pullbacks
 from codec.training.run_logger import RunLogger
 from codec.training.schedule import Schedule
 from codec.training.silent_logger import SilentLogger
 from codec.training.training_data import TrainingData
-from codec.training.validation import Validation, ValidationResult
+from codec.training.validation import Validation
 from data import Batch
-from losses import priors
 
 __all__ = ["Trainer", "TrainingError"]
 
 _COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
 _PRIOR_BATCHES = 8
-_LOADER_BOUND = 0.3  # share of the time that goes into waiting for batches
-_WORTH_SECONDS = 30  # in the first ones the readers start
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message is a diagnosis in one sentence."""
 
 
 class Trainer:
@@ -93,10 +86,11 @@ class Trainer:
         self.data, self.validation = data, validation
         self.store = store
         self.logger = logger
+        self.doctor = Doctor(plan.doctor, logger.message)
+        self.continuation = Continuation(store, self.doctor, validation, logger, self.processes)
         self.precision = choose_precision(plan.precision, self.device)
         self.meters = Meters()
         self.step, self.seconds, self.skipped, self.skipped_in_a_row = 0, 0.0, 0, 0
-        self.starved = False
 
     @property
     def progress(self) -> float:
@@ -114,19 +108,33 @@ class Trainer:
         """Trains until the budget is spent, from the newest checkpoint if there is one; returns the last scores.
 
         Raises:
-            TrainingError: Too many steps in a row were not finite.
+            TrainingError: It diverged, or too many steps in a row were not finite, and going back did not help.
         """
-        restored = self.restore()
+        restored = self.continuation.restore(self)
         if not restored and self.plan.initial == "transform":
             batches = self._look_ahead(self.plan.codebooks.start_batches)
             start_weights(self.codec, self.average, batches, self.processes)
         self.prepare_precision()
         if not restored:
             if self.balancer.uses_priors:
-                found = self.processes.listed(priors(self.losses, self._look_ahead(_PRIOR_BATCHES)))
-                self.balancer.set_priors({name: fmean(each[name] for each in found) for name in found[0]})
+                ahead = self._look_ahead(_PRIOR_BATCHES)
+                self.balancer.set_priors(shared_priors(self.losses, ahead, self.processes))
             self._start_codebooks()
+            self.logger.message("scoring the held-out clips before the first step")
             self.validate()
+            if self.plan.doctor.max_returns:
+                self.save(None)  # what a run goes back to that diverges in its first minutes
+        scores: dict[str, float] = {}
+        while self.progress < 1:
+            try:
+                scores = self._train()
+            except Divergence as divergence:
+                self.continuation.go_back(self, self.averaged_codec, divergence)
+                self.meters = Meters()
+        return scores or self.validation.shared(self.averaged_codec, self.losses, self.step, self.processes).scores
+
+    def _train(self) -> dict[str, float]:
+        """Until the budget is spent, or Divergence is raised; returns the last scores."""
         cadence = self.plan.cadence
         scores: dict[str, float] = {}
         clock = time.monotonic() - self.seconds
@@ -147,14 +155,14 @@ class Trainer:
             scores = self.validate() if done or self.step % cadence.validate == 0 else {}
             if saving:
                 self.save(scores.get("all/mel_distance"))
-        return scores or self._score().scores
+        return scores
 
     def train_step(self, audio: Tensor) -> dict[str, Tensor]:
         """One step, in order of time.
 
         Shape: audio [B, C, T] -> metrics, on the device.
         """
-        self.schedule.set(self.progress)
+        self.schedule.set(self.progress, self.doctor.rate)
         draws = self.plan.draws(self.step)
         books = self.plan.codebooks.draw(self.codec.config, draws)
         learn = torch.rand((), generator=draws).item()
@@ -200,16 +208,18 @@ class Trainer:
             | {f"weight/{name}": weight for name, weight in balanced.weights.items()}
             | {"commitment": commitment.detach(), "gradient_norm": norm, "codebooks": torch.tensor(float(books))}
             | (adversary.metrics if adversary is not None else {})
+            | watch_levels(y, audio)
             | watched
         )
 
     def validate(self) -> dict[str, float]:
         """Scores the averaged codec on the held-out clips, and logs scores and samples."""
-        result = self._score()
+        result = self.validation.shared(self.averaged_codec, self.losses, self.step, self.processes)
         self.balancer.validated(result.losses)
         self.logger.metrics("validation", self.step, self.seconds, result.scores)
         for name, audio in result.samples.items():
             self.logger.audio(name, self.step, audio, self.codec.config.sample_rate)
+        self.doctor.read("validation", self.step, result.scores)
         return result.scores
 
     # ------------------------------------------------------------------------------------------ around a step
@@ -226,14 +236,6 @@ class Trainer:
             self.logger.set_aside(path, "did not decode")
         return batch.audio.to(self.device, non_blocking=True)
 
-    def _score(self) -> ValidationResult:
-        """The first process does it, and keeps the samples."""
-        result = ValidationResult({}, {}, {})
-        if self.processes.first:
-            result = self.validation(self.averaged_codec, self.losses, self.step)
-        scores, losses = self.processes.from_first((result.scores, result.losses))
-        return result._replace(scores=scores, losses=losses)
-
     def _agreed(self, seconds: float) -> float:
         """The first process's clock where it decides how long the run is."""
         return seconds if self.budget.minutes is None else self.processes.from_first(seconds)
@@ -245,12 +247,12 @@ class Trainer:
         plan = self.plan.codebooks
         if bool(self.codec.quantizer.started) or self.progress < plan.start:
             return
-        vectors = latent_vectors(self.codec, self._look_ahead(plan.start_batches), self.precision, self.processes)
-        if not bool(vectors.isfinite().all()):
-            raise TrainingError(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr")
-        self.codec.quantizer.start(vectors, self.plan.seed)
-        self.processes.share(self.codec.quantizer.buffers())
-        self.logger.message(f"codebooks started at step {self.step} from {len(vectors)} latent vectors")
+        ahead = self._look_ahead(plan.start_batches)
+        count = start_codebooks(self.codec, ahead, self.precision, self.processes, self.plan.seed)
+        if not count:
+            raise Divergence(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr.")
+        self.averaged_codec.quantizer.load_state_dict(self.codec.quantizer.state_dict())
+        self.logger.message(f"codebooks started at step {self.step} from {count} latent vectors")
 
     def _skip(self, culprits: tuple[str, ...]) -> dict[str, Tensor]:
         """Leaves codec, codebooks and averages as they are (an alternating discriminator has moved), and counts."""
@@ -259,10 +261,10 @@ class Trainer:
         self.skipped_in_a_row += 1
         self.logger.message(f"step {self.step} skipped: not finite: {', '.join(culprits)}")
         if self.skipped_in_a_row >= self.plan.max_skipped:
-            raise TrainingError(
+            raise Divergence(
                 f"{self.skipped_in_a_row} steps in a row up to step {self.step} were not finite, the last in "
                 f"{', '.join(culprits)}: lower optimizer.codec.lr or set trainer.clip_norm; checkpoints are in "
-                f"{self.store.folder}"
+                f"{self.store.folder}."
             )
         return {}
 
@@ -270,61 +272,37 @@ class Trainer:
         values = self.meters.read(self.data.seconds_per_step, self.processes)
         if bool(self.codec.quantizer.started):
             values |= codebook_metrics(self.codec.quantizer.usage())
+            values["codebook_size"] = self.codec.config.codebook_size
         values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": self.skipped}
+        values["returns"] = self.doctor.returns
         self.logger.metrics("train", self.step, self.seconds, values)
-        waiting = self.seconds > _WORTH_SECONDS and values.get("loading_share", 0.0) > _LOADER_BOUND
-        if waiting and not self.starved:
-            self.starved = True  # once is enough, the report has the rest
-            self.logger.message(
-                f"waiting for data took {values['loading_share']:.0%} of the time up to step {self.step}: raise "
-                f"data.workers, now {self.data.workers}, or put the audio on a faster disk"
-            )
+        self.doctor.read("train", self.step, self.processes.from_first(values), self.seconds)
 
     # ------------------------------------------------------------------------------------------------ state
+
+    def save(self, score: float | None) -> None:
+        """Writes the model and a checkpoint, with this step's score if there is one."""
+        self.continuation.save(self, self.averaged_codec, score, done=self.progress >= 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the continuation of the run depends on; tensors and primitives only."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         counters = {name: getattr(self, name) for name in _COUNTERS}
-        return {"codec_config": self.codec.config.to_dict(), **parts, **counters, "random": torch.get_rng_state()}
+        config = self.codec.config.to_dict()
+        return {"codec_config": config, **parts, **counters, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if name != "doctor" or name in state:  # older checkpoints know none
+                part.load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])
         torch.set_rng_state(state["random"])
 
     def _parts(self) -> dict[str, Any]:
-        parts = {"codec": self.codec, "average": self.average, "optimizer": self.optimizer, "balancer": self.balancer}
+        parts: dict[str, Any] = {"codec": self.codec, "average": self.average, "optimizer": self.optimizer}
+        parts |= {"balancer": self.balancer, "doctor": self.doctor}
         if self.adversary is not None:
             parts |= {"adversary": self.adversary, "adversary_optimizer": self.adversary.optimizer}
         return parts
-
-    def save(self, score: float | None) -> None:
-        """Writes the model, and a checkpoint with this step's score if there is one; goes on if the disk is full."""
-        if not self.processes.first:
-            return
-        try:
-            # The model first: a run that has its last checkpoint makes no further step, so nothing would write it.
-            try:
-                self.averaged_codec.save(self.store.folder.parent / "model.safetensors")
-            finally:
-                self.store.save(self.step, self.state_dict(), score)
-        except (CheckpointError, OSError, SafetensorError) as error:
-            self.logger.message(f"not saved at step {self.step}, training goes on: {error}")
-
-    def restore(self) -> bool:
-        """Goes on from the newest sound checkpoint; returns whether there was one."""
-        found = self.store.load_newest()
-        steps = self.processes.listed(None if found is None else found.step)
-        if len(set(steps)) > 1:
-            raise CheckpointError(f"the processes find different checkpoints in {self.store.folder}, of steps {steps}")
-        if found is None:
-            self.logger.truncate_after(-1)  # a run that was stopped before its first checkpoint begins anew
-            return False
-        self.load_state_dict(found[1])
-        self.logger.truncate_after(self.step)
-        self.logger.message(f"resumed at step {self.step}")
-        return True

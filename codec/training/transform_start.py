@@ -25,6 +25,7 @@ from codec.seanet import ResidualLSTM, ResidualUnit
 __all__ = ["start_as_transform"]
 
 _READ, _WRITE = (0.5, -0.5), (1.0, -1.0)  # a signal from its pair of channels, and into it
+_LENGTH, _DIRECTION = "parametrizations.weight.original0", "parametrizations.weight.original1"  # of weight norm
 _ROOM = 4.0  # c, in standard deviations of s
 # A component with standard deviation d has d^(1 - 0.7) in the latent. What quantization adds to it then goes with
 # d^0.7: most where the signal is loud and hides it, as in the noise shaping of speech codecs.
@@ -146,18 +147,17 @@ def _silence_side_paths(layers: Sequence[nn.Module]) -> None:
 
 
 def _scale_rows(layer: Conv1d, factor: float) -> None:
-    conv = layer.conv
-    length = conv.parametrizations.weight.original0 if parametrize.is_parametrized(conv, "weight") else conv.weight
-    cast(Tensor, length).mul_(factor)
+    weight = _LENGTH if parametrize.is_parametrized(layer.conv, "weight") else "weight"
+    layer.conv.get_parameter(weight).mul_(factor)
     _bias(layer).mul_(factor)
 
 
 def _assign(layer: Conv1d | ConvTranspose1d, weight: Tensor, bias: Tensor) -> None:
     conv = layer.conv
     if parametrize.is_parametrized(conv, "weight"):
-        length, direction = conv.parametrizations.weight.original0, conv.parametrizations.weight.original1
+        direction = conv.get_parameter(_DIRECTION)
         norms = weight.flatten(1).norm(dim=1)[:, None, None]
-        length.copy_(norms)
+        conv.get_parameter(_LENGTH).copy_(norms)
         direction.copy_(torch.where(norms > 0, weight, direction))  # a zero row keeps a direction to grow in
     else:
         conv.weight.copy_(weight)

@@ -12,6 +12,7 @@ from codec.atomic_file import replacing
 from codec.evaluation.metrics import codebook_usage, mel_distance, si_sdr_db
 from codec.model import Codec
 from codec.training.meters import codebook_metrics
+from codec.training.processes import Processes
 from data import HeldOutClip, write_wav
 
 __all__ = ["Validation", "ValidationResult"]
@@ -53,6 +54,20 @@ class Validation:
             seen[clip.group] += 1
             if seen[clip.group] <= samples_per_group:
                 self.kept.add(clip.name)
+
+    def shared(
+        self, codec: Codec, losses: Mapping[str, nn.Module], step: int, processes: Processes
+    ) -> ValidationResult:
+        """The first process does it, and keeps the samples; all of them get scores and losses."""
+        result = self(codec, losses, step) if processes.first else ValidationResult({}, {}, {})
+        scores, held_out = processes.from_first((result.scores, result.losses))
+        return result._replace(scores=scores, losses=held_out)
+
+    def forget_after(self, step: int) -> None:
+        """Removes the sounds of later steps."""
+        for path in self.samples_folder.glob("*.step*.wav"):
+            if int(path.name.rpartition(".step")[2].removesuffix(".wav")) > step:
+                path.unlink()
 
     @torch.no_grad()
     def __call__(self, codec: Codec, losses: Mapping[str, nn.Module], step: int) -> ValidationResult:
