@@ -157,11 +157,21 @@ class Codec(nn.Module):
         audio = self.decoder(self.quantizer.decode(segment.codes))
         return _rescale(audio, None if segment.scale is None else segment.scale.view(-1, 1, 1))
 
-    def save(self, path: Path) -> None:
-        """Writes the model for inference: safetensors, with the config as JSON in its header."""
-        weights = {k: v.contiguous() for k, v in self.state_dict().items() if k not in _TRAINING_BUFFERS}
+    def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes the model for inference: safetensors, with the config as JSON in its header.
+
+        Args:
+            dtype: Of the numbers in the file; `load` returns float32. With float16 the file is half as long, and the
+                codec that is loaded from it, whose weights are rounded, is another one than this.
+        """
+        weights = {
+            name: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+            for name, tensor in self.state_dict().items()
+            if name not in _TRAINING_BUFFERS
+        }
         # One entry: safetensors writes several in a random order, and equal models are to be equal files.
-        metadata = {"codec": json.dumps({"config": self.config.to_dict(), "fingerprint": self.fingerprint()})}
+        description = {"config": self.config.to_dict(), "fingerprint": _fingerprint(self.config, weights)}
+        metadata = {"codec": json.dumps(description)}
         with replacing(path) as beside:
             save_file(weights, beside, metadata=metadata)
 
@@ -201,12 +211,7 @@ class Codec(nn.Module):
 
     def fingerprint(self) -> str:
         """16 hex digits that any change of config or inference weights alters."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            if name not in _TRAINING_BUFFERS:
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return _fingerprint(self.config, {k: v for k, v in self.state_dict().items() if k not in _TRAINING_BUFFERS})
 
     def _normalize(self, audio: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.config.normalize:
@@ -228,6 +233,16 @@ class Codec(nn.Module):
                 f"expected audio [B, {self.config.channels}, T] with T > 0 for a codec of {self.config.channels} "
                 f"channel(s), got {list(audio.shape)}"
             )
+
+
+def _fingerprint(config: CodecConfig, weights: dict[str, Tensor]) -> str:
+    """Of what `load` makes of these weights, whose numbers are float32."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        values = tensor.detach().float() if tensor.is_floating_point() else tensor
+        digest.update(values.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _rescale(audio: Tensor, scale: Tensor | None) -> Tensor:

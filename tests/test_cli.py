@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
 from codec import Codec, CodecConfig
 from codec.bitstream import BitstreamReader
 from codec.cli import main
+from codec.commands.model_options import BUNDLED
+from codec.evaluation.metrics import si_sdr_db
+from data.corpora import CLIPS
+from losses import mel_distance
 
 TINY: dict[str, Any] = {
     "sample_rate": 24_000,
@@ -212,10 +217,29 @@ def test_bandwidths_not_on_offer_are_refused_with_those_that_are(
     assert error == "this model offers bandwidths of 0.6, 1.2, 2.4 kbps, not 3"
 
 
+def test_without_a_run_the_bundled_model_codes_real_speech(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip, rate = soundfile.read(sorted((CLIPS / "held_out" / "speech").iterdir())[0], dtype="float32", always_2d=True)
+    mono = torch.from_numpy(clip).mean(1)[None, None]
+    reference = torchaudio.functional.resample(mono, rate, 24_000)
+    write_wav("in.wav", reference[0].T.numpy())
+    assert run("encode", "in.wav", "out.ecdc", "--bandwidth", "6") == 0
+    assert capsys.readouterr().out.startswith(f"using {BUNDLED}\n")
+    assert run("decode", "out.ecdc", "back.wav") == 0
+    estimate = torch.from_numpy(soundfile.read("back.wav", dtype="float32")[0])[None, None]
+    assert estimate.shape == reference.shape
+    assert float(si_sdr_db(estimate, reference)) > 3
+    assert float(mel_distance(estimate, reference, 24_000)) < 0.4
+
+
+def test_the_bundled_model_is_as_small_as_its_card_says() -> None:
+    assert BUNDLED.stat().st_size < 8_000_000
+    codec = Codec.load(BUNDLED)
+    card = BUNDLED.with_name("README.md").read_text(encoding="utf-8")
+    assert codec.fingerprint() in card
+
+
 def test_newest_run_is_the_default_and_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_wav("in.wav", noise(1000))
-    error = fails(capsys, "encode", "in.wav", "out.ecdc")
-    assert error == "no run in ./runs has a model.safetensors: give --checkpoint"
     for seed, name in enumerate(["b", "c", "a"]):
         save_codec(here / "runs" / name / "model.safetensors", seed)
         os.utime(here / "runs" / name / "model.safetensors", (seed, 1000 - (seed - 1) ** 2))

@@ -305,6 +305,21 @@ def test_the_file_holds_what_inference_needs_and_no_more(saved: tuple[Codec, Pat
     assert names == set(codec.state_dict()) - training
 
 
+def test_half_a_file_loads_as_the_codec_with_rounded_weights(saved: tuple[Codec, Path]) -> None:
+    codec, path = saved
+    half = path.with_name("half.safetensors")
+    codec.save(half, torch.float16)
+    assert half.stat().st_size < 0.6 * path.stat().st_size
+    loaded = Codec.load(half).state_dict()
+    for name, tensor in codec.state_dict().items():
+        if tensor.is_floating_point() and name not in ("quantizer.cluster_size", "quantizer.embed_sum"):
+            assert loaded[name].dtype == torch.float32
+            assert torch.equal(loaded[name], tensor.half().float())
+    again = path.with_name("again.safetensors")
+    Codec.load(half).save(again)  # the rounded codec's own fingerprint
+    assert Codec.load(again).fingerprint() == Codec.load(half).fingerprint() != codec.fingerprint()
+
+
 def test_the_fingerprint_changes_with_any_weight_and_the_config(saved: tuple[Codec, Path]) -> None:
     codec, path = saved
     fingerprints = {codec.fingerprint()}

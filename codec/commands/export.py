@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 from codec.commands.model_options import MODEL_NAME, add_checkpoint_option, model_path
 from codec.model import Codec
 
@@ -16,10 +18,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description="transformers: a folder that it loads with EncodecModel.from_pretrained and "
         "AutoProcessor.from_pretrained, with a model card that tells what the run's folder tells. onnx: encoder.onnx "
         "and decoder.onnx for whole signals, encoder_stream.onnx and decoder_stream.onnx for steps of a stream if the "
-        "model streams, and onnx.json, which describes them.",
+        "model streams, and onnx.json, which describes them. half: model.safetensors with rounded weights in half the "
+        "bytes, a model of its own.",
     )
     export.add_argument("target", metavar="DIR", type=Path, help="folder to write to")
-    export.add_argument("--to", choices=("transformers", "onnx"), required=True, help="in which format")
+    export.add_argument("--to", choices=("transformers", "onnx", "half"), required=True, help="in which format")
     export.add_argument(
         "--licence", metavar="NAME", help="of the weights, for the model card of transformers; default: not stated"
     )
@@ -33,7 +36,7 @@ def _export(options: argparse.Namespace) -> int:
     from codec.interop.onnx import export_onnx
 
     if options.to != "transformers" and options.licence is not None:
-        raise ValueError("--licence is for the model card of --to transformers; onnx has none")
+        raise ValueError(f"--licence is for the model card of --to transformers; {options.to} has none")
     model = model_path(options.checkpoint)
     codec = Codec.load(model)
     run = model.parent if model.name == MODEL_NAME else None
@@ -41,6 +44,10 @@ def _export(options: argparse.Namespace) -> int:
         print(f"using {model}")
     if options.to == "onnx":
         written = export_onnx(codec, options.target)
+    elif options.to == "half":
+        written = [options.target / MODEL_NAME]
+        options.target.mkdir(parents=True, exist_ok=True)
+        codec.save(written[0], torch.float16)
     else:
         written = export_transformers(codec, options.target, run, options.licence)
     for path in written:

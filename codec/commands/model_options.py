@@ -12,6 +12,7 @@ from codec.file_codec import FileCodec
 from codec.model import Codec
 
 __all__ = [
+    "BUNDLED",
     "MODEL_NAME",
     "add_checkpoint_option",
     "add_entropy_option",
@@ -23,6 +24,7 @@ __all__ = [
 
 MODEL_NAME = "model.safetensors"
 RUNS = Path("runs")
+BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / MODEL_NAME
 
 
 def add_model_options(command: argparse.ArgumentParser) -> None:
@@ -35,7 +37,8 @@ def add_checkpoint_option(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="RUN_OR_FILE",
         type=Path,
-        help=f"run folder (its {MODEL_NAME}) or .safetensors file; default: the newest in ./{RUNS}",
+        help=f"run folder (its {MODEL_NAME}) or .safetensors file; default: the newest in ./{RUNS}, "
+        "or the model that comes with the program if there is none",
     )
 
 
@@ -66,9 +69,7 @@ def model_path(checkpoint: Path | None) -> Path:
     if checkpoint is not None:
         return checkpoint / MODEL_NAME if checkpoint.is_dir() else checkpoint
     models = sorted(RUNS.glob(f"*/{MODEL_NAME}"), key=lambda path: path.stat().st_mtime)
-    if not models:
-        raise ValueError(f"no run in ./{RUNS} has a {MODEL_NAME}: give --checkpoint")
-    return models[-1]
+    return models[-1] if models else BUNDLED
 
 
 def check_offered(bandwidth_kbps: float, offered: Sequence[float]) -> None:

@@ -188,6 +188,7 @@ class Plan:
         budget, learning_rate, codebooks, cadence, doctor: See their classes.
         initial: First weights of the codec, unless it comes with trained ones: `random`, or `transform`, see
             `start_as_transform`.
+        encoder_rate: Learning rate of the encoder over that of the decoder; 0 leaves the encoder as it is.
         clip_norm: Largest Euclidean norm of the codec's gradient, None for no clipping.
         average_decay: Of the moving average of the weights that is validated and exported.
         precision: `auto`, `float32` or `bfloat16`; see `choose_precision`.
@@ -205,6 +206,7 @@ class Plan:
     cadence: Cadence = field(default_factory=Cadence)
     doctor: DoctorPlan = field(default_factory=DoctorPlan)
     initial: Literal["random", "transform"] = "random"
+    encoder_rate: float = 1.0
     clip_norm: float | None = None
     average_decay: float = 0.99
     precision: str = "auto"
@@ -215,6 +217,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.initial not in ("random", "transform"):
             raise ValueError(f"initial must be random or transform, got {self.initial!r}")
+        if not 0 <= self.encoder_rate < math.inf:
+            raise ValueError(f"encoder_rate must be a finite factor of 0 or more, got {self.encoder_rate}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or null, got {self.clip_norm}")
         if not 0 <= self.average_decay < 1:

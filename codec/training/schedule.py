@@ -1,12 +1,29 @@
 """Learning rates over a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 from codec.training.plan import LearningRate
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "codec_optimizer"]
+
+
+def codec_optimizer(
+    make: Callable[[Iterable[Any]], Optimizer], encoder: nn.Module, decoder: nn.Module, encoder_rate: float
+) -> Optimizer:
+    """An optimizer of both, whose rate for the encoder is `encoder_rate` times the decoder's.
+
+    With 0 the encoder's parameters want no gradient any more, so no backward pass goes through it.
+    """
+    if encoder_rate == 1:
+        return make([*encoder.parameters(), *decoder.parameters()])
+    encoder.requires_grad_(encoder_rate > 0)
+    optimizer = make([{"params": [*encoder.parameters()]}, {"params": [*decoder.parameters()]}])
+    optimizer.param_groups[0]["lr"] *= encoder_rate
+    return optimizer
 
 
 class Schedule:

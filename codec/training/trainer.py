@@ -23,7 +23,7 @@ from codec.training.preparation import shared_priors, start_codebooks, start_wei
 from codec.training.processes import Processes
 from codec.training.pullback import Pullbacks
 from codec.training.run_logger import RunLogger
-from codec.training.schedule import Schedule
+from codec.training.schedule import Schedule, codec_optimizer
 from codec.training.silent_logger import SilentLogger
 from codec.training.training_data import TrainingData
 from codec.training.validation import Validation
@@ -72,13 +72,13 @@ class Trainer:
         self.device = torch.device(plan.device)
         self.processes = processes or Processes()
         self.codec = codec.to(self.device)
+        self.optimizer = codec_optimizer(optimizer, codec.encoder, codec.decoder, plan.encoder_rate)
         self.replica = self.processes.replicated(self.codec, self.device)
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversary = None if adversary is None else adversary.to(self.device)
         if adversary is not None:
             adversary.processes = self.processes
         self.balancer = balancer.to(self.device)
-        self.optimizer = optimizer(codec.parameters())
         self.optimizers = [self.optimizer, *([adversary.optimizer] if adversary is not None else [])]
         self.schedule = Schedule(plan.learning_rate, self.optimizers)
         self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(plan.average_decay))
@@ -273,7 +273,7 @@ class Trainer:
         if bool(self.codec.quantizer.started):
             values |= codebook_metrics(self.codec.quantizer.usage())
             values["codebook_size"] = self.codec.config.codebook_size
-        values |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": self.skipped}
+        values |= {"learning_rate": self.optimizer.param_groups[-1]["lr"], "skipped_steps": self.skipped}
         values["returns"] = self.doctor.returns
         self.logger.metrics("train", self.step, self.seconds, values)
         self.doctor.read("train", self.step, self.processes.from_first(values), self.seconds)
