@@ -103,9 +103,11 @@ def build(
         display = ProgressDisplay(budget.steps, None if budget.minutes is None else 60 * budget.minutes, console)
         logger = RunLogger(folder, sinks, display, resolved(cfg))
     try:
-        for manifest in (corpus.train, corpus.held_out) if processes.first else ():
-            for path, reason in manifest.set_aside:
-                logger.set_aside(str(Path(manifest.root) / path), reason)
+        rejected = [(m.root, *entry) for m in (corpus.train, corpus.held_out) for entry in m.set_aside]
+        for root, path, reason in rejected if processes.first else ():
+            logger.set_aside(str(Path(root) / path), reason)
+        if rejected:
+            logger.message(f"files set aside: {len(rejected)}, listed in {folder / 'set_aside.txt'}")
         logger.message(
             f"{corpus.name}: {corpus.train.seconds / 60:.1f} min to train on, {len(clips)} held-out clips; "
             f"{sum(p.numel() for p in codec.parameters()) / 1e6:.2f} M parameters in the codec"

@@ -222,3 +222,16 @@ def test_no_checkpoint_or_a_damaged_one_is_refused_in_one_line(origin: Path, tmp
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
     assert "damaged.pt cannot be used: it is" in refusal(tmp_path, f"init_from={damaged}")
+
+
+def test_first_weights_are_not_put_over_those_that_come_trained(origin: Path, tmp_path: Path) -> None:
+    settings = composed(
+        "train", *TINY, f"runs_folder={tmp_path}", "name=fresh", f"init_from={origin}", "trainer.initial=transform",
+        "trainer.budget.steps=1", "optimizer.codec.lr=0.0",
+    )  # fmt: skip
+    with opened(settings) as trainer:
+        trainer.run()
+        state = trainer.codec.state_dict()
+    taken = load_checkpoint(origin).state["codec"]
+    weights = [name for name in taken if not name.startswith("quantizer")]
+    assert differences({k: state[k] for k in weights}, {k: taken[k] for k in weights}) == []

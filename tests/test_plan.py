@@ -146,7 +146,17 @@ def test_an_interval_is_at_least_one_step(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"clip_norm": 0.0}, {"clip_norm": math.nan}, {"average_decay": 1.0}, {"max_skipped": 0}, {"seed": -1}]
+    "values",
+    [
+        {"clip_norm": 0.0},
+        {"clip_norm": math.nan},
+        {"average_decay": 1.0},
+        {"max_skipped": 0},
+        {"seed": -1},
+        {"initial": "zero"},
+        {"encoder_rate": -1.0},
+        {"encoder_rate": math.nan},
+    ],
 )
 def test_a_plan_out_of_range_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):

@@ -182,6 +182,16 @@ def test_files_set_aside_are_listed_once(tmp_path: Path) -> None:
     assert "set aside (2 so far): odd na\\x1bme\\udcff.wav: did not decode" in log
 
 
+def test_many_files_set_aside_do_not_flood_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = RunLogger(tmp_path)
+    for number in range(250):
+        logger.set_aside(f"{number}.wav", "did not decode")
+    logger.close()
+    said = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
+    assert [line.split()[2].strip("(") for line in said] == ["1", "2", "3", "100", "200"]
+    assert len((tmp_path / "set_aside.txt").read_text(encoding="utf-8").splitlines()) == 250
+
+
 def test_audio_is_clipped_and_handed_on(tmp_path: Path) -> None:
     sink = MemorySink()
     logger = RunLogger(tmp_path, [sink])

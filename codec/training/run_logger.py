@@ -21,6 +21,7 @@ from codec.training.progress import ProgressDisplay
 __all__ = ["RunLogger", "Sink", "TensorBoardSink", "WandbSink"]
 
 _RESERVED = ("split", "step", "seconds")
+_SHOWN = 3  # files set aside that are named on the console; all are in set_aside.txt
 
 
 class Sink(Protocol):
@@ -109,14 +110,16 @@ class RunLogger:
         self._text.flush()
 
     def set_aside(self, path: str, reason: str) -> None:
-        """Lists a file that is not trained on in set_aside.txt, once, and says so."""
+        """Lists a file that is not trained on in set_aside.txt, once; says so of the first ones and of every 100th."""
         # One line a file, whatever its name holds, so that the lines are the count.
         entry = _printable(" ".join(f"{path}\t{reason}".splitlines()))
         if entry not in self._set_aside:
             self._set_aside.add(entry)
             with open(self.folder / "set_aside.txt", "a", encoding="utf-8") as file:
                 file.write(entry + "\n")
-            self.message(f"set aside ({len(self._set_aside)} so far): {entry}".replace("\t", ": "))
+            count = len(self._set_aside)
+            if count <= _SHOWN or count % 100 == 0:
+                self.message(f"set aside ({count} so far): {entry}".replace("\t", ": "))
 
     def audio(self, name: str, step: int, audio: Tensor, sample_rate: int) -> None:
         """Hands a sound to the sinks.
