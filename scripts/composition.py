@@ -94,6 +94,8 @@ def build(
     origin = _origin(cfg, folder, codec, adversary)
     if origin is not None:
         plan = replace(plan, initial="random")  # no first weights: these are trained ones
+    elif plan.encoder_rate == 0 and plan.initial == "random":
+        raise ValueError("an encoder of random weights would never learn: raise trainer.encoder_rate above 0")
 
     with processes.first_goes_ahead():
         corpus, data, clips = _read_data(cfg, codec.config, processes)

@@ -206,7 +206,7 @@ def test_from_scratch_and_minutes() -> None:
     ).values()
     assert train.init_from is None
     assert (train.trainer.budget.steps, train.trainer.budget.minutes) == (None, 2)
-    assert train.trainer.codebooks.start == composed("train").trainer.codebooks.start > 0
+    assert train.trainer.initial == composed("train").trainer.initial == "transform"
 
 
 # -------------------------------------------------------------------------------------------------------- fairness

@@ -45,8 +45,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "settings": {"causal": False, "padding": "constant", "skip": "identity", "filters": 64, "codebook_size": 2048},
     },
     "starter": {
-        "rate": (24_000, 1, 320, 75, 10, 8, 0.75),
-        "books": {6: 8},
+        "rate": (24_000, 1, 320, 75, 10, 16, 0.75),
+        "books": {6: 8, 12: 16},
         "settings": {"causal": True, "padding": "constant", "skip": "identity", "filters": 16, "lstm_layers": 0},
     },
 }  # fmt: skip

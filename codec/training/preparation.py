@@ -60,12 +60,24 @@ def latent_vectors(codec: Codec, batches: Iterable[Tensor], precision: Precision
     return torch.cat([processes.gathered(latent).flatten(0, 1) for latent in latents])
 
 
-def start_weights(codec: Codec, average: AveragedModel, batches: Iterable[Tensor], processes: Processes) -> None:
+def start_weights(
+    codec: Codec,
+    average: AveragedModel,
+    batches: Iterable[Tensor],
+    processes: Processes,
+    message: Callable[[str], None],
+) -> None:
     """Makes the codec a transform of some batches, those of all processes together; the average begins there, too.
+
+    Silence has no principal components: it leaves the weights random, and a message.
 
     Shape: batches [B, C, T] each.
     """
-    start_as_transform(codec, torch.cat([processes.gathered(batch) for batch in batches]))
+    audio = torch.cat([processes.gathered(batch) for batch in batches])
+    if not bool(audio.any()):
+        message("the first batches are silent: the codec's first weights stay random")
+        return
+    start_as_transform(codec, audio)
     processes.share(codec.parameters())
     average.module.load_state_dict(codec.state_dict())
 

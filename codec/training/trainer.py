@@ -113,7 +113,7 @@ class Trainer:
         restored = self.continuation.restore(self)
         if not restored and self.plan.initial == "transform":
             batches = self._look_ahead(self.plan.codebooks.start_batches)
-            start_weights(self.codec, self.average, batches, self.processes)
+            start_weights(self.codec, self.average, batches, self.processes, self.logger.message)
         self.prepare_precision()
         if not restored:
             if self.balancer.uses_priors:
