@@ -166,8 +166,7 @@ class Codec(nn.Module):
         """
         weights = {
             name: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-            for name, tensor in self.state_dict().items()
-            if name not in _TRAINING_BUFFERS
+            for name, tensor in self._inference_weights().items()
         }
         # One entry: safetensors writes several in a random order, and equal models are to be equal files.
         description = {"config": self.config.to_dict(), "fingerprint": _fingerprint(self.config, weights)}
@@ -211,7 +210,10 @@ class Codec(nn.Module):
 
     def fingerprint(self) -> str:
         """16 hex digits that any change of config or inference weights alters."""
-        return _fingerprint(self.config, {k: v for k, v in self.state_dict().items() if k not in _TRAINING_BUFFERS})
+        return _fingerprint(self.config, self._inference_weights())
+
+    def _inference_weights(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in _TRAINING_BUFFERS}
 
     def _normalize(self, audio: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.config.normalize:

@@ -288,8 +288,7 @@ class Trainer:
         """Everything the continuation of the run depends on; tensors and primitives only."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         counters = {name: getattr(self, name) for name in _COUNTERS}
-        config = self.codec.config.to_dict()
-        return {"codec_config": config, **parts, **counters, "random": torch.get_rng_state()}
+        return {"codec_config": self.codec.config.to_dict(), **parts, **counters, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""

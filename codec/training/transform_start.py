@@ -138,10 +138,14 @@ def _silence_side_paths(layers: Sequence[nn.Module]) -> None:
     for layer in layers:
         match layer:
             case ResidualUnit():
-                _scale_rows(cast(Conv1d, layer.block[-1]), 0.0)
+                _silence(cast(Conv1d, layer.block[-1]))
                 if isinstance(layer.shortcut, Conv1d):
                     weight = _weight(layer.shortcut)
-                    _assign(layer.shortcut, torch.eye(len(weight)).to(weight)[..., None], 0 * _bias(layer.shortcut))
+                    _assign(
+                        layer.shortcut,
+                        torch.eye(len(weight)).to(weight)[..., None],
+                        torch.zeros_like(_bias(layer.shortcut)),
+                    )
             case ResidualLSTM():
                 # The cell is the sum of what its candidate gate (the third of four) lets in.
                 width, last = layer.lstm.hidden_size, layer.lstm.num_layers - 1
@@ -149,10 +153,9 @@ def _silence_side_paths(layers: Sequence[nn.Module]) -> None:
                     layer.lstm.get_parameter(f"{name}_l{last}")[2 * width : 3 * width] = 0
 
 
-def _scale_rows(layer: Conv1d, factor: float) -> None:
-    weight = _LENGTH if parametrize.is_parametrized(layer.conv, "weight") else "weight"
-    layer.conv.get_parameter(weight).mul_(factor)
-    _bias(layer).mul_(factor)
+def _silence(layer: Conv1d) -> None:
+    layer.conv.get_parameter(_LENGTH if parametrize.is_parametrized(layer.conv, "weight") else "weight").zero_()
+    _bias(layer).zero_()
 
 
 def _assign(layer: Conv1d | ConvTranspose1d, weight: Tensor, bias: Tensor) -> None:
