@@ -19,11 +19,11 @@ from hydra import compose, initialize_config_dir
 
 from codec.training import Trainer
 from codec.training.memory import keep_freed_memory
-from scripts.composition import build, find_device
+from scripts.composition import CONFIGS, build, find_device
 
 _ROOT = Path(__file__).resolve().parent.parent
 # The model, losses and discriminator of audiocraft's 24 kHz solver, on batches of 4 x 1 s.
-_AUDIOCRAFT = (
+AUDIOCRAFT = (
     "experiment=audiocraft_24khz",
     "adversary.update=simultaneous",
     "data=clips",
@@ -80,8 +80,8 @@ def serve(step: Any, facts: dict[str, Any]) -> None:
 
 def own_trainer(precision: str, overrides: list[str], folder: str) -> Trainer:
     """A trainer just past the start of its codebooks."""
-    with initialize_config_dir(str(_ROOT / "configs"), version_base="1.3"):
-        cfg = compose("train", [*_AUDIOCRAFT, f"trainer.precision={precision}", *overrides])
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", [*AUDIOCRAFT, f"trainer.precision={precision}", *overrides])
     trainer = build(cfg, Path(folder), device=find_device("auto"))
     trainer.prepare_precision()
     generator = torch.Generator().manual_seed(0)

@@ -419,12 +419,13 @@ def test_the_starter_is_the_default_and_reaches_6_kbps() -> None:
 
 
 def test_an_ablation_goes_on_with_what_the_starter_has_learnt() -> None:
-    """Same codec, losses and data, so that its checkpoint fits; both players from the first step, at one rate."""
+    """Same codec, losses and data, so that its checkpoint fits; both players from the first step, at a lower rate."""
     starter, cell = (configuration(f"experiment={name}") for name in ("starter", "ablation"))
     for part in ("codec", "discriminator", "losses", "data"):
         assert cell[part] == starter[part], part
     plan = instantiate(cell.trainer, _convert_="all")
     assert (cell.adversary.start, plan.codebooks.start, plan.average_decay) == (0, 0, 0.99)
-    assert [plan.learning_rate.factor(share) for share in (0.02, 0.5, 1)] == [1, 1, 1]
+    assert cell.optimizer.codec.lr < starter.optimizer.codec.lr
+    assert [plan.learning_rate.factor(share) for share in (0.02, 1)] == [1, pytest.approx(0.1)]
     assert plan.learning_rate.warmup * plan.budget.steps == 6
     assert 2 * plan.cadence.validate == plan.budget.steps

@@ -226,6 +226,22 @@ def test_gitignore_hides_what_is_made_and_not_what_is_written(tmp_path: Path) ->
 def test_bench_chooses_what_it_measures(checkout: Path) -> None:
     installed(checkout)
     start(checkout, "scripts/bench.sh", "streaming", "--seconds", "1")
-    assert calls(checkout) == ["python -m scripts.bench_streaming --seconds 1"]
+    assert calls(checkout) == ["python -m scripts.bench_streaming --json runs/bench/streaming.json --seconds 1"]
     start(checkout, "scripts/bench.sh", "balancers")
-    assert calls(checkout) == [f"python -m scripts.bench_balancers --precision {p}" for p in ("float32", "auto")]
+    balancers = [
+        f"python -m scripts.bench_balancers --json runs/bench/balancers-{p}.json --precision {p}"
+        for p in ("float32", "auto")
+    ]
+    assert calls(checkout) == balancers
+    start(checkout, "scripts/bench.sh", "growth", "--rounds", "2")
+    assert calls(checkout) == [
+        "python -m scripts.bench_growth --json runs/bench/growth.json --plot runs/bench/growth.svg --rounds 2"
+    ]
+    start(checkout, "scripts/bench.sh", "all")
+    asked = calls(checkout)
+    modules = [call.split()[2].removeprefix("scripts.") for call in asked]
+    assert modules == [
+        *("bench", "bench", "bench_balancers", "bench_balancers"),
+        *(f"bench_{name}" for name in ("coding", "streaming", "startup", "data", "growth")),
+    ]
+    assert len({call.split()[4] for call in asked if "--json" in call}) == 9
