@@ -14,11 +14,16 @@ from codec.atomic_file import replacing
 from codec.config import CodecConfig
 from codec.quantizer import QuantizerOutput, ResidualVectorQuantizer
 from codec.seanet import Decoder, Encoder
+from codec.streaming import StreamingDecoder, StreamingEncoder, can_stream
 
 __all__ = ["Codec", "CodecOutput", "EncodedSegment", "ModelFileError"]
 
 # Averages that only training needs; an exported model leaves them out.
 _TRAINING_BUFFERS = ("quantizer.cluster_size", "quantizer.embed_sum", "quantizer.updates")
+# What a causal codec is given at a time on a CPU, over the signals of a batch: the activations of so many samples stay
+# in the processor's caches. Shorter steps than so many frames cost more than that saves.
+_STEP_SAMPLES = 1 << 15
+_STEP_FRAMES = 12
 
 
 class ModelFileError(ValueError):
@@ -102,6 +107,8 @@ class Codec(nn.Module):
     def encode(self, audio: Tensor, bandwidth_kbps: float | None = None) -> list[EncodedSegment]:
         """Codes of `audio`, one entry per segment; a codec without segments gives one.
 
+        A causal codec on a CPU is given long audio in steps (`codec.streaming`).
+
         Args:
             bandwidth_kbps: Rate to code at, None for the codec's highest.
 
@@ -110,7 +117,13 @@ class Codec(nn.Module):
         Raises:
             ValueError: The audio has the wrong shape, or the bandwidth is out of reach.
         """
+        self._check_audio(audio)
         samples = audio.shape[-1]
+        step_frames = self._step_frames(audio)
+        if step_frames and samples > step_frames * self.config.hop_samples:
+            encoder = StreamingEncoder(self, bandwidth_kbps)
+            steps = audio.split(step_frames * self.config.hop_samples, -1)
+            return [EncodedSegment(torch.cat([*map(encoder.push, steps), encoder.flush()], -1), None)]
         length = self.config.segment_samples_or(samples)
         starts = range(0, max(1, samples), self.segment_stride(samples))
         return [self.encode_segment(audio[..., start : start + length], bandwidth_kbps) for start in starts]
@@ -139,13 +152,18 @@ class Codec(nn.Module):
 
         Shape: codes [B, K, F] each -> audio [B, C, samples].
         """
-        pieces = [self.decode_segment(segment) for segment in segments]
-        if self.config.segment_seconds is None:
-            if len(pieces) != 1:
-                raise ValueError(f"a codec without segments decodes exactly one, got {len(pieces)}")
-            audio = pieces[0]
+        if self.config.segment_seconds is not None:
+            audio = _overlap_add([self.decode_segment(segment) for segment in segments], self.segment_stride(0))
+        elif len(segments) != 1:
+            raise ValueError(f"a codec without segments decodes exactly one, got {len(segments)}")
         else:
-            audio = _overlap_add(pieces, self.segment_stride(0))
+            codes = segments[0].codes
+            step_frames = self._step_frames(codes)
+            if step_frames and codes.shape[-1] > step_frames:
+                decoder = StreamingDecoder(self)
+                audio = torch.cat([*map(decoder.push, codes.split(step_frames, -1)), decoder.flush()], -1)
+            else:
+                audio = self.decode_segment(segments[0])
         return audio if samples is None else audio[..., :samples]
 
     @torch.no_grad()
@@ -228,6 +246,15 @@ class Codec(nn.Module):
         if self.config.segment_seconds is None:
             return max(1, length)
         return max(1, int((1 - self.config.overlap) * length))
+
+    def _step_frames(self, batch: Tensor) -> int | None:
+        """Frames that a batch of so many signals is given at a time; None for all of them.
+
+        Shape: batch [B, ...].
+        """
+        if batch.device.type != "cpu" or not can_stream(self.config):
+            return None
+        return max(_STEP_FRAMES, _STEP_SAMPLES // (max(1, batch.shape[0]) * self.config.hop_samples))
 
     def _check_audio(self, audio: Tensor) -> None:
         if audio.dim() != 3 or audio.shape[1] != self.config.channels or audio.shape[2] == 0:

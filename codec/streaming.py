@@ -4,13 +4,17 @@ Every layer of the network gets a small object beside it that holds what the lay
 network itself stays as it is trained. Codecs that cannot stream are coded segment by segment (`codec.segmenting`).
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from codec.config import CodecConfig
 from codec.layer_streams import Chain, past_inputs
-from codec.model import Codec
 from codec.seanet import ResidualLSTM
+
+if TYPE_CHECKING:
+    from codec.model import Codec  # which streams what is long
 
 __all__ = ["StreamingDecoder", "StreamingEncoder", "can_stream"]
 
@@ -36,7 +40,7 @@ class StreamingEncoder:
         ValueError: The codec cannot stream, or the bandwidth is out of reach.
     """
 
-    def __init__(self, codec: Codec, bandwidth_kbps: float | None = None) -> None:
+    def __init__(self, codec: "Codec", bandwidth_kbps: float | None = None) -> None:
         _check_streamable(codec.config)
         config = codec.config
         self.codec = codec
@@ -90,7 +94,7 @@ class StreamingDecoder:
         ValueError: The codec cannot stream.
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: "Codec") -> None:
         _check_streamable(codec.config)
         self.codec = codec
         layers = list(codec.decoder.layers)

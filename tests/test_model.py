@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+import codec.model as codec_model
 from codec import Codec, CodecConfig, EncodedSegment, ModelFileError
 
 SEGMENTED: dict[str, Any] = {
@@ -220,6 +221,39 @@ def test_decoding_cuts_to_the_length_asked_for() -> None:
     whole = codec.decode(segments)
     assert whole.shape == (1, 1, 606)
     assert torch.equal(codec.decode(segments, 601), whole[..., :601])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("samples", "steps"), [(24, 1), (25, 2), (240, 10), (601, 26)])
+def test_long_audio_of_a_causal_codec_is_coded_in_steps(
+    batch: int, samples: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is 4 frames of 6 samples; the results are those of all at once."""
+    monkeypatch.setattr(codec_model, "_STEP_SAMPLES", 24 * batch)
+    monkeypatch.setattr(codec_model, "_STEP_FRAMES", 1)
+    pushed: dict[str, list[int]] = {"StreamingEncoder": [], "StreamingDecoder": []}
+    for name, lengths in pushed.items():
+        stream = getattr(codec_model, name)
+
+        class Counted(stream):  # type: ignore[misc]
+            def push(self, x: Tensor, lengths: list[int] = lengths) -> Tensor:
+                lengths.append(x.shape[-1])
+                return super().push(x)
+
+        monkeypatch.setattr(codec_model, name, Counted)
+    ours = tiny_codec()
+    audio = torch.randn(batch, 1, samples)
+    whole = ours.encode_segment(audio)
+    (segment,) = ours.encode(audio)
+    assert torch.equal(segment.codes, whole.codes)
+    torch.testing.assert_close(ours.decode([segment]), ours.decode_segment(whole), rtol=1e-5, atol=1e-6)
+    for lengths, step in zip(pushed.values(), (24, 4), strict=True):
+        assert len(lengths) == (0 if steps == 1 else steps)  # one step is all at once
+        assert max(lengths, default=step) == step
+    before = len(pushed["StreamingEncoder"])
+    tiny_codec(causal=False).encode(audio)
+    assert len(pushed["StreamingEncoder"]) == before
 
 
 def test_a_codec_without_segments_decodes_exactly_one() -> None:
