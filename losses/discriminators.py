@@ -25,25 +25,6 @@ class DiscriminatorOutput(NamedTuple):
     logits: list[Tensor]  # K tensors [B C, 1, ...], high for real audio
     features: list[list[Tensor]]  # K lists of layer outputs [B C, channels, ...]
 
-    def halves(self) -> tuple["DiscriminatorOutput", "DiscriminatorOutput"]:
-        """Splits the output for a batch [first; second] into the outputs for the first and for the second.
-
-        Raises:
-            ValueError: The batch is odd.
-        """
-        size = self.logits[0].shape[0]
-        if size % 2:
-            raise ValueError(f"expected an even batch to split into halves, got {size} signals")
-        logits = [tensor.chunk(2) for tensor in self.logits]
-        features = [[tensor.chunk(2) for tensor in layers] for layers in self.features]
-        first, second = (
-            DiscriminatorOutput(
-                [pair[half] for pair in logits], [[pair[half] for pair in layers] for layers in features]
-            )
-            for half in (0, 1)
-        )
-        return first, second
-
 
 class MultiScaleSTFT(nn.Module):
     """The multi-scale STFT discriminator of EnCodec (Défossez et al. 2022, section 3.4, figure 2).

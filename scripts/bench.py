@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,14 +79,16 @@ def serve(step: Any, facts: dict[str, Any]) -> None:
     print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
 
 
-def own_trainer(precision: str, overrides: list[str], folder: str) -> Trainer:
+def own_trainer(
+    precision: str, overrides: Sequence[str], folder: str, experiment: Sequence[str] = AUDIOCRAFT
+) -> Trainer:
     """A trainer just past the start of its codebooks."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", [*AUDIOCRAFT, f"trainer.precision={precision}", *overrides])
+        cfg = compose("train", [*experiment, f"trainer.precision={precision}", *overrides])
     trainer = build(cfg, Path(folder), device=find_device("auto"))
     trainer.prepare_precision()
     generator = torch.Generator().manual_seed(0)
-    trainer.codec.quantizer.start(torch.randn(4096, trainer.codec.config.latent_dim, generator=generator))
+    trainer.codec.quantizer.start(torch.randn(1200, trainer.codec.config.latent_dim, generator=generator))
     return trainer
 
 
@@ -108,7 +111,7 @@ def work(precision: str, overrides: list[str]) -> None:
 def compare(arguments: argparse.Namespace) -> None:
     """Alternates steps of the workers, and prints medians and ratios."""
     flags = [f"--precision={arguments.precision}"]
-    workers = {"ours": Worker([sys.executable, "-m", "scripts.bench", "work", *flags, *arguments.overrides])}
+    workers = {"ours": Worker([sys.executable, "-m", "scripts.bench", "work", *arguments.overrides, *flags])}
     if arguments.peer:
         workers["audiocraft"] = Worker([arguments.peer, str(_ROOT / "scripts" / "bench_audiocraft.py"), *flags])
     for _ in range(arguments.rounds):

@@ -1,0 +1,149 @@
+"""The benchmarks' arithmetic, and that they run: what they find is not asserted."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from scripts import bench_coding, bench_data, bench_growth, bench_startup
+from scripts.bench import AUDIOCRAFT, Worker
+from scripts.composition import CONFIGS, check_keys
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """The number of threads is the process's."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_coders_take_turns_and_disagreement_is_counted_by_the_frame(threads: None) -> None:
+    calls = []
+
+    def coder(name: str, codes: Tensor) -> bench_coding.Coder:
+        return bench_coding.Coder(
+            lambda audio: (calls.append((name, "encode", tuple(audio.shape))), codes)[1],
+            lambda codes: (calls.append((name, "decode", tuple(codes.shape))), torch.zeros(1))[1],
+        )
+
+    codes = torch.zeros(2, 3, 4)
+    other = codes.clone()
+    other[0, 1, 2] = other[0, 2, 2] = 1  # one frame of eight
+    row = bench_coding.measure({"ours": coder("ours", codes), "peer": coder("peer", other)}, 1, 2, 0.5, rounds=2)
+    one_round = [("ours", "encode", (2, 1, 12_000)), ("ours", "decode", (2, 3, 4)),
+                 ("peer", "encode", (2, 1, 12_000)), ("peer", "decode", (2, 3, 4))]  # fmt: skip
+    assert calls == 3 * one_round  # the first warms up
+    assert {name: len(seconds) for name, seconds in row.encode.items()} == {"ours": 2, "peer": 2}
+    assert row.agreement == {"ours": 1.0, "peer": 7 / 8}
+
+
+def test_coding_beside_both_packages(tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: None) -> None:
+    path = tmp_path / "figures.json"
+    bench_coding.main(["--seconds", "0.5", "--batch", "2", "--threads", "1", "--rounds", "1", "--json", str(path)])
+    (row,) = json.loads(path.read_text())["coding"]
+    assert set(row["encode"]) == set(row["decode"]) == {"ours", "encodec", "transformers"}
+    assert min(row["agreement"].values()) > 0.95  # the same weights: noise in the last bit may decide between codes
+    assert "2 x 0.5 s" in capsys.readouterr().out
+
+
+def test_lines_and_exponents() -> None:
+    line = bench_growth.growth([1, 2, 4, 8], [5, 8, 14, 26])
+    assert (line.fixed, line.rate) == (pytest.approx(2), pytest.approx(3))
+    assert 0.8 < line.exponent < 1
+    assert bench_growth.growth([1, 2, 4], [1, 4, 16]).exponent == pytest.approx(2)
+    with pytest.raises(ValueError, match="two sizes or more"):
+        bench_growth.growth([1], [1])
+
+
+@pytest.mark.parametrize("name", bench_growth.SERIES)
+def test_sizes_of_a_series_compose(name: str) -> None:
+    seen = set()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for overrides in bench_growth.SERIES[name][1].values():
+            cfg = compose("train", [*AUDIOCRAFT, *overrides])
+            check_keys(cfg)
+            assert set(cfg.losses.terms) < set(cfg.losses.weights)
+            seen.add(json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True))
+    assert len(seen) == len(bench_growth.SERIES[name][1])
+
+
+def test_growth_table_plot_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Worker:
+        """A step takes a second for each signal, and a GiB."""
+
+        def __init__(self, command: list[str]) -> None:
+            assert command[1:5] == ["-m", "scripts.bench", "work", "codec.config.filters=8"]
+            assert command[6:] == ["--precision=auto"]
+            self.size = int(command[5].removeprefix("data.batch_size="))
+            self.seconds: list[float] = []
+
+        def step(self) -> None:
+            self.seconds.append(float(self.size))
+
+        def close(self) -> int:
+            return self.size << 30
+
+    monkeypatch.setattr(bench_growth, "Worker", Worker)
+    plot, path = tmp_path / "growth.svg", tmp_path / "growth.json"
+    bench_growth.main(["--series", "batch", "--plot", str(plot), "--json", str(path), "--", "codec.config.filters=8"])
+    found = json.loads(path.read_text())["growth"]["batch"]
+    assert found["sizes"] == found["seconds"] == found["gib"] == [1, 2, 4, 8]
+    assert found["seconds_growth"] == pytest.approx([0, 1, 1], abs=1e-9)
+    assert "time: 0.000 + 1.000 x size, last exponent 1.00" in capsys.readouterr().out.replace("-0.000", "0.000")
+    assert plot.read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+def test_a_worker_steps_with_its_overrides() -> None:
+    small = ["codec.config.filters=2", "codec.config.lstm_layers=0", "discriminator.filters=2", "data.batch_size=1"]
+    worker = Worker([sys.executable, "-m", "scripts.bench", "work", *small, "--precision=float32"])
+    assert worker.step() > 0
+    assert len(worker.seconds) == 1
+    assert worker.close() > 1 << 20
+
+
+@pytest.mark.slow
+def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "figures.json"
+    small = ["codec.config.filters=2", "codec.config.lstm_layers=0", "discriminator.filters=2", "data.batch_size=1"]
+    bench_startup.main(["--rounds", "1", "--precision", "float32", "--json", str(path), "--", *small])
+    found = json.loads(path.read_text())["startup"]
+    assert [len(seconds) for seconds in found.values()] == [1] * 6
+    assert found["import torch"][0] < found["import codec.file_codec (what encodes)"][0]
+    assert "first training step" in capsys.readouterr().out
+
+
+def test_reading_of_both_formats_and_a_large_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def training_rate(experiment: Sequence[str]) -> float:
+        asked.append(experiment[0])
+        return 2.0
+
+    monkeypatch.setattr(bench_data, "_training_rate", training_rate)
+    path = tmp_path / "figures.json"
+    bench_data.main(["--seconds", "2", "--batches", "2", "--files", "2000", "--json", str(path)])
+    found: dict[str, Any] = json.loads(path.read_text())
+    assert asked == ["experiment=audiocraft_24khz", "experiment=starter"]
+    assert len(found["reading"]) == 4
+    assert min(found["reading"].values()) > 0
+    printed = capsys.readouterr().out
+    vorbis = found["reading"]["ogg, 44100 Hz, stereo"]
+    assert f"{vorbis / 2:.0f} x paper-size model" in printed
+    assert "a manifest of 2000 files opens in" in printed
+
+
+def test_a_manifest_of_many_files_costs_less_than_a_kilobyte_each(tmp_path: Path) -> None:
+    assert bench_data.manifest_cost(20_000, tmp_path).bytes_per_file < 1000
