@@ -53,9 +53,11 @@ class Worker:
     def close(self) -> int:
         """Ends the process; returns its peak memory in bytes."""
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         peak = int(self._answer()["peak_bytes"])
         self.process.wait()
+        self.process.stdout.close()
         return peak
 
     def _answer(self) -> dict[str, Any]:

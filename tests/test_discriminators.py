@@ -155,24 +155,10 @@ def test_images_are_channels_last_and_equal_the_contiguous_computation(kind: str
     assert all(seen)
 
 
-def test_one_pass_over_both_signals_equals_two(small: Discriminator) -> None:
-    estimate, reference = _audio(), -_audio().flip(-1)
-    halves = small(torch.cat([estimate, reference])).halves()
-    for half, signal in zip(halves, (estimate, reference), strict=True):
-        alone = small(signal)
-        torch.testing.assert_close(half.logits, alone.logits)
-        torch.testing.assert_close(half.features, alone.features)
-
-
-def test_odd_batch_has_no_halves() -> None:
-    with pytest.raises(ValueError, match="even batch to split into halves, got 3"):
-        SMALL["stft"]()(_audio(batch=3)).halves()
-
-
 def test_one_graph_serves_the_discriminator_and_the_generator(small: Discriminator) -> None:
     loss = AdversarialLoss()
     leaf, reference = _audio().requires_grad_(), -_audio().flip(-1)
-    estimate_output, reference_output = small(torch.cat([leaf, reference])).halves()
+    estimate_output, reference_output = small(leaf), small(reference)
     parameters = list(small.parameters())
     adversarial = loss.generator(estimate_output.logits)
     features = loss.features(estimate_output.features, reference_output.features)
@@ -182,7 +168,7 @@ def test_one_graph_serves_the_discriminator_and_the_generator(small: Discriminat
     assert leaf.grad is None
     assert all(gradient.shape == leaf.shape and gradient.abs().sum() > 0 for gradient in at_estimate)
 
-    # The same as three separate passes.
+    # The same as with a pass for each.
     shared = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
     assert len(shared) == len(parameters)
     separate = loss.discriminator(small(leaf.detach()).logits, small(reference).logits)
