@@ -26,8 +26,8 @@ from balancer import Balancer, Statistics
 from codec.training import Trainer
 from codec.training.memory import keep_freed_memory
 from scripts.bench import own_trainer
+from scripts.composition import CONFIGS
 
-_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _REFERENCE = "weighted_sum"
 _PER_ROUND = 3  # steps of the reference in a round
 # Also timed: what the setting that makes a strategy cheaper brings.
@@ -36,7 +36,7 @@ _VARIANTS = {"encodec, refresh_every=8": ("encodec", "balancer.refresh_every=8")
 
 def make_balancer(weights: Mapping[str, float], name: str, *overrides: str) -> Balancer:
     """The strategy `configs/balancer/NAME.yaml`, which never monitors."""
-    with initialize_config_dir(str(_CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(
             None,
             [
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", help="names of configs/balancer; all of them if left out")
     parser.add_argument("overrides", nargs="*", help="of the configuration, after --")
     arguments = parser.parse_args()
-    names = arguments.strategies or sorted(path.stem for path in (_CONFIGS / "balancer").glob("*.yaml"))
+    names = arguments.strategies or sorted(path.stem for path in (CONFIGS / "balancer").glob("*.yaml"))
     chosen = {name: (name,) for name in dict.fromkeys([_REFERENCE, *names])} | _VARIANTS
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:

@@ -23,10 +23,9 @@ from torch import Tensor
 from codec import Codec
 from codec.conv import fold_weight_norm
 from codec.streaming import StreamingDecoder, StreamingEncoder
+from scripts.composition import CONFIGS
 
 __all__ = ["Row", "main", "measure"]
-
-_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 class Row(NamedTuple):
@@ -78,7 +77,7 @@ def _timed(push: Callable[[Tensor], Tensor], x: Tensor, seconds: list[float]) ->
 def _codec(name: str) -> Codec:
     """Random weights, and codebooks that tell its latents apart."""
     torch.manual_seed(0)
-    with initialize_config_dir(str(_CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(None, [f"+codec={name}", "+sample_rate=24000"])
     codec: Codec = instantiate(cfg.codec, _convert_="all")
     codec.quantizer.start(

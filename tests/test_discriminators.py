@@ -155,6 +155,16 @@ def test_images_are_channels_last_and_equal_the_contiguous_computation(kind: str
     assert all(seen)
 
 
+def test_one_pass_over_both_signals_equals_two(small: Discriminator) -> None:
+    estimate, reference = _audio(), -_audio().flip(-1)
+    both = small(torch.cat([estimate, reference]))
+    for half, signal in enumerate((estimate, reference)):
+        alone = small(signal)
+        torch.testing.assert_close([logits.chunk(2)[half] for logits in both.logits], alone.logits)
+        features = [[layer.chunk(2)[half] for layer in layers] for layers in both.features]
+        torch.testing.assert_close(features, alone.features)
+
+
 def test_one_graph_serves_the_discriminator_and_the_generator(small: Discriminator) -> None:
     loss = AdversarialLoss()
     leaf, reference = _audio().requires_grad_(), -_audio().flip(-1)
