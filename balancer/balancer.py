@@ -59,6 +59,8 @@ class Balancer(nn.Module):
             hold, and a step costs one backward pass of the weighted sum. It also looks when another set of losses
             is there than last time. What a look finds stands for the steps since the last one, so that averages keep
             their time constant. No effect on weights for every element.
+        refresh_from: Steps a strategy begins with in which it looks every time all the same, so that its averages form
+            from all they can see.
         warmup: Another strategy for the first steps.
 
     Attributes:
@@ -78,6 +80,7 @@ class Balancer(nn.Module):
         magnitude: Magnitude,
         monitor_every: int = 50,
         refresh_every: int = 1,
+        refresh_from: int = 0,
         warmup: Warmup | None = None,
     ) -> None:
         super().__init__()
@@ -88,6 +91,8 @@ class Balancer(nn.Module):
             )
         if refresh_every < 1:
             raise ValueError(f"refresh_every must be 1 or more, got {refresh_every}")
+        if refresh_from < 0:
+            raise ValueError(f"refresh_from must be 0 or more, got {refresh_from}")
         if warmup is not None and warmup.steps < 1:
             raise ValueError(f"a warm-up takes 1 step or more, got {warmup.steps}")
         self.weights = dict(weights)
@@ -96,6 +101,7 @@ class Balancer(nn.Module):
         self.warmup_steps = 0 if warmup is None else warmup.steps
         self.monitor_every = monitor_every
         self.refresh_every = refresh_every
+        self.refresh_from = refresh_from
         self.step = 0
         # The weights of the last refresh, and the losses that were there.
         self.register_buffer("last", torch.zeros(len(self.weights), dtype=torch.float64))
@@ -163,7 +169,9 @@ class Balancer(nn.Module):
         return Balanced(gradient.view_as(output), self._by_name(active, weights), dropped, sound, balance)
 
     def _may_reuse(self, present: list[str]) -> bool:
-        return self.step % self.refresh_every != 0 and present == self._refreshed and self.step != self.warmup_steps
+        begun = 0 if self.step < self.warmup_steps else self.warmup_steps  # the step the strategy set out at
+        forming = self.step - begun < max(self.refresh_from, 1)
+        return not forming and self.step % self.refresh_every != 0 and present == self._refreshed
 
     def _statistics(
         self,

@@ -248,6 +248,20 @@ def test_between_refreshes_the_last_weights_hold(monitor_every: int) -> None:
     assert weights[0] == weights[1] == weights[2] != weights[3] == weights[4] == weights[5] != weights[6]
 
 
+def test_a_strategy_first_looks_in_every_step() -> None:
+    """Three steps of its own, whatever came before it, and then in every fourth step of the run."""
+    first, then = Counted(), Counted()
+    warmup = Warmup(5, Static(), first, Keep())
+    balancer = Balancer(WEIGHTS, Static(), then, Keep(), 0, refresh_every=4, refresh_from=3, warmup=warmup)
+    calls = []
+    for seed in range(14):
+        output = leaf(1, 1, 6)
+        balancer(linear(output, noise("ab", (1, 1, 6), seed, spread=10)), output)
+        calls.append((first.calls, then.calls))
+    assert [a for a, _ in calls[:5]] == [1, 2, 3, 3, 4]  # steps 0, 1, 2 and 4
+    assert [b for _, b in calls[5:]] == [1, 2, 3, 4, 4, 4, 4, 5, 5]  # steps 5, 6, 7; 8 and 12
+
+
 def test_a_loss_that_comes_or_goes_asks_for_a_refresh() -> None:
     direction = Counted()
     balancer = Balancer(WEIGHTS | {"c": 1.0}, Static(), direction, Keep(), 0, refresh_every=100)
@@ -325,6 +339,8 @@ def test_weights_that_are_not_finite_are_told_and_not_kept() -> None:
 def test_settings_of_the_schedule_are_checked() -> None:
     with pytest.raises(ValueError, match="refresh_every must be 1 or more, got 0"):
         Balancer(WEIGHTS, Static(), Sum(), Keep(), refresh_every=0)
+    with pytest.raises(ValueError, match="refresh_from must be 0 or more, got -1"):
+        Balancer(WEIGHTS, Static(), Sum(), Keep(), refresh_from=-1)
     with pytest.raises(ValueError, match="1 step or more, got 0"):
         Balancer(WEIGHTS, Static(), Sum(), Keep(), warmup=Warmup(0, Static(), Sum(), Keep()))
 

@@ -48,10 +48,12 @@ class GradDrop(nn.Module):
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m, B * C * T] float32."""
         rows = statistics.jacobian
-        # Where all gradients are zero any purity will do.
-        purity = 0.5 * (1 + rows.sum(0) / rows.abs().sum(0).clamp_min(torch.finfo(rows.dtype).tiny))
-        drawn = torch.rand(len(purity), generator=self.generator).to(purity.device)
-        kept = torch.where(purity > drawn, rows > 0, rows < 0)
+        drawn = torch.rand(rows.shape[1], generator=self.generator).to(rows.device)
+        # P > drawn, with both sides times 2 sum_i |g_i|; where all gradients are zero any purity will do.
+        positive = rows.sum(0) > (2 * drawn - 1) * rows.abs().sum(0)
+        kept = (rows * torch.where(positive, 1.0, -1.0) > 0).to(rows.dtype)
+        if not self.leak:
+            return kept
         leaks = self.leaks[statistics.index].to(rows.dtype)[:, None]
         return leaks + (1 - leaks) * kept
 

@@ -1,13 +1,19 @@
 """Gradient Vaccine: pairs of gradients are turned towards the angle they usually have (Wang et al. 2021)."""
 
+import math
+import sys
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from balancer.statistics import Statistics
 
 __all__ = ["GradVac"]
+
+Array = NDArray[np.float64]
 
 
 class GradVac(nn.Module):
@@ -57,33 +63,35 @@ class GradVac(nn.Module):
         norms = statistics.norms
         if not bool(norms.isfinite().all()):  # a scale gone wrong is not remembered
             return torch.full_like(norms, float("nan"))
-        # On unit rows: cosines do not see lengths, and g_i' is proportional to |g_i|.
-        cosines = statistics.cosines.cpu()
+        # On unit rows: cosines do not see lengths, and g_i' is proportional to |g_i|. Numbers as few as these are
+        # NumPy's: m^2 corrections in turn, each of a handful of operations, cost torch more to call than to do.
+        cosines = statistics.cosines.cpu().numpy()
         pairs = (statistics.index[:, None], statistics.index)
         targets = self.target[pairs].cpu()
         kept, _ = statistics.remembered(1 - self.beta)
-        rows = torch.stack([self._corrected(i, cosines, targets[i], kept) for i in range(len(cosines))])
+        each = [self._corrected(i, cosines, targets.numpy()[i], kept) for i in range(len(cosines))]
         self.target[pairs] = targets.to(self.target.device)
-        return torch.where(norms > 0, norms @ rows.to(norms.device) / norms, 0.0)
+        rows = torch.from_numpy(np.stack(each)).to(norms.device)
+        return torch.where(norms > 0, norms @ rows / norms, 0.0)
 
-    def _corrected(self, i: int, cosines: Tensor, targets: Tensor, kept: float) -> Tensor:
+    def _corrected(self, i: int, cosines: Array, targets: Array, kept: float) -> Array:
         """Coefficients of g_i' / |g_i| on the unit rows; moves `targets` on, which keep the share `kept` of themselves.
 
         Shape: cosines [m, m], targets [m] -> [m].
         """
-        row = torch.eye(len(cosines), dtype=torch.float64)[i]
+        row = np.eye(len(cosines))[i]
         others = [j for j in range(len(cosines)) if j != i]
         for k in torch.randperm(len(others), generator=self.generator).tolist():
             j = others[k]
-            length = (row @ cosines @ row).clamp_min(0).sqrt()
-            cosine = (cosines[j] @ row / length.clamp_min(_TINY)).clamp(-1, 1)
-            target = targets[j].clone()
+            length = math.sqrt(max(row @ cosines @ row, 0.0))
+            cosine = min(max(cosines[j] @ row / max(length, _TINY), -1.0), 1.0)
+            target = targets[j]
             if cosine < target:
-                sine, wanted = (1 - cosine**2).sqrt(), (1 - target**2).sqrt().clamp_min(_SMALLEST_SINE)
+                sine, wanted = math.sqrt(1 - cosine**2), max(math.sqrt(1 - target**2), _SMALLEST_SINE)
                 row[j] += length * (target * sine - cosine * wanted) / wanted
             targets[j] = kept * target + (1 - kept) * cosine
-        length = (row @ cosines @ row).clamp_min(0).sqrt()
-        return row * (self.limit / length.clamp_min(self.limit))
+        length = math.sqrt(max(row @ cosines @ row, 0.0))
+        return row * (self.limit / max(length, self.limit))
 
     def get_extra_state(self) -> Tensor:
         return self.generator.get_state()
@@ -92,5 +100,5 @@ class GradVac(nn.Module):
         self.generator.set_state(state.cpu())
 
 
-_TINY = torch.finfo(torch.float64).tiny
+_TINY = sys.float_info.min
 _SMALLEST_SINE = 1e-6  # cosines of float32 gradients know no smaller angle
