@@ -50,7 +50,8 @@ class Codec(nn.Module):
 
     Args:
         config: The architecture.
-        codebook_decay, kmeans_iterations, revive_below: How the codebooks learn; see `ResidualVectorQuantizer`.
+        codebook_decay, kmeans_iterations, revive_below, energy_exponent: How the codebooks learn; see
+            `ResidualVectorQuantizer`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Codec(nn.Module):
         codebook_decay: float = 0.99,
         kmeans_iterations: int = 50,
         revive_below: float = 0.1,
+        energy_exponent: float = 0.0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -71,6 +73,7 @@ class Codec(nn.Module):
             decay=codebook_decay,
             kmeans_iterations=kmeans_iterations,
             revive_below=revive_below,
+            energy_exponent=energy_exponent,
         )
         self.decoder = Decoder(config)
 

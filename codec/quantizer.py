@@ -5,6 +5,7 @@ the step was sound. So a non-finite batch never reaches the codebooks, and a cod
 without being altered.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,9 @@ from torch.nn import functional as F
 from codec.code_search import CodeSearch
 
 __all__ = ["CodebookUsage", "QuantizerOutput", "ResidualVectorQuantizer", "kmeans"]
+
+
+_FLOOR = 0.01  # of the mean energy: below it, silence, latents count alike
 
 
 class QuantizerOutput(NamedTuple):
@@ -54,6 +58,10 @@ class ResidualVectorQuantizer(nn.Module):
         revive_below: A code whose share of the vectors falls below this share of the uniform 1 / size is dead
             and starts anew from a vector of the batch (threshold relative to uniform use as in Mimi; encodec's
             absolute count of 2 depends on batch and segment). 0 never revives.
+        energy_exponent: p, with which a latent x counts as (|x|^2 / mean |x|^2 + 1/100)^-p vectors in `start`. 0 takes
+            all alike (EnCodec), and loud frames, whose errors are the largest, get most of the codes. With 1 it is the
+            error relative to a frame's energy that is made small, nearly what a log spectrum hears. In `update` all
+            count alike: within the cell of a code they hardly differ in energy, and the cells stay.
     """
 
     embed: Tensor
@@ -71,15 +79,19 @@ class ResidualVectorQuantizer(nn.Module):
         decay: float = 0.99,
         kmeans_iterations: int = 50,
         revive_below: float = 0.1,
+        energy_exponent: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"codebook decay must be in [0, 1), got {decay}")
         if not 0 <= revive_below < 1:
             raise ValueError(f"revive_below must be in [0, 1), got {revive_below}")
+        if not 0 <= energy_exponent < math.inf:
+            raise ValueError(f"energy_exponent must be a finite number of 0 or more, got {energy_exponent}")
         self.decay = decay
         self.kmeans_iterations = kmeans_iterations
         self.revive_below = revive_below
+        self.energy_exponent = energy_exponent
         generator = torch.Generator().manual_seed(0)
         embed = torch.randn(codebooks, codebook_size, latent_dim, generator=generator)
         self.register_buffer("embed", embed)
@@ -157,8 +169,12 @@ class ResidualVectorQuantizer(nn.Module):
         size = self.embed.shape[1]
         clusters = max(1, min(size, len(residual) // 4))
         generator = torch.Generator().manual_seed(seed)
+        energy = residual.square().sum(1)
+        # Silence alone has no energy to compare with.
+        relative = energy / energy.mean().clamp_min(torch.finfo(energy.dtype).tiny)
+        weights = (relative + _FLOOR) ** -self.energy_exponent
         for k in range(len(self.embed)):
-            centroids, counts, index = kmeans(residual, clusters, self.kmeans_iterations, generator)
+            centroids, counts, index = kmeans(residual, clusters, self.kmeans_iterations, generator, weights)
             if (counts == 1).any() and (counts > 1).any():
                 centroids = centroids[counts > 1]
                 index = _nearest(residual, centroids)
@@ -224,7 +240,7 @@ class ResidualVectorQuantizer(nn.Module):
 
 
 def kmeans(
-    vectors: Tensor, clusters: int, iterations: int, generator: torch.Generator
+    vectors: Tensor, clusters: int, iterations: int, generator: torch.Generator, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Lloyd's algorithm from distinct random vectors, until no assignment changes.
 
@@ -233,16 +249,19 @@ def kmeans(
     Args:
         vectors: At least as many as clusters.
         generator: Draws the starting vectors (on the CPU, so that every device starts alike).
+        weights: As how many each vector counts in its centroid; 1 if None.
 
-    Shape: vectors [N, D] -> centroids [clusters, D], counts [clusters], assignment [N].
+    Shape: vectors [N, D], weights [N] -> centroids [clusters, D], counts [clusters], assignment [N].
     """
     first = torch.randperm(len(vectors), generator=generator)[:clusters].to(vectors.device)
     centroids = vectors[first]
+    weights = torch.ones_like(vectors[:, 0]) if weights is None else weights
+    weighted = vectors * weights[:, None]
     index = _nearest(vectors, centroids)
     for _ in range(iterations):
-        counts = torch.bincount(index, minlength=clusters).to(vectors.dtype)
-        sums = torch.zeros_like(centroids).index_add_(0, index, vectors)
-        centroids = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), centroids)
+        total = torch.bincount(index, weights, minlength=clusters)[:, None]
+        sums = torch.zeros_like(centroids).index_add_(0, index, weighted)
+        centroids = torch.where(total > 0, sums / total, centroids)
         previous, index = index, _nearest(vectors, centroids)
         if torch.equal(previous, index):
             break

@@ -61,7 +61,7 @@ def test_each_yaml_is_the_published_model(path: Path) -> None:
     node = OmegaConf.load(path)
     assert node["_target_"] == "codec.Codec"
     # All settings are spelled out, so that each can be overridden from the command line.
-    assert set(node) == {"_target_", "config", "codebook_decay", "kmeans_iterations", "revive_below"}
+    assert set(node) == {"_target_", "config", "codebook_decay", "kmeans_iterations", "revive_below", "energy_exponent"}
     assert set(node.config) == {"_target_", *(field.name for field in dataclasses.fields(CodecConfig))}
     assert node.codebook_decay == 0.99
     assert node.kmeans_iterations == 50

@@ -460,3 +460,45 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     (name,) = settings
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got {settings[name]}"):
         ResidualVectorQuantizer(4, 2, 8, **settings)
+
+
+# Quiet frames
+
+
+def test_quiet_latents_get_codes_where_the_relative_error_counts() -> None:
+    """Lengths of 1 to 0.01, as many of each: by squared errors the quietest quarter is as good as silence."""
+    lengths = 10 ** (-2 * torch.linspace(0, 1, 4000)[:, None])
+    vectors = torch.nn.functional.normalize(torch.randn(4000, 6), dim=1) * lengths
+    relative_errors = []
+    for exponent in (0.0, 1.0):
+        quantizer = started(vectors, 1, 64, energy_exponent=exponent)
+        error = vectors - quantizer(as_latent(vectors)).latent[0].t()
+        relative_errors.append((error.square().sum(1) / lengths[:, 0] ** 2)[-1000:].mean().item())
+    assert relative_errors[0] > 0.95
+    assert relative_errors[1] < 0.7
+
+
+def test_weights_of_kmeans_count_like_copies_of_a_vector() -> None:
+    """Lloyd's steps in NumPy over the vectors repeated as often as they weigh, from the same start."""
+    vectors, often = torch.randn(300, 4), torch.randint(1, 5, (300,))
+    first = vectors[torch.randperm(300, generator=torch.Generator().manual_seed(3))[:8]].double().numpy()
+    repeated = vectors.double().numpy().repeat(often.numpy(), axis=0)
+    for _ in range(4):
+        nearest = ((repeated[:, None] - first) ** 2).sum(2).argmin(1)
+        first = np.stack([repeated[nearest == k].mean(0) for k in range(8)])
+    found, counts, index = kmeans(vectors, 8, 4, torch.Generator().manual_seed(3), often.float())
+    np.testing.assert_allclose(found.numpy(), first, atol=1e-5)
+    assert counts.sum() == 300, "counts are of vectors, not of their weights"
+    assert torch.equal(torch.bincount(index, minlength=8), counts.long())
+
+
+def test_silence_has_no_energy_to_compare_with() -> None:
+    quantizer = started(torch.zeros(100, 4), 2, 8, energy_exponent=1.0)
+    assert quantizer.embed.isfinite().all()
+    assert not quantizer.decode(quantizer.encode(torch.zeros(1, 4, 3))).any()
+
+
+@pytest.mark.parametrize("exponent", [-0.5, float("nan"), float("inf")])
+def test_an_energy_exponent_is_finite_and_not_negative(exponent: float) -> None:
+    with pytest.raises(ValueError, match=f"energy_exponent must be a finite number of 0 or more, got {exponent}"):
+        ResidualVectorQuantizer(4, 2, 8, energy_exponent=exponent)
