@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.beam_search import BeamSearch
 from codec.code_search import CodeSearch
 
 __all__ = ["CodebookUsage", "QuantizerOutput", "ResidualVectorQuantizer", "kmeans"]
@@ -62,6 +63,10 @@ class ResidualVectorQuantizer(nn.Module):
             all alike (EnCodec), and loud frames, whose errors are the largest, get most of the codes. With 1 it is the
             error relative to a frame's energy that is made small, nearly what a log spectrum hears. In `update` all
             count alike: within the cell of a code they hardly differ in energy, and the cells stay.
+
+    Attributes:
+        beams: Sums that `encode` and `search` keep after every book (`BeamSearch`); 1, the greedy search of EnCodec,
+            until it is set. Training is greedy, and it is no part of the state: any decoder reads the codes.
     """
 
     embed: Tensor
@@ -92,6 +97,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.kmeans_iterations = kmeans_iterations
         self.revive_below = revive_below
         self.energy_exponent = energy_exponent
+        self.beams = 1
         generator = torch.Generator().manual_seed(0)
         embed = torch.randn(codebooks, codebook_size, latent_dim, generator=generator)
         self.register_buffer("embed", embed)
@@ -135,9 +141,10 @@ class ResidualVectorQuantizer(nn.Module):
         """
         return self.search(codebooks)(latent)
 
-    def search(self, codebooks: int | None = None) -> CodeSearch:
+    def search(self, codebooks: int | None = None) -> CodeSearch | BeamSearch:
         """`encode` for many calls with the first `codebooks` books as they are now, all if None."""
-        return CodeSearch(self.embed[:codebooks])
+        embed = self.embed[:codebooks]
+        return CodeSearch(embed) if self.beams == 1 else BeamSearch(embed, self.beams)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Sum of the codes of the first K books.

@@ -187,7 +187,7 @@ def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsy
     codec = tiny_codec()
     codec.save(model)
     arguments = ["evaluate", "--checkpoint", str(model.parent), "--data", str(audio_folder)]
-    assert main([*arguments, "--seconds", "0.3"]) == 0
+    assert main([*arguments, "--seconds", "0.3", "--beams", "2"]) == 0
     out = capsys.readouterr().out
     for word in ("music", "speech", "all", "codec 0.6", "codec 1.2", "opus 6", "opus 24", "ViSQOL"):
         assert word in out
@@ -205,6 +205,7 @@ def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsy
     assert rows[0]["visqol"] == ""
     content = json.loads((folder / "evaluation.json").read_text())
     assert content["fingerprint"] == codec.fingerprint()
+    assert content["beams"] == 2
     assert [(p["group"], p["coder"], p["bandwidth_kbps"]) for p in content["points"]] == [
         (group, coder, kbps)
         for group in ("music", "speech", "all")

@@ -9,7 +9,7 @@ from codec.audio_file import AUDIO_SUFFIXES
 from codec.audio_pipe import RawFormat
 from codec.bitstream_header import CODINGS
 from codec.commands.messages import complain
-from codec.commands.model_options import add_entropy_option, add_model_options, check_offered, load
+from codec.commands.model_options import add_beams_option, add_entropy_option, add_model_options, check_offered, load
 from codec.commands.standard_streams import (
     STANDARD,
     name_of,
@@ -67,6 +67,7 @@ def _add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "what codec train-entropy learnt. Default: transformer where there is such a model, else adaptive, but fixed "
         "with --block-frames",
     )
+    add_beams_option(encode)
     add_entropy_option(encode)
     add_model_options(encode)
     encode.set_defaults(run=_encode)

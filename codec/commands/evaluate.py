@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from codec.commands.messages import complain
-from codec.commands.model_options import add_model_options, check_offered, load, model_path
+from codec.commands.model_options import add_beams_option, add_model_options, check_offered, load, model_path
 
 __all__ = ["add"]
 
@@ -32,6 +32,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     evaluate.add_argument(
         "--seconds", metavar="S", type=float, default=10.0, help="of the start of each file at most (%(default)g)"
     )
+    add_beams_option(evaluate)
     add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -61,7 +62,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     result = evaluate_folder(coder, options.data, bandwidths_kbps, options.clips, options.seconds, tracked)
     print_evaluation(result)
-    about = {"model": str(model), "fingerprint": coder.fingerprint, "data": str(options.data)}
+    about = {"model": str(model), "fingerprint": coder.fingerprint, "data": str(options.data), "beams": options.beams}
     for path in write_evaluation(result, about, output):
         print(path)
     for reason in result.set_aside:

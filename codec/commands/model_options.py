@@ -14,6 +14,7 @@ from codec.model import Codec
 __all__ = [
     "BUNDLED",
     "MODEL_NAME",
+    "add_beams_option",
     "add_checkpoint_option",
     "add_entropy_option",
     "add_model_options",
@@ -24,6 +25,7 @@ __all__ = [
 
 MODEL_NAME = "model.safetensors"
 RUNS = Path("runs")
+_MOST_BEAMS = 64
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / MODEL_NAME
 
 
@@ -51,7 +53,21 @@ def add_entropy_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_beams_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--beams",
+        metavar="N",
+        type=int,
+        default=1,
+        help=f"look for better codes at the same bitrate: keep the N best sums of codes, up to {_MOST_BEAMS}, "
+        "rather than what is nearest book by book. Default: 1",
+    )
+
+
 def load(options: argparse.Namespace) -> FileCodec:
+    beams = getattr(options, "beams", 1)
+    if not 1 <= beams <= _MOST_BEAMS:
+        raise ValueError(f"--beams must be 1 to {_MOST_BEAMS}, got {beams}")
     path = model_path(options.checkpoint)
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -60,6 +76,7 @@ def load(options: argparse.Namespace) -> FileCodec:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the device {name} cannot be used: {str(error).splitlines()[0]}") from error
     codec = Codec.load(path).to(device)
+    codec.quantizer.beams = beams
     if options.checkpoint is None:
         print(f"using {path}", file=sys.stderr if getattr(options, "target", None) == Path("-") else sys.stdout)
     return FileCodec(codec, getattr(options, "entropy", None) or path.with_name(ENTROPY_NAME))
