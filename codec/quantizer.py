@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from codec.beam_search import BeamSearch
 from codec.code_search import CodeSearch
+from codec.kmeans import kmeans, nearest
 
-__all__ = ["CodebookUsage", "QuantizerOutput", "ResidualVectorQuantizer", "kmeans"]
-
+__all__ = ["CodebookUsage", "QuantizerOutput", "ResidualVectorQuantizer"]
 
 _FLOOR = 0.01  # of the mean energy: below it, silence, latents count alike
 
@@ -119,7 +119,7 @@ class ResidualVectorQuantizer(nn.Module):
         x = rearrange(latent, "b d f -> (b f) d").float()
         residual, codes, commitments, residuals = x, [], [], []
         for embed in self.embed[:codebooks]:
-            index = _nearest(residual.detach(), embed)
+            index = nearest(residual.detach(), embed)
             code = F.embedding(index, embed)
             residuals.append(residual.detach())
             commitments.append(F.mse_loss(residual, code))
@@ -184,7 +184,7 @@ class ResidualVectorQuantizer(nn.Module):
             centroids, counts, index = kmeans(residual, clusters, self.kmeans_iterations, generator, weights)
             if (counts == 1).any() and (counts > 1).any():
                 centroids = centroids[counts > 1]
-                index = _nearest(residual, centroids)
+                index = nearest(residual, centroids)
                 counts = torch.bincount(index, minlength=len(centroids)).to(counts.dtype)
             # Copies of live codes fill the book: the lower index wins a tie, so copies are never chosen.
             self.embed[k] = centroids[torch.arange(size, device=centroids.device) % len(centroids)]
@@ -246,36 +246,6 @@ class ResidualVectorQuantizer(nn.Module):
         return CodebookUsage(entropy.exp(), self._dead().float().mean(1), entropy / torch.log(torch.tensor(2.0)))
 
 
-def kmeans(
-    vectors: Tensor, clusters: int, iterations: int, generator: torch.Generator, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Lloyd's algorithm from distinct random vectors, until no assignment changes.
-
-    A cluster that loses all its vectors keeps its last centroid and a count of 0.
-
-    Args:
-        vectors: At least as many as clusters.
-        generator: Draws the starting vectors (on the CPU, so that every device starts alike).
-        weights: As how many each vector counts in its centroid; 1 if None.
-
-    Shape: vectors [N, D], weights [N] -> centroids [clusters, D], counts [clusters], assignment [N].
-    """
-    first = torch.randperm(len(vectors), generator=generator)[:clusters].to(vectors.device)
-    centroids = vectors[first]
-    weights = torch.ones_like(vectors[:, 0]) if weights is None else weights
-    weighted = vectors * weights[:, None]
-    index = _nearest(vectors, centroids)
-    for _ in range(iterations):
-        total = torch.bincount(index, weights, minlength=clusters)[:, None]
-        sums = torch.zeros_like(centroids).index_add_(0, index, weighted)
-        centroids = torch.where(total > 0, sums / total, centroids)
-        previous, index = index, _nearest(vectors, centroids)
-        if torch.equal(previous, index):
-            break
-    counts = torch.bincount(index, minlength=clusters).to(vectors.dtype)
-    return centroids, counts, index
-
-
 def _processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
@@ -294,13 +264,3 @@ def _joined(residuals: Tensor) -> Tensor:
     parts = [torch.empty_like(residuals) for _ in range(_processes())]
     dist.all_gather(parts, residuals.contiguous())
     return torch.cat(parts, dim=1)
-
-
-def _nearest(vectors: Tensor, embed: Tensor) -> Tensor:
-    """Index of the nearest code in Euclidean distance; |v|^2 is the same for all codes and left out.
-
-    Shape: vectors [N, D], embed [size, D] -> [N] int64.
-    """
-    # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
-    with torch.autocast(vectors.device.type, enabled=False):
-        return torch.addmm(embed.square().sum(1), vectors, embed.t(), alpha=-2).argmin(1)

@@ -9,7 +9,8 @@ import torch
 from encodec.quantization.core_vq import EuclideanCodebook, ResidualVectorQuantization
 from torch import Tensor
 
-from codec.quantizer import QuantizerOutput, ResidualVectorQuantizer, kmeans
+from codec.kmeans import kmeans
+from codec.quantizer import QuantizerOutput, ResidualVectorQuantizer
 
 
 def as_latent(vectors: Tensor) -> Tensor:
