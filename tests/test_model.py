@@ -36,6 +36,23 @@ def tiny_codec(**changes: Any) -> Codec:
 # Parity
 
 
+def assert_ties(latent: Tensor, embed: Tensor, ours: Tensor, theirs: Tensor) -> None:
+    """Codes differ in few frames, and first in a book whose two codes float32 cannot tell apart.
+
+    The package takes distances by a product of matrices, whose rounding goes with the machine.
+    """
+    frames = (ours != theirs).any(1)[0].nonzero()[:, 0].tolist()
+    assert len(frames) <= 0.1 * ours.shape[2]
+    for frame in frames:
+        book = int((ours != theirs)[0, :, frame].nonzero()[0])
+        before = sum(embed[k, ours[0, k, frame]].double() for k in range(book))
+        ends = (latent[0, :, frame].double() - before)[None] - embed[
+            book, [ours[0, book, frame], theirs[0, book, frame]]
+        ]
+        one, other = ends.square().sum(1).tolist()
+        assert one == pytest.approx(other, abs=1e-5 * float(latent[0, :, frame].square().sum()))
+
+
 @torch.no_grad()
 def assert_same_codec(config: CodecConfig, lengths: list[int], bandwidths: list[float], batch: int) -> None:
     reference = encodec_model(config)
@@ -49,14 +66,17 @@ def assert_same_codec(config: CodecConfig, lengths: list[int], bandwidths: list[
             theirs, ours = reference.encode(audio), codec.encode(audio, bandwidth)
             assert len(ours) == len(theirs)
             for (codes, scale), segment in zip(theirs, ours, strict=True):
-                assert torch.equal(segment.codes, codes)
+                if not torch.equal(segment.codes, codes):
+                    assert len(ours) == len(audio) == 1
+                    assert_ties(codec.latent_of(audio), codec.quantizer.embed, segment.codes, codes)
                 assert segment.codes.shape[1] == config.codebooks_for(bandwidth)
                 assert (segment.scale is None) == (scale is None)
                 if scale is not None:
                     torch.testing.assert_close(segment.scale, scale.flatten())
                 used |= set(codes.flatten().tolist())
-            torch.testing.assert_close(codec.decode(ours), reference.decode(theirs), rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(codec.decode(ours, samples), reference(audio), rtol=1e-4, atol=1e-5)
+            same = [EncodedSegment(codes, segment.scale) for (codes, _), segment in zip(theirs, ours, strict=True)]
+            torch.testing.assert_close(codec.decode(same), reference.decode(theirs), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(codec.decode(same, samples), reference(audio), rtol=1e-4, atol=1e-5)
     assert len(used) >= min(16, config.codebook_size) // 2
 
 
