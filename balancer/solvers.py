@@ -17,6 +17,7 @@ from balancer.statistics import Statistics
 
 __all__ = [
     "ROUNDING",
+    "Array",
     "UnitRows",
     "fair_point",
     "min_norm_point",

@@ -4,11 +4,11 @@ The nearest code of the first books is not the best beginning of a sum of K code
 beginnings and takes the best sum in the end, as encoders for additive quantization do (Babenko and Lempitsky 2014).
 """
 
-import math
-
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from codec.code_search import without_copies
 
 __all__ = ["BeamSearch"]
 
@@ -28,15 +28,8 @@ class BeamSearch:
 
     def __init__(self, embed: Tensor, beams: int) -> None:
         self.embed = embed.double()
-        self.squares = self.embed.square().sum(2)
+        self.squares = without_copies(self.embed.square().sum(2), self.embed)  # they would fill the beams
         self.beams = beams
-        # A start fills a book with copies: they would fill the beams as well.
-        for book, codes in enumerate(embed):
-            _, first = torch.unique(codes, dim=0, return_inverse=True)
-            order = torch.argsort(first, stable=True)
-            copy = torch.zeros(len(codes), dtype=torch.bool, device=embed.device)
-            copy[order[1:]] = first[order[1:]] == first[order[:-1]]
-            self.squares[book, copy] = math.inf
 
     @torch.no_grad()
     def __call__(self, latent: Tensor) -> Tensor:

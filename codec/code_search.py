@@ -13,9 +13,24 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CodeSearch"]
+__all__ = ["CodeSearch", "without_copies"]
 
 _PAIRS = 1 << 14  # of vectors and codes whose distances are taken in float64 at a time: 16 MB at 128 dimensions
+
+
+def without_copies(squares: Tensor, embed: Tensor) -> Tensor:
+    """Makes the square of every copy of a code infinite, so that the first, which stands for all, is nearer.
+
+    The start of a quantizer fills its books with copies.
+
+    Shape: squares [K, size], of the codes embed [K, size, D] or relative to some point -> [K, size].
+    """
+    ordered, order = squares.sort(dim=1, stable=True)
+    book, place = (ordered[:, 1:] == ordered[:, :-1]).nonzero(as_tuple=True)
+    first, second = order[book, place], order[book, place + 1]
+    same = (embed[book, first] == embed[book, second]).all(1)
+    squares[book[same], second[same]] = math.inf
+    return squares
 
 
 class CodeSearch:
@@ -31,14 +46,9 @@ class CodeSearch:
         self.embed = embed
         self.center = embed.mean(1, keepdim=True)
         self.centered = embed - self.center
-        self.squares = self.centered.square().sum(2)
-        self.longest = self.squares.amax(1).sqrt()
-        # Copies of a code, with which the start fills a book, would be in doubt for ever: the first stands for all.
-        squares, order = self.squares.sort(dim=1, stable=True)
-        book, place = (squares[:, 1:] == squares[:, :-1]).nonzero(as_tuple=True)
-        first, second = order[book, place], order[book, place + 1]
-        copies = (embed[book, first] == embed[book, second]).all(1)
-        self.squares[book[copies], second[copies]] = math.inf
+        squares = self.centered.square().sum(2)
+        self.longest = squares.amax(1).sqrt()
+        self.squares = without_copies(squares, embed)  # they would be in doubt for ever
 
     @torch.no_grad()
     def __call__(self, latent: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """Nearest codes do not depend on the company in which a vector is searched."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
+from codec.beam_search import BeamSearch
 from codec.code_search import CodeSearch
 from codec.quantizer import ResidualVectorQuantizer
 
@@ -59,8 +62,11 @@ def test_of_equal_codes_the_first_is_chosen() -> None:
     assert not same.any()
 
 
-def test_latents_that_are_no_numbers_get_some_code_and_disturb_no_other() -> None:
-    search = CodeSearch(torch.randn(2, 16, 4))
+@pytest.mark.parametrize("make", [CodeSearch, lambda embed: BeamSearch(embed, 3)], ids=["nearest", "beams"])
+def test_latents_that_are_no_numbers_get_some_code_and_disturb_no_other(
+    make: Callable[[Tensor], CodeSearch | BeamSearch],
+) -> None:
+    search = make(torch.randn(2, 16, 4))
     latent = torch.randn(1, 4, 5)
     expected = search(latent)
     latent[0, 0, 1], latent[0, 1, 3] = torch.inf, torch.nan

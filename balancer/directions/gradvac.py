@@ -6,14 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from balancer.solvers import Array
 from balancer.statistics import Statistics
 
 __all__ = ["GradVac"]
-
-Array = NDArray[np.float64]
 
 
 class GradVac(nn.Module):
