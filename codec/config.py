@@ -26,6 +26,8 @@ class CodecConfig:
         residual_layers: Residual units before each stride, with dilations `dilation_base ** layer`.
         dilation_base: See `residual_layers`.
         compress: A residual unit works on `width / compress` channels.
+        celu_alpha: Scale of the activations, which are alpha (exp(x / alpha) - 1) below zero. With 1 they are the ELU
+            of all published models; near 0 rectifiers, two of which hand on the halves of a wave at any level.
         lstm_layers: LSTM layers between convolutions and latent; 0 for none.
         causal: Left padding only, so that a frame needs no future sample.
         norm: `weight_norm` (24 kHz model), `time_group_norm` (a group norm with one group, over channels and
@@ -53,6 +55,7 @@ class CodecConfig:
     residual_layers: int = 1
     dilation_base: int = 2
     compress: int = 2
+    celu_alpha: float = 1.0
     lstm_layers: int = 2
     causal: bool = True
     norm: Literal["weight_norm", "time_group_norm", "none"] = "weight_norm"
@@ -79,6 +82,8 @@ class CodecConfig:
             raise ValueError(f"strides must be positive whole numbers, got {self.strides}")
         if self.lstm_layers < 0:
             raise ValueError(f"lstm_layers must be 0 or more, got {self.lstm_layers}")
+        if not (isinstance(self.celu_alpha, int | float) and 0 < self.celu_alpha < math.inf):
+            raise ValueError(f"celu_alpha must be a finite number above 0, got {self.celu_alpha!r}")
         if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
             raise ValueError(f"codebook_size must be a power of two, got {self.codebook_size}")
         for name, allowed in (("norm", ("weight_norm", "time_group_norm", "none")),
@@ -134,8 +139,14 @@ class CodecConfig:
         return whole if self.segment_seconds is None else int(self.segment_seconds * self.sample_rate)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, strings and numbers, ready for JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain lists, strings and numbers, ready for JSON.
+
+        The ELU goes without saying, so that models from before `celu_alpha` keep their fingerprints.
+        """
+        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.celu_alpha == 1:
+            del settings["celu_alpha"]
+        return settings
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CodecConfig":

@@ -35,7 +35,7 @@ def _stream(layer: nn.Module) -> Stream:
             return _ResidualStream(layer)
         case ResidualLSTM():
             return _LSTMStream(layer)
-        case nn.ELU() | nn.Identity():
+        case nn.CELU() | nn.Identity():
             return _PointwiseStream(layer)
     raise TypeError(f"no stream for a {type(layer).__name__}")
 

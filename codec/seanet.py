@@ -6,9 +6,9 @@ by name alone.
 
 from torch import Tensor, nn
 
+from codec.celu import CELU
 from codec.config import CodecConfig
 from codec.conv import Conv1d, ConvTranspose1d
-from codec.elu import ELU
 
 __all__ = ["Decoder", "Encoder", "ResidualLSTM", "ResidualUnit"]
 
@@ -25,11 +25,11 @@ class Encoder(nn.Module):
         layers: list[nn.Module] = [_conv(config, config.channels, width, config.kernel_size)]
         for stride in config.strides:
             layers += [ResidualUnit(config, width, layer) for layer in range(config.residual_layers)]
-            layers += [ELU(), _conv(config, width, 2 * width, 2 * stride, stride=stride)]
+            layers += [CELU(config.celu_alpha), _conv(config, width, 2 * width, 2 * stride, stride=stride)]
             width *= 2
         if config.lstm_layers:
             layers.append(ResidualLSTM(width, config.lstm_layers))
-        layers += [ELU(), _conv(config, width, config.latent_dim, config.kernel_size)]
+        layers += [CELU(config.celu_alpha), _conv(config, width, config.latent_dim, config.kernel_size)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, audio: Tensor) -> Tensor:
@@ -51,12 +51,12 @@ class Decoder(nn.Module):
             layers.append(ResidualLSTM(width, config.lstm_layers))
         for stride in reversed(config.strides):
             layers += [
-                ELU(),
+                CELU(config.celu_alpha),
                 ConvTranspose1d(width, width // 2, 2 * stride, stride=stride, causal=config.causal, norm=config.norm),
             ]
             width //= 2
             layers += [ResidualUnit(config, width, layer) for layer in range(config.residual_layers)]
-        layers += [ELU(), _conv(config, width, config.channels, config.kernel_size)]
+        layers += [CELU(config.celu_alpha), _conv(config, width, config.channels, config.kernel_size)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -75,9 +75,9 @@ class ResidualUnit(nn.Module):
         hidden = width // config.compress
         dilation = config.dilation_base**layer
         self.block = nn.Sequential(
-            ELU(),
+            CELU(config.celu_alpha),
             _conv(config, width, hidden, config.residual_kernel_size, dilation=dilation),
-            ELU(),
+            CELU(config.celu_alpha),
             _conv(config, hidden, width, 1),
         )
         self.shortcut = _conv(config, width, width, 1) if config.skip == "conv" else nn.Identity()

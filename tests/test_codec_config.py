@@ -47,7 +47,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "starter": {
         "rate": (24_000, 1, 320, 75, 10, 16, 0.75),
         "books": {6: 8, 12: 16},
-        "settings": {"causal": True, "padding": "constant", "skip": "identity", "filters": 16, "lstm_layers": 0},
+        "settings": {"causal": True, "padding": "constant", "skip": "identity", "filters": 20, "lstm_layers": 0},
     },
 }  # fmt: skip
 
@@ -64,7 +64,9 @@ def test_each_yaml_is_the_published_model(path: Path) -> None:
     assert set(node) == {"_target_", "config", "codebook_decay", "kmeans_iterations", "revive_below", "energy_exponent"}
     assert set(node.config) == {"_target_", *(field.name for field in dataclasses.fields(CodecConfig))}
     codebooks = node.codebook_decay, node.kmeans_iterations, node.energy_exponent
-    assert codebooks == ((0.999, 10, 1) if path.stem == "starter" else (0.99, 50, 0))
+    starter = path.stem == "starter"
+    assert codebooks == ((0.999, 10, 1) if starter else (0.99, 50, 0))
+    assert node.config.celu_alpha == (1e-5 if starter else 1)
     config = instantiate(node.config, _convert_="all")
     published = PUBLISHED[path.stem]
     assert (
@@ -74,7 +76,7 @@ def test_each_yaml_is_the_published_model(path: Path) -> None:
     assert published["books"].items() <= {b: config.codebooks_for(b) for b in config.bandwidths_kbps}.items()
     assert published["settings"].items() <= config.to_dict().items()
     assert config.codebooks_for(max(config.bandwidths_kbps)) == config.codebooks
-    assert config.latent_dim == 128
+    assert config.latent_dim == (144 if starter else 128)
 
 
 def test_the_starter_yaml_builds_a_codec_of_under_two_million_weights() -> None:
@@ -124,6 +126,8 @@ def test_a_bandwidth_out_of_reach_names_what_it_needs_and_what_there_is(bandwidt
         ({"sample_rate": 0}, "sample_rate must be a positive whole number, got 0"),
         ({"sample_rate": 24e3}, "sample_rate must be a positive whole number, got 24000.0"),
         ({"filters": -1}, "filters must be a positive whole number, got -1"),
+        ({"celu_alpha": 0}, "celu_alpha must be a finite number above 0, got 0"),
+        ({"celu_alpha": float("inf")}, "celu_alpha must be a finite number above 0, got inf"),
         ({"latent_dim": 0}, "latent_dim must be a positive whole number, got 0"),
         ({"kernel_size": 0}, "kernel_size must be a positive whole number, got 0"),
         ({"residual_kernel_size": 0}, "residual_kernel_size must be a positive whole number, got 0"),
@@ -156,7 +160,7 @@ def test_each_refusal_names_what_was_wanted_and_what_was_got(changes: dict[str, 
 def test_the_dict_form_survives_json() -> None:
     config = CodecConfig(
         channels=2, causal=False, norm="time_group_norm", strides=[3, 5], bandwidths_kbps=[32], codebook_size=16,
-        normalize=True, segment_seconds=0.5, overlap=0.1, skip="identity", padding="constant",
+        normalize=True, segment_seconds=0.5, overlap=0.1, skip="identity", padding="constant", celu_alpha=0.5,
     )  # fmt: skip
     values = config.to_dict()
     assert values["strides"] == [3, 5]
@@ -164,6 +168,12 @@ def test_the_dict_form_survives_json() -> None:
     assert CodecConfig.from_dict(json.loads(json.dumps(values))) == config
     assert CodecConfig.from_dict({}) == CodecConfig()
     assert CodecConfig.from_dict(values | {"overlap": 0.2}) != config
+
+
+def test_the_elu_goes_without_saying() -> None:
+    """Models from before `celu_alpha` were described without it, and their fingerprints are of that description."""
+    assert "celu_alpha" not in CodecConfig().to_dict()
+    assert CodecConfig(celu_alpha=1) == CodecConfig.from_dict(CodecConfig().to_dict())
 
 
 def test_an_unknown_key_is_refused_by_name() -> None:

@@ -265,6 +265,9 @@ PAPER: dict[str, object] = {
     "losses.adversarial.feature_matching": "relative",
     "balancer.scale.decay": 0.999,
     "balancer.scale.total_norm": 1.0,
+    "balancer.refresh_every": 8,
+    "balancer.refresh_from": 1000,
+    "codec.config.celu_alpha": 1.0,
     "adversary.update": "alternating",
     "adversary.start": 0.0,
     "optimizer.codec._target_": "torch.optim.Adam",
@@ -299,6 +302,7 @@ AUDIOCRAFT: dict[str, object] = PAPER | {
     "losses.adversarial.feature_matching": "plain",
     "balancer.scale.norm_over": "item",
     "balancer.scale.batch_invariant": False,
+    "balancer.refresh_every": 1,
     "adversary.probability": 1.0,
     "trainer.budget.steps": 200 * 2000,
     "trainer.codebooks.commitment_over": "mean",
@@ -358,8 +362,8 @@ MEASURES = {
     "encodec_48khz": (150, 14.86, [2, 4, 8, 16]),
     "audiocraft_24khz": (75, 14.68, [1, 2, 4, 8, 16, 32]),
     "audiocraft_32khz": (50, 56.88, [1, 2, 3, 4]),
-    "starter": (75, 1.00, [2, 4, 8, 16]),
-    "ablation": (75, 1.00, [2, 4, 8, 16]),
+    "starter": (75, 1.49, [2, 4, 8, 16]),
+    "ablation": (75, 1.49, [2, 4, 8, 16]),
 }
 
 

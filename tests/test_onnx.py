@@ -34,7 +34,7 @@ TINY: dict[str, Any] = {
 CAUSAL: dict[str, dict[str, Any]] = {
     "encodec": {},
     "audiocraft": {"padding": "constant", "skip": "identity"},
-    "no_lstm": {"skip": "identity", "lstm_layers": 0},
+    "no_lstm": {"skip": "identity", "lstm_layers": 0, "celu_alpha": 0.1},
     "dilated": {"residual_layers": 3, "lstm_layers": 1, "strides": (3, 1, 2)},
     "stereo": {"channels": 2, "padding": "constant", "norm": "none", "kernel_size": 4, "residual_kernel_size": 2},
 }

@@ -16,6 +16,7 @@ MONO = CodecConfig(
 )
 VARIANTS = {
     "mono": MONO,
+    "rectifiers": replace(MONO, celu_alpha=1e-5),
     "stereo": replace(MONO, channels=2, latent_dim=16),
     "not causal": replace(MONO, causal=False),
     "reflection": replace(MONO, causal=False, padding="reflect"),
@@ -53,6 +54,19 @@ def test_unquantized_audio_comes_back(name: str) -> None:
         after = codec(audio, quantize=False).audio
     assert error_db(before, audio) > -1  # random weights know nothing
     assert error_db(after, audio) < -25
+
+
+@torch.no_grad()
+def test_between_rectifiers_quiet_audio_comes_back_as_loud_audio_does() -> None:
+    """No constant stands beside the signal: what is 50 dB below the audio the weights were made for is as right."""
+    codec, audio = started(VARIANTS["rectifiers"])
+    quiet = audio * 10 ** (-50 / 20)
+    assert error_db(codec(audio, quantize=False).audio, audio) < -35
+    assert error_db(codec(quiet, quantize=False).audio, quiet) < -30
+    assert codec(0 * audio, quantize=False).audio.abs().max() < 1e-6
+    with_constants, _ = started(MONO)
+    assert error_db(with_constants(10 * audio, quantize=False).audio, 10 * audio) > -10  # beyond c
+    assert error_db(codec(10 * audio, quantize=False).audio, 10 * audio) < -35
 
 
 @torch.no_grad()

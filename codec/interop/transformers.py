@@ -13,6 +13,7 @@ from codec.atomic_file import replacing
 from codec.config import CodecConfig
 from codec.interop.model_card import model_card
 from codec.interop.silent_lstm import with_silent_lstm, without_silent_lstm
+from codec.interop.unit_celu import celu_problem, with_unit_celu
 from codec.interop.weights import ForeignModelError, codec_with, read_safetensors, read_torch, translated
 from codec.model import Codec
 
@@ -97,6 +98,7 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
     """Writes a folder from which `EncodecModel` and `AutoProcessor` load `from_pretrained`, with a model card.
 
     `EncodecModel` always has an LSTM; a codec without one gets one whose weights are all zero, which adds nothing.
+    Its activations are ELUs; a codec with another `celu_alpha` is exported at the scale at which they are the same.
 
     Args:
         folder: Made if it is missing; an earlier model in it is replaced.
@@ -118,7 +120,7 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
     card = model_card(codec, run, licence)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "model.safetensors") as beside:
-        save_file(_their_state(codec), beside, metadata={"format": "pt"})
+        save_file(_their_state(with_unit_celu(codec)), beside, metadata={"format": "pt"})
     settings = (json.dumps(each, indent=2) + "\n" for each in (_their_config(config), _their_preprocessor(config)))
     for name, text in zip(_FILES[1:], (*settings, card), strict=True):
         with replacing(folder / name) as beside:
@@ -133,7 +135,7 @@ def check_expressible(config: CodecConfig) -> None:
         ForeignModelError: It cannot; the message says for which setting, and why.
     """
     norm = "norm is none, and it knows weight_norm and time_group_norm only" if config.norm == "none" else None
-    for problem in (norm, _bandwidth_problem(config), _segment_problem(config)):
+    for problem in (norm, celu_problem(config), _bandwidth_problem(config), _segment_problem(config)):
         if problem:
             raise ForeignModelError(f"transformers' EncodecModel cannot express this codec: {problem}")
 

@@ -5,14 +5,18 @@ can be put into a basis and back. Here every strided convolution takes the princ
 transposed one across from it their inverse, and the residual units add nothing yet. k-means on these latents then is
 a vector quantizer of principal components, and training starts from waveforms that are right in phase.
 
-The network stays linear, nearly, because each signal s is held by two channels, c + s and c - s:
-    ELU(c + s) - ELU(c - s) = 2 s    for |s| <= c.
+The network stays linear, nearly, because each signal s is held by two channels. Near 0 an activation with a small
+`celu_alpha` is a rectifier, and two of them hand on the halves of a wave of any level:
+    CELU(s) - CELU(-s) = s, up to alpha.
+The ELU, whose alpha is 1, needs a constant c beside it:
+    ELU(c + s) - ELU(c - s) = 2 s    for |s| <= c,
+which training has to keep cancelled, and which silence comes out louder for.
 Channels and taps that carry no signal keep their random weights, and what leads from them into a signal is zero: it
 learns from the first step.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +28,18 @@ from codec.seanet import ResidualLSTM, ResidualUnit
 
 __all__ = ["start_as_transform"]
 
-_READ, _WRITE = (0.5, -0.5), (1.0, -1.0)  # a signal from its pair of channels, and into it
+
+class _Pairs(NamedTuple):
+    """How two channels hold a signal."""
+
+    room: float  # c, in standard deviations of s
+    read: float  # what the difference of the two is to be multiplied by
+
+
+_RECTIFIED, _ROOMY = _Pairs(0.0, 1.0), _Pairs(4.0, 0.5)
+_LARGEST_RECTIFIER = 0.1  # alpha, in standard deviations of the audio
+
 _LENGTH, _DIRECTION = "parametrizations.weight.original0", "parametrizations.weight.original1"  # of weight norm
-_ROOM = 4.0  # c, in standard deviations of s
 # A component with standard deviation d has d^(1 - 0.7) in the latent. What quantization adds to it then goes with
 # d^0.7: most where the signal is loud and hides it, as in the noise shaping of speech codecs.
 _SHAPING = 0.7
@@ -64,19 +77,20 @@ def start_as_transform(codec: Codec, audio: Tensor) -> None:
     decoder = [layer for layer in codec.decoder.layers if isinstance(layer, Conv1d | ConvTranspose1d)][::-1]
     _silence_side_paths([*codec.encoder.layers, *codec.decoder.layers])
 
+    held = _RECTIFIED if config.celu_alpha <= _LARGEST_RECTIFIER else _ROOMY
     one = torch.eye(config.channels, device=audio.device)[..., None]  # [d, d, 1]
-    _set_encoding(encoder[0], one / level, signal, reads_pairs=False)
-    _set_decoding(decoder[0], one * level, None)
+    _set_encoding(held, encoder[0], one / level, signal, reads_pairs=False)
+    _set_decoding(held, decoder[0], one * level, None)
     for down, up in zip(encoder[1:-1], decoder[1:-1], strict=True):
         basis, components = _principal_components(signal, down.stride, len(_weight(down)) // 2)
-        _set_encoding(down, basis, components)
-        _set_decoding(up, basis, signal)
+        _set_encoding(held, down, basis, components)
+        _set_decoding(held, up, basis, signal)
         signal = components
     basis, components = _principal_components(signal, 1, config.latent_dim)
     deviation = components.square().mean((0, 2)).sqrt()[:, None, None]
     shape = (deviation / deviation[0]).clamp_min(1e-3) ** -_SHAPING
-    _set_encoding(encoder[-1], basis * shape, None)
-    _set_decoding(decoder[-1], basis / shape, signal, reads_pairs=False)
+    _set_encoding(held, encoder[-1], basis * shape, None)
+    _set_decoding(held, decoder[-1], basis / shape, signal, reads_pairs=False)
 
 
 def _principal_components(signal: Tensor, stride: int, most: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +106,7 @@ def _principal_components(signal: Tensor, stride: int, most: int) -> tuple[Tenso
     return basis.unflatten(1, (dim, stride)), (blocks @ basis.T).transpose(1, 2)
 
 
-def _set_encoding(layer: Conv1d, basis: Tensor, pairs: Tensor | None, reads_pairs: bool = True) -> None:
+def _set_encoding(held: _Pairs, layer: Conv1d, basis: Tensor, pairs: Tensor | None, reads_pairs: bool = True) -> None:
     """Makes `layer` take the components of the block that begins with its frame.
 
     Args:
@@ -101,17 +115,17 @@ def _set_encoding(layer: Conv1d, basis: Tensor, pairs: Tensor | None, reads_pair
     Shape: basis [n, d, stride].
     """
     weight, bias = _weight(layer).clone(), torch.zeros_like(_bias(layer))
-    taps = _paired(basis, 1, _READ) if reads_pairs else basis
+    taps = _paired(held.read * basis, 1) if reads_pairs else basis
     if pairs is not None:
-        taps = _paired(taps, 0, _WRITE)
-        bias[: len(taps)] = _room(pairs)
+        taps = _paired(taps, 0)
+        bias[: len(taps)] = held.room * _deviations(pairs)
     weight[: len(taps)] = 0
     weight[: len(taps), : taps.shape[1], layer.left_padding : layer.left_padding + taps.shape[2]] = taps
     _assign(layer, weight, bias)
 
 
 def _set_decoding(
-    layer: Conv1d | ConvTranspose1d, basis: Tensor, pairs: Tensor | None, reads_pairs: bool = True
+    held: _Pairs, layer: Conv1d | ConvTranspose1d, basis: Tensor, pairs: Tensor | None, reads_pairs: bool = True
 ) -> None:
     """Makes `layer` return the block that has these components: the basis is orthogonal, so its transpose does.
 
@@ -123,10 +137,10 @@ def _set_decoding(
     transposed = isinstance(layer, ConvTranspose1d)
     weight, bias = _weight(layer).clone(), torch.zeros_like(_bias(layer))
     rows = weight if transposed else weight.transpose(0, 1)  # [in, out, taps], a view
-    taps = _paired(basis, 0, _READ) if reads_pairs else basis
+    taps = _paired(held.read * basis, 0) if reads_pairs else basis
     if pairs is not None:
-        taps = _paired(taps, 1, _WRITE)
-        bias[: taps.shape[1]] = _room(pairs)
+        taps = _paired(taps, 1)
+        bias[: taps.shape[1]] = held.room * _deviations(pairs)
     first = layer.left_trim if isinstance(layer, ConvTranspose1d) else layer.left_padding
     rows[:, : taps.shape[1]] = 0
     rows[: len(taps), : taps.shape[1], first : first + taps.shape[2]] = taps
@@ -170,14 +184,14 @@ def _assign(layer: Conv1d | ConvTranspose1d, weight: Tensor, bias: Tensor) -> No
     _bias(layer).copy_(bias)
 
 
-def _paired(taps: Tensor, dim: int, signs: tuple[float, float]) -> Tensor:
-    """Spreads each index of `dim` over two. Shape: [.., n, ..] -> [.., 2 n, ..]."""
-    return torch.stack([sign * taps for sign in signs], dim + 1).flatten(dim, dim + 1)
+def _paired(taps: Tensor, dim: int) -> Tensor:
+    """Spreads each index of `dim` over two, of opposite signs. Shape: [.., n, ..] -> [.., 2 n, ..]."""
+    return torch.stack([taps, -taps], dim + 1).flatten(dim, dim + 1)
 
 
-def _room(signal: Tensor) -> Tensor:
-    """The constants c of the pairs. Shape: signal [B, d, T] -> [2 d]."""
-    return _ROOM * signal.square().mean((0, 2)).sqrt().repeat_interleave(2)
+def _deviations(signal: Tensor) -> Tensor:
+    """The standard deviation of each signal, for both channels of its pair. Shape: signal [B, d, T] -> [2 d]."""
+    return signal.square().mean((0, 2)).sqrt().repeat_interleave(2)
 
 
 def _weight(layer: Conv1d | ConvTranspose1d) -> Tensor:

@@ -1,10 +1,10 @@
-"""The ELU against torch's own, in value and gradient."""
+"""The activation against torch's own, in value and gradient."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from codec.elu import ELU
+from codec.celu import CELU
 
 EDGES = torch.tensor([0.0, -0.0, 1e-8, -1e-8, -1e-4, 3.0, -3.0, -90.0, -1e4, 1e30, float("inf"), float("-inf")])
 
@@ -12,30 +12,33 @@ EDGES = torch.tensor([0.0, -0.0, 1e-8, -1e-8, -1e-4, 3.0, -3.0, -90.0, -1e4, 1e3
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-15), (torch.float32, 1.2e-7)])
 def test_values_are_torchs(dtype: torch.dtype, tolerance: float) -> None:
     x = torch.cat([EDGES, torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 3]).to(dtype)
-    torch.testing.assert_close(ELU()(x), F.elu(x), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(CELU()(x), F.elu(x), rtol=tolerance, atol=tolerance)
+    for alpha in (0.001, 0.3, 7.0):
+        torch.testing.assert_close(CELU(alpha)(x), F.celu(x, alpha), rtol=tolerance, atol=alpha * tolerance)
 
 
 def test_bfloat16_is_the_rounded_value() -> None:
     x = torch.linspace(-6, 2, 4001).bfloat16()
-    assert ELU()(x).dtype == torch.bfloat16
-    torch.testing.assert_close(ELU()(x), F.elu(x.double()).bfloat16(), rtol=2**-7, atol=1e-7)
+    assert CELU()(x).dtype == torch.bfloat16
+    torch.testing.assert_close(CELU()(x), F.elu(x.double()).bfloat16(), rtol=2**-7, atol=1e-7)
 
 
 def test_nan_stays_nan() -> None:
-    assert ELU()(torch.tensor([float("nan"), 1.0])).isnan().tolist() == [True, False]
+    assert CELU()(torch.tensor([float("nan"), 1.0])).isnan().tolist() == [True, False]
 
 
 def test_gradients_are_the_derivative() -> None:
     x = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    assert torch.autograd.gradcheck(ELU(), (x,))
     edges = EDGES[:9].clone().requires_grad_()
-    (found,) = torch.autograd.grad(ELU()(edges).sum(), [edges])
-    (wanted,) = torch.autograd.grad(F.elu(edges).sum(), [edges])
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    for alpha in (0.3, 1.0, 7.0):
+        assert torch.autograd.gradcheck(CELU(alpha), (x,))
+        (found,) = torch.autograd.grad(CELU(alpha)(edges).sum(), [edges])
+        (wanted,) = torch.autograd.grad(F.celu(edges, alpha).sum(), [edges])
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_the_input_is_not_kept_for_the_backward_pass() -> None:
     x = torch.randn(3, requires_grad=True)
-    y = ELU()(x)
+    y = CELU()(x)
     (kept,) = y.grad_fn.saved_tensors
     assert kept.data_ptr() == y.data_ptr() != x.data_ptr()
