@@ -493,6 +493,22 @@ def test_weights_of_kmeans_count_like_copies_of_a_vector() -> None:
     assert torch.equal(torch.bincount(index, minlength=8), counts.long())
 
 
+def test_kmeans_of_many_vectors_moves_a_sample_first_and_then_all() -> None:
+    """In NumPy: 4 clusters of 400 vectors, 5 steps on the 256 that were drawn, 2 on all."""
+    vectors = torch.randn(400, 3)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(3))
+    everything = vectors.double().numpy()
+    found = everything[order[:4]]
+    for part, steps in ((everything[order[:256]], 5), (everything, 2)):
+        for _ in range(steps):
+            cells = ((part[:, None] - found) ** 2).sum(2).argmin(1)
+            found = np.stack([part[cells == k].mean(0) for k in range(4)])
+    centroids, counts, index = kmeans(vectors, 4, 5, torch.Generator().manual_seed(3))
+    np.testing.assert_allclose(centroids.numpy(), found, atol=1e-5)
+    assert counts.sum() == 400
+    assert torch.equal(index, distances(vectors, centroids).argmin(1))
+
+
 def test_silence_has_no_energy_to_compare_with() -> None:
     quantizer = started(torch.zeros(100, 4), 2, 8, energy_exponent=1.0)
     assert quantizer.embed.isfinite().all()

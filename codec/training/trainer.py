@@ -33,6 +33,7 @@ __all__ = ["Trainer", "TrainingError"]
 
 _COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
 _PRIOR_BATCHES = 8
+_TRANSFORM_BATCHES = 128  # at most: principal components need far fewer frames than codebooks do
 
 
 class Trainer:
@@ -112,7 +113,7 @@ class Trainer:
         """
         restored = self.continuation.restore(self)
         if not restored and self.plan.initial == "transform":
-            batches = self._look_ahead(self.plan.codebooks.start_batches)
+            batches = self._look_ahead(min(self.plan.codebooks.start_batches, _TRANSFORM_BATCHES))
             start_weights(self.codec, self.average, batches, self.processes, self.logger.message)
         self.prepare_precision()
         if not restored:
