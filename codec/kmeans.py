@@ -42,19 +42,15 @@ def kmeans(
 def _lloyd(vectors: Tensor, weights: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Shape: vectors [N, D], weights [N], centroids [clusters, D] -> centroids [clusters, D], assignment [N]."""
     weighted = vectors * weights[:, None]
-    index = _nearest(vectors, centroids)
+    index = nearest(vectors, centroids)
     for _ in range(iterations):
         total = torch.bincount(index, weights, minlength=len(centroids))[:, None]
         sums = torch.zeros_like(centroids).index_add_(0, index, weighted)
         centroids = torch.where(total > 0, sums / total, centroids)
-        previous, index = index, _nearest(vectors, centroids)
+        previous, index = index, nearest(vectors, centroids)
         if torch.equal(previous, index):
             break
     return centroids, index
-
-
-def _nearest(vectors: Tensor, embed: Tensor) -> Tensor:
-    return torch.cat([nearest(part, embed) for part in vectors.split(_ROWS)])
 
 
 def nearest(vectors: Tensor, embed: Tensor) -> Tensor:
@@ -64,4 +60,6 @@ def nearest(vectors: Tensor, embed: Tensor) -> Tensor:
     """
     # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
     with torch.autocast(vectors.device.type, enabled=False):
-        return torch.addmm(embed.square().sum(1), vectors, embed.t(), alpha=-2).argmin(1)
+        squares = embed.square().sum(1)
+        parts = [torch.addmm(squares, part, embed.t(), alpha=-2).argmin(1) for part in vectors.split(_ROWS)]
+        return torch.cat(parts)
