@@ -229,6 +229,7 @@ def test_trials_can_be_narrowed_to_a_pair_and_a_clip(browser: Browser, tmp_path:
     choose(browser, "first", "encodec")
     choose(browser, "second", "pcgrad")
     choose(browser, "clip", "speech-b")
+    choose(browser, "seed", "listener 7")
     vote(browser, "aaaaaaaa")
     rows = exported(browser, tmp_path)
     assert {(row["clip"], *sorted((row["a"], row["b"]))) for row in rows} == {("speech-b", "encodec", "pcgrad")}

@@ -216,6 +216,24 @@ def test_a_damaged_best_is_reported_and_replaced(tmp_path: Path) -> None:
     assert store.load_best() == Checkpoint(2, {"step": 2})
 
 
+def test_a_kill_before_the_best_was_named_is_made_up_for(tmp_path: Path) -> None:
+    store, _ = _store(tmp_path)
+    store.save(1, {"step": 1}, 2.0)
+    before = store.best_path.read_bytes()
+    store.save(2, {"step": 2}, 1.0)
+    store.best_path.unlink()  # a second name of the checkpoint: what is written to it changes both
+    store.best_path.write_bytes(before)
+    assert store.load_best() == Checkpoint(1, {"step": 1})
+    store.complete(2)
+    assert store.load_best() == Checkpoint(2, {"step": 2})
+    for step, score in ((3, 3.0), (4, None)):
+        store.save(step, {"step": step}, score)
+        store.complete(step)
+        assert store.load_best() == Checkpoint(2, {"step": 2})
+    with pytest.raises(CheckpointError, match=r"best\.pt beside .*step_0000009\.pt could not be brought up to date"):
+        store.complete(9)
+
+
 def test_a_step_saved_again_replaces_itself(tmp_path: Path) -> None:
     store, _ = _store(tmp_path)
     store.save(1, {"x": "first"}, 1.0)

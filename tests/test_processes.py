@@ -25,10 +25,11 @@ SGD = [
         f"optimizer.{player}.lr=0.005",
     )
 ]
+# ELUs, of smooth slope: that of a rectifier jumps, and rounding decides on which side a value near 0 falls.
 SETTINGS = (
     "name=tiny", "data.batch_size=4", "trainer.budget.steps=20", "balancer=encodec", "balancer.monitor_every=5",
     "trainer.cadence.log=5", "trainer.cadence.validate=10", "trainer.cadence.checkpoint=5",
-    "trainer.codebooks.start=0.2", *SGD,
+    "trainer.codebooks.start=0.2", "codec.config.celu_alpha=1", *SGD,
 )  # fmt: skip
 
 

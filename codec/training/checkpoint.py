@@ -137,6 +137,20 @@ class CheckpointStore:
         except UnreadableError as error:
             raise CheckpointError(f"{path} cannot be used: {error}") from error
 
+    def complete(self, step: int) -> None:
+        """Makes up for a kill that came when the checkpoint of `step` was written but not yet compared to `best.pt`.
+
+        Raises:
+            CheckpointError: It cannot be read, or `best.pt` cannot be written.
+        """
+        path = self.folder / f"step_{step:07d}.pt"
+        try:
+            score = read_label(path).score
+            if score is not None:
+                self._keep_if_best(path, score)
+        except (UnreadableError, OSError) as error:
+            raise CheckpointError(f"best.pt beside {path} could not be brought up to date: {error}") from error
+
     def forget_after(self, step: int) -> None:
         """Removes all later checkpoints, that of `best.pt` aside."""
         for path in self.paths():

@@ -75,6 +75,8 @@ class Continuation:
         if found is None:
             self.logger.truncate_after(-1)  # a run that was stopped before its first checkpoint begins anew
             return False
+        if self.processes.first:
+            self.store.complete(found.step)
         run.load_state_dict(found.state)
         self.doctor.resumed(run.step)
         self.logger.truncate_after(run.step)
