@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-__all__ = ["Conv1d", "ConvTranspose1d", "fold_weight_norm", "pad"]
+__all__ = ["Conv1d", "ConvTranspose1d", "fold_weight_norm", "pad", "scale_of"]
 
 Norm = Literal["weight_norm", "time_group_norm", "none"]
 
@@ -110,3 +110,9 @@ def fold_weight_norm(module: nn.Module) -> None:
     for layer in module.modules():
         if torch.nn.utils.parametrize.is_parametrized(layer, "weight"):
             torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+
+
+def scale_of(layer: Conv1d | ConvTranspose1d) -> nn.Parameter:
+    """What a convolution's weights are proportional to: the lengths that weight norm gives them, or they themselves."""
+    normed = torch.nn.utils.parametrize.is_parametrized(layer.conv, "weight")
+    return layer.conv.get_parameter("parametrizations.weight.original0" if normed else "weight")

@@ -7,6 +7,10 @@ All strategies train one model in turn, a step each, in an order that is drawn a
 the mean of the `weighted_sum` steps of its own round; the ratio in the table is the median over the rounds. A strategy
 that looks at gradients in every k-th step only takes two steps a round, one of each kind, and counts with the mean of k
 steps, past the first ones in which it always looks.
+
+What lies outside the balancer is the same work in every step, but not the same time on a machine that others use. So
+the first column of the table takes the balancer's part alone, from the losses to one gradient at the decoder's output:
+what it takes beyond that of `weighted_sum`, over the reference step. Whole steps stand beside it.
 """
 
 import argparse
@@ -15,14 +19,16 @@ import platform
 import random
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from numpy import average
+from torch import Tensor
 
 from balancer import Balancer, Statistics
 from codec.training import Trainer
@@ -51,29 +57,61 @@ def make_balancer(weights: Mapping[str, float], name: str, *overrides: str) -> B
     return balancer
 
 
-def time_steps(trainer: Trainer, balancers: Mapping[str, Balancer], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each strategy's step over the mean reference step of the same round."""
+class Ratios(NamedTuple):
+    """To a step of the reference; one of each for a round."""
+
+    part: list[float]  # 1 and what the balancer takes longer
+    step: list[float]
+
+
+class _Seconds(NamedTuple):
+    part: float
+    step: float
+
+
+def _mean(taken: Sequence[_Seconds], shares: Sequence[float]) -> _Seconds:
+    parts, steps = zip(*taken, strict=True)
+    return _Seconds(average(parts, weights=shares), average(steps, weights=shares))
+
+
+def time_steps(trainer: Trainer, balancers: Mapping[str, Balancer], rounds: int) -> dict[str, Ratios]:
+    """Each strategy's step and its part in it, compared with the mean reference step of the same round."""
     audio = trainer.data.batch(0)
     order = [(name, 0) for name in [*balancers, *[_REFERENCE] * (_PER_ROUND - 1)]]
     order += [(name, 1) for name, balancer in balancers.items() if balancer.refresh_every > 1]
     drawn = random.Random(0)
-    ratios: dict[str, list[float]] = {name: [] for name in balancers}
+    ratios = {name: Ratios([], []) for name in balancers}
     for number in range(rounds + 1):
         drawn.shuffle(order)
-        seconds: dict[tuple[str, int], list[float]] = {entry: [] for entry in order}
+        seconds: dict[tuple[str, int], list[_Seconds]] = {entry: [] for entry in order}
         for name, after in order:
-            trainer.balancer = balancer = balancers[name]
+            balancer = balancers[name]
             balancer.step = (balancer.refresh_from + number) * balancer.refresh_every + after  # it looks if after is 0
-            begun = time.perf_counter()
-            trainer.train_step(audio)
-            seconds[name, after].append(time.perf_counter() - begun)
-            trainer.step += 1
-        for name, balancer in balancers.items():
-            taken, others = mean(seconds[name, 0]), balancer.refresh_every - 1
-            if others:
-                taken = (taken + others * mean(seconds[name, 1])) / (1 + others)
-            ratios[name].append(taken / mean(seconds[_REFERENCE, 0]))
-    return {name: found[1:] for name, found in ratios.items()}  # the first round warms up
+            seconds[name, after].append(_time_step(trainer, balancer, audio))
+        reference = _mean(seconds[_REFERENCE, 0], [1] * _PER_ROUND)
+        for name, balancer in balancers.items() if number else ():  # the first round warms up
+            kinds = [seconds[name, 0][0], *seconds.get((name, 1), [])]
+            taken = _mean(kinds, [1, balancer.refresh_every - 1][: len(kinds)])
+            ratios[name].part.append(1 + (taken.part - reference.part) / reference.step)
+            ratios[name].step.append(taken.step / reference.step)
+    return ratios
+
+
+def _time_step(trainer: Trainer, balancer: Balancer, audio: Tensor) -> _Seconds:
+    times: list[float] = []
+    hooks = (
+        balancer.register_forward_pre_hook(lambda *_: times.append(time.perf_counter())),
+        balancer.register_forward_hook(lambda *_: times.append(time.perf_counter())),
+    )
+    trainer.balancer = balancer
+    times.append(time.perf_counter())
+    trainer.train_step(audio)
+    times.append(time.perf_counter())
+    trainer.step += 1
+    for hook in hooks:
+        hook.remove()
+    begun, entered, left, ended = times
+    return _Seconds(left - entered, ended - begun)
 
 
 def time_arithmetic(balancer: Balancer, values: int = 192_000, repeats: int = 20) -> float:
@@ -113,8 +151,9 @@ def main() -> None:
     six = dict.fromkeys([*weights, "e", "f", "g", "h", "i", "j"][:6], 1.0)
     rows: dict[str, dict[str, Any]] = {
         label: {
-            "ratio": median(ratios[label]),
-            "rounds": ratios[label],
+            "ratio": median(ratios[label].part),
+            "step_ratio": median(ratios[label].step),
+            "rounds": ratios[label]._asdict(),
             "ms": time_arithmetic(make_balancer(six, *parts)),
         }
         for label, parts in chosen.items()
@@ -122,10 +161,11 @@ def main() -> None:
     print(
         f"a training step over that of {_REFERENCE}, {trainer.precision.description}, {torch.get_num_threads()} threads"
     )
-    print(f"  {'strategy':<28} {'median':>7} {'lowest':>7} {'highest':>7}   own arithmetic, 6 losses x 8 s")
+    print(f"  {'strategy':<28} {'by its part':<22} {'by whole steps':<22} own arithmetic, 6 losses x 8 s")
     for label, row in sorted(rows.items(), key=lambda item: item[1]["ratio"]):
-        low, high = min(row["rounds"]), max(row["rounds"])
-        print(f"  {label:<28} {row['ratio']:7.3f} {low:7.3f} {high:7.3f}   {row['ms']:6.2f} ms")
+        spans = [f"({min(found):.2f} to {max(found):.2f})" for found in ratios[label]]
+        columns = f"{row['ratio']:.3f} {spans[0]:<16} {row['step_ratio']:.3f} {spans[1]:<16} {row['ms']:.2f} ms"
+        print(f"  {label:<28} {columns}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"machine": platform.processor(), "balancers": rows}, indent=1))
 

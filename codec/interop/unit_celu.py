@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from codec.config import CodecConfig
-from codec.conv import Conv1d, ConvTranspose1d
+from codec.conv import Conv1d, ConvTranspose1d, scale_of
 from codec.model import Codec
 
 __all__ = ["celu_problem", "with_unit_celu"]
@@ -39,12 +39,6 @@ def with_unit_celu(codec: Codec) -> Codec:
         convolutions = [layer for layer in network.modules() if isinstance(layer, Conv1d | ConvTranspose1d)]
         for layer in convolutions[:-1]:
             layer.conv.get_parameter("bias").mul_(gain)
-        _length(convolutions[0]).mul_(gain)
-        _length(convolutions[-1]).div_(gain)
+        scale_of(convolutions[0]).mul_(gain)
+        scale_of(convolutions[-1]).div_(gain)
     return same
-
-
-def _length(layer: Conv1d | ConvTranspose1d) -> torch.Tensor:
-    """What the weights are proportional to."""
-    parameters = dict(layer.conv.named_parameters())
-    return parameters["parametrizations.weight.original0" if "weight" not in parameters else "weight"]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from codec.conv import Conv1d, ConvTranspose1d
+from codec.conv import Conv1d, ConvTranspose1d, scale_of
 from codec.model import Codec
 from codec.seanet import ResidualLSTM, ResidualUnit
 
@@ -39,7 +39,7 @@ class _Pairs(NamedTuple):
 _RECTIFIED, _ROOMY = _Pairs(0.0, 1.0), _Pairs(4.0, 0.5)
 _LARGEST_RECTIFIER = 0.1  # alpha, in standard deviations of the audio
 
-_LENGTH, _DIRECTION = "parametrizations.weight.original0", "parametrizations.weight.original1"  # of weight norm
+_DIRECTION = "parametrizations.weight.original1"  # of weight norm
 # A component with standard deviation d has d^(1 - 0.7) in the latent. What quantization adds to it then goes with
 # d^0.7: most where the signal is loud and hides it, as in the noise shaping of speech codecs.
 _SHAPING = 0.7
@@ -168,7 +168,7 @@ def _silence_side_paths(layers: Sequence[nn.Module]) -> None:
 
 
 def _silence(layer: Conv1d) -> None:
-    layer.conv.get_parameter(_LENGTH if parametrize.is_parametrized(layer.conv, "weight") else "weight").zero_()
+    scale_of(layer).zero_()
     _bias(layer).zero_()
 
 
@@ -177,7 +177,7 @@ def _assign(layer: Conv1d | ConvTranspose1d, weight: Tensor, bias: Tensor) -> No
     if parametrize.is_parametrized(conv, "weight"):
         direction = conv.get_parameter(_DIRECTION)
         norms = weight.flatten(1).norm(dim=1)[:, None, None]
-        conv.get_parameter(_LENGTH).copy_(norms)
+        scale_of(layer).copy_(norms)
         direction.copy_(torch.where(norms > 0, weight, direction))  # a zero row keeps a direction to grow in
     else:
         conv.weight.copy_(weight)
