@@ -138,7 +138,7 @@ def test_the_default_grid_is_eight_strategies_and_three_seeds_from_the_starter()
         assert train.runs_folder == "runs/ablations/starter/cells"
         assert train.adversary.start == 0
         assert (train.optimizer.codec.lr, train.optimizer.discriminator.lr) == (1e-4, 3e-4)
-        assert train.trainer.budget.steps == 300
+        assert train.trainer.budget.steps == 200
         # at the start, in the middle, at the end
         assert train.trainer.cadence.validate == 150
         make(train.balancer)
