@@ -140,7 +140,7 @@ def test_the_default_grid_is_eight_strategies_and_three_seeds_from_the_starter()
         assert (train.optimizer.codec.lr, train.optimizer.discriminator.lr) == (1e-4, 3e-4)
         assert train.trainer.budget.steps == 200
         # at the start, in the middle, at the end
-        assert train.trainer.cadence.validate == 150
+        assert train.trainer.cadence.validate == 100
         make(train.balancer)
     assert {name.partition(".")[0] for name in cells} == set(cfg.strategies)
 
