@@ -105,11 +105,8 @@ def build(
         display = ProgressDisplay(budget.steps, None if budget.minutes is None else 60 * budget.minutes, console)
         logger = RunLogger(folder, sinks, display, resolved(cfg))
     try:
-        rejected = [(m.root, *entry) for m in (corpus.train, corpus.held_out) for entry in m.set_aside]
-        for root, path, reason in rejected if processes.first else ():
-            logger.set_aside(str(Path(root) / path), reason)
-        if rejected:
-            logger.message(f"files set aside: {len(rejected)}, listed in {folder / 'set_aside.txt'}")
+        if processes.first:
+            _name_rejected(corpus, logger)
         logger.message(
             f"{corpus.name}: {corpus.train.seconds / 60:.1f} min to train on, {len(clips)} held-out clips; "
             f"{sum(p.numel() for p in codec.parameters()) / 1e6:.2f} M parameters in the codec"
@@ -149,6 +146,14 @@ def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversary: Adversary | 
     except (CheckpointError, ValueError) as error:
         raise ValueError(f"init_from={cfg.init_from}: {error}") from error
     return origin
+
+
+def _name_rejected(corpus: Corpus, logger: RunLogger | SilentLogger) -> None:
+    rejected = [(m.root, *entry) for m in (corpus.train, corpus.held_out) for entry in m.set_aside]
+    for root, path, reason in rejected:
+        logger.set_aside(str(Path(root) / path), reason)
+    if rejected:
+        logger.message(f"files set aside: {len(rejected)}, listed in {logger.folder / 'set_aside.txt'}")
 
 
 def make(node: Any, **extra: Any) -> Any:

@@ -138,9 +138,9 @@ def test_the_default_grid_is_eight_strategies_and_three_seeds_from_the_starter()
         assert train.runs_folder == "runs/ablations/starter/cells"
         assert train.adversary.start == 0
         assert (train.optimizer.codec.lr, train.optimizer.discriminator.lr) == (1e-4, 3e-4)
-        assert train.trainer.budget.steps == 200
+        assert train.trainer.budget.steps == 120
         # at the start, in the middle, at the end
-        assert train.trainer.cadence.validate == 100
+        assert train.trainer.cadence.validate == 60
         make(train.balancer)
     assert {name.partition(".")[0] for name in cells} == set(cfg.strategies)
 

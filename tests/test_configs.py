@@ -430,6 +430,6 @@ def test_an_ablation_goes_on_with_what_the_starter_has_learnt() -> None:
     plan = instantiate(cell.trainer, _convert_="all")
     assert (cell.adversary.start, plan.codebooks.start, plan.average_decay) == (0, 0, 0.99)
     assert cell.optimizer.codec.lr < starter.optimizer.codec.lr
-    assert [plan.learning_rate.factor(share) for share in (0.02, 1)] == [1, pytest.approx(0.1)]
-    assert plan.learning_rate.warmup * plan.budget.steps == 4
+    assert [plan.learning_rate.factor(share) for share in (0.05, 1)] == [1, pytest.approx(0.1)]
+    assert plan.learning_rate.warmup * plan.budget.steps == 6
     assert 2 * plan.cadence.validate == plan.budget.steps
