@@ -74,6 +74,18 @@ def test_a_run_that_is_stopped_leaves_a_page_that_rests(tmp_path: Path) -> None:
     assert not refreshes(tmp_path / "report.html")
 
 
+@pytest.mark.parametrize("pause", [0.0, 1000.0])
+def test_pages_do_not_follow_each_other_at_once(tmp_path: Path, pause: float) -> None:
+    logger = RunLogger(tmp_path, [LiveReport(pause)])
+    pages = []
+    for step in (0, 1):
+        logger.metrics("validation", step, 0.0, {"all/mel_distance": 2.0 - step})
+        pages.append((tmp_path / "report.html").read_bytes())
+    assert (pages[0] == pages[1]) == (pause > 0)
+    logger.close()
+    assert (tmp_path / "report.html").read_bytes() != pages[1]
+
+
 def test_a_run_that_could_not_begin_leaves_no_page(tmp_path: Path) -> None:
     RunLogger(tmp_path, [LiveReport()]).close()
     assert not (tmp_path / "report.html").exists()

@@ -1,6 +1,8 @@
-"""The page of a run while it goes: written anew at each validation, and for the last time at the end."""
+"""The page of a run while it goes: written anew when it was validated, and for the last time at the end."""
 
 import logging
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,15 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class LiveReport:
-    """A sink of a `RunLogger`, whose files the page is made from. A disk that is full costs the page, not the run."""
+    """A sink of a `RunLogger`, whose files the page is made from. A disk that is full costs the page, not the run.
+
+    Args:
+        pause: Seconds from one page to the next at least. A page takes a second or two, and nobody sees more of them:
+            in a browser it looks for a newer one every 15 s.
+    """
+
+    def __init__(self, pause: float = 10.0) -> None:
+        self._pause, self._written = pause, -math.inf
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> None:
         self._folder = folder
@@ -23,8 +33,9 @@ class LiveReport:
     def rewind(self, step: int) -> None: ...
 
     def metrics(self, split: str, step: int, values: Mapping[str, float]) -> None:
-        if split == "validation":
+        if split == "validation" and time.monotonic() - self._written >= self._pause:
             self._write(running=True)
+            self._written = time.monotonic()
 
     def audio(self, name: str, step: int, audio: Tensor, sample_rate: int) -> None: ...
 
