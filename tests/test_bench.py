@@ -10,9 +10,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tiny_run import tidied, tiny_trainer
 from torch import Tensor
 
-from scripts import bench_coding, bench_data, bench_growth, bench_startup
+from balancer import Balancer
+from scripts import bench_balancers, bench_coding, bench_data, bench_growth, bench_startup
 from scripts.bench import AUDIOCRAFT, Worker
 from scripts.composition import CONFIGS, check_keys
 
@@ -52,6 +54,38 @@ def test_coding_beside_both_packages(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert set(row["encode"]) == set(row["decode"]) == {"ours", "encodec", "transformers"}
     assert min(row["agreement"].values()) > 0.95  # the same weights: noise in the last bit may decide between codes
     assert "2 x 0.5 s" in capsys.readouterr().out
+
+
+def test_a_strategy_that_looks_now_and_then_counts_with_the_mean_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes 2 of the 5 s of its step, every other step 1 of 4."""
+
+    def taken(_trainer: object, balancer: Balancer, _audio: Tensor) -> bench_balancers._Seconds:
+        looks = balancer is balancers["encodec"] and balancer.step % 8 == 0
+        return bench_balancers._Seconds(2, 5) if looks else bench_balancers._Seconds(1, 4)
+
+    with tidied():
+        trainer = tiny_trainer(tmp_path)
+        balancers = {
+            name: bench_balancers.make_balancer(trainer.balancer.weights, name) for name in ("weighted_sum", "encodec")
+        }
+        assert balancers["encodec"].refresh_every == 8
+        monkeypatch.setattr(bench_balancers, "_time_step", taken)
+        ratios = bench_balancers.time_steps(trainer, balancers, 3)
+    assert ratios == {"weighted_sum": ([1] * 3, [1] * 3), "encodec": ([1 + 0.125 / 4] * 3, [33 / 32] * 3)}
+
+
+def test_the_balancers_part_of_a_step(tmp_path: Path) -> None:
+    with tidied():
+        trainer = tiny_trainer(tmp_path)
+        balancer = bench_balancers.make_balancer(trainer.balancer.weights, "upgrad")
+        taken = bench_balancers._time_step(trainer, balancer, trainer.data.batch(0))
+        assert 0 < taken.part < taken.step
+        assert trainer.balancer is balancer
+        assert not balancer._forward_hooks
+        assert not balancer._forward_pre_hooks
+    assert bench_balancers.time_arithmetic(balancer, values=100, repeats=2) > 0
 
 
 def test_lines_and_exponents() -> None:
