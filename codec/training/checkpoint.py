@@ -83,7 +83,7 @@ class CheckpointStore:
             raise ValueError(f"step must be 0 or more, got {step}")
         check_storable(state, "state")
         label = Label(step, float(score) if score is not None and math.isfinite(score) else None)
-        path = self.folder / f"step_{step:07d}.pt"
+        path = self._path(step)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_durably(path, lambda file: write_archive(file, state, label))
@@ -131,7 +131,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: It is not there, or damaged.
         """
-        path = self.folder / f"step_{step:07d}.pt"
+        path = self._path(step)
         try:
             return _read(path)
         except UnreadableError as error:
@@ -143,7 +143,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: It cannot be read, or `best.pt` cannot be written.
         """
-        path = self.folder / f"step_{step:07d}.pt"
+        path = self._path(step)
         try:
             score = read_label(path).score
             if score is not None:
@@ -185,6 +185,9 @@ class CheckpointStore:
             return []
         found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
         return sorted(found, key=_step_of)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step_{step:07d}.pt"
 
     def _keep_if_best(self, path: Path, score: float) -> None:
         best = self.best_score()
