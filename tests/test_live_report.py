@@ -115,7 +115,7 @@ def test_in_a_browser_the_page_waits_for_what_plays(tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as browser:
         browser.open(page)
         browser.run("window.mark = 1; document.querySelector('audio').play()")
-        browser.run("new Promise(done => setTimeout(done, 3000))")
+        browser.run("new Promise(done => setTimeout(done, 5000))")
         assert browser.run("window.mark") == 1
         browser.run("document.querySelector('audio').pause()")
         browser.wait("window.mark === undefined")
