@@ -1,4 +1,4 @@
-"""A run that begins as a transform codec, and an encoder that moves more slowly than its decoder."""
+"""A run that begins as a transform codec, and an encoder with a rate and an end of its own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from tiny_run import (
     copied,
     differences,
     interrupt_at,
+    messages,
     metric_lines,
     started,
     take_steps,
@@ -16,7 +17,9 @@ from tiny_run import (
     tiny_codec,
     tiny_trainer,
 )
+from torch import Tensor
 
+from codec import Codec
 from codec.training import Trainer
 from codec.training.plan import CodebookPlan
 
@@ -95,3 +98,68 @@ def test_a_commitment_to_an_encoder_that_stays_costs_nothing(tmp_path: Path) -> 
     metrics = take_steps(trainer, 1)[0]
     assert float(metrics["commitment"]) > 0
     assert "commitment_ratio" not in metrics
+
+
+def test_an_encoder_that_has_learnt_stays_and_its_codebooks_start_anew(tmp_path: Path) -> None:
+    """At half of six steps: with the average of its weights, and books of the latents that these give."""
+    trainer = tiny_trainer(tmp_path, initial="transform", encoder_until=0.5)
+    seen: dict[int, dict[str, Tensor]] = {}
+    step = trainer.train_step
+
+    def look(audio: Tensor) -> dict[str, Tensor]:
+        seen[trainer.step] = copied(trainer.codec.state_dict())
+        return step(audio)
+
+    trainer.train_step = look  # type: ignore[method-assign]
+    trainer.run()
+    encoders = [{name: value for name, value in seen[i].items() if name.startswith("encoder")} for i in range(6)]
+    assert differences(encoders[1], encoders[2]) != []
+    assert differences(encoders[3], encoders[5]) == []
+    now = trainer.codec
+    assert differences(now.encoder.state_dict(), trainer.averaged_codec.encoder.state_dict()) == []
+    assert all(parameter.grad is None for parameter in now.encoder.parameters())
+    assert any(parameter.requires_grad for parameter in now.decoder.parameters())
+    started = [message for message in messages(trainer) if message.startswith("codebooks started")]
+    assert [message.split()[4] for message in started] == ["0", "3"]
+    anew = Codec(now.config)
+    anew.load_state_dict(seen[3])
+    batches = [trainer.data.batch(3 + i) for i in range(trainer.plan.codebooks.start_batches)]
+    anew.quantizer.start(torch.cat([anew.latent_of(batch).transpose(1, 2).flatten(0, 1) for batch in batches]).detach())
+    torch.testing.assert_close(anew.quantizer.embed, seen[3]["quantizer.embed"])
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_run_stopped_before_or_after_its_encoder_stays_ends_alike(tmp_path: Path, stop: int) -> None:
+    def make(name: str) -> Trainer:
+        return tiny_trainer(tmp_path / name, initial="transform", encoder_until=0.5)
+
+    whole, stopped, resumed = make("whole"), make("stopped"), make("stopped")
+    whole.run()
+    interrupt_at(stopped, stop)
+    take_steps_until_interrupted(stopped)
+    assert stopped.settled == (stop == 5)
+    resumed.run()
+    assert differences(resumed.codec.state_dict(), whole.codec.state_dict()) == []
+    assert sum(message.startswith("codebooks started") for message in messages(resumed)) == (stop == 2)
+
+
+def test_a_run_that_goes_back_before_the_end_of_its_encoder_lets_it_learn(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_until=0.5)
+    take_steps(trainer, 2)
+    before = copied(trainer.state_dict())
+    take_steps(trainer, 1)
+    trainer._settle_encoder()
+    assert trainer.settled
+    assert not any(parameter.requires_grad for parameter in trainer.codec.encoder.parameters())
+    trainer.load_state_dict(before)
+    assert not trainer.settled
+    assert all(parameter.requires_grad for parameter in trainer.codec.encoder.parameters())
+    trainer.load_state_dict({name: value for name, value in before.items() if name != "settled"})  # an older checkpoint
+    assert not trainer.settled
+
+
+def test_an_encoder_that_never_learnt_has_no_end(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, initial="transform", encoder_rate=0.0, encoder_until=0.5)
+    trainer.run()
+    assert not trainer.settled
+    assert sum(message.startswith("codebooks started") for message in messages(trainer)) == 1

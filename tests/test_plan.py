@@ -156,6 +156,9 @@ def test_an_interval_is_at_least_one_step(name: str) -> None:
         {"initial": "zero"},
         {"encoder_rate": -1.0},
         {"encoder_rate": math.nan},
+        {"encoder_until": 0.0},
+        {"encoder_until": 1.1},
+        {"encoder_until": 0.3, "codebooks": CodebookPlan(start=0.3)},
     ],
 )
 def test_a_plan_out_of_range_is_refused(values: dict[str, Any]) -> None:

@@ -52,7 +52,8 @@ SETTINGS = [
     "data.batch_size=2", "data.segments.segment_seconds=0.0667", "data.held_out.seconds=0.2",
     "data.held_out.clips_per_source=1", f"trainer.budget.steps={STEPS}", "trainer.cadence.log=2",
     "trainer.cadence.validate=6", "trainer.cadence.checkpoint=3", "trainer.codebooks.start=0.4",
-    "trainer.codebooks.start_batches=2", "adversary.start=0.2", "adversary.probability=0.7",
+    "trainer.encoder_until=0.7", "trainer.codebooks.start_batches=2",
+    "adversary.start=0.2", "adversary.probability=0.7",
 ]  # fmt: skip
 
 # Runs scripts.train, and kills its own process at the n-th call of a function.
@@ -149,7 +150,9 @@ def test_every_part_of_the_state_matters(tmp_path: Path) -> None:
     assert changed == {
         "codec", "average", "optimizer", "adversary", "adversary_optimizer", "balancer", "step"
     }  # fmt: skip
-    assert set(before) - changed == {"codec_config", "doctor", "seconds", "skipped", "skipped_in_a_row", "random"}
+    assert set(before) - changed == {
+        "codec_config", "doctor", "seconds", "skipped", "skipped_in_a_row", "settled", "random"
+    }  # fmt: skip
     trainer._log()  # the doctor reads what is logged
     assert {place.split("/")[1] for place in differences(before, trainer.state_dict())} == changed | {"doctor"}
 

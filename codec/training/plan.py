@@ -189,6 +189,8 @@ class Plan:
         initial: First weights of the codec, unless it comes with trained ones: `random`, or `transform`, see
             `start_as_transform`.
         encoder_rate: Learning rate of the encoder over that of the decoder; 0 leaves the encoder as it is.
+        encoder_until: Share of the run until which the encoder learns. From then on it stays, with its averaged
+            weights, and k-means places the codebooks anew: averages of small batches lag behind latents that move.
         clip_norm: Largest Euclidean norm of the codec's gradient, None for no clipping.
         average_decay: Of the moving average of the weights that is validated and exported.
         precision: `auto`, `float32` or `bfloat16`; see `choose_precision`.
@@ -207,6 +209,7 @@ class Plan:
     doctor: DoctorPlan = field(default_factory=DoctorPlan)
     initial: Literal["random", "transform"] = "random"
     encoder_rate: float = 1.0
+    encoder_until: float = 1.0
     clip_norm: float | None = None
     average_decay: float = 0.99
     precision: str = "auto"
@@ -219,6 +222,11 @@ class Plan:
             raise ValueError(f"initial must be random or transform, got {self.initial!r}")
         if not 0 <= self.encoder_rate < math.inf:
             raise ValueError(f"encoder_rate must be a finite factor of 0 or more, got {self.encoder_rate}")
+        if not self.codebooks.start < self.encoder_until <= 1:
+            raise ValueError(
+                "encoder_until must be a share of the run, at most 1 and after the start of the codebooks at "
+                f"{self.codebooks.start}, got {self.encoder_until}"
+            )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or null, got {self.clip_norm}")
         if not 0 <= self.average_decay < 1:

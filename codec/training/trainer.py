@@ -92,6 +92,7 @@ class Trainer:
         self.precision = choose_precision(plan.precision, self.device)
         self.meters = Meters()
         self.step, self.seconds, self.skipped, self.skipped_in_a_row = 0, 0.0, 0, 0
+        self.settled = False  # whether the encoder has learnt, see Plan.encoder_until
 
     @property
     def progress(self) -> float:
@@ -142,6 +143,7 @@ class Trainer:
         batches = self.data.batches(self.step)
         while self.progress < 1:
             begun = time.monotonic()
+            self._settle_encoder()
             self._start_codebooks()
             with self.meters.waiting():
                 batch = self._receive(next(batches))
@@ -244,6 +246,23 @@ class Trainer:
     def _look_ahead(self, count: int) -> Iterator[Tensor]:
         return (self.data.batch(self.step + i).to(self.device) for i in range(count))
 
+    def _settle_encoder(self) -> None:
+        """Once, when it has learnt: the average of its weights stays, and the codebooks start anew from its latents."""
+        if self.settled or not self.plan.encoder_rate or self.progress < self.plan.encoder_until:
+            return
+        self.codec.encoder.load_state_dict(self.averaged_codec.encoder.state_dict())
+        self.codec.quantizer.started.fill_(False)
+        self.settled = True
+        self._hold_encoder()
+        self.logger.message(f"the encoder stays as it is from step {self.step} on")
+
+    def _hold_encoder(self) -> None:
+        """Gradients for the encoder or not, as `settled` says; the replica counts on those that were there at first."""
+        learns = self.plan.encoder_rate > 0 and not self.settled
+        if any(parameter.requires_grad != learns for parameter in self.codec.encoder.parameters()):
+            self.codec.encoder.requires_grad_(learns)
+            self.replica = self.processes.replicated(self.codec, self.device)
+
     def _start_codebooks(self) -> None:
         plan = self.plan.codebooks
         if bool(self.codec.quantizer.started) or self.progress < plan.start:
@@ -289,7 +308,8 @@ class Trainer:
         """Everything the continuation of the run depends on; tensors and primitives only."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         counters = {name: getattr(self, name) for name in _COUNTERS}
-        return {"codec_config": self.codec.config.to_dict(), **parts, **counters, "random": torch.get_rng_state()}
+        phase = {"settled": self.settled, "random": torch.get_rng_state()}
+        return {"codec_config": self.codec.config.to_dict(), **parts, **counters, **phase}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
@@ -298,6 +318,8 @@ class Trainer:
                 part.load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        self.settled = state.get("settled", False)
+        self._hold_encoder()
         torch.set_rng_state(state["random"])
 
     def _parts(self) -> dict[str, Any]:
