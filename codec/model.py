@@ -178,7 +178,7 @@ class Codec(nn.Module):
         audio = self.decoder(self.quantizer.decode(segment.codes))
         return _rescale(audio, None if segment.scale is None else segment.scale.view(-1, 1, 1))
 
-    def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes the model for inference: safetensors, with the config as JSON in its header.
 
         Args:
@@ -192,17 +192,17 @@ class Codec(nn.Module):
         # One entry: safetensors writes several in a random order, and equal models are to be equal files.
         description = {"config": self.config.to_dict(), "fingerprint": _fingerprint(self.config, weights)}
         metadata = {"codec": json.dumps(description)}
-        with replacing(path) as beside:
+        with replacing(Path(path)) as beside:
             save_file(weights, beside, metadata=metadata)
 
     @classmethod
-    def load(cls, path: Path) -> "Codec":
+    def load(cls, path: str | Path) -> "Codec":
         """Reads what `save` wrote, in eval mode.
 
         Raises:
             ModelFileError: The file is missing, damaged, or not a codec's.
         """
-        if not path.is_file():
+        if not Path(path).is_file():
             raise ModelFileError(f"no model file at {path}")
         try:
             with safe_open(path, framework="pt") as file:

@@ -341,6 +341,14 @@ def test_a_saved_codec_loads_with_the_same_outputs(saved: tuple[Codec, Path]) ->
     assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"], "nothing is left beside it"
 
 
+def test_a_path_may_be_a_string(saved: tuple[Codec, Path]) -> None:
+    codec, path = saved
+    codec.save(f"{path}.again")
+    assert Codec.load(f"{path}.again").fingerprint() == codec.fingerprint()
+    with pytest.raises(ModelFileError, match="no model file at nowhere"):
+        Codec.load("nowhere")
+
+
 @torch.no_grad()
 def test_a_loaded_codec_can_be_trained_on(saved: tuple[Codec, Path]) -> None:
     quantizer = Codec.load(saved[1]).quantizer
