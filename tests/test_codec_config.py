@@ -76,7 +76,7 @@ def test_each_yaml_is_the_published_model(path: Path) -> None:
     assert published["books"].items() <= {b: config.codebooks_for(b) for b in config.bandwidths_kbps}.items()
     assert published["settings"].items() <= config.to_dict().items()
     assert config.codebooks_for(max(config.bandwidths_kbps)) == config.codebooks
-    assert config.latent_dim == (160 if starter else 128)
+    assert config.latent_dim == 128
 
 
 def test_the_starter_yaml_builds_a_codec_of_under_two_million_weights() -> None:

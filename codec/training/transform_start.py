@@ -59,10 +59,7 @@ def start_as_transform(codec: Codec, audio: Tensor) -> None:
     """
     config = codec.config
     if config.norm == "time_group_norm":
-        raise ValueError(
-            "a codec with group norms is no transform, whatever its weights: set trainer.initial=random and "
-            "trainer.encoder_rate=1"
-        )
+        raise ValueError("a codec with group norms is no transform, whatever its weights: set trainer.initial=random")
     if config.filters < 2 * config.channels:
         raise ValueError(
             f"a signal takes two channels: expected at least {2 * config.channels} filters, got {config.filters}"
