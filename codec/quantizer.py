@@ -161,7 +161,7 @@ class ResidualVectorQuantizer(nn.Module):
         return rearrange(torch.stack(vectors).sum(0), "b f d -> b d f")
 
     @torch.no_grad()
-    def start(self, vectors: Tensor, seed: int = 0) -> None:
+    def start(self, vectors: Tensor, seed: int = 0, batches: int = 1) -> None:
         """Sets every book to the k-means centroids of what the books before it leave over.
 
         `embed_sum` becomes centroid times count. (encodec and audiocraft store the bare centroid beside the
@@ -169,6 +169,11 @@ class ResidualVectorQuantizer(nn.Module):
         the rest of the book is left dead, for `update` to revive from later batches, and so is a centroid of
         one vector: centroids that reproduce single vectors would leave the books after this one nothing to
         learn from.
+
+        Args:
+            batches: So many training batches the vectors come from. The counts become those of one: k-means then weighs
+                in the moving averages as much as the updates would that it stands for, rather than many times that,
+                which would hold the codes in place for ln(batches) / (1 - decay) updates.
 
         Shape: vectors [N, D].
         """
@@ -188,7 +193,7 @@ class ResidualVectorQuantizer(nn.Module):
                 counts = torch.bincount(index, minlength=len(centroids)).to(counts.dtype)
             # Copies of live codes fill the book: the lower index wins a tie, so copies are never chosen.
             self.embed[k] = centroids[torch.arange(size, device=centroids.device) % len(centroids)]
-            self.cluster_size[k] = F.pad(counts, (0, size - len(centroids)))
+            self.cluster_size[k] = F.pad(counts, (0, size - len(centroids))) / batches
             residual = residual - centroids[index]
         self.embed_sum.copy_(self.embed * self.cluster_size[..., None])
         self.started.fill_(True)

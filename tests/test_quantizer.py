@@ -77,6 +77,26 @@ def test_the_lineage_start_fails_that_check() -> None:
     assert second == pytest.approx(0.92, abs=0.03)
 
 
+@torch.no_grad()
+def test_a_start_from_many_batches_weighs_as_one_batch_does() -> None:
+    """A batch as large as one of eight moves a code by 1 - decay of the way to its mean, as in any later update."""
+    vectors = torch.randn(8 * 256, 8)
+    quantizer = ResidualVectorQuantizer(8, 1, 16, decay=0.9, revive_below=0.0)
+    quantizer.start(vectors, batches=8)
+    alike = started(vectors, 1, 16, decay=0.9, revive_below=0.0)
+    assert torch.equal(quantizer.embed, alike.embed)
+    torch.testing.assert_close(quantizer.cluster_size, alike.cluster_size / 8)
+    batch = vectors[:256] + 1
+    before, old = quantizer.embed[0].clone(), quantizer.cluster_size[0].clone()
+    output = quantizer(as_latent(batch))
+    quantizer.update(output)
+    counts = torch.bincount(output.codes.flatten(), minlength=16).float()
+    sums = torch.zeros(16, 8).index_add_(0, output.codes.flatten(), batch)
+    expected = (0.9 * old[:, None] * before + 0.1 * sums) / (0.9 * old + 0.1 * counts)[:, None]
+    torch.testing.assert_close(quantizer.embed[0], expected)
+    torch.testing.assert_close(quantizer.cluster_size.sum(), torch.tensor(256.0))
+
+
 # Second defect: a revived code is overwritten from stale averages before it is used
 
 

@@ -83,9 +83,9 @@ def start_weights(
 
 
 def start_codebooks(
-    codec: Codec, batches: Iterable[Tensor], precision: Precision, processes: Processes, seed: int
+    codec: Codec, batches: Iterable[Tensor], count: int, precision: Precision, processes: Processes, seed: int
 ) -> int:
-    """Sets the books, alike in all processes, to what the latents of some batches look like.
+    """Sets the books, alike in all processes, to what the latents of `count` batches look like.
 
     Shape: batches [B, C, T] each.
 
@@ -95,6 +95,6 @@ def start_codebooks(
     vectors = latent_vectors(codec, batches, precision, processes)
     if not bool(vectors.isfinite().all()):
         return 0
-    codec.quantizer.start(vectors, seed)
+    codec.quantizer.start(vectors, seed, count)
     processes.share(codec.quantizer.buffers())
     return len(vectors)

@@ -267,12 +267,14 @@ class Trainer:
         plan = self.plan.codebooks
         if bool(self.codec.quantizer.started) or self.progress < plan.start:
             return
-        ahead = self._look_ahead(plan.start_batches)
-        count = start_codebooks(self.codec, ahead, self.precision, self.processes, self.plan.seed)
-        if not count:
+        count = plan.start_batches
+        found = start_codebooks(
+            self.codec, self._look_ahead(count), count, self.precision, self.processes, self.plan.seed
+        )
+        if not found:
             raise Divergence(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr.")
         self.averaged_codec.quantizer.load_state_dict(self.codec.quantizer.state_dict())
-        self.logger.message(f"codebooks started at step {self.step} from {count} latent vectors")
+        self.logger.message(f"codebooks started at step {self.step} from {found} latent vectors")
 
     def _skip(self, culprits: tuple[str, ...]) -> dict[str, Tensor]:
         """Leaves codec, codebooks and averages as they are (an alternating discriminator has moved), and counts."""
