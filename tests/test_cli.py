@@ -228,7 +228,7 @@ def test_without_a_run_the_bundled_model_codes_real_speech(here: Path, capsys: p
     estimate = torch.from_numpy(soundfile.read("back.wav", dtype="float32")[0])[None, None]
     assert estimate.shape == reference.shape
     assert float(si_sdr_db(estimate, reference)) > 3
-    assert float(mel_distance(estimate, reference, 24_000)) < 0.5  # Opus at this rate: 0.54
+    assert float(mel_distance(estimate, reference, 24_000)) < 0.3  # Opus at this rate: 0.54
 
 
 def test_the_bundled_model_is_as_small_as_its_card_says() -> None:
