@@ -404,8 +404,8 @@ def test_a_dead_book_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     start = trainer.codec.quantizer.start
 
-    def start_badly(vectors: Tensor, seed: int) -> None:
-        start(vectors, seed)
+    def start_badly(vectors: Tensor, seed: int, batches: int) -> None:
+        start(vectors, seed, batches)
         books = trainer.codec.quantizer
         books.embed[2, 1:] = 1e3  # never the nearest
         books.embed_sum.copy_(books.embed * books.cluster_size[..., None])

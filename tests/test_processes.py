@@ -25,11 +25,13 @@ SGD = [
         f"optimizer.{player}.lr=0.005",
     )
 ]
-# ELUs, of smooth slope: that of a rectifier jumps, and rounding decides on which side a value near 0 falls.
+# ELUs, of smooth slope: that of a rectifier jumps, and rounding decides on which side a value near 0 falls. And a slow
+# encoder: at the decoder's rate rounding grows tenfold within three steps (1e-6 after the first, 1e-4 after the sixth).
 SETTINGS = (
     "name=tiny", "data.batch_size=4", "trainer.budget.steps=20", "balancer=encodec", "balancer.monitor_every=5",
     "trainer.cadence.log=5", "trainer.cadence.validate=10", "trainer.cadence.checkpoint=5",
-    "trainer.codebooks.start=0.2", "trainer.encoder_until=0.6", "codec.config.celu_alpha=1", *SGD,
+    "trainer.codebooks.start=0.2", "trainer.encoder_rate=0.01", "trainer.encoder_until=0.6", "codec.config.celu_alpha=1",
+    *SGD,
 )  # fmt: skip
 
 

@@ -282,15 +282,15 @@ def test_latents_pass_through_until_one_kmeans_start(tmp_path: Path, monkeypatch
     )
     start, starts = trainer.codec.quantizer.start, []
 
-    def count(vectors: Tensor, seed: int) -> None:
-        starts.append((trainer.step, tuple(vectors.shape)))
-        start(vectors, seed)
+    def count(vectors: Tensor, seed: int, batches: int) -> None:
+        starts.append((trainer.step, tuple(vectors.shape), batches))
+        start(vectors, seed, batches)
 
     quantized: list[bool] = []
     monkeypatch.setattr(trainer.codec.quantizer, "start", count)
     trainer.codec.register_forward_hook(lambda module, args, output: quantized.append(output.quantized is not None))
     trainer.run()
-    assert starts == [(3, (3 * 2 * 40, 16))]
+    assert starts == [(3, (3 * 2 * 40, 16), 3)]
     assert quantized == [False] * 3 + [True] * 3
     assert [line["commitment"] > 0 for line in metric_lines(trainer)] == [False] * 3 + [True] * 3
     assert ["codebook/3/perplexity" in line for line in metric_lines(trainer)] == [False] * 3 + [True] * 3
