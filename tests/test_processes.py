@@ -30,8 +30,8 @@ SGD = [
 SETTINGS = (
     "name=tiny", "data.batch_size=4", "trainer.budget.steps=20", "balancer=encodec", "balancer.monitor_every=5",
     "trainer.cadence.log=5", "trainer.cadence.validate=10", "trainer.cadence.checkpoint=5",
-    "trainer.codebooks.start=0.2", "trainer.encoder_rate=0.01", "trainer.encoder_until=0.6", "codec.config.celu_alpha=1",
-    *SGD,
+    "trainer.codebooks.start=0.2", "trainer.encoder_rate=0.01", "trainer.encoder_until=0.6",
+    "codec.config.celu_alpha=1", *SGD,
 )  # fmt: skip
 
 
