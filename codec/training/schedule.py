@@ -14,13 +14,9 @@ __all__ = ["Schedule", "codec_optimizer"]
 def codec_optimizer(
     make: Callable[[Iterable[Any]], Optimizer], encoder: nn.Module, decoder: nn.Module, encoder_rate: float
 ) -> Optimizer:
-    """An optimizer of both, whose rate for the encoder is `encoder_rate` times the decoder's.
-
-    With 0 the encoder's parameters want no gradient any more, so no backward pass goes through it.
-    """
+    """An optimizer of both, whose rate for the encoder is `encoder_rate` times the decoder's."""
     if encoder_rate == 1:
         return make([*encoder.parameters(), *decoder.parameters()])
-    encoder.requires_grad_(encoder_rate > 0)
     optimizer = make([{"params": [*encoder.parameters()]}, {"params": [*decoder.parameters()]}])
     optimizer.param_groups[0]["lr"] *= encoder_rate
     return optimizer

@@ -74,6 +74,8 @@ class Trainer:
         self.processes = processes or Processes()
         self.codec = codec.to(self.device)
         self.optimizer = codec_optimizer(optimizer, codec.encoder, codec.decoder, plan.encoder_rate)
+        self.settled = False  # whether the encoder has learnt, see Plan.encoder_until
+        self.codec.encoder.requires_grad_(self.encoder_learns)
         self.replica = self.processes.replicated(self.codec, self.device)
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversary = None if adversary is None else adversary.to(self.device)
@@ -92,12 +94,16 @@ class Trainer:
         self.precision = choose_precision(plan.precision, self.device)
         self.meters = Meters()
         self.step, self.seconds, self.skipped, self.skipped_in_a_row = 0, 0.0, 0, 0
-        self.settled = False  # whether the encoder has learnt, see Plan.encoder_until
 
     @property
     def progress(self) -> float:
         """Share of the budget that is spent."""
         return self.budget.progress(self.step, self.seconds)
+
+    @property
+    def encoder_learns(self) -> bool:
+        """If not, its parameters want no gradient, and no backward pass goes through it."""
+        return self.plan.encoder_rate > 0 and not self.settled
 
     @property
     def averaged_codec(self) -> Codec:
@@ -248,7 +254,7 @@ class Trainer:
 
     def _settle_encoder(self) -> None:
         """Once, when it has learnt: the average of its weights stays, and the codebooks start anew from its latents."""
-        if self.settled or not self.plan.encoder_rate or self.progress < self.plan.encoder_until:
+        if not self.encoder_learns or self.progress < self.plan.encoder_until:
             return
         self.codec.encoder.load_state_dict(self.averaged_codec.encoder.state_dict())
         self.codec.quantizer.started.fill_(False)
@@ -257,10 +263,9 @@ class Trainer:
         self.logger.message(f"the encoder stays as it is from step {self.step} on")
 
     def _hold_encoder(self) -> None:
-        """Gradients for the encoder or not, as `settled` says; the replica counts on those that were there at first."""
-        learns = self.plan.encoder_rate > 0 and not self.settled
-        if any(parameter.requires_grad != learns for parameter in self.codec.encoder.parameters()):
-            self.codec.encoder.requires_grad_(learns)
+        """Gradients for the encoder or not; the replica counts on those that were there at first."""
+        if any(parameter.requires_grad != self.encoder_learns for parameter in self.codec.encoder.parameters()):
+            self.codec.encoder.requires_grad_(self.encoder_learns)
             self.replica = self.processes.replicated(self.codec, self.device)
 
     def _start_codebooks(self) -> None:
