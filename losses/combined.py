@@ -1,5 +1,7 @@
 """Several discriminators as one."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from .discriminators import DiscriminatorOutput, MultiScaleSTFT
@@ -23,6 +25,11 @@ class Combined(nn.Module):
             raise ValueError("expected at least one discriminator to combine, got none")
         self.discriminators = nn.ModuleList(discriminators)
         self.minimum_samples = max(discriminator.minimum_samples for discriminator in discriminators)
+
+    @property
+    def scales(self) -> list[nn.Module]:
+        """The sub-discriminators of all."""
+        return [scale for each in self.discriminators for scale in cast(nn.ModuleList, each.scales)]
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         outputs = [discriminator(audio) for discriminator in self.discriminators]

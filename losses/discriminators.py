@@ -1,6 +1,7 @@
 """Discriminators: networks that judge audio, and so are learned losses of a codec. Dropped when a model is exported.
 
-Each takes audio [B, C, T], scores its channels separately, and gives a `DiscriminatorOutput`. Each has a property
+Each takes audio [B, C, T], scores its channels separately, and gives a `DiscriminatorOutput`. Each has `scales`, its
+sub-discriminators, which map signals [N, T] to logits and features independently of each other, and a property
 `minimum_samples`, the shortest audio that it can judge. Spectra are float32; convolutions run in the caller's autocast,
 and every Conv2d in `channels_last`: on a CPU the STFT networks gain a third in float32 and a factor of 3 in bfloat16.
 """

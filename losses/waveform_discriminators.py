@@ -109,7 +109,7 @@ class MultiScale(nn.Module):
                 "expected scales >= 1, filters a multiple of 4 and max_filters a multiple of filters, "
                 f"got {scales}, {filters} and {max_filters}"
             )
-        self.scales = nn.ModuleList(_Scale(filters, max_filters, negative_slope) for _ in range(scales))
+        self.scales = nn.ModuleList(_Scale(level, filters, max_filters, negative_slope) for level in range(scales))
 
     @property
     def minimum_samples(self) -> int:
@@ -118,23 +118,15 @@ class MultiScale(nn.Module):
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         check_audio(audio, self.minimum_samples)
-        signal = audio.flatten(0, 1).unsqueeze(1)
-        output = DiscriminatorOutput([], [])
-        for level, scale in enumerate(self.scales):
-            if level:
-                signal = F.avg_pool1d(signal, 4, stride=2, padding=1, count_include_pad=False)
-            logits, features = scale(signal)
-            output.logits.append(logits)
-            output.features.append(features)
-        return output
+        return judge(self.scales, audio.flatten(0, 1))
 
 
 class _Scale(nn.Module):
-    """One rate of `MultiScale`. Shape: audio [N, 1, T] -> logits [N, 1, F], features."""
+    """One rate of `MultiScale`. Shape: audio [N, T] -> logits [N, 1, F], features."""
 
-    def __init__(self, filters: int, max_filters: int, negative_slope: float) -> None:
+    def __init__(self, level: int, filters: int, max_filters: int, negative_slope: float) -> None:
         super().__init__()
-        self.negative_slope = negative_slope
+        self.level, self.negative_slope = level, negative_slope
         sizes = [min(filters * 4**layer, max_filters) for layer in range(5)]
         wide = min(sizes[-1] * 2, max_filters)
         self.convs = nn.ModuleList(
@@ -150,4 +142,7 @@ class _Scale(nn.Module):
         self.output = weight_norm(nn.Conv1d(wide, 1, 3, padding=1))
 
     def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return through(self.convs, self.output, F.pad(audio, (7, 7), mode="reflect"), self.negative_slope)
+        signal = audio.unsqueeze(1)
+        for _ in range(self.level):
+            signal = F.avg_pool1d(signal, 4, stride=2, padding=1, count_include_pad=False)
+        return through(self.convs, self.output, F.pad(signal, (7, 7), mode="reflect"), self.negative_slope)

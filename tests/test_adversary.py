@@ -11,6 +11,7 @@ from tiny_run import SAMPLES, copied, differences, tiny_adversary, tones
 from torch import Tensor, nn
 
 from codec.training import Adversary
+from losses import AdversarialLoss, Combined, MultiPeriod, MultiScale, MultiScaleSTFT
 
 BOTH = pytest.mark.parametrize("update", ["simultaneous", "alternating"])
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -72,6 +73,67 @@ def test_both_players_equal_a_plain_loop(update: Update) -> None:
     for own, plain in zip(adversary.discriminator.parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-6)
     assert differences(copied(before.state_dict()), copied(after.state_dict()))  # it did move
+
+
+@BOTH
+@pytest.mark.parametrize("learn", [False, True])
+@pytest.mark.parametrize(
+    "discriminator",
+    [
+        lambda: MultiScaleSTFT(filters=2, windows=[64, 32, 16]),
+        lambda: Combined([MultiScale(filters=4, max_filters=16), MultiPeriod([2, 3], [4, 8])]),
+    ],
+    ids=["stft", "waveforms"],
+)
+def test_one_by_one_gives_the_same(update: Update, learn: bool, discriminator: Callable[[], nn.Module]) -> None:
+    together = Adversary(discriminator(), AdversarialLoss(), SGD, update)
+    apart = Adversary(deepcopy(together.discriminator), AdversarialLoss(), SGD, update, one_by_one=True)
+    estimate, reference = _pair()
+    seen = []
+    for adversary in (together, apart):
+        losses = adversary.judge(estimate, reference, learn)
+        total = 2 * losses["adversarial"] - 3 * losses["feature_matching"]
+        seen.append((losses, torch.autograd.grad(total, estimate), adversary.learn(), adversary.metrics))
+        seen[-1] += (dict(adversary.discriminator.named_parameters()),)
+    torch.testing.assert_close(*seen)
+
+
+@BOTH
+def test_one_by_one_holds_one_graph_at_a_time(update: Update) -> None:
+    """A quarter of the bytes, with four equal sub-discriminators; in the end only gradients of the estimate."""
+    held: dict[bool, tuple[int, int]] = {}
+    for one_by_one in (False, True):
+        adversary = tiny_adversary(update=update, one_by_one=one_by_one)
+        adversary.discriminator = MultiScaleSTFT(filters=2, windows=[64] * 4)
+        kept = _Kept()
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+            losses = adversary.judge(*_pair(), learn=True)
+        held[one_by_one] = kept.most, kept.now
+        del losses
+    assert held[True][0] < 0.3 * held[False][0]
+    assert held[True][1] == 2 * 4 * _pair()[0].nbytes
+
+
+class _Kept:
+    """Counts the bytes that graphs hold on to."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def pack(self, tensor: Tensor) -> "_Kept.Held":
+        return self.Held(self, tensor.detach())
+
+    def unpack(self, held: "_Kept.Held") -> Tensor:
+        return held.tensor
+
+    class Held:
+        def __init__(self, kept: "_Kept", tensor: Tensor) -> None:
+            self.kept, self.tensor = kept, tensor
+            kept.now += tensor.nbytes
+            kept.most = max(kept.most, kept.now)
+
+        def __del__(self) -> None:
+            self.kept.now -= self.tensor.nbytes
 
 
 @BOTH
@@ -162,7 +224,7 @@ def test_under_autocast_the_alternating_order_judges_with_its_new_weights() -> N
     first.register_forward_hook(lambda layer, args, output: seen.append(output.detach().clone()))
     with torch.autocast("cpu", torch.bfloat16):
         adversary.judge(estimate, reference, learn=True)
-    real, fake = seen[-2:]
+    fake, real = seen[-2:]
     seen.clear()
     for audio in (reference, estimate):
         with torch.autocast("cpu", torch.bfloat16), torch.no_grad():

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,7 +15,7 @@ from tiny_run import tidied, tiny_trainer
 from torch import Tensor
 
 from balancer import Balancer
-from scripts import bench_balancers, bench_coding, bench_data, bench_growth, bench_startup
+from scripts import bench_balancers, bench_coding, bench_data, bench_growth, bench_precision, bench_startup
 from scripts.bench import AUDIOCRAFT, Worker
 from scripts.composition import CONFIGS, check_keys
 
@@ -134,6 +135,35 @@ def test_growth_table_plot_and_json(
     assert found["sizes"] == found["seconds"] == found["gib"] == [1, 2, 4, 8]
     assert found["seconds_growth"] == pytest.approx([0, 1, 1], abs=1e-9)
     assert "time: 0.000 + 1.000 x size, last exponent 1.00" in capsys.readouterr().out.replace("-0.000", "0.000")
+    assert plot.read_text().startswith("<?xml")
+
+
+def test_precisions_are_compared_at_one_seed_and_seeds_in_float32() -> None:
+    exact = {0: np.array([1.0, 2.0]), 1: np.array([3.0, 2.0])}
+    auto = {0: np.array([1.2, 1.9]), 1: np.array([2.8, 2.3])}
+    found = bench_precision.differences({"float32": exact, "auto": auto})
+    assert found == pytest.approx(((0.1 + 0.05 + 0.1 + 0.15) / 4, 0.5, (0.1 - 0.05 - 0.1 + 0.15) / 4))
+    with pytest.raises(ValueError, match="two seeds or more"):
+        bench_precision.differences({"float32": {0: exact[0]}, "auto": {0: auto[0]}})
+
+
+@pytest.mark.slow
+def test_precision_table_plot_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plot, path = tmp_path / "precision.svg", tmp_path / "precision.json"
+    small = ["codec.config.filters=2", "codec.config.lstm_layers=0", "discriminator.filters=2"]
+    small += ["data.segments.segment_seconds=0.2", "data.held_out.seconds=0.5", "trainer.codebooks.start_batches=2"]
+    outputs = ["--plot", str(plot), "--json", str(path)]
+    with tidied():
+        bench_precision.main(["--steps", "10", "--seeds", "0", "1", *outputs, "--", *small])
+    found = json.loads(path.read_text())
+    assert set(found["differences"]) == set(found["curves"])
+    assert {"loss/l1", "loss/mel", "loss/adversarial", "loss/feature_matching"} == set(found["curves"])
+    for loss, curves in found["curves"].items():
+        assert {p: {s: len(c) for s, c in of.items()} for p, of in curves.items()} == {
+            "float32": {"0": 1, "1": 1}, "auto": {"0": 1, "1": 1}
+        }, loss  # fmt: skip
+        assert curves["float32"]["0"] != curves["float32"]["1"]
+    assert "of two seeds" in capsys.readouterr().out
     assert plot.read_text().startswith("<?xml")
 
 

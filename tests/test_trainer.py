@@ -114,12 +114,13 @@ def _plain_step(
     books.updates += 1
 
 
+@pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update) -> None:
+def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update, one_by_one: bool) -> None:
     trainer = tiny_trainer(
         tmp_path,
         codec=started(tiny_codec()),
-        adversary=tiny_adversary(update=update),
+        adversary=tiny_adversary(update=update, one_by_one=one_by_one),
         codebooks=CodebookPlan(dropout="none", commitment=0.25),
         monitor_every=2,  # the weighted sum has two ways of being computed: both are taken
     )
@@ -178,7 +179,7 @@ def test_the_codec_is_traversed_once_forward_and_once_backward(
     trainer.codec.encoder.layers[0].register_forward_hook(forward_hook)
     monkeypatch.setattr(torch.autograd, "backward", count)
     take_steps(trainer, 1)
-    assert passes == ["encoder forward", "backward", "encoder backward", "discriminator"]
+    assert passes == ["encoder forward", "discriminator", "backward", "encoder backward"]
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
