@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--peer", help="Python of an environment with audiocraft; scripts/bench.sh makes one")
     parser.add_argument("--json", help="also write the figures here")
     parser.add_argument("overrides", nargs="*", help="of the configuration")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # overrides may follow options
     if arguments.what == "work":
         work(arguments.precision, arguments.overrides)
     else:

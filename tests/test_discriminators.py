@@ -1,8 +1,10 @@
 """Discriminators: equal to the encodec package's, stereo, memory format, short audio, one pass for both signals."""
 
+import math
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ Discriminator = MultiScaleSTFT | MultiPeriod | MultiScale | Combined
 
 SMALL: dict[str, Callable[[], Discriminator]] = {
     "stft": lambda: MultiScaleSTFT(4, [128, 64]),
+    "compressed": lambda: MultiScaleSTFT(4, [128, 64], compression=0.3),
     "period": lambda: MultiPeriod([2, 5], [4, 8]),
     "scale": lambda: MultiScale(2, 4, 16),
     "combined": lambda: Combined([MultiScaleSTFT(4, [128]), MultiPeriod([3], [4, 8])]),
@@ -92,6 +95,43 @@ def test_arguments_of_multi_scale_stft_change_the_network() -> None:
     ]
     assert output.logits[0].shape == (2, 1, 13, 9)
     assert min(layer.min().item() for layer in MultiScaleSTFT(4, [64], negative_slope=0.0)(audio).features[0]) == 0.0
+
+
+def test_compression_keeps_phases_and_takes_a_power_of_magnitudes() -> None:
+    seen: list[Tensor] = []
+    for compression in (1.0, 0.3):
+        discriminator = MultiScaleSTFT(4, [64], compression=compression)
+        first = discriminator.scales[0].convs[0]  # type: ignore[union-attr, index]
+        first.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+        discriminator(_audio(samples=256))
+    plain, compressed = (torch.complex(*image.double().unbind(1)).numpy() for image in seen)
+    loud = abs(plain) > 1e-2  # -40 dB, well above the floor of -80
+    assert loud.mean() > 0.9
+    wanted = abs(plain) ** 0.3 * np.exp(1j * np.angle(plain))
+    np.testing.assert_allclose(compressed[loud], wanted[loud], rtol=1e-4)
+
+
+def test_compression_has_finite_gradients_in_silence_and_hears_what_is_quiet() -> None:
+    silence = torch.zeros(1, 1, 256, requires_grad=True)
+    output = MultiScaleSTFT(4, [64], compression=0.3)(silence)
+    (gradient,) = torch.autograd.grad(AdversarialLoss().generator(output.logits), silence)
+    assert bool(gradient.isfinite().all())
+    # A tone 60 dB below another: how much of the first layer's output is due to it.
+    time = torch.arange(4096) / 24000
+    loud, quiet = (torch.sin(2 * math.pi * f * time)[None, None] for f in (500, 8000))
+    heard = []
+    for compression in (1.0, 0.3):
+        torch.manual_seed(0)
+        first = MultiScaleSTFT(4, [512], compression=compression)
+        without, with_it = (first(audio).features[0][0] for audio in (loud, loud + 1e-3 * quiet))
+        heard.append(((with_it - without).norm() / without.norm()).item())
+    assert heard[1] > 10 * heard[0]
+
+
+@pytest.mark.parametrize("compression", [0.0, -0.3, 1.1, math.nan])
+def test_compression_out_of_range_is_refused(compression: float) -> None:
+    with pytest.raises(ValueError, match=f"compression in .0, 1., got {compression}"):
+        MultiScaleSTFT(4, [64], compression=compression)
 
 
 def test_periods_see_every_pth_sample() -> None:
