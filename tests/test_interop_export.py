@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from encodec_weights import TINY, randomize, transformers_model
+from encodec_weights import TINY, assert_ties, randomize, transformers_model
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 
@@ -74,9 +74,12 @@ def test_transformers_computes_the_same(kind: str, tmp_path: Path) -> None:
     used: set[int] = set()
     for bandwidth in codec.config.bandwidths_kbps:
         theirs, ours = model.encode(audio, mask, bandwidth), codec.encode(audio, bandwidth)
-        for segment, codes in zip(ours, theirs.audio_codes, strict=True):
+        for place, (segment, codes) in enumerate(zip(ours, theirs.audio_codes, strict=True)):
             frames = segment.codes.shape[-1]
-            assert torch.equal(segment.codes, codes[..., :frames])
+            if not torch.equal(segment.codes, codes[..., :frames]):
+                assert len(ours) == 1
+                assert_ties(codec.latent_of(audio), codec.quantizer.embed, segment.codes, codes[..., :frames])
+                ours[place] = segment._replace(codes=codes[..., :frames])
             used |= set(codes.flatten().tolist())
         assert theirs.audio_codes.shape[-1] - frames == theirs.last_frame_pad_length
         expected = model.decode(**theirs, padding_mask=mask).audio_values

@@ -242,6 +242,6 @@ def test_bench_chooses_what_it_measures(checkout: Path) -> None:
     modules = [call.split()[2].removeprefix("scripts.") for call in asked]
     assert modules == [
         *("bench", "bench", "bench_balancers", "bench_balancers"),
-        *(f"bench_{name}" for name in ("coding", "streaming", "startup", "data", "growth")),
+        *(f"bench_{name}" for name in ("coding", "streaming", "startup", "data", "growth", "precision")),
     ]
-    assert len({call.split()[4] for call in asked if "--json" in call}) == 9
+    assert len({call.split()[4] for call in asked if "--json" in call}) == 10
