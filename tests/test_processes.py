@@ -25,8 +25,8 @@ SGD = [
         f"optimizer.{player}.lr=0.005",
     )
 ]
-# ELUs, of smooth slope: that of a rectifier jumps, and rounding decides on which side a value near 0 falls. Spectra that
-# are not compressed: that is steep at 0. A discriminator of little weight. And a slow encoder: at the decoder's rate
+# ELUs, of smooth slope: that of a rectifier jumps, and rounding decides on which side a value near 0 falls. Spectra as
+# they are: compression is steep at 0. A discriminator of little weight. And a slow encoder: at the decoder's rate
 # rounding grows tenfold within three steps (1e-6 after the first, 1e-4 after the sixth).
 SETTINGS = (
     "name=tiny", "data.batch_size=4", "trainer.budget.steps=20", "balancer=encodec", "balancer.monitor_every=5",
