@@ -50,7 +50,7 @@ def assert_same_codec(config: CodecConfig, lengths: list[int], bandwidths: list[
             assert len(ours) == len(theirs)
             for (codes, scale), segment in zip(theirs, ours, strict=True):
                 if not torch.equal(segment.codes, codes):
-                    assert len(ours) == 1
+                    assert len(ours) == len(audio) == 1
                     assert_ties(codec.latent_of(audio), codec.quantizer.embed, segment.codes, codes)
                 assert segment.codes.shape[1] == config.codebooks_for(bandwidth)
                 assert (segment.scale is None) == (scale is None)
