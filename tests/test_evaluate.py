@@ -21,7 +21,7 @@ from codec.file_codec import FileCodec
 
 CLIPS = Path(__file__).parents[1] / "data/clips/held_out"
 SPEECH = CLIPS / "speech/new_world_fr_4.ogg"
-SCORES = ["mel_distance", "stft_distance", "si_sdr_db", "stoi", "pesq", "visqol"]
+SCORES = ["mel_distance", "stft_distance", "si_sdr_db", "ripple_db", "stoi", "pesq", "visqol"]
 TINY: dict[str, Any] = {
     "filters": 4,
     "latent_dim": 16,

@@ -55,6 +55,24 @@ def test_nothing_to_say_without_a_log() -> None:
     assert findings([{"split": "validation", "step": 0, "all/mel_distance": 2.0}]) == []
 
 
+@pytest.mark.parametrize(
+    ("lines", "change"),
+    [
+        ({}, "a discriminator takes them away: give losses.weights.adversarial a value"),
+        ({"loss__adversarial": 1.0}, "lower adversary.start, raise losses.weights.adversarial, or set"),
+    ],
+)
+def test_treble_that_came_out_as_tones(lines: dict[str, float], change: str) -> None:
+    first, *train = log(**lines)
+    scores = [{"split": "validation", "step": step, "all/ripple_db": db} for step, db in ((0, 3.0), (400, 6.26))]
+    found = one([first, scores[0], *train, scores[1]], "Treble")
+    assert found.startswith("Treble comes out as tones (a ripple of 6.3 dB over the held-out clips")
+    assert change in found
+    # The newest validation counts, and one that had no such score says nothing.
+    for records in ([scores[1], *train, scores[0]], [scores[1], *train, first], [first, *train], [scores[1]]):
+        assert not any("Treble" in sentence for sentence in findings(records))
+
+
 # Loading
 
 

@@ -14,6 +14,7 @@ from codec.evaluation import (
     count_codes,
     evaluate,
     mel_distance,
+    ripple_db,
     si_sdr_db,
     stft_distance,
     usage_of_counts,
@@ -44,6 +45,20 @@ def numpy_stft_distance(estimate: np.ndarray, reference: np.ndarray) -> float:
     return total
 
 
+def numpy_ripple_db(estimate: np.ndarray, reference: np.ndarray, rate: int, n: int) -> float:
+    """Of audio [C, T], with plain loops; n samples a frame."""
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
+    levels = []
+    for audio in (estimate, reference):
+        starts = range(0, audio.shape[1] - n + 1, n // 4)
+        power = np.mean([np.abs(np.fft.rfft(channel[s : s + n] * hann)) ** 2 for channel in audio for s in starts], 0)
+        levels.append(10 * np.log10(power + 1e-9 * (hann**2).sum()))
+    ratio = levels[0] - levels[1]
+    hertz = np.arange(len(ratio)) * rate / n
+    uneven = [r - ratio[np.abs(hertz - f) <= 190].mean() for r, f in zip(ratio, hertz, strict=True)]
+    return float(np.std(np.array(uneven)[(hertz >= min(2500, rate / 6)) & (hertz <= 11 / 24 * rate)]))
+
+
 def test_si_sdr_of_known_distortions() -> None:
     t = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
     reference = torch.sin(2 * math.pi * 440 * t)
@@ -70,7 +85,7 @@ def test_stored_values() -> None:
     pair = (torch.from_numpy(audio).float()[None, None] for audio in (estimate, reference))
     scores = {name: float(value) for name, value in evaluate(*pair, SAMPLE_RATE).items()}
     assert scores == pytest.approx(
-        {"mel_distance": 0.630773, "stft_distance": 6.22036, "si_sdr_db": 21.79895}, rel=1e-4
+        {"mel_distance": 0.630773, "stft_distance": 6.22036, "si_sdr_db": 21.79895, "ripple_db": 3.417058}, rel=1e-4
     )
 
 
@@ -95,6 +110,41 @@ def test_stft_distance_of_a_gain() -> None:
     torch.testing.assert_close(stft_distance(reference / 2, reference), expected.reshape(1), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("rate", "channels", "window"), [(8000, 1, 1024), (24000, 1, 4096), (24000, 2, 4096), (44100, 1, 8192)]
+)
+def test_ripple_is_that_of_numpy(rate: int, channels: int, window: int) -> None:
+    estimate, reference = noise(2, channels, rate, seed=1), noise(2, channels, rate, seed=2)
+    expected = [
+        numpy_ripple_db(e.double().numpy(), r.double().numpy(), rate, window)
+        for e, r in zip(estimate, reference, strict=True)
+    ]
+    torch.testing.assert_close(ripple_db(estimate, reference, rate), torch.tensor(expected).float(), rtol=1e-3, atol=0)
+
+
+def test_ripple_hears_a_frame_that_repeats_where_the_mel_distance_does_not() -> None:
+    hop, seconds = 320, 3
+    reference, other = (noise(1, 1, seconds * SAMPLE_RATE, seed=seed) for seed in (1, 2))
+    repeated = noise(1, 1, hop, seed=3).repeat(1, 1, seconds * SAMPLE_RATE // hop)
+    assert ripple_db(other, reference, SAMPLE_RATE) == pytest.approx(1.0, abs=0.1)
+    assert ripple_db(repeated, reference, SAMPLE_RATE) > 20
+    # Half the repeated frame, half noise of its own in every frame: a codec that is on its way.
+    assert 3 < ripple_db(math.sqrt(0.5) * (repeated + other), reference, SAMPLE_RATE) < 10
+    mel = [mel_distance(estimate, reference, SAMPLE_RATE) for estimate in (repeated, other)]
+    assert mel[0] < 1.5 * mel[1]
+
+
+def test_ripple_leaves_out_what_is_even_and_what_nobody_hears() -> None:
+    reference = noise(1, 1, 2 * SAMPLE_RATE)
+    duller = torch.nn.functional.conv1d(reference, torch.tensor([[[0.2, 0.6, 0.2]]]), padding="same")
+    silence = torch.zeros(1, 1, SAMPLE_RATE)
+    tone = 1e-6 * torch.sin(2 * math.pi * 3000 / SAMPLE_RATE * torch.arange(SAMPLE_RATE))
+    assert ripple_db(0.1 * reference, reference, SAMPLE_RATE) < 0.01
+    assert ripple_db(duller, reference, SAMPLE_RATE) < 0.3
+    assert ripple_db(silence + tone, silence, SAMPLE_RATE) < 0.1
+    assert ripple_db(silence + 1000 * tone, silence, SAMPLE_RATE) > 1
+
+
 def test_mel_distance_is_audiocrafts_loss_clip_by_clip() -> None:
     estimate, reference = noise(3, 1, 4000, seed=1), noise(3, 1, 4000, seed=2)
     scores = mel_distance(estimate, reference, SAMPLE_RATE)
@@ -107,7 +157,7 @@ def test_mel_distance_is_audiocrafts_loss_clip_by_clip() -> None:
 def test_scores_fall_with_less_noise() -> None:
     reference = noise(1, 1, 6000)
     scores = [evaluate(reference + gain * noise(1, 1, 6000, seed=9), reference, SAMPLE_RATE) for gain in (1, 0.1, 0.01)]
-    for name, falling in (("mel_distance", True), ("stft_distance", True), ("si_sdr_db", False)):
+    for name, falling in (("mel_distance", True), ("stft_distance", True), ("ripple_db", True), ("si_sdr_db", False)):
         values = [float(score[name]) for score in scores]
         assert values == sorted(values, reverse=falling)
 
@@ -115,8 +165,9 @@ def test_scores_fall_with_less_noise() -> None:
 def test_identity_scores_best() -> None:
     audio = noise(2, 2, 6000)
     scores = evaluate(audio, audio, SAMPLE_RATE)
-    assert list(scores) == ["mel_distance", "stft_distance", "si_sdr_db"]
-    assert scores["mel_distance"].tolist() == scores["stft_distance"].tolist() == [0.0, 0.0]
+    assert list(scores) == ["mel_distance", "stft_distance", "si_sdr_db", "ripple_db"]
+    for name in ("mel_distance", "stft_distance", "ripple_db"):
+        assert scores[name].tolist() == [0.0, 0.0]
     assert (scores["si_sdr_db"] > 60).all()
 
 
@@ -136,6 +187,7 @@ def test_silence_against_silence_is_no_distance() -> None:
         "mel_distance": 0.0,
         "stft_distance": 0.0,
         "si_sdr_db": 0.0,
+        "ripple_db": 0.0,
     }
 
 

@@ -51,6 +51,7 @@ METRICS = {
     "visqol": Metric("ViSQOL", 1, 3),
     "mel_distance": Metric("mel distance", -1, 4),
     "stft_distance": Metric("STFT distance", -1, 3),
+    "ripple_db": Metric("ripple, dB", -1, 2),
     "stoi": Metric("STOI", 1, 3),
     "pesq": Metric("PESQ", 1, 3),
     "codes_used": Metric("codes used", 1, 3),

@@ -20,6 +20,8 @@ _NIL, _DOMINANT = 0.01, 0.9
 # Beyond a factor of 10 the shorter of two gradients turns their sum by less than 6 degrees, beyond 100 by half a one.
 # The lower bound is wider, since a commitment that the latents already keep is a short gradient by right.
 _COMMITMENT = (0.01, 10.0)
+# Two noises have 1 in clips of 3 s; above this a buzz is heard. See codec.evaluation.ripple_db.
+_RIPPLE_DB = 5.0
 # Growth from each quarter of the run to the next; a weight that grows in proportion to the steps falls below it.
 _GROWTH = 2.0
 # A weight stands still if it moves by less than the first factor, and has moved before if by more than the second. It
@@ -37,13 +39,15 @@ def findings(records: Sequence[Record]) -> list[str]:
 
 
 def complaints(records: Sequence[Record]) -> list[str]:
-    """What went wrong: what is out of range at the end (see `Symptoms`), returns to earlier checkpoints, and steps that
-    were skipped."""
+    """What went wrong: what is out of range at the end (see `Symptoms`), returns to earlier checkpoints, steps that
+    were skipped, and treble that came out as tones."""
     symptoms = Symptoms()
     for record in records:
         symptoms.read(record)
     train = [record for record in records if record["split"] == "train"]
-    return list(symptoms.present.values()) + _of_the_returns(train) + _of_the_steps(train)
+    scores = [record for record in records if record["split"] == "validation"]
+    found = [*symptoms.present.values(), *_of_the_returns(train), *_of_the_steps(train)]
+    return found + _of_the_treble(train, scores)
 
 
 def findings_of_the_losses(train: Sequence[Record]) -> list[str]:
@@ -78,6 +82,20 @@ def _of_the_steps(train: Sequence[Record]) -> list[str]:
     return [
         f"{skipped[-1]:,.0f} of {steps:,} steps ({_percent(skipped[-1] / max(steps, 1))}) were skipped as not finite: "
         "log.txt names the losses; lower optimizer.codec.lr or set trainer.clip_norm."
+    ]
+
+
+def _of_the_treble(train: Sequence[Record], scores: Sequence[Record]) -> list[str]:
+    ripple = _column(scores[-1:], "all/ripple_db")
+    if not train or not len(ripple) or ripple[-1] <= _RIPPLE_DB:
+        return []
+    if any("loss/adversarial" in record for record in train):
+        change = "lower adversary.start, raise losses.weights.adversarial, or set discriminator.compression=0.3"
+    else:
+        change = "a discriminator takes them away: give losses.weights.adversarial a value, or lower adversary.start"
+    return [
+        f"Treble comes out as tones (a ripple of {ripple[-1]:.1f} dB over the held-out clips, where two noises have "
+        f"1): the mel distance misses them, a listener hears a buzz; {change}."
     ]
 
 

@@ -26,6 +26,7 @@ _LABELS = {
     "mel_distance": "mel distance, lower is better",
     "stft_distance": "STFT distance, lower is better",
     "si_sdr_db": "SI-SDR, dB",
+    "ripple_db": "ripple, dB, lower is better",
     "stoi": "STOI",
     "pesq": "PESQ, wideband",
     "visqol": "ViSQOL, audio mode",

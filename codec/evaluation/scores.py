@@ -9,7 +9,12 @@ __all__ = ["Score", "duration", "in_short", "label_of", "number", "score_keys", 
 
 Record = Mapping[str, Any]
 
-_LABELS = {"mel_distance": "mel distance", "si_sdr_db": "SI-SDR, dB", "stft_distance": "STFT distance"}
+_LABELS = {
+    "mel_distance": "mel distance",
+    "si_sdr_db": "SI-SDR, dB",
+    "stft_distance": "STFT distance",
+    "ripple_db": "ripple, dB",
+}
 _UNKNOWN, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.atomic_file import replacing
-from codec.evaluation.metrics import codebook_usage, mel_distance, si_sdr_db
+from codec.evaluation.metrics import codebook_usage, mel_distance, ripple_db, si_sdr_db
 from codec.model import Codec
 from codec.training.meters import codebook_metrics
 from codec.training.processes import Processes
@@ -21,7 +21,7 @@ __all__ = ["Validation", "ValidationResult"]
 class ValidationResult(NamedTuple):
     """Of one validation."""
 
-    # <group>/mel_distance, <group>/si_sdr_db for `all` and each group, all/<loss>_loss, codebook/...
+    # <group>/mel_distance, /si_sdr_db and /ripple_db for `all` and each group, all/<loss>_loss, codebook/...
     scores: dict[str, float]
     losses: dict[str, float]  # loss name -> mean over the clips that are long enough for it
     samples: dict[str, Tensor]  # clip name -> estimate [C, T]
@@ -91,11 +91,14 @@ class Validation:
                 codes += [segment.codes for segment in segments]
             else:
                 estimate = codec(reference, quantize=False).audio
-            mel = float(mel_distance(estimate, reference, config.sample_rate))
-            sdr = float(si_sdr_db(estimate, reference))
+            of_clip = {
+                "mel_distance": float(mel_distance(estimate, reference, config.sample_rate)),
+                "si_sdr_db": float(si_sdr_db(estimate, reference)),
+                "ripple_db": float(ripple_db(estimate, reference, config.sample_rate)),
+            }
             for group in ("all", clip.group):
-                per_group[f"{group}/mel_distance"].append(mel)
-                per_group[f"{group}/si_sdr_db"].append(sdr)
+                for metric, value in of_clip.items():
+                    per_group[f"{group}/{metric}"].append(value)
             for name, loss in losses.items():
                 if reference.shape[-1] >= getattr(loss, "minimum_samples", 1):
                     per_loss[name].append(float(loss(estimate, reference)))
