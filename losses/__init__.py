@@ -4,6 +4,7 @@ Shapes: audio [B, C, T] with B batch, C channels, T samples; F frames, K sub-dis
 """
 
 from .adversarial import AdversarialLoss, feature_matching_loss
+from .coherence import FrameCoherence
 from .combined import Combined
 from .discriminators import DiscriminatorOutput, MultiScaleSTFT
 from .prior import priors
@@ -18,6 +19,7 @@ __all__ = [
     "AdversarialLoss",
     "Combined",
     "DiscriminatorOutput",
+    "FrameCoherence",
     "MultiPeriod",
     "MultiResolutionSTFT",
     "MultiScale",
