@@ -200,7 +200,7 @@ def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsy
     with (folder / "evaluation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * (2 + 3)
-    assert list(rows[0])[-6:] == SCORES
+    assert list(rows[0])[-len(SCORES) :] == SCORES
     assert rows[0]["clip"] == "music/a.wav"
     assert rows[0]["visqol"] == ""
     content = json.loads((folder / "evaluation.json").read_text())

@@ -58,8 +58,8 @@ def test_nothing_to_say_without_a_log() -> None:
 @pytest.mark.parametrize(
     ("lines", "change"),
     [
-        ({}, "a discriminator takes them away: give losses.weights.adversarial a value"),
-        ({"loss__adversarial": 1.0}, "lower adversary.start, raise losses.weights.adversarial, or set"),
+        ({}, "a buzz; raise losses.weights.coherence (losses=starter has that loss)."),
+        ({"loss__adversarial": 1.0}, "that loss), or set discriminator.compression=0.3, or lower adversary.start."),
     ],
 )
 def test_treble_that_came_out_as_tones(lines: dict[str, float], change: str) -> None:
@@ -279,11 +279,12 @@ def test_every_setting_that_a_finding_names_exists() -> None:
         log(share__mel=0.95, projection__l1=-0.05, commitment_ratio=50.0, weight__adversarial=0.0, skipped_steps=3),
         log(commitment_ratio=0.001, weight__l1=lambda n: min(99.0, 1.5**n), weight__mel=0.0, norm__l1=lambda n: n),
         log(4),
+        [*log(loss__adversarial=1.0), {"split": "validation", "step": 400, "all/ripple_db": 9.0}],
     ]
     text = " ".join(sentence for records in provoked for sentence in findings(records))
     config = compose("train", overrides=["experiment=starter"])
-    settings = set(re.findall(r"(?:losses|balancer|optimizer|trainer|adversary)(?:\.\w+)+", text))
-    assert len(settings) >= 9
+    settings = set(re.findall(r"(?:losses|balancer|optimizer|trainer|adversary|discriminator)(?:\.\w+)+", text))
+    assert len(settings) >= 12
     missing = [setting for setting in sorted(settings) if OmegaConf.select(config, setting, default="-") == "-"]
     assert missing == []
     balancers = set(re.findall(r"balancer=(\w+)", text))

@@ -17,7 +17,11 @@ Record = Mapping[str, Any]
 
 _A_PANEL = 7  # strategies in one panel beside the reference, as many as there are colours
 _REFERENCE_COLOR = "#8a8a8a"
-_VALIDATION = {"all/mel_distance": "mel distance", "all/si_sdr_db": "SI-SDR, dB"}
+_VALIDATION = {
+    "all/mel_distance": "mel distance",
+    "all/si_sdr_db": "SI-SDR, dB",
+    "all/ripple_db": "ripple, dB",
+}
 
 
 class Multiples(NamedTuple):

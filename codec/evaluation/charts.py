@@ -149,9 +149,10 @@ def bar_chart(values: np.ndarray, bar_colors: Sequence[str], top: float | None =
 
 
 def _figure() -> tuple[Figure, Axes]:
-    # Fixed margins, for labels of up to seven figures: matplotlib finds narrower ones by drawing everything twice.
+    # Fixed margins, for labels of up to seven figures at the left and half of one of five at the right: matplotlib
+    # finds narrower ones by drawing everything twice.
     figure = Figure(figsize=(4.2, 2.1))
-    axes = figure.add_axes((0.125, 0.19, 0.86, 0.74))
+    axes = figure.add_axes((0.125, 0.19, 0.84, 0.74))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.set_xlabel("step")

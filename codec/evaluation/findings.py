@@ -89,13 +89,12 @@ def _of_the_treble(train: Sequence[Record], scores: Sequence[Record]) -> list[st
     ripple = _column(scores[-1:], "all/ripple_db")
     if not train or not len(ripple) or ripple[-1] <= _RIPPLE_DB:
         return []
+    changes = ["raise losses.weights.coherence (losses=starter has that loss)"]
     if any("loss/adversarial" in record for record in train):
-        change = "lower adversary.start, raise losses.weights.adversarial, or set discriminator.compression=0.3"
-    else:
-        change = "a discriminator takes them away: give losses.weights.adversarial a value, or lower adversary.start"
+        changes += ["set discriminator.compression=0.3", "lower adversary.start"]
     return [
         f"Treble comes out as tones (a ripple of {ripple[-1]:.1f} dB over the held-out clips, where two noises have "
-        f"1): the mel distance misses them, a listener hears a buzz; {change}."
+        f"1): the mel distance misses them, a listener hears a buzz; {', or '.join(changes)}."
     ]
 
 

@@ -41,7 +41,8 @@ _SILENT = 0.5  # share of segments without sound; the sampler avoids them where 
 _LOADER_BOUND, _LOADING_LINES = 0.3, 20
 _WORTH_SECONDS = 30  # of training: in less there is little to gain
 
-_ADVERSARIAL = ("loss/adversarial", "loss/feature_matching")  # rise when the discriminator gets better
+# Two rise when the discriminator gets better. Coherence is 1 at most, and near 0 until the decoder writes treble.
+_MAY_RISE = ("loss/adversarial", "loss/feature_matching", "loss/coherence")
 
 
 class Symptoms:
@@ -113,7 +114,7 @@ class Symptoms:
                 self._sound = []
                 kept = ("untrained/", "mel/")
                 self._references = {k: v for k, v in self._references.items() if k.startswith(kept)}
-        line = {k: _number(record[k]) for k in record if k.startswith("loss/") and k not in _ADVERSARIAL}
+        line = {k: _number(record[k]) for k in record if k.startswith("loss/") and k not in _MAY_RISE}
         excess = [phrase for name, value in line.items() if (phrase := self._excess(name, value, _RISE))]
         exploded = [phrase for name, value in line.items() if (phrase := self._excess(name, value, _EXPLOSION))]
         level = _number(record.get("level/estimate", 0.0))
