@@ -86,7 +86,8 @@ def _plot(found: Mapping[str, Curves], path: Path) -> None:
             for number, curve in enumerate(curves[precision].values()):
                 steps = _LOG_EVERY * np.arange(1, len(curve) + 1)
                 axes.plot(steps, curve, style, color=colour, lw=1, label=None if number else precision)
-        axes.set(title=name.removeprefix("loss/"), xlabel="step", yscale="log")
+        positive = all((curve > 0).all() for of in curves.values() for curve in of.values())
+        axes.set(title=name.removeprefix("loss/"), xlabel="step", yscale="log" if positive else "linear")
         axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
