@@ -231,7 +231,8 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
         (["losses.terms.l1._target_=losses.L3"], "Error loading 'losses.L3'"),
         (
             ["discriminator=none"],
-            "there are losses l1, mel, coherence and no discriminator, and weights for l1, mel, adversarial",
+            "there are losses l1, mel, coherence and no discriminator, and weights for l1, mel, adversarial, "
+            "feature_matching, coherence",
         ),
         (
             ["+losses.weights.mell=1"],

@@ -165,7 +165,8 @@ def test_what_has_no_default_is_asked_for_by_name(option: str, setting: str, tmp
 
 
 def test_without_a_discriminator_the_default_losses_are_refused(built: Build) -> None:
-    with pytest.raises(ValueError, match=r"losses l1, mel, coherence and no discriminator.*weights for l1, mel, adv"):
+    message = r"losses l1, mel, coherence and no discriminator.*weights for l1, mel, adversarial"
+    with pytest.raises(ValueError, match=message):
         built("codec=starter", "data=clips", "discriminator=none")
 
 
