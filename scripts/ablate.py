@@ -17,9 +17,9 @@ from rich.table import Table
 
 from codec.evaluation.ablation import write_ablation
 from codec.evaluation.ablation_cells import conditions_of, ordered, read_cells
-from codec.evaluation.ablation_tables import METRICS as SHOWN
 from codec.evaluation.ablation_tables import score_table
 from codec.evaluation.perceptual import check_packages
+from codec.evaluation.scores import METRICS as SHOWN
 from codec.training import Budget, CheckpointError, load_checkpoint
 from codec.training.initialization import check_architecture
 from scripts.ablation_cell import METRICS, error_path, run_cell

@@ -22,7 +22,6 @@ from codec.evaluation.ablation_cells import (
 from codec.evaluation.ablation_charts import Multiples, curves
 from codec.evaluation.ablation_sounds import listen, output_agreement
 from codec.evaluation.ablation_tables import (
-    METRICS,
     Table,
     balancing_table,
     clip_metrics,
@@ -30,6 +29,7 @@ from codec.evaluation.ablation_tables import (
     difference_table,
     score_table,
 )
+from codec.evaluation.scores import METRICS
 
 __all__ = ["write_ablation"]
 

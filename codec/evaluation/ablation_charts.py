@@ -10,7 +10,7 @@ from markupsafe import Markup
 from codec.evaluation.ablation_cells import Condition, number
 from codec.evaluation.charts import Series, area_chart, colors, line_chart
 from codec.evaluation.report import Chart, read_metrics
-from codec.evaluation.scores import label_of
+from codec.evaluation.scores import metric_of
 
 __all__ = ["Multiples", "curves"]
 
@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 
 _A_PANEL = 7  # strategies in one panel beside the reference, as many as there are colours
 _REFERENCE_COLOR = "#8a8a8a"
-_VALIDATION = {f"all/{metric}": label_of(metric) for metric in ("mel_distance", "si_sdr_db", "ripple_db")}
+_VALIDATION = {f"all/{metric}": metric_of(metric).label for metric in ("mel_distance", "si_sdr_db", "ripple_db")}
 
 
 class Multiples(NamedTuple):

@@ -17,9 +17,9 @@ from codec.evaluation.ablation_statistics import (
     paired_difference,
     smallest_wilcoxon_p,
 )
+from codec.evaluation.scores import METRICS, Metric, metric_of
 
 __all__ = [
-    "METRICS",
     "Entry",
     "Row",
     "Table",
@@ -32,31 +32,6 @@ __all__ = [
 
 _MINUS, _UNKNOWN = "\N{MINUS SIGN}", "\N{EN DASH}"
 _BALANCED, _UNBALANCED = "encodec", "weighted_sum"
-
-
-class Metric(NamedTuple):
-    """How a score is shown."""
-
-    label: str
-    sign: int  # 1 when higher is better, -1 when lower is
-    digits: int  # after the point
-
-    @property
-    def heading(self) -> str:
-        return f"{self.label} {' ↑↓'[self.sign]}".rstrip()
-
-
-METRICS = {
-    "si_sdr_db": Metric("SI-SDR, dB", 1, 2),
-    "visqol": Metric("ViSQOL", 1, 3),
-    "mel_distance": Metric("mel distance", -1, 4),
-    "stft_distance": Metric("STFT distance", -1, 3),
-    "ripple_db": Metric("ripple, dB", -1, 2),
-    "stoi": Metric("STOI", 1, 3),
-    "pesq": Metric("PESQ", 1, 3),
-    "codes_used": Metric("codes used", 1, 3),
-    "bitrate_efficiency": Metric("bitrate efficiency", 1, 3),
-}
 
 
 class Entry(NamedTuple):
@@ -107,10 +82,10 @@ def score_table(
         for metric in metrics:
             interval = intervals[row, metric]
             is_best = condition.end_point is None and interval.mean == best[metric]
-            text = _interval(interval, _metric(metric).digits)
+            text = _interval(interval, metric_of(metric).digits)
             entries.append(Entry(text, interval.mean, mark="best" if is_best else ""))
         rows.append(_row(condition, entries))
-    return Table(caption, ["strategy", *(_metric(m).heading for m in metrics)], _bodies(conditions, rows))
+    return Table(caption, ["strategy", *(_heading(m) for m in metrics)], _bodies(conditions, rows))
 
 
 def difference_table(
@@ -130,9 +105,9 @@ def difference_table(
     tests = {(d.test, d.n) for differences in columns.values() for d in differences if d is not None}
     rows = []
     for row, condition in enumerate(compared):
-        entries = [_difference(columns[m][row], corrected[m][row], _metric(m), len(tests) > 1) for m in metrics]
+        entries = [_difference(columns[m][row], corrected[m][row], metric_of(m), len(tests) > 1) for m in metrics]
         rows.append(_row(condition, entries))
-    table = Table(caption, ["strategy", *(_metric(m).heading for m in metrics)], _bodies(compared, rows))
+    table = Table(caption, ["strategy", *(_heading(m) for m in metrics)], _bodies(compared, rows))
     return table, _what_can_be_shown(list(columns.values()))
 
 
@@ -205,11 +180,11 @@ def balancing_table(settings: Mapping[str, Sequence[Condition]]) -> Table | None
             intervals = [mean_interval(values) for values in scores]
             best = _best([interval.mean for interval in intervals], metric)
             for interval, condition in zip(intervals, pair, strict=True):
-                text = _interval(interval, _metric(metric).digits) if condition.finished else "failed"
+                text = _interval(interval, metric_of(metric).digits) if condition.finished else "failed"
                 entries.append(Entry(text, interval.mean, mark="best" if interval.mean == best else ""))
         rows.append(Row(weights, "", entries))
     head = ["weights", *(f"with balancing ({_BALANCED})", f"without ({_UNBALANCED})") * len(metrics)]
-    spans = [("", 1), *((_metric(metric).heading, 2) for metric in metrics)]
+    spans = [("", 1), *((_heading(metric), 2) for metric in metrics)]
     caption = "Loss weights against balancing, in the shape of EnCodec's table A.4; mean ± 95 % interval over seeds"
     return Table(caption, head, [rows], spans)
 
@@ -266,12 +241,13 @@ def _bodies(conditions: Sequence[Condition], rows: Sequence[Row]) -> list[list[R
 def _best(means: Sequence[float], metric: str) -> float:
     """NaN when there are no two different ones to choose from, or it is not known which end is the good one."""
     known = {mean for mean in means if np.isfinite(mean)}
-    sign = _metric(metric).sign
+    sign = metric_of(metric).sign
     return sign * max(sign * mean for mean in known) if sign and len(known) > 1 else np.nan
 
 
-def _metric(name: str) -> Metric:
-    return METRICS.get(name, Metric(name, 0, 3))
+def _heading(metric: str) -> str:
+    label, sign, _ = metric_of(metric)
+    return f"{label} {' ↑↓'[sign]}".rstrip()
 
 
 def _interval(interval: Interval, digits: int, signed: bool = False) -> str:

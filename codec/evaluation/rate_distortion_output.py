@@ -19,18 +19,10 @@ from rich.table import Table
 from codec.atomic_file import replacing
 from codec.evaluation.charts import colors
 from codec.evaluation.rate_distortion import EVERYTHING, Evaluation, Point
+from codec.evaluation.scores import metric_of
 
 __all__ = ["print_evaluation", "write_evaluation"]
 
-_LABELS = {
-    "mel_distance": "mel distance, lower is better",
-    "stft_distance": "STFT distance, lower is better",
-    "si_sdr_db": "SI-SDR, dB",
-    "ripple_db": "ripple, dB, lower is better",
-    "stoi": "STOI",
-    "pesq": "PESQ, wideband",
-    "visqol": "ViSQOL, audio mode",
-}
 _STYLES: dict[str, dict[str, Any]] = {
     "codec": {"marker": "o", "linestyle": "-"},
     "opus": {"marker": "s", "linestyle": ":", "markerfacecolor": "white"},
@@ -44,7 +36,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("group", "coder"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("kbps", "with\nheaders", *(re.split("[ ,]", _LABELS[name])[0] for name in names), "bits\nused"):
+    for heading in (
+        "kbps",
+        "with\nheaders",
+        *(re.split("[ ,]", metric_of(name).label)[0] for name in names),
+        "bits\nused",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     group = ""
     for point in evaluation.points:
@@ -135,11 +132,12 @@ def _write_plot(evaluation: Evaluation, about: Mapping[str, Any], path: Path) ->
         figure = Figure(figsize=(9, 5.4), layout="constrained")
         panels = figure.subplots(2, math.ceil(len(names) / 2))
         for axes, name in zip(panels.flat, names, strict=False):
+            label, sign, _ = metric_of(name)
             for group, color in zip(groups, colors(len(groups)), strict=True):
                 for coder in _STYLES:
                     curve = [p for p in evaluation.points if (p.group, p.coder) == (group, coder)]
                     _draw(axes, curve, name, f"{coder}, {group}", color)
-            axes.set_title(_LABELS[name])
+            axes.set_title(f"{label}, lower is better" if sign < 0 else label)
         for axes in panels[-1]:
             axes.set_xlabel("bitrate without headers, kbps")
         handles, labels = panels.flat[0].get_legend_handles_labels()

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from codec.evaluation.charts import Series, area_chart, bar_chart, color_ramp, colors, line_chart
 from codec.evaluation.clips import read_clips
 from codec.evaluation.findings import complaints, findings_of_the_losses
-from codec.evaluation.scores import duration, label_of, number, score_keys, score_table
+from codec.evaluation.scores import duration, metric_of, number, score_keys, score_table
 
 __all__ = ["read_metrics", "write_report"]
 
@@ -129,7 +129,7 @@ def _validation_charts(validation: Sequence[Record]) -> list[Chart]:
     charts = []
     for metric in _unique(key.rpartition("/")[2] for key in keys):
         named = {key.removesuffix(f"/{metric}"): key for key in keys if key.endswith(f"/{metric}")}
-        charts += _lines(label_of(metric), _series(validation, named))
+        charts += _lines(metric_of(metric).label, _series(validation, named))
     return charts
 
 
