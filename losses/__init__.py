@@ -4,11 +4,11 @@ Shapes: audio [B, C, T] with B batch, C channels, T samples; F frames, K sub-dis
 """
 
 from .adversarial import AdversarialLoss, feature_matching_loss
-from .coherence import FrameCoherence
 from .combined import Combined
 from .discriminators import DiscriminatorOutput, MultiScaleSTFT
 from .prior import priors
 from .spectral import MultiResolutionSTFT, MultiScaleMel, mel_distance
+from .tonality import Tonality
 from .waveform import L1, L2, SISDR, si_sdr
 from .waveform_discriminators import MultiPeriod, MultiScale
 
@@ -19,12 +19,12 @@ __all__ = [
     "AdversarialLoss",
     "Combined",
     "DiscriminatorOutput",
-    "FrameCoherence",
     "MultiPeriod",
     "MultiResolutionSTFT",
     "MultiScale",
     "MultiScaleMel",
     "MultiScaleSTFT",
+    "Tonality",
     "feature_matching_loss",
     "mel_distance",
     "priors",

@@ -33,7 +33,7 @@ TINY = (
     "trainer.precision=float32",
     "data.workers=0",
     "data.batch_size=2",
-    "data.segments.segment_seconds=0.1",
+    "data.segments.segment_seconds=0.2",
     "data.held_out={seconds: 0.2, clips_per_source: 1}",
     "name=bad",
 )
@@ -231,27 +231,27 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
         (["losses.terms.l1._target_=losses.L3"], "Error loading 'losses.L3'"),
         (
             ["discriminator=none"],
-            "there are losses l1, mel, coherence and no discriminator, and weights for l1, mel, adversarial, "
-            "feature_matching, coherence",
+            "there are losses l1, mel, tonality and no discriminator, and weights for l1, mel, adversarial, "
+            "feature_matching, tonality",
         ),
         (
             ["+losses.weights.mell=1"],
-            "there are losses l1, mel, coherence, adversarial, feature_matching, and weights for l1, mel, adversarial, "
-            "feature_matching, coherence, mell",
+            "there are losses l1, mel, tonality, adversarial, feature_matching, and weights for l1, mel, adversarial, "
+            "feature_matching, tonality, mell",
         ),
         (["~losses.weights.mel"], "and weights for l1, adversarial, feature_matching"),
         (["losses.weights={l1: 1, mel: -1}"], "loss weights must be finite, not negative"),
         (
             ["data.segments.segment_seconds=0.03", "losses.terms.mel.window_exponents=[5]"],
-            "a segment has 720 samples, but coherence needs at least 960: raise data.segments.segment_seconds",
+            "a segment has 720 samples, but tonality needs at least 4096: raise data.segments.segment_seconds",
         ),
         (["data.segments.segment_seconds=0.02"], "a segment has 480 samples, but mel needs at least 2048"),
         (
             [
                 "data.segments.segment_seconds=0.01",
                 "losses.terms.mel.window_exponents=[5]",
-                "~losses.terms.coherence",
-                "~losses.weights.coherence",
+                "~losses.terms.tonality",
+                "~losses.weights.tonality",
             ],
             "a segment has 240 samples, but the discriminator needs at least 256: raise data.segments.segment_seconds",
         ),

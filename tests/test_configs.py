@@ -165,7 +165,7 @@ def test_what_has_no_default_is_asked_for_by_name(option: str, setting: str, tmp
 
 
 def test_without_a_discriminator_the_default_losses_are_refused(built: Build) -> None:
-    message = r"losses l1, mel, coherence and no discriminator.*weights for l1, mel, adversarial"
+    message = r"losses l1, mel, tonality and no discriminator.*weights for l1, mel, adversarial"
     with pytest.raises(ValueError, match=message):
         built("codec=starter", "data=clips", "discriminator=none")
 

@@ -138,9 +138,9 @@ def test_quantized_latents_and_a_discriminator_may_raise_a_loss() -> None:
     assert present(lines(loss__mel=lambda n: 0.6 if n < 10 else 2.4)) == [DIVERGENCE]
 
 
-def test_the_coherence_may_rise_as_treble_comes() -> None:
-    untrained = {"split": "validation", "step": 0, "all/coherence_loss": 1e-4}
-    assert present([untrained, *lines(loss__coherence=lambda n: 1e-4 + 0.001 * n)]) == []
+def test_the_tonality_may_rise_as_treble_comes() -> None:
+    untrained = {"split": "validation", "step": 0, "all/tonality_loss": 1e-4}
+    assert present([untrained, *lines(loss__tonality=lambda n: 1e-4 + 0.001 * n)]) == []
 
 
 # ------------------------------------------------------------------------------------------------ divergence

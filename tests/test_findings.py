@@ -58,7 +58,7 @@ def test_nothing_to_say_without_a_log() -> None:
 @pytest.mark.parametrize(
     ("lines", "change"),
     [
-        ({}, "a buzz; raise losses.weights.coherence (losses=starter has that loss)."),
+        ({}, "a buzz; raise losses.weights.tonality (losses=starter has that loss)."),
         ({"loss__adversarial": 1.0}, "that loss), or set discriminator.compression=0.3, or lower adversary.start."),
     ],
 )

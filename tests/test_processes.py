@@ -26,7 +26,7 @@ SGD = [
     )
 ]
 # ELUs, of smooth slope: that of a rectifier jumps, and rounding decides on which side a value near 0 falls. Spectra as
-# they are: compression is steep at 0. No coherence: an untrained decoder has hardly any, and the balancer would
+# they are: compression is steep at 0. No tonality: an untrained decoder has hardly any, and the balancer would
 # lengthen what rounding leaves of its gradient. A discriminator of little weight. And a slow encoder: at the decoder's
 # rate rounding grows tenfold within three steps (1e-6 after the first, 1e-4 after the sixth).
 SETTINGS = (
@@ -34,7 +34,7 @@ SETTINGS = (
     "trainer.cadence.log=5", "trainer.cadence.validate=10", "trainer.cadence.checkpoint=5",
     "trainer.codebooks.start=0.2", "trainer.encoder_rate=0.01", "trainer.encoder_until=0.6",
     "codec.config.celu_alpha=1", "discriminator.compression=1", "losses.weights.adversarial=0.1",
-    "losses.weights.feature_matching=0.2", "losses.weights.coherence=0", *SGD,
+    "losses.weights.feature_matching=0.2", "losses.weights.tonality=0", *SGD,
 )  # fmt: skip
 
 

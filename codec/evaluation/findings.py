@@ -89,7 +89,7 @@ def _of_the_treble(train: Sequence[Record], scores: Sequence[Record]) -> list[st
     ripple = _column(scores[-1:], "all/ripple_db")
     if not train or not len(ripple) or ripple[-1] <= _RIPPLE_DB:
         return []
-    changes = ["raise losses.weights.coherence (losses=starter has that loss)"]
+    changes = ["raise losses.weights.tonality (losses=starter has that loss)"]
     if any("loss/adversarial" in record for record in train):
         changes += ["set discriminator.compression=0.3", "lower adversary.start"]
     return [
