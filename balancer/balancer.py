@@ -8,7 +8,7 @@ EnCodec is (ema_norm, sum, keep), a plain weighted sum (static, sum, keep). The 
 the scale, so that under a normalising scale they are shares.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -133,10 +133,25 @@ class Balancer(nn.Module):
         self.step += 1
         return balanced
 
+    def foreseen(self, names: Iterable[str]) -> dict[str, Tensor] | None:
+        """The weights of all losses in the next call, given losses of these names, if they are known before the values
+        are: of a plain sum, and of a strategy that does not look this time. None also if that call monitors.
+
+        A caller that knows them can take the gradients of several losses in one backward pass and forget their graphs.
+        A loss that turns out to be inactive is left out of the sum.
+        """
+        if self._monitors:
+            return None
+        if self._strategy.needs_gradients and self._may_reuse(self._present(names)):
+            weights = self.last
+        elif self._strategy.is_plain_sum:
+            weights = torch.tensor(list(self.weights.values())).to(self.last)
+        else:
+            return None
+        return dict(zip(self.weights, weights, strict=True))
+
     def _balance(self, losses: Mapping[str, Tensor], output: Tensor, pullback: Pullback | None) -> Balanced:
-        strategy = self.warmup if self.warmup is not None and self.step < self.warmup_steps else self.strategy
-        monitoring = self.monitor_every > 0 and self.step % self.monitor_every == 0
-        present = [name for name, weight in self.weights.items() if weight > 0 and name in losses]
+        strategy, monitoring, present = self._strategy, self._monitors, self._present(losses)
         looks = strategy.needs_gradients and not self._may_reuse(present)
         gradients = {name: _gradient(losses[name], output) for name in present} if looks or monitoring else None
         active, dropped = _split({name: losses[name] for name in present}, gradients if looks else None)
@@ -167,6 +182,18 @@ class Balancer(nn.Module):
             statistics = self._statistics(active, losses, gradients, pullback, output.device)
             balance = measure(tuple(active), statistics, Combined(combined.weights, gradient))
         return Balanced(gradient.view_as(output), self._by_name(active, weights), dropped, sound, balance)
+
+    @property
+    def _strategy(self) -> Strategy:
+        return self.warmup if self.warmup is not None and self.step < self.warmup_steps else self.strategy
+
+    @property
+    def _monitors(self) -> bool:
+        return self.monitor_every > 0 and self.step % self.monitor_every == 0
+
+    def _present(self, names: Iterable[str]) -> list[str]:
+        there = set(names)
+        return [name for name, weight in self.weights.items() if weight > 0 and name in there]
 
     def _may_reuse(self, present: list[str]) -> bool:
         begun = 0 if self.step < self.warmup_steps else self.warmup_steps  # the step the strategy set out at

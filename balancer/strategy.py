@@ -5,6 +5,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from balancer.directions.sum import Sum
+from balancer.magnitudes import Keep
+from balancer.scales.static import Static
 from balancer.statistics import Statistics
 
 __all__ = ["Combined", "Direction", "Magnitude", "Scale", "Strategy", "UsesPriors", "WatchesValidation"]
@@ -90,6 +93,12 @@ class Strategy(nn.Module):
     def needs_gradients(self) -> bool:
         """Whether the next call looks at more than loss values."""
         return any(slot.needs_gradients for slot in (self.scale, self.direction, self.magnitude))
+
+    @property
+    def is_plain_sum(self) -> bool:
+        """Whether the user's weights are the weights, whatever the losses are."""
+        slots = (self.scale, self.direction, self.magnitude)
+        return all(isinstance(slot, plain) for slot, plain in zip(slots, (Static, Sum, Keep), strict=True))
 
     def forward(self, statistics: Statistics) -> Combined:
         """User weight x scale x direction x magnitude."""

@@ -233,9 +233,9 @@ class Witness:
             self.books[self._cell].append(float(metrics["codebooks"]))
             return metrics
 
-        def judging(adversary: Adversary, estimate: Tensor, reference: Tensor, learn: bool) -> dict[str, Tensor]:
+        def judging(adversary: Adversary, estimate: Tensor, reference: Tensor, learn: bool, weights: Any) -> Any:
             self.learns[self._cell].append(learn)
-            return judge(adversary, estimate, reference, learn)
+            return judge(adversary, estimate, reference, learn, weights)
 
         monkeypatch.setattr(Trainer, "train_step", train_step)
         monkeypatch.setattr(Adversary, "judge", judging)

@@ -11,6 +11,7 @@ from tiny_run import SAMPLES, copied, differences, tiny_adversary, tones
 from torch import Tensor, nn
 
 from codec.training import Adversary
+from codec.training.adversary import ADVERSARIAL_LOSSES
 from losses import AdversarialLoss, Combined, MultiPeriod, MultiScale, MultiScaleSTFT
 
 BOTH = pytest.mark.parametrize("update", ["simultaneous", "alternating"])
@@ -96,6 +97,45 @@ def test_one_by_one_gives_the_same(update: Update, learn: bool, discriminator: C
         seen.append((losses, torch.autograd.grad(total, estimate), adversary.learn(), adversary.metrics))
         seen[-1] += (dict(adversary.discriminator.named_parameters()),)
     torch.testing.assert_close(*seen)
+
+
+@BOTH
+@pytest.mark.parametrize("share", [(0.5, 4.0), (0.5, 0.0), (0.0, 0.0)])
+def test_one_by_one_with_weights_that_are_known_gives_their_sum(
+    update: Update, share: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = tiny_adversary(optimizer=SGD, update=update)
+    apart = Adversary(deepcopy(together.discriminator), together.loss, SGD, update, one_by_one=True)
+    weights = dict(zip(ADVERSARIAL_LOSSES, torch.tensor(share, dtype=torch.float64), strict=True))
+    estimate, reference = _pair()
+    passes = []
+    gradient_of = torch.autograd.grad
+
+    def counting(*arguments: Any, **settings: Any) -> tuple[Tensor, ...]:
+        passes.append(arguments)
+        return gradient_of(*arguments, **settings)
+
+    monkeypatch.setattr(torch.autograd, "grad", counting)
+    seen = []
+    for adversary in (together, apart):
+        losses = adversary.judge(estimate, reference, True, weights)
+        total = sum(3 * weights[name] * loss for name, loss in losses.items())
+        seen.append((losses, gradient_of(total, estimate), adversary.learn(), adversary.metrics))
+    torch.testing.assert_close(*seen)
+    assert len(passes) == len(apart.discriminator.scales)  # type: ignore[arg-type]
+
+
+def test_a_loss_that_is_left_out_of_a_known_sum_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a hinge that rests: without a gradient, so that a balancer does not count it."""
+    adversary = tiny_adversary(one_by_one=True)
+    monkeypatch.setattr(adversary.loss, "generator", lambda logits: 0.0 * torch.stack([x.sum() for x in logits]).sum())
+    estimate, reference = _pair()
+    weights = dict(zip(ADVERSARIAL_LOSSES, torch.tensor([3.0, 2.0]), strict=True))
+    gradients = []
+    for known in (weights, None):
+        losses = adversary.judge(estimate, reference, False, known)
+        gradients += torch.autograd.grad(2 * losses["feature_matching"], estimate)
+    torch.testing.assert_close(*gradients)
 
 
 @BOTH

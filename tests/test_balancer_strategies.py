@@ -248,6 +248,26 @@ def test_between_refreshes_the_last_weights_hold(monitor_every: int) -> None:
     assert weights[0] == weights[1] == weights[2] != weights[3] == weights[4] == weights[5] != weights[6]
 
 
+@pytest.mark.parametrize(
+    ("scale", "refresh_every", "known"),
+    [
+        (Static(), 1, [0, 1, 1, 1, 0, 1, 1, 1, 0]),  # a plain sum, except where it monitors, every fourth step
+        (EmaNorm(0.9), 3, [0, 1, 1, 0, 0, 1, 0, 1, 0]),  # not where it looks either, every third
+        (EmaNorm(0.9), 1, [0] * 9),
+        (Uncertainty(), 1, [0] * 9),  # weights of this step's values
+    ],
+)
+def test_foreseen_weights_come_true(scale: Scale, refresh_every: int, known: list[int]) -> None:
+    balancer = Balancer({"a": 2.0, "b": 1.0, "c": 0.0}, scale, Sum(), Keep(), 4, refresh_every)
+    output, found = leaf(1, 1, 6), []
+    for seed in range(9):
+        foreseen = balancer.foreseen("abc")
+        weights = balancer(linear(output, noise("abc", (1, 1, 6), seed, spread=10)), output).weights
+        found.append(int(foreseen is not None))
+        assert foreseen is None or foreseen == weights
+    assert found == known
+
+
 def test_a_strategy_first_looks_in_every_step() -> None:
     """Three steps of its own, whatever came before it, and then in every fourth step of the run."""
     first, then = Counted(), Counted()

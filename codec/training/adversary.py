@@ -1,6 +1,6 @@
 """The discriminator as a training step sees it: a source of two losses, and a second player that learns."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -11,7 +11,9 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from codec.training.processes import Processes
 from losses import AdversarialLoss, DiscriminatorOutput
 
-__all__ = ["Adversary"]
+__all__ = ["ADVERSARIAL_LOSSES", "Adversary"]
+
+ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")  # what `Adversary.judge` returns
 
 _Judge = Callable[[Tensor], DiscriminatorOutput]
 
@@ -30,8 +32,9 @@ class Adversary(nn.Module):
             paper).
         start: Share of the run from which on the discriminator takes part.
         one_by_one: Takes all gradients of one sub-discriminator before the next one judges, so that the graph of one
-            is held at a time and not those of all. The same losses and gradients. Each of the codec's two losses then
-            has a backward pass of its own, which a strategy that looks at gradients costs anyway.
+            is held at a time and not those of all. The same losses and gradients. Each of the codec's two losses has a
+            backward pass of its own then, as under any strategy that looks at gradients, unless `judge` is told how
+            they will be weighed.
 
     Attributes:
         processes: Those that train together.
@@ -69,12 +72,16 @@ class Adversary(nn.Module):
         self.metrics: dict[str, Tensor] = {}
         self._due = False  # whether the gradients of the discriminator's own loss are there, and no step was taken
 
-    def judge(self, estimate: Tensor, reference: Tensor, learn: bool) -> dict[str, Tensor]:
+    def judge(
+        self, estimate: Tensor, reference: Tensor, learn: bool, weights: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """The codec's adversarial and feature matching losses.
 
         Args:
             estimate: Leaf that the codec's gradients are wanted at.
             learn: Whether the discriminator learns from this batch.
+            weights: Of the two losses in the sum whose gradient will be asked for, if that is known
+                (`Balancer.foreseen`). One by one, the losses then have no other gradient than that of this sum.
 
         Shape: estimate [B, C, T], reference [B, C, T] -> two scalars.
         """
@@ -89,10 +96,10 @@ class Adversary(nn.Module):
             torch.clear_autocast_cache()  # it holds casts of the weights before the move
         # Nothing flows into frozen parameters: only the gradient at the estimate is computed.
         self.discriminator.requires_grad_(not moves_first)
-        verdicts = [self._hear(judge, estimate, reference, learn and not moves_first, len(judges)) for judge in judges]
+        teach = learn and not moves_first
+        verdicts = [self._hear(judge, estimate, reference, teach, len(judges), weights) for judge in judges]
         self.discriminator.requires_grad_(True)
-        adversarial, features = zip(*verdicts, strict=True)
-        return {"adversarial": torch.stack(adversarial).mean(), "feature_matching": torch.stack(features).mean()}
+        return dict(zip(ADVERSARIAL_LOSSES, torch.stack(verdicts).mean(0).unbind(), strict=True))
 
     def learn(self) -> bool:
         """The discriminator's step on what it judged, if one is due; a gradient that is not finite is not taken.
@@ -121,13 +128,24 @@ class Adversary(nn.Module):
             return [self.discriminator]
         return [partial(_judged_by, scale) for scale in cast(Iterable[nn.Module], self.discriminator.scales)]
 
-    def _hear(self, judge: _Judge, estimate: Tensor, reference: Tensor, learn: bool, of: int) -> tuple[Tensor, Tensor]:
-        """The codec's two losses by one of `of` judges, who may learn. No graph outlives this if it is one by one."""
+    def _hear(
+        self,
+        judge: _Judge,
+        estimate: Tensor,
+        reference: Tensor,
+        learn: bool,
+        of: int,
+        weights: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        """The codec's two losses by one of `of` judges, who may learn. No graph outlives this if it is one by one.
+
+        Shape: estimate [B, C, T], reference [B, C, T] -> [2].
+        """
         fake, real = _both(judge, estimate, reference, learn)
         targets = [[feature.detach() for feature in features] for features in real.features]
-        losses = self.loss.generator(fake.logits), self.loss.features(fake.features, targets)
+        losses = torch.stack([self.loss.generator(fake.logits), self.loss.features(fake.features, targets)])
         if self.one_by_one:
-            losses = _with_gradient(losses[0], estimate), _with_gradient(losses[1], estimate)
+            losses = _without_graph(losses, estimate, weights)
         if learn:
             self._teach(fake, real, of)
         return losses
@@ -163,15 +181,26 @@ def _both(
         return fake, judge(reference)
 
 
-def _with_gradient(loss: Tensor, estimate: Tensor) -> Tensor:
-    """The same scalar with its gradient at the estimate instead of a graph."""
+def _without_graph(losses: Tensor, estimate: Tensor, weights: Mapping[str, Tensor] | None) -> Tensor:
+    """The same two scalars with their gradients at the estimate, or that of their weighted sum.
+
+    Shape: losses [2], estimate [B, C, T] -> [2].
+    """
+    if weights is None:
+        known = [_Known.apply(loss.detach(), estimate, _gradient(loss, estimate)) for loss in losses]
+        return torch.stack(known)
+    pair = torch.stack([weights[name] for name in ADVERSARIAL_LOSSES])
+    gradient = _gradient((pair * losses).sum(), estimate)
+    return cast(Tensor, _KnownSum.apply(losses.detach(), estimate, pair, gradient))
+
+
+def _gradient(loss: Tensor, estimate: Tensor) -> Tensor:
     with torch.autocast(loss.device.type, enabled=False):
-        (gradient,) = torch.autograd.grad(loss, [estimate], retain_graph=True)
-    return cast(Tensor, _Known.apply(loss.detach(), estimate, gradient))
+        return torch.autograd.grad(loss, [estimate], retain_graph=True)[0]
 
 
 class _Known(torch.autograd.Function):
-    """A scalar whose gradient at a tensor is known."""
+    """A scalar with its gradient at a tensor instead of a graph."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, value: Tensor, at: Tensor, gradient: Tensor) -> Tensor:
@@ -183,3 +212,21 @@ class _Known(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return None, slope * gradient, None
+
+
+class _KnownSum(torch.autograd.Function):
+    """Scalars [n] of which only the gradient of their weighted sum is known, and asked for: slopes are multiples of the
+    weights, or 0 for a scalar that is left out because it has no gradient."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor, at: Tensor, weights: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, gradient)
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[None, Tensor, None, None]:
+        weights, gradient = ctx.saved_tensors
+        asked = weights.square().where(slopes != 0, 0).sum()
+        multiple = (slopes * weights).sum() / asked.clamp_min(torch.finfo(weights.dtype).tiny)
+        return None, multiple.to(gradient.dtype) * gradient, None, None

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from torch import nn
 
 from balancer import Balancer
-from codec.training.adversary import Adversary
+from codec.training.adversary import ADVERSARIAL_LOSSES, Adversary
 
 __all__ = ["check_loss_names", "check_windows"]
-
-ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")
 
 
 def check_loss_names(losses: Mapping[str, nn.Module], adversary: Adversary | None, balancer: Balancer) -> None:

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from balancer import Balancer
 from codec.model import Codec, CodecOutput
-from codec.training.adversary import Adversary
+from codec.training.adversary import ADVERSARIAL_LOSSES, Adversary
 from codec.training.checkpoint import CheckpointStore
 from codec.training.compatibility import check_loss_names, check_windows
 from codec.training.continuation import Continuation
@@ -184,7 +184,8 @@ class Trainer:
         adversary = self.adversary if self.adversary and self.progress >= self.adversary.start else None
         if adversary is not None:
             with self.precision.autocast():
-                losses |= adversary.judge(y, audio, learn=learn < adversary.probability)
+                weights = self.balancer.foreseen([*losses, *ADVERSARIAL_LOSSES])
+                losses |= adversary.judge(y, audio, learn < adversary.probability, weights)
 
         balanced = self.balancer(losses, y, self.pullbacks.at(output))
         quantized = output.quantized
