@@ -9,8 +9,9 @@ that looks at gradients in every k-th step only takes two steps a round, one of 
 steps, past the first ones in which it always looks.
 
 What lies outside the balancer is the same work in every step, but not the same time on a machine that others use. So
-the first column of the table takes the balancer's part alone, from the losses to one gradient at the decoder's output:
-what it takes beyond that of `weighted_sum`, over the reference step. Whole steps stand beside it.
+the first column of the table takes the balancer's part alone, from the losses to one gradient at the decoder's output
+(with `adversary.one_by_one`, whose passes come earlier, from where the discriminator judges): what it takes beyond that
+of `weighted_sum`, over the reference step. Whole steps stand beside it.
 """
 
 import argparse
@@ -20,9 +21,11 @@ import random
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -99,17 +102,28 @@ def time_steps(trainer: Trainer, balancers: Mapping[str, Balancer], rounds: int)
 
 def _time_step(trainer: Trainer, balancer: Balancer, audio: Tensor) -> _Seconds:
     times: list[float] = []
-    hooks = (
-        balancer.register_forward_pre_hook(lambda *_: times.append(time.perf_counter())),
-        balancer.register_forward_hook(lambda *_: times.append(time.perf_counter())),
-    )
-    trainer.balancer = balancer
-    times.append(time.perf_counter())
-    trainer.train_step(audio)
-    times.append(time.perf_counter())
+
+    def mark(*_: object) -> None:
+        times.append(time.perf_counter())
+
+    adversary = trainer.adversary
+    with ExitStack() as marks:
+        marks.callback(balancer.register_forward_hook(mark).remove)
+        if adversary is not None and adversary.one_by_one:
+            judge = adversary.judge
+
+            def judging(*arguments: Any) -> dict[str, Tensor]:
+                mark()
+                return judge(*arguments)
+
+            marks.enter_context(patch.object(adversary, "judge", judging))
+        else:
+            marks.callback(balancer.register_forward_pre_hook(mark).remove)
+        trainer.balancer = balancer
+        mark()
+        trainer.train_step(audio)
+        mark()
     trainer.step += 1
-    for hook in hooks:
-        hook.remove()
     begun, entered, left, ended = times
     return _Seconds(left - entered, ended - begun)
 

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from tiny_run import tidied, tiny_trainer
+from tiny_run import tidied, tiny_adversary, tiny_trainer
 from torch import Tensor
 
 from balancer import Balancer
@@ -77,15 +78,32 @@ def test_a_strategy_that_looks_now_and_then_counts_with_the_mean_of_its_steps(
     assert ratios == {"weighted_sum": ([1] * 3, [1] * 3), "encodec": ([1 + 0.125 / 4] * 3, [33 / 32] * 3)}
 
 
-def test_the_balancers_part_of_a_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("one_by_one", "part"), [(False, 2), (True, 5)])
+def test_the_balancers_part_of_a_step(
+    tmp_path: Path, one_by_one: bool, part: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The discriminator takes 3 s, which are the balancer's where it judges one by one, and the balancer 2 s."""
+    clock = [0.0]
+    monkeypatch.setattr(bench_balancers, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            clock[0] += seconds
+            return function(*arguments)
+
+        return slow
+
     with tidied():
-        trainer = tiny_trainer(tmp_path)
+        trainer = tiny_trainer(tmp_path, adversary=tiny_adversary(one_by_one=one_by_one))
+        monkeypatch.setattr(trainer.adversary, "judge", slowed(trainer.adversary.judge, 3))  # type: ignore[union-attr]
         balancer = bench_balancers.make_balancer(trainer.balancer.weights, "upgrad")
+        monkeypatch.setattr(balancer, "_balance", slowed(balancer._balance, 2))
         taken = bench_balancers._time_step(trainer, balancer, trainer.data.batch(0))
-        assert 0 < taken.part < taken.step
+        assert (taken.part, taken.step) == (part, 5)
         assert trainer.balancer is balancer
         assert not balancer._forward_hooks
         assert not balancer._forward_pre_hooks
+    monkeypatch.undo()
     assert bench_balancers.time_arithmetic(balancer, values=100, repeats=2) > 0
 
 
