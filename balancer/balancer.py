@@ -135,23 +135,23 @@ class Balancer(nn.Module):
 
     def foreseen(self, names: Iterable[str]) -> dict[str, Tensor] | None:
         """The weights of all losses in the next call, given losses of these names, if they are known before the values
-        are: of a plain sum, and of a strategy that does not look this time. None also if that call monitors.
+        are: of a plain sum, and of a strategy of gradients between two looks. None also if that call monitors.
 
-        A caller that knows them can take the gradients of several losses in one backward pass and forget their graphs.
-        A loss that turns out to be inactive is left out of the sum.
+        A caller that knows them can take the gradient of several losses in one backward pass and forget their graphs.
+        The call may still find one of them inactive, and drop it if it is not finite: then the step is to be skipped.
         """
         if self._monitors:
             return None
-        if self._strategy.needs_gradients and self._may_reuse(self._present(names)):
-            weights = self.last
-        elif self._strategy.is_plain_sum:
-            weights = torch.tensor(list(self.weights.values())).to(self.last)
+        if self._current.needs_gradients and self._may_reuse(self._present(names)):
+            weights = self.last.clone()
+        elif self._current.is_plain_sum:
+            weights = torch.tensor(list(self.weights.values()), dtype=torch.float64, device=self.last.device)
         else:
             return None
         return dict(zip(self.weights, weights, strict=True))
 
     def _balance(self, losses: Mapping[str, Tensor], output: Tensor, pullback: Pullback | None) -> Balanced:
-        strategy, monitoring, present = self._strategy, self._monitors, self._present(losses)
+        strategy, monitoring, present = self._current, self._monitors, self._present(losses)
         looks = strategy.needs_gradients and not self._may_reuse(present)
         gradients = {name: _gradient(losses[name], output) for name in present} if looks or monitoring else None
         active, dropped = _split({name: losses[name] for name in present}, gradients if looks else None)
@@ -184,7 +184,7 @@ class Balancer(nn.Module):
         return Balanced(gradient.view_as(output), self._by_name(active, weights), dropped, sound, balance)
 
     @property
-    def _strategy(self) -> Strategy:
+    def _current(self) -> Strategy:
         return self.warmup if self.warmup is not None and self.step < self.warmup_steps else self.strategy
 
     @property

@@ -97,8 +97,7 @@ class Strategy(nn.Module):
     @property
     def is_plain_sum(self) -> bool:
         """Whether the user's weights are the weights, whatever the losses are."""
-        slots = (self.scale, self.direction, self.magnitude)
-        return all(isinstance(slot, plain) for slot, plain in zip(slots, (Static, Sum, Keep), strict=True))
+        return [type(slot) for slot in (self.scale, self.direction, self.magnitude)] == [Static, Sum, Keep]
 
     def forward(self, statistics: Statistics) -> Combined:
         """User weight x scale x direction x magnitude."""

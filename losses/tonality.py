@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .shapes import check_pair
-from .stft import STFT, wide, without_autocast
+from .stft import STFT
 
 __all__ = ["Tonality"]
 
@@ -19,24 +19,29 @@ class Tonality(nn.Module):
 
         log (mean P_k² / (mean P_k)²)
 
-    0 where all bins are equally loud and log `band_bins` where one has all the power (the inverse participation ratio);
-    of noise, whose powers are distributed as χ² with 2n degrees of freedom if n is the number of windows that do not
-    overlap, log (1 + 1 / n). The loss is the mean of max(0, tonality(estimate) - tonality(reference)): a harmonic sound
-    may be as harmonic as it was.
+    0 where all bins are equally loud, log `band_bins` where one has all the power; of noise log (1 + 1 / n), n being
+    the number of independent windows, about half of all as they overlap by three quarters. The loss is the mean of
+    max(0, tonality(estimate) - tonality(reference)): a harmonic sound may be as harmonic as it was. Of two noises it is
+    therefore not quite 0.
 
     Args:
-        window_samples: Length of the Hann window. It has to resolve the frame rate of the codec and half of it, where
-            the tones are: four bins should be less.
+        window_samples: Length of the Hann window, a multiple of four. Its main lobe, four bins, should be narrower than
+            half the frame rate of the codec, the distance at which its tones lie.
         band_bins: Bins of a band, of which the window has a whole number.
-        floor: Power that is added to each bin, of white noise with that variance, so that what nobody hears does not
-            count.
+        floor: Power that is added to each bin, so that what is far below it counts as even: that of white noise with
+            this variance, so 1e-8 is -80 dBFS.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> scalar; T at least `minimum_samples`.
+
+    Raises:
+        ValueError: A setting is out of range, or the signals are; the message says what was expected.
     """
 
     def __init__(self, window_samples: int = 4096, band_bins: int = 64, floor: float = 1e-8) -> None:
         super().__init__()
-        if window_samples % 4 or band_bins < 2 or window_samples // 2 % band_bins:
+        if window_samples < 4 or window_samples % 4:
+            raise ValueError(f"expected a window of a multiple of four samples, got {window_samples}")
+        if band_bins < 2 or window_samples // 2 % band_bins:
             raise ValueError(
                 f"expected bands of two bins or more and a window of a whole number of them, got {band_bins} of "
                 f"{window_samples // 2}"
@@ -50,13 +55,12 @@ class Tonality(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
-        with without_autocast(estimate):
-            with torch.no_grad():
-                usual = self._tonality(reference)
-            return F.relu(self._tonality(estimate) - usual).mean()
+        with torch.no_grad():
+            usual = self._tonality(reference)
+        return F.relu(self._tonality(estimate) - usual).mean()
 
     def _tonality(self, audio: Tensor) -> Tensor:
         """Shape: audio [B, C, T] -> [B, C, bands]."""
-        power = self.stft(wide(audio)).unflatten(-1, (-1, 2)).square().sum(-1).mean(-2) + self.floor
+        power = self.stft(audio).unflatten(-1, (-1, 2)).square().sum(-1).mean(-2) + self.floor
         bands = power[..., :-1].unflatten(-1, (-1, self.band_bins))  # that of half the rate is in none
-        return (bands.square().mean(-1) / bands.mean(-1).square()).log()
+        return (bands / bands.mean(-1, keepdim=True)).square().mean(-1).log()

@@ -102,23 +102,26 @@ def time_steps(trainer: Trainer, balancers: Mapping[str, Balancer], rounds: int)
 
 def _time_step(trainer: Trainer, balancer: Balancer, audio: Tensor) -> _Seconds:
     times: list[float] = []
+    adversary = trainer.adversary
 
     def mark(*_: object) -> None:
         times.append(time.perf_counter())
 
-    adversary = trainer.adversary
+    def enter(*_: object) -> None:
+        if len(times) == 1:
+            mark()
+
     with ExitStack() as marks:
+        marks.callback(balancer.register_forward_pre_hook(enter).remove)
         marks.callback(balancer.register_forward_hook(mark).remove)
         if adversary is not None and adversary.one_by_one:
             judge = adversary.judge
 
             def judging(*arguments: Any) -> dict[str, Tensor]:
-                mark()
+                enter()
                 return judge(*arguments)
 
             marks.enter_context(patch.object(adversary, "judge", judging))
-        else:
-            marks.callback(balancer.register_forward_pre_hook(mark).remove)
         trainer.balancer = balancer
         mark()
         trainer.train_step(audio)

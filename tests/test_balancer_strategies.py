@@ -248,17 +248,36 @@ def test_between_refreshes_the_last_weights_hold(monitor_every: int) -> None:
     assert weights[0] == weights[1] == weights[2] != weights[3] == weights[4] == weights[5] != weights[6]
 
 
+class Halved(Static):
+    def __call__(self, statistics: Statistics) -> Tensor:
+        return super().__call__(statistics) / 2
+
+
+def test_weights_are_foreseen_under_a_schedule() -> None:
+    """A warm-up of two steps, looks in the three after it, then in every fourth step, and when other losses come."""
+    warmup = Warmup(2, Static(), Sum(), Keep())
+    balancer = Balancer(WEIGHTS | {"c": 1.0}, EmaNorm(0.9), Sum(), Keep(), 0, 4, refresh_from=3, warmup=warmup)
+    output, found = leaf(1, 1, 6), []
+    for seed, names in enumerate(["ab"] * 10 + ["abc"] * 2):
+        foreseen = balancer.foreseen(names)
+        weights = balancer(linear(output, noise(names, (1, 1, 6), seed, spread=10)), output).weights
+        found.append(int(foreseen is not None))
+        assert foreseen is None or foreseen | {"c": weights["c"]} == weights
+    assert found == [1, 1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("scale", "refresh_every", "known"),
     [
         (Static(), 1, [0, 1, 1, 1, 0, 1, 1, 1, 0]),  # a plain sum, except where it monitors, every fourth step
         (EmaNorm(0.9), 3, [0, 1, 1, 0, 0, 1, 0, 1, 0]),  # not where it looks either, every third
         (EmaNorm(0.9), 1, [0] * 9),
+        (Halved(), 1, [0] * 9),  # not what it inherits from
         (Uncertainty(), 1, [0] * 9),  # weights of this step's values
     ],
 )
 def test_foreseen_weights_come_true(scale: Scale, refresh_every: int, known: list[int]) -> None:
-    balancer = Balancer({"a": 2.0, "b": 1.0, "c": 0.0}, scale, Sum(), Keep(), 4, refresh_every)
+    balancer = Balancer({"a": 0.1, "b": 0.3, "c": 0.0}, scale, Sum(), Keep(), 4, refresh_every)
     output, found = leaf(1, 1, 6), []
     for seed in range(9):
         foreseen = balancer.foreseen("abc")

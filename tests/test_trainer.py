@@ -148,6 +148,27 @@ def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update, one_by_one: bo
     assert max(moved) > 1e-4
 
 
+def test_one_by_one_equals_all_at_once_between_looks(tmp_path: Path) -> None:
+    """EnCodec's balancer looks in steps 0, 3 and 6, and in those that another set of losses comes in."""
+    states = []
+    for one_by_one in (False, True):
+        trainer = tiny_trainer(
+            tmp_path / str(one_by_one),
+            codec=started(tiny_codec()),
+            adversary=tiny_adversary(one_by_one=one_by_one),
+            encodec=True,
+            monitor_every=4,
+        )
+        trainer.balancer.refresh_every = 3
+        for group in (g for each in trainer.optimizers for g in each.param_groups):
+            group["eps"] = 1e-3
+        take_steps(trainer, 7)
+        states.append(copied(trainer.codec.state_dict() | trainer.adversary.state_dict()))  # type: ignore[union-attr]
+        begun = copied(started(tiny_codec()).state_dict())
+    torch.testing.assert_close(*states, rtol=1e-4, atol=2e-6)
+    assert max((begun[name] - states[0][name]).abs().max().item() for name in begun if "decoder" in name) > 1e-4
+
+
 def test_the_averaged_codec_has_the_newest_codebooks(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()))
     take_steps(trainer, 2)

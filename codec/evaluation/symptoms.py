@@ -41,7 +41,7 @@ _SILENT = 0.5  # share of segments without sound; the sampler avoids them where 
 _LOADER_BOUND, _LOADING_LINES = 0.3, 20
 _WORTH_SECONDS = 30  # of training: in less there is little to gain
 
-# Two rise when the discriminator gets better. Tonality is log 64 at most, and near 0 until the decoder writes treble.
+# Two rise when the discriminator gets better. Tonality is bounded, and near 0 until the decoder writes treble.
 _MAY_RISE = ("loss/adversarial", "loss/feature_matching", "loss/tonality")
 
 

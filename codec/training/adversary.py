@@ -34,7 +34,8 @@ class Adversary(nn.Module):
         one_by_one: Takes all gradients of one sub-discriminator before the next one judges, so that the graph of one
             is held at a time and not those of all. The same losses and gradients. Each of the codec's two losses has a
             backward pass of its own then, as under any strategy that looks at gradients, unless `judge` is told how
-            they will be weighed.
+            they will be weighed. Two passes add up to what one gives but for rounding, so here, and here alone, a step
+            that monitors differs from one that does not by as much.
 
     Attributes:
         processes: Those that train together.
@@ -216,7 +217,7 @@ class _Known(torch.autograd.Function):
 
 class _KnownSum(torch.autograd.Function):
     """Scalars [n] of which only the gradient of their weighted sum is known, and asked for: slopes are multiples of the
-    weights, or 0 for a scalar that is left out because it has no gradient."""
+    weights. A scalar may be left out, with a slope of 0, that is 0 and at its minimum: it had no part in the sum."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, values: Tensor, at: Tensor, weights: Tensor, gradient: Tensor) -> Tensor:

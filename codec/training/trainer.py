@@ -183,8 +183,9 @@ class Trainer:
         losses = {name: loss(y, audio) for name, loss in self.losses.items()}
         adversary = self.adversary if self.adversary and self.progress >= self.adversary.start else None
         if adversary is not None:
+            names = [*losses, *ADVERSARIAL_LOSSES]
+            weights = self.balancer.foreseen(names) if adversary.one_by_one else None
             with self.precision.autocast():
-                weights = self.balancer.foreseen([*losses, *ADVERSARIAL_LOSSES])
                 losses |= adversary.judge(y, audio, learn < adversary.probability, weights)
 
         balanced = self.balancer(losses, y, self.pullbacks.at(output))
