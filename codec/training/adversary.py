@@ -100,7 +100,9 @@ class Adversary(nn.Module):
         teach = learn and not moves_first
         verdicts = [self._hear(judge, estimate, reference, teach, len(judges), weights) for judge in judges]
         self.discriminator.requires_grad_(True)
-        return dict(zip(ADVERSARIAL_LOSSES, torch.stack(verdicts).mean(0).unbind(), strict=True))
+        # Each has a graph of its own: through one tensor of both, the gradient of one would go back through the other.
+        means = (torch.stack(losses).mean() for losses in zip(*verdicts, strict=True))
+        return dict(zip(ADVERSARIAL_LOSSES, means, strict=True))
 
     def learn(self) -> bool:
         """The discriminator's step on what it judged, if one is due; a gradient that is not finite is not taken.
@@ -137,14 +139,14 @@ class Adversary(nn.Module):
         learn: bool,
         of: int,
         weights: Mapping[str, Tensor] | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         """The codec's two losses by one of `of` judges, who may learn. No graph outlives this if it is one by one.
 
-        Shape: estimate [B, C, T], reference [B, C, T] -> [2].
+        Shape: estimate [B, C, T], reference [B, C, T] -> two scalars.
         """
         fake, real = _both(judge, estimate, reference, learn)
         targets = [[feature.detach() for feature in features] for features in real.features]
-        losses = torch.stack([self.loss.generator(fake.logits), self.loss.features(fake.features, targets)])
+        losses: tuple[Tensor, ...] = self.loss.generator(fake.logits), self.loss.features(fake.features, targets)
         if self.one_by_one:
             losses = _without_graph(losses, estimate, weights)
         if learn:
@@ -182,17 +184,18 @@ def _both(
         return fake, judge(reference)
 
 
-def _without_graph(losses: Tensor, estimate: Tensor, weights: Mapping[str, Tensor] | None) -> Tensor:
+def _without_graph(
+    losses: tuple[Tensor, ...], estimate: Tensor, weights: Mapping[str, Tensor] | None
+) -> tuple[Tensor, ...]:
     """The same two scalars with their gradients at the estimate, or that of their weighted sum.
 
-    Shape: losses [2], estimate [B, C, T] -> [2].
+    Shape: estimate [B, C, T].
     """
     if weights is None:
-        known = [_Known.apply(loss.detach(), estimate, _gradient(loss, estimate)) for loss in losses]
-        return torch.stack(known)
-    pair = torch.stack([weights[name] for name in ADVERSARIAL_LOSSES])
-    gradient = _gradient((pair * losses).sum(), estimate)
-    return cast(Tensor, _KnownSum.apply(losses.detach(), estimate, pair, gradient))
+        return tuple(_Known.apply(loss.detach(), estimate, _gradient(loss, estimate)) for loss in losses)
+    pair, values = torch.stack([weights[name] for name in ADVERSARIAL_LOSSES]), torch.stack(losses)
+    gradient = _gradient((pair * values).sum(), estimate)
+    return cast(Tensor, _KnownSum.apply(values.detach(), estimate, pair, gradient)).unbind()
 
 
 def _gradient(loss: Tensor, estimate: Tensor) -> Tensor:
