@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 __all__ = ["NarrowConv2d"]
@@ -32,50 +33,58 @@ class NarrowConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, padding=(frames // 2, bins // 2))
 
     def forward(self, input: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
-        device_type = input.device.type
-        if torch.is_autocast_enabled(device_type):  # it does not reach into the function's backward pass
-            dtype = torch.get_autocast_dtype(device_type)
-            input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        output: Tensor = _Convolution.apply(input, weight, bias)  # type: ignore[no-untyped-call]
+        output = super().forward(input.detach())
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return output
+        # Two ways lead back, torch's own to the weights and one to the input alone, and autograd takes those that end
+        # at what is asked for. A function with both would compute both whenever either is wanted.
+        weight, like = self.weight.detach(), output.detach()
+        way_to_input = _InputGradient.apply(input, weight, like)  # type: ignore[no-untyped-call]
+        joined: Tensor = _Joined.apply(output, way_to_input)  # type: ignore[no-untyped-call]
+        return joined
+
+
+class _Joined(torch.autograd.Function):
+    """The first tensor, whose gradient is that of both."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, way: Tensor) -> Tensor:
+        ctx.mark_dirty(output)  # else the result would be a view, which a leaky ReLU may not overwrite
         return output
 
-
-class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, signal: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(signal, weight)
-        ctx.bias_size = None if bias is None else list(bias.shape)
-        with torch.autocast(signal.device.type, enabled=False):
-            return F.conv2d(signal, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient
+
+
+class _InputGradient(torch.autograd.Function):
+    """Zeros in the shape of a convolution's output, through which the output's gradient reaches the input."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        signal, weight = ctx.saved_tensors
-        padding = [weight.shape[2] // 2, weight.shape[3] // 2]
-        at_signal = _input_gradient(gradient, weight) if ctx.needs_input_grad[0] else None
-        mask = [False, ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
-        at_weight = at_bias = None
-        if any(mask):
-            _, at_weight, at_bias = torch.ops.aten.convolution_backward(
-                gradient, signal, weight, ctx.bias_size, [1, 1], padding, [1, 1], False, [0, 0], 1, mask
-            )
-        return at_signal, at_weight, at_bias
+    def forward(ctx: Any, signal: Tensor, weight: Tensor, output: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return output.new_zeros(()).expand_as(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _input_gradient(gradient, weight.to(gradient.dtype)), None, None
 
 
 def _input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
     """Shape: gradient [N, O, F, bins], weight [O, C, kf, kb] -> [N, C, F, bins]."""
     out_channels, channels, frames, bins = weight.shape
     blocks = -(-gradient.shape[-1] // _BLOCK)
-    # Bin 16 q + r of the result is the correlation with the flipped kernel that starts r bins into block q.
+    # The blocks begin so far before bin 0 that equal padding on both sides serves the first and the last of them.
+    before = -(-(_BLOCK * blocks - gradient.shape[-1]) // 2)
+    # Bin 16 q + r - before of the result is the correlation with the flipped kernel that starts r bins into block q.
     flipped = weight.flip(2, 3).transpose(0, 1)
     kernel = weight.new_zeros(_BLOCK, channels, out_channels, frames, _BLOCK + bins - 1)
     for r in range(_BLOCK):
         kernel[r, ..., r : r + bins] = flipped
     kernel = kernel.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    reach = bins // 2
-    padded = F.pad(gradient, (reach, _BLOCK * blocks - gradient.shape[-1] + reach))
-    result = F.conv2d(padded, kernel, stride=(1, _BLOCK), padding=(frames // 2, 0))
+    result = F.conv2d(gradient, kernel, stride=(1, _BLOCK), padding=(frames // 2, bins // 2 + before))
     # [N, 16 C, F, blocks] in channels_last: its memory is [N, F, blocks, 16, C] already.
     bins_last = result.permute(0, 2, 3, 1).unflatten(-1, (_BLOCK, channels)).flatten(2, 3)
-    return bins_last[:, :, : gradient.shape[-1]].permute(0, 3, 1, 2)
+    return bins_last[:, :, before : before + gradient.shape[-1]].permute(0, 3, 1, 2)

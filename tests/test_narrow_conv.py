@@ -1,10 +1,14 @@
-"""The narrow convolution is torch's own, forward and backward."""
+"""Convolutions from or to very few channels are torch's own, forward and backward."""
+
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from codec.conv import Conv1d
 from losses.narrow_conv import NarrowConv2d
 
 
@@ -58,6 +62,43 @@ def test_a_frozen_layer_passes_the_gradient_on_and_a_fixed_input_gets_none() -> 
     assert layer.weight.grad is not None
 
 
+class Backward(TorchDispatchMode):
+    """Notes the gradients of convolutions that torch is asked for: of input, weight, bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[list[bool]] = []
+        self.convolutions = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            self.masks.append(args[-1])
+        self.convolutions += func is torch.ops.aten.convolution.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_only_what_is_asked_for_is_computed() -> None:
+    layer = NarrowConv2d(2, 3, (3, 9))
+    signal = torch.ones(1, 2, 4, 20, requires_grad=True)
+    loss = layer(signal).sum()
+    with Backward() as to_weights:
+        torch.autograd.backward(loss, inputs=list(layer.parameters()), retain_graph=True)
+    assert (to_weights.masks, to_weights.convolutions) == ([[False, True, True]], 0)
+    with Backward() as to_input:
+        torch.autograd.grad(loss, signal)
+    assert (to_input.masks, to_input.convolutions) == ([], 1)
+
+
+def test_what_comes_out_may_be_overwritten() -> None:
+    layer = NarrowConv2d(2, 3, (3, 9))
+    signal = torch.randn(1, 2, 4, 20, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    wanted, found = (
+        torch.autograd.grad(nn.functional.leaky_relu(layer(signal), 0.2, inplace).sum(), [signal, layer.weight])
+        for inplace in (False, True)
+    )
+    assert_close(found, wanted, rtol=0, atol=0)
+
+
 def test_autocast_computes_forward_and_backward_in_bfloat16() -> None:
     narrow, plain = pair(2, (3, 9))
     found = []
@@ -78,3 +119,30 @@ def test_autocast_computes_forward_and_backward_in_bfloat16() -> None:
 def test_an_even_kernel_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must be odd, got \(3, 8\)"):
         NarrowConv2d(2, 3, (3, 8))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 2, 7])
+@pytest.mark.parametrize("samples", [7, 50])
+@pytest.mark.parametrize("norm", ["weight_norm", "none"])
+def test_a_codecs_last_layer_has_the_gradients_of_torch(channels: int, kernel: int, samples: int, norm: Any) -> None:
+    torch.manual_seed(0)
+    layer = Conv1d(5, channels, kernel, causal=True, norm=norm, padding="reflect")
+    assert type(layer.conv).__mro__[norm == "weight_norm"] is not nn.Conv1d  # the one that is tested
+    x = torch.randn(3, 5, samples, requires_grad=True)
+    wanted = nn.functional.conv1d(nn.functional.pad(x, (kernel - 1, 0), "reflect"), layer.conv.weight, layer.conv.bias)
+    slope = torch.randn(wanted.shape)
+    inputs: list[Tensor] = [x, *layer.parameters()]
+    found = layer(x)
+    assert torch.equal(found, wanted)
+    assert_close(torch.autograd.grad(found, inputs, slope), torch.autograd.grad(wanted, inputs, slope))
+
+
+def test_a_narrow_layer_in_float64() -> None:
+    layer = Conv1d(3, 2, 4, causal=False, norm="none", padding="constant").double()
+    x = torch.randn(2, 3, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight, bias = layer.conv.weight, layer.conv.bias
+    assert torch.autograd.gradcheck(lambda *inputs: layer(inputs[0]), [x, weight, bias])
+    layer.conv.bias = None
+    assert torch.autograd.gradcheck(layer, [x])
+    assert layer(x.detach()).grad_fn is not None
