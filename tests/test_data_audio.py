@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from scipy.signal import firwin, kaiser_beta, resample_poly
 from torch import Tensor
 
 from data import (
@@ -65,6 +66,18 @@ def test_upsampling_adds_no_images() -> None:
     spectrum = np.abs(np.fft.rfft(samples * np.blackman(len(samples))))
     frequencies = np.fft.rfftfreq(len(samples), 1 / 48000)
     assert 20 * math.log10(spectrum[frequencies > 11_025].max() / spectrum.max()) < -80
+
+
+@pytest.mark.parametrize(("from_rate", "to_rate"), [(44100, 24000), (16000, 24000), (96000, 44100), (44101, 24000)])
+def test_rates_with_and_without_a_common_divisor_get_the_same_filter(from_rate: int, to_rate: int) -> None:
+    audio = noise(from_rate, 0.2, 2)
+    divisor = math.gcd(from_rate, to_rate)
+    up, down = to_rate // divisor, from_rate // divisor
+    taps = firwin(2 * 68 * max(up, down) + 1, 0.95 / max(up, down), window=("kaiser", kaiser_beta(90)))
+    expected = resample_poly(audio.double().numpy(), up, down, axis=-1, window=taps)
+    out = resample(audio, from_rate, to_rate)
+    assert out.dtype == torch.float32
+    assert np.linalg.norm(out.numpy() - expected) < 1e-3 * np.linalg.norm(expected)
 
 
 def test_equal_rates_return_the_same_samples() -> None:
