@@ -24,6 +24,8 @@ class CELU(nn.CELU):
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu":
             return super().forward(input)
+        if not torch.is_grad_enabled():
+            return _celu(input, self.alpha)
         output: Tensor = _CELU.apply(input, self.alpha)  # type: ignore[no-untyped-call]
         return output
 
@@ -31,14 +33,7 @@ class CELU(nn.CELU):
 class _CELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, alpha: float) -> Tensor:
-        # In bfloat16 the difference to 1 would have few bits left.
-        wide = input.to(torch.promote_types(input.dtype, torch.float32))
-        below = wide.clamp(_LOWEST * alpha, 0)
-        if alpha == 1:
-            below.exp_().sub_(1)
-        else:
-            below.mul_(1 / alpha).exp_().sub_(1).mul_(alpha)
-        output = torch.maximum(below, wide, out=below).to(input.dtype)
+        output = _celu(input, alpha)
         ctx.save_for_backward(output)
         ctx.alpha = alpha
         return output
@@ -48,3 +43,15 @@ class _CELU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (output,) = ctx.saved_tensors
         return torch.ops.aten.elu_backward(gradient, ctx.alpha, 1.0, 1 / ctx.alpha, True, output), None
+
+
+def _celu(input: Tensor, alpha: float) -> Tensor:
+    """Shape: [*] -> [*]."""
+    # In bfloat16 the difference to 1 would have few bits left.
+    wide = input.to(torch.promote_types(input.dtype, torch.float32))
+    below = wide.clamp(_LOWEST * alpha, 0)
+    if alpha == 1:
+        below.exp_().sub_(1)
+    else:
+        below.mul_(1 / alpha).exp_().sub_(1).mul_(alpha)
+    return torch.maximum(below, wide, out=below).to(input.dtype)

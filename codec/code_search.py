@@ -47,7 +47,7 @@ class CodeSearch:
         self.center = embed.mean(1, keepdim=True)
         self.centered = embed - self.center
         squares = self.centered.square().sum(2)
-        self.longest = squares.amax(1).sqrt()
+        self.longest: list[float] = squares.amax(1).sqrt().tolist()
         self.squares = without_copies(squares, embed)  # they would be in doubt for ever
 
     @torch.no_grad()
@@ -74,11 +74,11 @@ class CodeSearch:
         # A sum of D products, in any order, is off by at most D roundings of the sum of their magnitudes, and
         # |<v, e>| <= |v| |e|. The subtraction of the center rounds once more on either side.
         longest = self.longest[book]
-        error = (dim + 4) * torch.finfo(torch.float32).eps * longest * (longest + 2 * centered.norm(dim=1))
-        limit = best + 2 * error
-        runner_up = scores.scatter_(1, index[:, None], math.inf).amin(1)
-        doubtful = (runner_up <= limit).nonzero()[:, 0]
-        if len(doubtful):
+        error = (dim + 4) * torch.finfo(torch.float32).eps * longest  # over |e| + 2 |v|
+        limit = torch.add(best + 2 * error * longest, centered.norm(dim=1), alpha=4 * error)
+        in_doubt = scores.scatter_(1, index[:, None], math.inf).amin(1) <= limit
+        if bool(in_doubt.any()):
+            doubtful = in_doubt.nonzero()[:, 0]
             candidates = scores[doubtful].scatter_(1, index[doubtful, None], -math.inf) <= limit[doubtful, None]
             index[doubtful] = self._nearest_of(candidates, vectors[doubtful], book)
         return index

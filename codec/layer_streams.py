@@ -13,7 +13,10 @@ from codec.seanet import ResidualLSTM, ResidualUnit
 
 __all__ = ["Chain", "Stream", "past_inputs"]
 
-_FEW_FRAMES = 2
+# On a CPU the library's kernels rearrange all weights at every call, which costs more than a few frames do. Up to so
+# many frames, of all signals together, matrix products take the weights as they are.
+_FEW_FRAMES = 16
+_FEW_LSTM_FRAMES = 48  # one after the other
 
 
 class Stream(Protocol):
@@ -96,7 +99,10 @@ class _ConvStream:
         if frames == 0:
             return self._empty(x)
         ready = held[..., : (frames - 1) * layer.stride + self.window]
-        return F.conv1d(ready, self.weight, self.bias, layer.stride, 0, self.dilation)
+        if not _few(ready, frames * len(ready)):
+            return F.conv1d(ready, self.weight, self.bias, layer.stride, 0, self.dilation)
+        windows = ready.unfold(-1, self.window, layer.stride)[..., :: self.dilation[0]].transpose(1, 2)
+        return F.linear(windows.flatten(2), self.weight.flatten(1), self.bias).transpose(1, 2)
 
     def _empty(self, x: Tensor) -> Tensor:
         return x.new_zeros(x.shape[0], len(self.weight), 0)
@@ -114,12 +120,21 @@ class _ConvTransposeStream:
     def push(self, x: Tensor, last: bool) -> Tensor:
         if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], len(self.bias), 0)
-        y = F.conv_transpose1d(x, self.weight, None, self.layer.stride)
+        y = self._windows(x)
         if self.overhang is not None:
             y[..., : self.layer.overhang] += self.overhang
         ready = x.shape[-1] * self.layer.stride
         self.overhang = y[..., ready:].clone()
         return y[..., :ready] + self.bias[:, None]  # once, after the windows are summed
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """Shape: x [B, C, F] -> [B, C', (F - 1) * stride + kernel_size]."""
+        stride, kernel = self.layer.stride, self.weight.shape[2]
+        if not _few(x, x.shape[0] * x.shape[2]):
+            return F.conv_transpose1d(x, self.weight, None, stride)
+        windows = (x.transpose(1, 2) @ self.weight.flatten(1)).transpose(1, 2)
+        length = (x.shape[2] - 1) * stride + kernel
+        return F.fold(windows, (1, length), (1, kernel), stride=(1, stride)).squeeze(2)
 
 
 class _ResidualStream:
@@ -141,10 +156,7 @@ class _ResidualStream:
 
 
 class _LSTMStream:
-    """Carries the hidden and the cell state, [layers, B, width] each.
-
-    On a CPU `nn.LSTM` rearranges all of its weights whenever it is called, which costs as much as three frames.
-    """
+    """Carries the hidden and the cell state, [layers, B, width] each."""
 
     def __init__(self, layer: ResidualLSTM) -> None:
         self.lstm = layer.lstm
@@ -157,22 +169,34 @@ class _LSTMStream:
         if self.state is None:
             hidden, cell = x.new_zeros(2, self.lstm.num_layers, x.shape[0], self.lstm.hidden_size)
             self.state = hidden, cell
-        if len(frames) > _FEW_FRAMES:
-            y, self.state = self.lstm(frames, self.state)
+        if _few(x, len(frames), _FEW_LSTM_FRAMES):
+            y, self.state = _step_by_step(self.lstm, frames, *self.state)
         else:
-            y = torch.stack([self._step(frame) for frame in frames])
+            y, self.state = self.lstm(frames, self.state)
         return (y + frames).permute(1, 2, 0)
 
-    def _step(self, x: Tensor) -> Tensor:
-        """Shape: x [B, width] -> [B, width]."""
-        assert self.state is not None
-        states = []
-        for hidden, cell, weights in zip(*self.state, self.lstm.all_weights, strict=True):
-            states.append(torch.lstm_cell(x, (hidden, cell), *weights))
-            x = states[-1][0]
-        hidden, cell = (torch.stack(parts) for parts in zip(*states, strict=True))
-        self.state = hidden, cell
-        return x
+
+def _step_by_step(lstm: nn.LSTM, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """What `lstm` returns, layer by layer.
+
+    Shape: x [F, B, width], states [layers, B, width] -> [F, B, width], two states.
+    """
+    ends = []
+    for h, c, (of_input, of_hidden, bias, more_bias) in zip(hidden, cell, lstm.all_weights, strict=True):
+        outputs = []
+        for gates in F.linear(x, of_input, bias + more_bias):
+            i, f, g, o = torch.addmm(gates, h, of_hidden.t()).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            outputs.append(h)
+        x = torch.stack(outputs)
+        ends.append((h, c))
+    hidden, cell = (torch.stack(states) for states in zip(*ends, strict=True))
+    return x, (hidden, cell)
+
+
+def _few(x: Tensor, frames: int, limit: int = _FEW_FRAMES) -> bool:
+    return x.device.type == "cpu" and frames <= limit
 
 
 def past_inputs(layers: Sequence[nn.Module], outputs: float = 0) -> float:
