@@ -40,7 +40,7 @@ _ZERO_CROSSINGS = 64
 _CUTOFF = 0.95
 _BETA = 0.1102 * (90.0 - 8.7)
 _PERIODS = math.ceil(_ZERO_CROSSINGS / _CUTOFF)
-_TABLE_LIMIT = 1 << 24  # weights for one pair of rates: 64 MB
+_TABLE_LIMIT = 1 << 20  # weights for one pair of rates, 4 MB: larger tables are slower than scipy, which has none
 
 _UNKNOWN_LENGTH = 2**62  # libsndfile reports 2**63 - 1 frames where the file does not state its length
 _FRAMES_PER_BYTE = 8192  # FLAC's longest block of pure silence is below 65535 frames in 12 bytes
@@ -149,7 +149,7 @@ def _resampler(up: int, down: int) -> Callable[[Tensor], Tensor]:
     taps = down + 2 * _PERIODS * max(up, down) // up
     if up * taps <= _TABLE_LIMIT:
         return Resample(down, up, "sinc_interp_kaiser", _ZERO_CROSSINGS, _CUTOFF, beta=_BETA)  # ten times as fast
-    # Rates with no common divisor to speak of. scipy has no table, and takes most of a second to import.
+    # Rates with no common divisor to speak of. scipy takes most of a second to import.
     from scipy.signal import firwin, resample_poly
 
     widest = max(up, down)
