@@ -1,5 +1,6 @@
 """The exponential linear unit (Clevert et al. 2016), with a scale (Barron 2017), made for CPUs."""
 
+import math
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ _LOWEST = -40.0  # exp of it is nothing beside 1, even in float64; where it unde
 class CELU(nn.CELU):
     """x where it is positive, alpha (exp(x / alpha) - 1) elsewhere: the ELU if alpha is 1, and near 0 a rectifier.
 
-    torch takes expm1, of which its vectorised version costs ten times as much as exp: near 0 it keeps the relative
-    error small, where here the absolute one is, 6e-8 beside an alpha. The backward pass needs the output alone, which
-    the convolution that follows keeps anyway, so the input can be freed.
+    torch takes expm1, which costs thirty times as much as exp2 (and exp three times as much): near 0 it keeps the
+    relative error small, where here the absolute one is, 6e-8 beside an alpha. The backward pass needs the output
+    alone, which the convolution that follows keeps anyway, so the input can be freed.
 
     Shape: [*] -> [*].
     """
@@ -42,16 +43,17 @@ class _CELU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (output,) = ctx.saved_tensors
-        return torch.ops.aten.elu_backward(gradient, ctx.alpha, 1.0, 1 / ctx.alpha, True, output), None
+        # As the output lies, which layers before this one may be faster with; else it would lie as the gradient does.
+        below = torch.empty_like(output)
+        torch.ops.aten.elu_backward(gradient, ctx.alpha, 1.0, 1 / ctx.alpha, True, output, grad_input=below)
+        return below, None
 
 
 def _celu(input: Tensor, alpha: float) -> Tensor:
     """Shape: [*] -> [*]."""
     # In bfloat16 the difference to 1 would have few bits left.
     wide = input.to(torch.promote_types(input.dtype, torch.float32))
-    below = wide.clamp(_LOWEST * alpha, 0)
-    if alpha == 1:
-        below.exp_().sub_(1)
-    else:
-        below.mul_(1 / alpha).exp_().sub_(1).mul_(alpha)
+    below = wide.clamp(_LOWEST * alpha, 0).mul_(math.log2(math.e) / alpha).exp2_().sub_(1)
+    if alpha != 1:
+        below.mul_(alpha)
     return torch.maximum(below, wide, out=below).to(input.dtype)

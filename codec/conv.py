@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from codec import channels_last
+
 __all__ = ["Conv1d", "ConvTranspose1d", "fold_weight_norm", "pad", "scale_of"]
 
 Norm = Literal["weight_norm", "time_group_norm", "none"]
@@ -45,7 +47,7 @@ class Conv1d(nn.Module):
         padding: Literal["reflect", "constant"],
     ) -> None:
         super().__init__()
-        kind = _NarrowConv1d if out_channels <= _FEW_CHANNELS and stride == dilation == 1 else nn.Conv1d
+        kind = _NarrowConv1d if out_channels <= _FEW_CHANNELS and stride == dilation == 1 else _Conv1d
         conv = kind(in_channels, out_channels, kernel_size, stride, dilation=dilation)
         self.conv = weight_norm(conv) if norm == "weight_norm" else conv
         self.norm = nn.GroupNorm(1, out_channels) if norm == "time_group_norm" else nn.Identity()
@@ -64,7 +66,17 @@ class Conv1d(nn.Module):
         return self.norm(y)
 
 
-class _NarrowConv1d(nn.Conv1d):
+class _Conv1d(nn.Conv1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return channels_last.conv1d(input, self.weight, self.bias, self.stride[0], self.dilation[0])
+
+
+class _ConvTranspose1d(nn.ConvTranspose1d):
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return channels_last.conv_transpose1d(input, self.weight, self.bias, self.stride[0])
+
+
+class _NarrowConv1d(_Conv1d):
     """`Conv1d` of stride 1 without padding to a channel or two, as at a decoder's end, made for CPUs.
 
     Their kernels compute 16 channels at the least, so that the backward pass throws most of its work away. Here it is
@@ -85,7 +97,7 @@ class _NarrowConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, signal: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(signal, weight)
-        return F.conv1d(signal, weight, bias)
+        return channels_last.conv1d(signal, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -95,9 +107,10 @@ class _NarrowConvolution(torch.autograd.Function):
         signal, weight = ctx.saved_tensors
         reach = weight.shape[-1] - 1
         moved = F.pad(gradient, (reach, reach)).unfold(-1, signal.shape[-1], 1).flatten(1, 2)  # [B, C' kernel, T]
-        taps = weight.flip(-1).permute(1, 0, 2).flatten(1)  # [C, C' kernel]
+        taps = weight.flip(-1).permute(0, 2, 1).flatten(0, 1)  # [C' kernel, C]
         at_weight = (moved @ signal.transpose(1, 2)).sum(0).unflatten(0, (len(weight), -1)).flip(1).transpose(1, 2)
-        return taps @ moved, at_weight, gradient.sum((0, 2)) if ctx.needs_input_grad[2] else None
+        at_signal = (moved.transpose(1, 2) @ taps).transpose(1, 2)  # with its channels side by side, as the signal has
+        return at_signal, at_weight, gradient.sum((0, 2)) if ctx.needs_input_grad[2] else None
 
 
 class ConvTranspose1d(nn.Module):
@@ -113,7 +126,7 @@ class ConvTranspose1d(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, causal: bool, norm: Norm
     ) -> None:
         super().__init__()
-        conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride)
+        conv = _ConvTranspose1d(in_channels, out_channels, kernel_size, stride)
         self.conv = weight_norm(conv) if norm == "weight_norm" else conv
         self.norm = nn.GroupNorm(1, out_channels) if norm == "time_group_norm" else nn.Identity()
         self.stride = stride
@@ -123,7 +136,7 @@ class ConvTranspose1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.conv(x))
-        return y[..., self.left_trim : y.shape[-1] - self.right_trim]
+        return channels_last.trim(y, self.left_trim, self.right_trim)
 
 
 def pad(x: Tensor, left: int, right: int, mode: Literal["reflect", "constant"]) -> Tensor:
@@ -135,9 +148,9 @@ def pad(x: Tensor, left: int, right: int, mode: Literal["reflect", "constant"]) 
     Shape: [B, C, T] -> [B, C, left + T + right].
     """
     if mode == "constant":
-        return F.pad(x, (left, right))
+        return channels_last.pad(x, left, right, mode)
     fill = max(0, max(left, right) + 1 - x.shape[-1])
-    padded = F.pad(F.pad(x, (0, fill)) if fill else x, (left, right), "reflect")
+    padded = channels_last.pad(F.pad(x, (0, fill)) if fill else x, left, right, mode)
     return padded[..., : padded.shape[-1] - fill] if fill else padded
 
 

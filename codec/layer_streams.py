@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec import channels_last
 from codec.conv import Conv1d, ConvTranspose1d, pad
 from codec.seanet import ResidualLSTM, ResidualUnit
 
@@ -76,14 +77,14 @@ class _ConvStream:
         conv = layer.conv
         # Taken once: under weight norm every access recomputes it.
         self.weight, self.bias = conv.weight.detach(), conv.bias
-        self.dilation = conv.dilation
+        self.dilation = conv.dilation[0]
         self.window = layer.overlap + layer.stride
         self.held: Tensor | None = None
         self.padded = False
 
     def push(self, x: Tensor, last: bool) -> Tensor:
         layer = self.layer
-        held = x if self.held is None else torch.cat([self.held, x], -1)
+        held = x if self.held is None else channels_last.cat([self.held, x])
         left = 0 if self.padded else layer.left_padding
         samples = held.shape[-1] - (layer.left_padding - left)  # up to a multiple of the stride, all there were
         too_short = layer.padding == "reflect" and samples <= left
@@ -100,8 +101,8 @@ class _ConvStream:
             return self._empty(x)
         ready = held[..., : (frames - 1) * layer.stride + self.window]
         if not _few(ready, frames * len(ready)):
-            return F.conv1d(ready, self.weight, self.bias, layer.stride, 0, self.dilation)
-        windows = ready.unfold(-1, self.window, layer.stride)[..., :: self.dilation[0]].transpose(1, 2)
+            return channels_last.conv1d(ready, self.weight, self.bias, layer.stride, self.dilation)
+        windows = ready.unfold(-1, self.window, layer.stride)[..., :: self.dilation].transpose(1, 2)
         return F.linear(windows.flatten(2), self.weight.flatten(1), self.bias).transpose(1, 2)
 
     def _empty(self, x: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class _ConvTransposeStream:
         """Shape: x [B, C, F] -> [B, C', (F - 1) * stride + kernel_size]."""
         stride, kernel = self.layer.stride, self.weight.shape[2]
         if not _few(x, x.shape[0] * x.shape[2]):
-            return F.conv_transpose1d(x, self.weight, None, stride)
+            return channels_last.conv_transpose1d(x, self.weight, None, stride)
         windows = (x.transpose(1, 2) @ self.weight.flatten(1)).transpose(1, 2)
         length = (x.shape[2] - 1) * stride + kernel
         return F.fold(windows, (1, length), (1, kernel), stride=(1, stride)).squeeze(2)
@@ -149,7 +150,7 @@ class _ResidualStream:
         y = self.block.push(x, last)
         skip = self.shortcut.push(x, last)
         if self.held is not None:
-            skip = torch.cat([self.held, skip], -1)
+            skip = channels_last.cat([self.held, skip])
         ready = y.shape[-1]
         self.held = skip[..., ready:].clone()
         return skip[..., :ready] + y

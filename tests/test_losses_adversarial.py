@@ -110,3 +110,16 @@ def test_missing_logits_and_features_of_other_shapes_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="features of the same shapes"):
             feature_matching_loss(estimate, reference, relative=True)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_bfloat16_features_of_channels_give_the_mean_of_float64(relative: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    estimate, reference = (
+        torch.randn(2, 20, 30, 32, generator=generator).bfloat16().permute(0, 3, 1, 2) + shift for shift in (0, 2)
+    )
+    found = feature_matching_loss([[estimate]], [[reference]], relative)
+    difference = (estimate - reference).double().abs().mean()  # bfloat16, as what is measured is the mean
+    wanted = difference / reference.double().abs().mean() if relative else difference
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=0)

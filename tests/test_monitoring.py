@@ -191,14 +191,23 @@ def test_the_commitment_ratio_is_that_of_two_backward_passes(tmp_path: Path, enc
 
 
 def test_the_commitment_ratio_under_bfloat16(tmp_path: Path) -> None:
-    ratios = []
-    for precision in ("float32", "bfloat16"):
-        trainer = tiny_trainer(
-            tmp_path / precision,
-            codec=started(tiny_codec()), codebooks=ALL_BOOKS, monitor_every=1, precision=precision,
-        )  # fmt: skip
-        ratios.append(take_steps(trainer, 1)[0]["commitment_ratio"].item())
-    assert ratios[1] == pytest.approx(ratios[0], rel=0.1)
+    """Over several codecs, for one by itself is off by up to 17 % either way."""
+    logarithms = []
+    for seed in range(5):
+        ratios = []
+        for precision in ("float32", "bfloat16"):
+            codec = started(tiny_codec())
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for parameter in codec.parameters():
+                    parameter *= 1 + 0.1 * torch.randn(parameter.shape, generator=generator)
+            trainer = tiny_trainer(
+                tmp_path / precision / str(seed),
+                codec=codec, codebooks=ALL_BOOKS, monitor_every=1, precision=precision,
+            )  # fmt: skip
+            ratios.append(take_steps(trainer, 1)[0]["commitment_ratio"].log())
+        logarithms.append(ratios[1] - ratios[0])
+    assert torch.stack(logarithms).mean().item() == pytest.approx(0, abs=0.1)
 
 
 def test_there_is_no_commitment_ratio_before_the_codebooks_start(tmp_path: Path) -> None:

@@ -128,13 +128,13 @@ def test_an_even_kernel_is_refused() -> None:
 def test_a_codecs_last_layer_has_the_gradients_of_torch(channels: int, kernel: int, samples: int, norm: Any) -> None:
     torch.manual_seed(0)
     layer = Conv1d(5, channels, kernel, causal=True, norm=norm, padding="reflect")
-    assert type(layer.conv).__mro__[norm == "weight_norm"] is not nn.Conv1d  # the one that is tested
+    assert type(layer.conv).__mro__[norm == "weight_norm"].__name__ == "_NarrowConv1d"  # the one that is tested
     x = torch.randn(3, 5, samples, requires_grad=True)
     wanted = nn.functional.conv1d(nn.functional.pad(x, (kernel - 1, 0), "reflect"), layer.conv.weight, layer.conv.bias)
     slope = torch.randn(wanted.shape)
     inputs: list[Tensor] = [x, *layer.parameters()]
     found = layer(x)
-    assert torch.equal(found, wanted)
+    assert_close(found, wanted)
     assert_close(torch.autograd.grad(found, inputs, slope), torch.autograd.grad(wanted, inputs, slope))
 
 
