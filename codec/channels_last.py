@@ -36,7 +36,7 @@ def conv_transpose1d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int
     if not _pays(x, weight):
         return F.conv_transpose1d(x, weight, bias, stride)
     output = F.conv_transpose2d(_image(x), weight.unsqueeze(2), None, (1, stride))
-    # By itself, for the library takes up to 40 % of the backward pass for the gradient of a transposed bias.
+    # By itself, for the library takes up to half of the backward pass for the gradient of a transposed bias.
     return (output if bias is None else output.add_(bias.to(output.dtype)[:, None, None])).squeeze(2)
 
 

@@ -157,7 +157,7 @@ def _feature_mean(features: Tensor) -> Tensor:
     With a bfloat16 result for each torch sums in float32 ten times as fast as with one float32 result for all; what the
     rounding of so many results leaves of the mean is 2e-4.
     """
-    if features.dtype == torch.float32 or features.dim() < 3:
+    if features.dtype != torch.bfloat16 or features.dim() < 3:
         return _float_mean(features)
     elements = features.shape[2:].numel()
     return _float_mean(features.sum(list(range(2, features.dim())))) / elements

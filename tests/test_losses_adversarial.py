@@ -123,3 +123,8 @@ def test_bfloat16_features_of_channels_give_the_mean_of_float64(relative: bool) 
     wanted = difference / reference.double().abs().mean() if relative else difference
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=0)
+
+
+def test_float16_features_whose_sum_it_cannot_hold() -> None:
+    features = torch.full((1, 1, 300, 300), 2.0, dtype=torch.float16)
+    assert feature_matching_loss([[0 * features]], [[features]], relative=False).item() == 2.0
