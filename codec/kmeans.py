@@ -1,5 +1,7 @@
 """Lloyd's algorithm, and the nearest code on which it and the residual quantizer's training rest."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -40,26 +42,76 @@ def kmeans(
 
 
 def _lloyd(vectors: Tensor, weights: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Shape: vectors [N, D], weights [N], centroids [clusters, D] -> centroids [clusters, D], assignment [N]."""
+    """Computes anew what can have changed: the centroids of clusters that won or lost a vector, and distances to these.
+
+    Shape: vectors [N, D], weights [N], centroids [clusters, D] -> centroids [clusters, D], assignment [N].
+    """
     weighted = vectors * weights[:, None]
     index = nearest(vectors, centroids)
+    score = _score(vectors, centroids[index])
+    moved = torch.ones_like(centroids[:, 0], dtype=torch.bool)
     for _ in range(iterations):
-        total = torch.bincount(index, weights, minlength=len(centroids))[:, None]
+        total = torch.bincount(index, weights, minlength=len(centroids))
         sums = torch.zeros_like(centroids).index_add_(0, index, weighted)
-        centroids = torch.where(total > 0, sums / total, centroids)
-        previous, index = index, nearest(vectors, centroids)
-        if torch.equal(previous, index):
+        centroids = torch.where((moved & (total > 0))[:, None], sums / total[:, None], centroids)
+        previous = index
+        index, score = _reassigned(vectors, centroids, moved, index, score)
+        crossing = previous != index
+        if not crossing.any():
             break
+        moved = torch.zeros_like(moved)
+        moved[previous[crossing]] = True
+        moved[index[crossing]] = True
     return centroids, index
 
 
+def _reassigned(
+    vectors: Tensor, centroids: Tensor, moved: Tensor, index: Tensor, score: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Assignment, and its scores, after the centroids of `moved` did so.
+
+    The others are no nearer to a vector than its own centroid was. So where that has come nearer, only those of `moved`
+    can be nearer still, and all need be compared only where it has gone away.
+
+    Shape: vectors [N, D], centroids [clusters, D], moved [clusters], index and score [N] -> [N], [N].
+    """
+    now = torch.where(moved[index], _score(vectors, centroids[index]), score)
+    left, stayed = (now > score).nonzero()[:, 0], (now <= score).nonzero()[:, 0]
+    candidates = moved.nonzero()[:, 0]
+    to_moved = torch.cat([scores.amin(1) for scores in _scores(vectors[stayed], centroids[candidates])])
+    closer = stayed[to_moved < now[stayed]]
+    index = index.clone()
+    index[left] = nearest(vectors[left], centroids)
+    index[closer] = candidates[nearest(vectors[closer], centroids[candidates])]
+    changed = torch.cat([left, closer])
+    now[changed] = _score(vectors[changed], centroids[index[changed]])
+    return index, now
+
+
 def nearest(vectors: Tensor, embed: Tensor) -> Tensor:
-    """Index of the nearest code in Euclidean distance; |v|^2 is the same for all codes and left out.
+    """Index of the nearest code in Euclidean distance.
 
     Shape: vectors [N, D], embed [size, D] -> [N] int64.
     """
-    # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
-    with torch.autocast(vectors.device.type, enabled=False):
-        squares = embed.square().sum(1)
-        parts = [torch.addmm(squares, part, embed.t(), alpha=-2).argmin(1) for part in vectors.split(_ROWS)]
-        return torch.cat(parts)
+    return torch.cat([scores.argmin(1) for scores in _scores(vectors, embed)])
+
+
+def _score(vectors: Tensor, codes: Tensor) -> Tensor:
+    """Squared distance less |v|^2, which is the same for all codes.
+
+    Shape: [N, D] each -> [N].
+    """
+    return codes.square().sum(1) - 2 * (vectors * codes).sum(1)
+
+
+def _scores(vectors: Tensor, embed: Tensor) -> Iterator[Tensor]:
+    """Of some vectors at a time, to all codes.
+
+    Shape: vectors [N, D], embed [size, D] -> [n, size] each.
+    """
+    squares = embed.square().sum(1)
+    for part in vectors.split(_ROWS):
+        # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
+        with torch.autocast(vectors.device.type, enabled=False):
+            scores = torch.addmm(squares, part, embed.t(), alpha=-2)
+        yield scores

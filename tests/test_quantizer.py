@@ -499,6 +499,26 @@ def test_quiet_latents_get_codes_where_the_relative_error_counts() -> None:
     assert relative_errors[1] < 0.7
 
 
+@pytest.mark.parametrize(
+    ("seed", "vectors", "clusters", "iterations"),
+    [(3, 3000, 100, 1), (3, 3000, 100, 2), (3, 3000, 100, 25), (57, 30, 8, 20)],  # the last goes wrong by stale scores
+)
+def test_kmeans_takes_the_steps_that_compute_everything_anew(
+    seed: int, vectors: int, clusters: int, iterations: int
+) -> None:
+    """In NumPy; between steps it goes on from what cannot have changed."""
+    points = torch.randn(vectors, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    order = torch.randperm(vectors, generator=torch.Generator().manual_seed(seed))
+    expected = points.numpy()[order[:clusters]]
+    for _ in range(iterations):
+        cells = ((points.numpy()[:, None] - expected) ** 2).sum(2).argmin(1)
+        expected = np.stack([points.numpy()[cells == k].mean(0) for k in range(clusters)])
+    centroids, counts, index = kmeans(points, clusters, iterations, torch.Generator().manual_seed(seed))
+    np.testing.assert_allclose(centroids.numpy(), expected, atol=1e-12)
+    assert torch.equal(index, distances(points, centroids).argmin(1))
+    assert torch.equal(counts.long(), torch.bincount(index, minlength=clusters))
+
+
 def test_weights_of_kmeans_count_like_copies_of_a_vector() -> None:
     """Lloyd's steps in NumPy over the vectors repeated as often as they weigh, from the same start."""
     vectors, often = torch.randn(300, 4), torch.randint(1, 5, (300,))
