@@ -13,6 +13,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from codec import few_rows
+
 __all__ = ["CodeSearch", "without_copies"]
 
 _PAIRS = 1 << 14  # of vectors and codes whose distances are taken in float64 at a time: 16 MB at 128 dimensions
@@ -58,30 +60,29 @@ class CodeSearch:
         """
         residual = rearrange(latent, "b d f -> (b f) d").float()
         codes = []
-        for book in range(len(self.embed)):
-            codes.append(self._nearest(residual, book))
-            residual = residual - F.embedding(codes[-1], self.embed[book])
+        # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
+        with torch.autocast(latent.device.type, enabled=False):
+            for book in range(len(self.embed)):
+                codes.append(self._nearest(residual, book))
+                residual = residual - F.embedding(codes[-1], self.embed[book])
         return rearrange(torch.stack(codes), "k (b f) -> b k f", b=latent.shape[0])
 
     def _nearest(self, vectors: Tensor, book: int) -> Tensor:
         """Shape: vectors [N, D] -> [N] int64."""
-        squares, dim = self.squares[book], vectors.shape[1]
         centered = vectors - self.center[book]
-        # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
-        with torch.autocast(vectors.device.type, enabled=False):
-            scores = torch.addmm(squares, centered, self.centered[book].t(), alpha=-2)
-        best, index = scores.min(1)
+        scores = torch.sub(self.squares[book], few_rows.linear(centered, self.centered[book]), alpha=2)
+        best, index = scores.min(1, keepdim=True)
         # A sum of D products, in any order, is off by at most D roundings of the sum of their magnitudes, and
         # |<v, e>| <= |v| |e|. The subtraction of the center rounds once more on either side.
         longest = self.longest[book]
-        error = (dim + 4) * torch.finfo(torch.float32).eps * longest  # over |e| + 2 |v|
-        limit = torch.add(best + 2 * error * longest, centered.norm(dim=1), alpha=4 * error)
-        in_doubt = scores.scatter_(1, index[:, None], math.inf).amin(1) <= limit
+        error = (vectors.shape[1] + 4) * torch.finfo(torch.float32).eps * longest  # over |e| + 2 |v|
+        limit = best + torch.linalg.vector_norm(centered, dim=1, keepdim=True).add_(longest / 2).mul_(4 * error)
+        in_doubt = scores.scatter_(1, index, math.inf).amin(1, keepdim=True) <= limit
         if bool(in_doubt.any()):
             doubtful = in_doubt.nonzero()[:, 0]
-            candidates = scores[doubtful].scatter_(1, index[doubtful, None], -math.inf) <= limit[doubtful, None]
-            index[doubtful] = self._nearest_of(candidates, vectors[doubtful], book)
-        return index
+            candidates = scores[doubtful].scatter_(1, index[doubtful], -math.inf) <= limit[doubtful]
+            index[doubtful, 0] = self._nearest_of(candidates, vectors[doubtful], book)
+        return index[:, 0]
 
     def _nearest_of(self, candidates: Tensor, vectors: Tensor, book: int) -> Tensor:
         """By distances in float64.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec import channels_last
+from codec import channels_last, few_rows
 from codec.conv import Conv1d, ConvTranspose1d, pad
 from codec.seanet import ResidualLSTM, ResidualUnit
 
@@ -84,7 +84,7 @@ class _ConvStream:
 
     def push(self, x: Tensor, last: bool) -> Tensor:
         layer = self.layer
-        held = x if self.held is None else channels_last.cat([self.held, x])
+        held = _joined(self.held, x)
         left = 0 if self.padded else layer.left_padding
         samples = held.shape[-1] - (layer.left_padding - left)  # up to a multiple of the stride, all there were
         too_short = layer.padding == "reflect" and samples <= left
@@ -96,14 +96,14 @@ class _ConvStream:
             held = pad(held, left, right, layer.padding)
         self.padded = True
         frames = max(0, (held.shape[-1] - layer.overlap) // layer.stride)
-        self.held = held[..., frames * layer.stride :].clone()
+        self.held = _rest(held, frames * layer.stride)
         if frames == 0:
             return self._empty(x)
         ready = held[..., : (frames - 1) * layer.stride + self.window]
         if not _few(ready, frames * len(ready)):
             return channels_last.conv1d(ready, self.weight, self.bias, layer.stride, self.dilation)
         windows = ready.unfold(-1, self.window, layer.stride)[..., :: self.dilation].transpose(1, 2)
-        return F.linear(windows.flatten(2), self.weight.flatten(1), self.bias).transpose(1, 2)
+        return few_rows.linear(windows.flatten(2), self.weight.flatten(1), self.bias).transpose(1, 2)
 
     def _empty(self, x: Tensor) -> Tensor:
         return x.new_zeros(x.shape[0], len(self.weight), 0)
@@ -149,10 +149,9 @@ class _ResidualStream:
     def push(self, x: Tensor, last: bool) -> Tensor:
         y = self.block.push(x, last)
         skip = self.shortcut.push(x, last)
-        if self.held is not None:
-            skip = channels_last.cat([self.held, skip])
+        skip = _joined(self.held, skip)
         ready = y.shape[-1]
-        self.held = skip[..., ready:].clone()
+        self.held = _rest(skip, ready)
         return skip[..., :ready] + y
 
 
@@ -185,8 +184,8 @@ def _step_by_step(lstm: nn.LSTM, x: Tensor, hidden: Tensor, cell: Tensor) -> tup
     ends = []
     for h, c, (of_input, of_hidden, bias, more_bias) in zip(hidden, cell, lstm.all_weights, strict=True):
         outputs = []
-        for gates in F.linear(x, of_input, bias + more_bias):
-            i, f, g, o = torch.addmm(gates, h, of_hidden.t()).chunk(4, 1)
+        for gates in few_rows.linear(x, of_input, bias + more_bias):
+            i, f, g, o = (gates + few_rows.linear(h, of_hidden)).chunk(4, 1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
             outputs.append(h)
@@ -194,6 +193,15 @@ def _step_by_step(lstm: nn.LSTM, x: Tensor, hidden: Tensor, cell: Tensor) -> tup
         ends.append((h, c))
     hidden, cell = (torch.stack(states) for states in zip(*ends, strict=True))
     return x, (hidden, cell)
+
+
+def _joined(held: Tensor | None, x: Tensor) -> Tensor:
+    return x if held is None else channels_last.cat([held, x])
+
+
+def _rest(x: Tensor, begin: int) -> Tensor | None:
+    """The samples from `begin` on, if there are any: a copy, as a view would keep those before them as well."""
+    return x[..., begin:].clone() if begin < x.shape[-1] else None
 
 
 def _few(x: Tensor, frames: int, limit: int = _FEW_FRAMES) -> bool:
