@@ -1,13 +1,13 @@
 """The exponential linear unit (Clevert et al. 2016), with a scale (Barron 2017), made for CPUs."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["CELU"]
+__all__ = ["CELU", "padded_celu"]
 
 _LOWEST = -40.0  # exp of it is nothing beside 1, even in float64; where it underflows it takes ten times as long
 
@@ -18,6 +18,8 @@ class CELU(nn.CELU):
     torch takes expm1, which costs thirty times as much as exp2 (and exp three times as much): near 0 it keeps the
     relative error small, where here the absolute one is, 6e-8 beside an alpha. The backward pass needs the output
     alone, which the convolution that follows keeps anyway, so the input can be freed.
+
+    Under autocast what comes out is of its dtype already, as the layer that follows would make it.
 
     Shape: [*] -> [*].
     """
@@ -31,12 +33,21 @@ class CELU(nn.CELU):
         return output
 
 
+def padded_celu(x: Tensor, alpha: float, left: int, right: int, mode: Literal["reflect", "constant"]) -> Tensor:
+    """`CELU` and then `codec.conv.pad`, for a CPU and a backward pass: half of what the two keep, and of their passes.
+
+    Shape: [B, C, T] with T greater than left and right -> [B, C, left + T + right], channels side by side.
+    """
+    output: Tensor = _PaddedCELU.apply(x, alpha, left, right, mode)  # type: ignore[no-untyped-call]
+    return output
+
+
 class _CELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, alpha: float) -> Tensor:
         output = _celu(input, alpha)
         ctx.save_for_backward(output)
-        ctx.alpha = alpha
+        ctx.alpha, ctx.dtype = alpha, input.dtype
         return output
 
     @staticmethod
@@ -44,16 +55,67 @@ class _CELU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (output,) = ctx.saved_tensors
         # As the output lies, which layers before this one may be faster with; else it would lie as the gradient does.
-        below = torch.empty_like(output)
-        torch.ops.aten.elu_backward(gradient, ctx.alpha, 1.0, 1 / ctx.alpha, True, output, grad_input=below)
-        return below, None
+        below = _derivative(gradient, output, ctx.alpha, torch.empty_like(output))
+        return below.to(ctx.dtype), None
+
+
+class _PaddedCELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: float, left: int, right: int, mode: str) -> Tensor:
+        batch, channels, length = x.shape
+        padded = x.new_empty(batch, left + length + right, channels, dtype=_output_dtype(x)).transpose(1, 2)
+        padded[..., left : left + length] = _wide_celu(x, alpha)
+        for edge, inside in _edges(left, length, right):
+            padded[..., edge] = padded[..., inside].flip(-1) if mode == "reflect" else 0
+        ctx.save_for_backward(padded)
+        ctx.settings = alpha, left, right, mode, x.dtype
+        return padded
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (padded,) = ctx.saved_tensors
+        alpha, left, right, mode, dtype = ctx.settings
+        length = padded.shape[-1] - left - right
+        below = torch.empty_like(padded.transpose(1, 2)[:, :length]).transpose(1, 2)
+        _derivative(gradient[..., left : left + length], padded[..., left : left + length], alpha, below)
+        if mode == "reflect":
+            for edge, inside in _edges(left, length, right):
+                mirrored, output = gradient[..., edge].flip(-1), padded[..., inside]
+                below[..., inside.start - left : inside.stop - left] += _derivative(mirrored, output, alpha)
+        return below.to(dtype), None, None, None, None
+
+
+def _edges(left: int, length: int, right: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Either edge of a padded signal, and what it mirrors."""
+    end = left + length
+    return (slice(0, left), slice(left + 1, 2 * left + 1)), (slice(end, end + right), slice(end - 1 - right, end - 1))
 
 
 def _celu(input: Tensor, alpha: float) -> Tensor:
     """Shape: [*] -> [*]."""
-    # In bfloat16 the difference to 1 would have few bits left.
+    return _wide_celu(input, alpha).to(_output_dtype(input))
+
+
+def _wide_celu(input: Tensor, alpha: float) -> Tensor:
+    """In float32 at least: in bfloat16 the difference to 1 would have few bits left.
+
+    Shape: [*] -> [*].
+    """
     wide = input.to(torch.promote_types(input.dtype, torch.float32))
     below = wide.clamp(_LOWEST * alpha, 0).mul_(math.log2(math.e) / alpha).exp2_().sub_(1)
     if alpha != 1:
         below.mul_(alpha)
-    return torch.maximum(below, wide, out=below).to(input.dtype)
+    return torch.maximum(below, wide, out=below)
+
+
+def _output_dtype(input: Tensor) -> torch.dtype:
+    narrow = input.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
+    return torch.get_autocast_dtype("cpu") if narrow else input.dtype
+
+
+def _derivative(gradient: Tensor, output: Tensor, alpha: float, result: Tensor | None = None) -> Tensor:
+    """Shape: [*] each -> [*], in `result` if there is one."""
+    result = torch.empty_like(output) if result is None else result
+    torch.ops.aten.elu_backward(gradient, alpha, 1.0, 1 / alpha, True, output, grad_input=result)
+    return result

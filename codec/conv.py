@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from codec import channels_last
+from codec.celu import CELU, padded_celu
 
 __all__ = ["Conv1d", "ConvTranspose1d", "fold_weight_norm", "pad", "scale_of"]
 
@@ -59,10 +60,18 @@ class Conv1d(nn.Module):
         self.right_padding = 0 if causal else self.overlap // 2
         self.left_padding = self.overlap - self.right_padding
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: CELU | None = None) -> Tensor:
+        """Of x after `activation`, which then writes between the padding."""
         # The last window may be incomplete: fill it up, or its samples would be lost.
         missing = -x.shape[-1] % self.stride
-        y: Tensor = self.conv(pad(x, self.left_padding, self.right_padding + missing, self.padding))
+        left, right = self.left_padding, self.right_padding + missing
+        if activation is None:
+            padded = pad(x, left, right, self.padding)
+        elif x.device.type == "cpu" and torch.is_grad_enabled() and x.shape[-1] > max(left, right):
+            padded = padded_celu(x, activation.alpha, left, right, self.padding)
+        else:
+            padded = pad(activation(x), left, right, self.padding)
+        y: Tensor = self.conv(padded)
         return self.norm(y)
 
 
@@ -147,6 +156,8 @@ def pad(x: Tensor, left: int, right: int, mode: Literal["reflect", "constant"]) 
 
     Shape: [B, C, T] -> [B, C, left + T + right].
     """
+    if left == right == 0:
+        return x
     if mode == "constant":
         return channels_last.pad(x, left, right, mode)
     fill = max(0, max(left, right) + 1 - x.shape[-1])

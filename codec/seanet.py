@@ -10,7 +10,25 @@ from codec.celu import CELU
 from codec.config import CodecConfig
 from codec.conv import Conv1d, ConvTranspose1d
 
-__all__ = ["Decoder", "Encoder", "ResidualLSTM", "ResidualUnit"]
+__all__ = ["Decoder", "Encoder", "Layers", "ResidualLSTM", "ResidualUnit"]
+
+
+class Layers(nn.Sequential):
+    """One after the other; a convolution does the activation before it itself.
+
+    Shape: that of the first -> that of the last.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        activation: CELU | None = None
+        for layer in self:
+            if isinstance(layer, CELU):
+                activation = layer
+            elif isinstance(layer, Conv1d):
+                input, activation = layer(input, activation), None
+            else:
+                input, activation = layer(input if activation is None else activation(input)), None
+        return input if activation is None else activation(input)
 
 
 class Encoder(nn.Module):
@@ -30,7 +48,7 @@ class Encoder(nn.Module):
         if config.lstm_layers:
             layers.append(ResidualLSTM(width, config.lstm_layers))
         layers += [CELU(config.celu_alpha), _conv(config, width, config.latent_dim, config.kernel_size)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Layers(*layers)
 
     def forward(self, audio: Tensor) -> Tensor:
         latent: Tensor = self.layers(audio)
@@ -57,7 +75,7 @@ class Decoder(nn.Module):
             width //= 2
             layers += [ResidualUnit(config, width, layer) for layer in range(config.residual_layers)]
         layers += [CELU(config.celu_alpha), _conv(config, width, config.channels, config.kernel_size)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Layers(*layers)
 
     def forward(self, latent: Tensor) -> Tensor:
         audio: Tensor = self.layers(latent)
@@ -74,7 +92,7 @@ class ResidualUnit(nn.Module):
         super().__init__()
         hidden = width // config.compress
         dilation = config.dilation_base**layer
-        self.block = nn.Sequential(
+        self.block = Layers(
             CELU(config.celu_alpha),
             _conv(config, width, hidden, config.residual_kernel_size, dilation=dilation),
             CELU(config.celu_alpha),

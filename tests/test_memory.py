@@ -28,3 +28,26 @@ def test_memory_is_used_again_without_new_pages() -> None:
     kept, faults = later_allocation(keep=True)
     assert kept == "True"
     assert faults < later_allocation(keep=False)[1] / 10
+
+
+HOLES = """
+from codec.training.memory import keep_freed_memory, return_freed_memory
+import torch
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+keep_freed_memory()
+blocks = [torch.ones(1 << 18) for _ in range(200)]
+before = resident()
+last = blocks[-1]  # beyond it the heap would shrink by itself
+del blocks
+kept = resident()
+print(before - kept, return_freed_memory(), kept - resident())
+"""
+
+
+def test_holes_are_given_back_when_asked() -> None:
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    freed, said, returned = done.stdout.split()
+    assert int(freed) < 1000, "pages of 4 kB, of 51200"
+    assert said == "True"
+    assert int(returned) > 45000

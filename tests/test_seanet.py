@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from codec import CodecConfig
+from codec.celu import CELU
 from codec.conv import Conv1d, ConvTranspose1d, fold_weight_norm, pad
-from codec.seanet import Decoder, Encoder
+from codec.seanet import Decoder, Encoder, Layers
 
 ENCODEC_24KHZ: dict[str, Any] = {}  # the defaults
 ENCODEC_48KHZ: dict[str, Any] = {"channels": 2, "causal": False, "norm": "time_group_norm"}
@@ -185,6 +186,33 @@ def test_transposed_convolutions_equal_encodec(causal: bool, stride: int) -> Non
     for frames in (1, 2, 9):
         x = torch.randn(1, 2, frames)
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 50])
+@pytest.mark.parametrize("kind", [{}, {"causal": False}, {"padding": "constant"}])
+def test_a_training_pass_is_one_layer_after_the_other(kind: dict[str, Any], samples: int) -> None:
+    """As `Layers` has convolutions do the activation before them, with another kernel than the modules have."""
+    activation = CELU(0.5)
+    settings = {"causal": True, "norm": "none", "padding": "reflect"} | kind
+    convolutions = [
+        Conv1d(2, 3, 7, **settings),
+        Conv1d(3, 3, 1, **settings),
+        Conv1d(3, 4, 4, stride=2, **settings),
+        Conv1d(4, 4, 3, dilation=2, **settings),
+    ]
+    sequence = [each for convolution in convolutions for each in (activation, convolution)]
+    layers = Layers(*sequence, activation, nn.GroupNorm(1, 4), activation).double()
+    x = torch.randn(2, 2, samples, dtype=torch.float64, requires_grad=True)
+    expected = x
+    for layer in layers:
+        expected = layer(expected)
+    found = layers(x)
+    torch.testing.assert_close(found, expected)
+    gradient, wanted = torch.randn_like(found), [x, *layers.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(found, wanted, gradient), torch.autograd.grad(expected, wanted, gradient), strict=True
+    ):
+        torch.testing.assert_close(one, other)
 
 
 def test_pad_worked_examples() -> None:

@@ -15,6 +15,7 @@ from codec.training.checkpoint import CheckpointStore
 from codec.training.compatibility import check_loss_names, check_windows
 from codec.training.continuation import Continuation
 from codec.training.doctor import Divergence, Doctor, TrainingError
+from codec.training.memory import return_freed_memory
 from codec.training.meters import Meters, codebook_metrics
 from codec.training.monitoring import watch_balance, watch_levels
 from codec.training.plan import Plan
@@ -85,6 +86,7 @@ class Trainer:
         self.optimizers = [self.optimizer, *([adversary.optimizer] if adversary is not None else [])]
         self.schedule = Schedule(plan.learning_rate, self.optimizers)
         self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(plan.average_decay))
+        self.averaged_codec.quantizer = codec.quantizer  # the newest codebooks, not averages of them
         self.pullbacks = Pullbacks(codec)  # after the copy that is averaged
         self.data, self.validation = data, validation
         self.store = store
@@ -241,6 +243,7 @@ class Trainer:
         if self.precision.dtype != torch.float32:
             audio = self.data.batch(self.step).to(self.device)
             trust_bfloat16(self.precision, self.codec, self.adversary, audio, self.processes, self.logger.message)
+            return_freed_memory()
 
     def _receive(self, batch: Batch) -> Tensor:
         for path in batch.rejected:
@@ -280,7 +283,6 @@ class Trainer:
         )
         if not found:
             raise Divergence(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr.")
-        self.averaged_codec.quantizer.load_state_dict(self.codec.quantizer.state_dict())
         self.logger.message(f"codebooks started at step {self.step} from {found} latent vectors")
 
     def _skip(self, culprits: tuple[str, ...]) -> dict[str, Tensor]:
