@@ -34,7 +34,7 @@ class CELU(nn.CELU):
 
 
 def padded_celu(x: Tensor, alpha: float, left: int, right: int, mode: Literal["reflect", "constant"]) -> Tensor:
-    """`CELU` and then `codec.conv.pad`, for a CPU and a backward pass: half of what the two keep, and of their passes.
+    """`CELU` and then `codec.conv.pad`, made for CPUs: half of what the two keep for a backward pass, and no copy.
 
     Shape: [B, C, T] with T greater than left and right -> [B, C, left + T + right], channels side by side.
     """
