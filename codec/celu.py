@@ -19,7 +19,8 @@ class CELU(nn.CELU):
     relative error small, where here the absolute one is, 6e-8 beside an alpha. The backward pass needs the output
     alone, which the convolution that follows keeps anyway, so the input can be freed.
 
-    Under autocast what comes out is of its dtype already, as the layer that follows would make it.
+    Under autocast what comes out is of its dtype already, as the layer that follows would make it (unless that one is
+    kept in float32: its input is rounded then).
 
     Shape: [*] -> [*].
     """
@@ -54,9 +55,7 @@ class _CELU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (output,) = ctx.saved_tensors
-        # As the output lies, which layers before this one may be faster with; else it would lie as the gradient does.
-        below = _derivative(gradient, output, ctx.alpha, torch.empty_like(output))
-        return below.to(ctx.dtype), None
+        return _derivative(gradient, output, ctx.alpha).to(ctx.dtype), None
 
 
 class _PaddedCELU(torch.autograd.Function):
@@ -64,7 +63,7 @@ class _PaddedCELU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, alpha: float, left: int, right: int, mode: str) -> Tensor:
         batch, channels, length = x.shape
         padded = x.new_empty(batch, left + length + right, channels, dtype=_output_dtype(x)).transpose(1, 2)
-        padded[..., left : left + length] = _wide_celu(x, alpha)
+        _celu(x, alpha, padded[..., left : left + length])
         for edge, inside in _edges(left, length, right):
             padded[..., edge] = padded[..., inside].flip(-1) if mode == "reflect" else 0
         ctx.save_for_backward(padded)
@@ -92,21 +91,17 @@ def _edges(left: int, length: int, right: int) -> tuple[tuple[slice, slice], tup
     return (slice(0, left), slice(left + 1, 2 * left + 1)), (slice(end, end + right), slice(end - 1 - right, end - 1))
 
 
-def _celu(input: Tensor, alpha: float) -> Tensor:
-    """Shape: [*] -> [*]."""
-    return _wide_celu(input, alpha).to(_output_dtype(input))
-
-
-def _wide_celu(input: Tensor, alpha: float) -> Tensor:
-    """In float32 at least: in bfloat16 the difference to 1 would have few bits left.
-
-    Shape: [*] -> [*].
-    """
+def _celu(input: Tensor, alpha: float, result: Tensor | None = None) -> Tensor:
+    """Shape: [*] -> [*], in `result` if there is one."""
+    # In bfloat16 the difference to 1 would have few bits left.
     wide = input.to(torch.promote_types(input.dtype, torch.float32))
     below = wide.clamp(_LOWEST * alpha, 0).mul_(math.log2(math.e) / alpha).exp2_().sub_(1)
     if alpha != 1:
         below.mul_(alpha)
-    return torch.maximum(below, wide, out=below)
+    if result is not None and result.dtype == wide.dtype:
+        return torch.maximum(below, wide, out=result)
+    torch.maximum(below, wide, out=below)
+    return below.to(_output_dtype(input)) if result is None else result.copy_(below)
 
 
 def _output_dtype(input: Tensor) -> torch.dtype:
@@ -116,6 +111,7 @@ def _output_dtype(input: Tensor) -> torch.dtype:
 
 def _derivative(gradient: Tensor, output: Tensor, alpha: float, result: Tensor | None = None) -> Tensor:
     """Shape: [*] each -> [*], in `result` if there is one."""
+    # As the output lies, which layers before this one may be faster with; else it would lie as the gradient does.
     result = torch.empty_like(output) if result is None else result
     torch.ops.aten.elu_backward(gradient, alpha, 1.0, 1 / alpha, True, output, grad_input=result)
     return result

@@ -67,7 +67,7 @@ class Conv1d(nn.Module):
         left, right = self.left_padding, self.right_padding + missing
         if activation is None:
             padded = pad(x, left, right, self.padding)
-        elif x.device.type == "cpu" and x.shape[-1] > max(left, right):
+        elif x.device.type == "cpu" and 0 < max(left, right) < x.shape[-1]:
             padded = padded_celu(x, activation.alpha, left, right, self.padding)
         else:
             padded = pad(activation(x), left, right, self.padding)

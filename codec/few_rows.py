@@ -27,4 +27,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = torch.bmm(halves, rows.t().expand(2, -1, -1)).view(1, outputs)
     else:
         y = (weight @ rows.t()).t()
-    return (y if bias is None else y + bias).view(*x.shape[:-1], outputs)
+    return (y if bias is None else y + bias.to(y.dtype)).view(*x.shape[:-1], outputs)

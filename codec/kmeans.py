@@ -42,13 +42,13 @@ def kmeans(
 
 
 def _lloyd(vectors: Tensor, weights: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Computes anew what can have changed: the centroids of clusters that won or lost a vector, and distances to these.
+    """Centroids of clusters that neither won nor lost a vector stay, and of distances only those to the others change.
 
     Shape: vectors [N, D], weights [N], centroids [clusters, D] -> centroids [clusters, D], assignment [N].
     """
     weighted = vectors * weights[:, None]
     index = nearest(vectors, centroids)
-    score = _score(vectors, centroids[index])
+    score = _score(vectors, centroids, index)
     moved = torch.ones_like(centroids[:, 0], dtype=torch.bool)
     for _ in range(iterations):
         total = torch.bincount(index, weights, minlength=len(centroids))
@@ -71,20 +71,22 @@ def _reassigned(
     """Assignment, and its scores, after the centroids of `moved` did so.
 
     The others are no nearer to a vector than its own centroid was. So where that has come nearer, only those of `moved`
-    can be nearer still, and all need be compared only where it has gone away.
+    can be nearer still, and all need be compared only where it has gone away. Up to rounding; on a tie it stays.
 
     Shape: vectors [N, D], centroids [clusters, D], moved [clusters], index and score [N] -> [N], [N].
     """
-    now = torch.where(moved[index], _score(vectors, centroids[index]), score)
+    now = torch.where(moved[index], _score(vectors, centroids, index), score)
     left, stayed = (now > score).nonzero()[:, 0], (now <= score).nonzero()[:, 0]
     candidates = moved.nonzero()[:, 0]
-    to_moved = torch.cat([scores.amin(1) for scores in _scores(vectors[stayed], centroids[candidates])])
+    to_moved = torch.cat([
+        scores.amin(1) for part in stayed.split(_ROWS) for scores in _scores(vectors[part], centroids[candidates])
+    ])  # fmt: skip
     closer = stayed[to_moved < now[stayed]]
     index = index.clone()
     index[left] = nearest(vectors[left], centroids)
     index[closer] = candidates[nearest(vectors[closer], centroids[candidates])]
     changed = torch.cat([left, closer])
-    now[changed] = _score(vectors[changed], centroids[index[changed]])
+    now[changed] = _score(vectors[changed], centroids, index[changed])
     return index, now
 
 
@@ -96,12 +98,15 @@ def nearest(vectors: Tensor, embed: Tensor) -> Tensor:
     return torch.cat([scores.argmin(1) for scores in _scores(vectors, embed)])
 
 
-def _score(vectors: Tensor, codes: Tensor) -> Tensor:
-    """Squared distance less |v|^2, which is the same for all codes.
+def _score(vectors: Tensor, embed: Tensor, index: Tensor) -> Tensor:
+    """Squared distance to a code each, less |v|^2, which is the same for all codes.
 
-    Shape: [N, D] each -> [N].
+    Shape: vectors [N, D], embed [size, D], index [N] -> [N].
     """
-    return codes.square().sum(1) - 2 * (vectors * codes).sum(1)
+    squares, scores = embed.square().sum(1), []
+    for part, codes in zip(vectors.split(_ROWS), index.split(_ROWS), strict=True):
+        scores.append(squares[codes] - 2 * (part * embed[codes]).sum(1))
+    return torch.cat(scores)
 
 
 def _scores(vectors: Tensor, embed: Tensor) -> Iterator[Tensor]:

@@ -22,12 +22,15 @@ class Layers(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         activation: CELU | None = None
         for layer in self:
+            if isinstance(layer, Conv1d):
+                input, activation = layer(input, activation), None
+                continue
+            if activation is not None:
+                input, activation = activation(input), None
             if isinstance(layer, CELU):
                 activation = layer
-            elif isinstance(layer, Conv1d):
-                input, activation = layer(input, activation), None
             else:
-                input, activation = layer(input if activation is None else activation(input)), None
+                input = layer(input)
         return input if activation is None else activation(input)
 
 

@@ -190,7 +190,7 @@ def test_transposed_convolutions_equal_encodec(causal: bool, stride: int) -> Non
 
 @pytest.mark.parametrize("samples", [1, 3, 50])
 @pytest.mark.parametrize("kind", [{}, {"causal": False}, {"padding": "constant"}])
-def test_a_training_pass_is_one_layer_after_the_other(kind: dict[str, Any], samples: int) -> None:
+def test_layers_are_one_layer_after_the_other(kind: dict[str, Any], samples: int) -> None:
     """As `Layers` has convolutions do the activation before them, with another kernel than the modules have."""
     activation = CELU(0.5)
     settings = {"causal": True, "norm": "none", "padding": "reflect"} | kind
@@ -201,13 +201,15 @@ def test_a_training_pass_is_one_layer_after_the_other(kind: dict[str, Any], samp
         Conv1d(4, 4, 3, dilation=2, **settings),
     ]
     sequence = [each for convolution in convolutions for each in (activation, convolution)]
-    layers = Layers(*sequence, activation, nn.GroupNorm(1, 4), activation).double()
+    layers = Layers(*sequence, activation, activation, nn.GroupNorm(1, 4), activation).double()
     x = torch.randn(2, 2, samples, dtype=torch.float64, requires_grad=True)
     expected = x
     for layer in layers:
         expected = layer(expected)
     found = layers(x)
     torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(layers(x), expected)
     gradient, wanted = torch.randn_like(found), [x, *layers.parameters()]
     for one, other in zip(
         torch.autograd.grad(found, wanted, gradient), torch.autograd.grad(expected, wanted, gradient), strict=True

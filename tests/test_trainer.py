@@ -172,7 +172,7 @@ def test_one_by_one_equals_all_at_once_between_looks(tmp_path: Path) -> None:
 def test_the_averaged_codec_has_the_newest_codebooks(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()))
     take_steps(trainer, 2)
-    assert differences(trainer.codec.quantizer.state_dict(), trainer.averaged_codec.quantizer.state_dict()) == []
+    assert trainer.averaged_codec.quantizer is trainer.codec.quantizer
     assert differences(
         copied(dict(trainer.codec.encoder.named_parameters())),
         copied(dict(trainer.averaged_codec.encoder.named_parameters())),

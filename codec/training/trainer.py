@@ -283,6 +283,7 @@ class Trainer:
         )
         if not found:
             raise Divergence(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr.")
+        return_freed_memory()
         self.logger.message(f"codebooks started at step {self.step} from {found} latent vectors")
 
     def _skip(self, culprits: tuple[str, ...]) -> dict[str, Tensor]:
