@@ -76,8 +76,7 @@ class _PaddedCELU(torch.autograd.Function):
         (padded,) = ctx.saved_tensors
         alpha, left, right, mode, dtype = ctx.settings
         length = padded.shape[-1] - left - right
-        below = torch.empty_like(padded.transpose(1, 2)[:, :length]).transpose(1, 2)
-        _derivative(gradient[..., left : left + length], padded[..., left : left + length], alpha, below)
+        below = _derivative(gradient[..., left : left + length], padded[..., left : left + length], alpha)
         if mode == "reflect":
             for edge, inside in _edges(left, length, right):
                 mirrored, output = gradient[..., edge].flip(-1), padded[..., inside]
@@ -109,9 +108,9 @@ def _output_dtype(input: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if narrow else input.dtype
 
 
-def _derivative(gradient: Tensor, output: Tensor, alpha: float, result: Tensor | None = None) -> Tensor:
-    """Shape: [*] each -> [*], in `result` if there is one."""
+def _derivative(gradient: Tensor, output: Tensor, alpha: float) -> Tensor:
+    """Shape: [*] each -> [*]."""
     # As the output lies, which layers before this one may be faster with; else it would lie as the gradient does.
-    result = torch.empty_like(output) if result is None else result
+    result = torch.empty_like(output)
     torch.ops.aten.elu_backward(gradient, alpha, 1.0, 1 / alpha, True, output, grad_input=result)
     return result

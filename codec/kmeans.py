@@ -78,13 +78,14 @@ def _reassigned(
     now = torch.where(moved[index], _score(vectors, centroids, index), score)
     left, stayed = (now > score).nonzero()[:, 0], (now <= score).nonzero()[:, 0]
     candidates = moved.nonzero()[:, 0]
+    of_moved = centroids[candidates]
     to_moved = torch.cat([
-        scores.amin(1) for part in stayed.split(_ROWS) for scores in _scores(vectors[part], centroids[candidates])
+        scores.amin(1) for part in stayed.split(_ROWS) for scores in _scores(vectors[part], of_moved)
     ])  # fmt: skip
     closer = stayed[to_moved < now[stayed]]
     index = index.clone()
     index[left] = nearest(vectors[left], centroids)
-    index[closer] = candidates[nearest(vectors[closer], centroids[candidates])]
+    index[closer] = candidates[nearest(vectors[closer], of_moved)]
     changed = torch.cat([left, closer])
     now[changed] = _score(vectors[changed], centroids, index[changed])
     return index, now

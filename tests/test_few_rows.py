@@ -20,3 +20,12 @@ def test_it_is_a_linear_layer(shape: tuple[int, ...], outputs: int, bias: bool) 
 def test_it_takes_rows_and_weights_that_lie_otherwise() -> None:
     x, weight = torch.randn(5, 1).t(), torch.randn(5, 6).t()
     torch.testing.assert_close(few_rows.linear(x, weight), x @ weight.t())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_under_autocast_it_has_the_dtype_of_a_linear_layer(rows: int) -> None:
+    x, weight, bias = torch.randn(rows, 5), torch.randn(6, 5), torch.randn(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = few_rows.linear(x, weight, bias), F.linear(x, weight, bias)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=2**-6, atol=2**-6)
