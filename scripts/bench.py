@@ -1,11 +1,15 @@
 """Times a training step, side by side with audiocraft's: steps of the two alternate, and the ratio is of their medians.
 
+Ours is timed twice: looking at the gradients of every loss in every step, as audiocraft does, and in every eighth, as
+`balancer=encodec` goes on after its first 1000 steps. Against another precision than float32 stands audiocraft's own
+bfloat16 autocast, and its float32 as well.
+
 python -m scripts.bench step [--precision auto|float32] [--rounds N] [--peer PYTHON] [--json FILE] [overrides ...]
 """
 
 import argparse
+import itertools
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,6 +25,7 @@ from hydra import compose, initialize_config_dir
 from codec.training import Trainer
 from codec.training.memory import keep_freed_memory
 from scripts.composition import CONFIGS, build, find_device
+from scripts.machine import describe_machine
 
 _ROOT = Path(__file__).resolve().parent.parent
 # The model, losses and discriminator of audiocraft's 24 kHz solver, on batches of 4 x 1 s.
@@ -32,6 +37,10 @@ AUDIOCRAFT = (
     "data.batch_size=4",
     "name=bench",
 )
+_OURS = {
+    "a look in 8": ("balancer.refresh_every=8", "balancer.refresh_from=0"),
+    "in every step": ("balancer.refresh_every=1",),
+}
 
 
 class Worker:
@@ -112,10 +121,17 @@ def work(precision: str, overrides: list[str]) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Alternates steps of the workers, and prints medians and ratios."""
-    flags = [f"--precision={arguments.precision}"]
-    workers = {"ours": Worker([sys.executable, "-m", "scripts.bench", "work", *arguments.overrides, *flags])}
-    if arguments.peer:
-        workers["audiocraft"] = Worker([arguments.peer, str(_ROOT / "scripts" / "bench_audiocraft.py"), *flags])
+    print(describe_machine(), flush=True)
+    precision = f"--precision={arguments.precision}"
+    workers = {
+        name: Worker([sys.executable, "-m", "scripts.bench", "work", *looks, *arguments.overrides, precision])
+        for name, looks in _OURS.items()
+    }
+    peers = {"audiocraft": precision} if arguments.peer else {}
+    if arguments.peer and arguments.precision != "float32":
+        peers["its float32"] = "--precision=float32"
+    for name, flag in peers.items():
+        workers[name] = Worker([arguments.peer, str(_ROOT / "scripts" / "bench_audiocraft.py"), flag])
     for _ in range(arguments.rounds):
         for worker in workers.values():
             worker.step()
@@ -132,22 +148,21 @@ def compare(arguments: argparse.Namespace) -> None:
     for name, row in rows.items():
         low, high = min(row["seconds"]), max(row["seconds"])
         print(
-            f"  {name:<11} median {row['median']:6.3f} s  ({low:.3f} to {high:.3f})  "
+            f"  {name:<13} median {row['median']:6.3f} s  ({low:.3f} to {high:.3f})  "
             f"peak {row['peak_bytes'] / 2**30:.2f} GiB  {row['precision']}"
         )
-    if "audiocraft" in rows:
-        ratio = rows["audiocraft"]["median"] / rows["ours"]["median"]
-        memory = rows["ours"]["peak_bytes"] / rows["audiocraft"]["peak_bytes"]
-        print(f"  {ratio:.2f} times as fast, {memory:.2f} of the memory")
+    for name, peer in itertools.product(_OURS, peers):
+        ratio, memory = (rows[name][figure] / rows[peer][figure] for figure in ("median", "peak_bytes"))
+        print(f"  {name} against {peer}: {1 / ratio:.2f} times as fast, {memory:.2f} of the memory")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"machine": platform.processor(), "step": rows}, indent=1))
+        Path(arguments.json).write_text(json.dumps({"machine": describe_machine(), "step": rows}, indent=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("what", choices=["step", "work"], help="step: the comparison; work: one of its processes")
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--peer", help="Python of an environment with audiocraft; scripts/bench.sh makes one")
     parser.add_argument("--json", help="also write the figures here")
     parser.add_argument("overrides", nargs="*", help="of the configuration")

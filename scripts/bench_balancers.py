@@ -16,7 +16,6 @@ of `weighted_sum`, over the reference step. Whole steps stand beside it.
 
 import argparse
 import json
-import platform
 import random
 import tempfile
 import time
@@ -38,6 +37,7 @@ from codec.training import Trainer
 from codec.training.memory import keep_freed_memory
 from scripts.bench import own_trainer
 from scripts.composition import CONFIGS
+from scripts.machine import describe_machine
 
 _REFERENCE = "weighted_sum"
 _PER_ROUND = 3  # steps of the reference in a round
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", help="names of configs/balancer; all of them if left out")
     parser.add_argument("overrides", nargs="*", help="of the configuration, after --")
     arguments = parser.parse_args()
+    print(describe_machine(), flush=True)
     names = arguments.strategies or sorted(path.stem for path in (CONFIGS / "balancer").glob("*.yaml"))
     chosen = {name: (name,) for name in dict.fromkeys([_REFERENCE, *names])} | _VARIANTS
     keep_freed_memory()
@@ -184,7 +185,7 @@ def main() -> None:
         columns = f"{row['ratio']:.3f} {spans[0]:<16} {row['step_ratio']:.3f} {spans[1]:<16} {row['ms']:.2f} ms"
         print(f"  {label:<28} {columns}")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"machine": platform.processor(), "balancers": rows}, indent=1))
+        Path(arguments.json).write_text(json.dumps({"machine": describe_machine(), "balancers": rows}, indent=1))
 
 
 if __name__ == "__main__":

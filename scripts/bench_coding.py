@@ -11,7 +11,6 @@ left out, and what takes long is repeated less often.
 import argparse
 import json
 import logging
-import platform
 import tempfile
 import time
 import warnings
@@ -29,6 +28,7 @@ from codec.interop.encodec import config_of_encodec
 from codec.interop.transformers import export_transformers
 from codec.interop.weights import codec_with, translated
 from codec.training.memory import keep_freed_memory
+from scripts.machine import describe_machine
 
 __all__ = ["Row", "main", "measure", "same_models"]
 
@@ -116,7 +116,7 @@ def measure(coders: Mapping[str, Coder], threads: int, batch: int, seconds: floa
 
 
 def _print(rows: Sequence[Row], kbps: float) -> None:
-    print(f"EnCodec 24 kHz, float32, {kbps:g} kbps ({platform.processor() or 'unknown'}); times as fast as real time, "
+    print(f"EnCodec 24 kHz, float32, {kbps:g} kbps; times as fast as real time, "
           "and of ours as fast as that package")  # fmt: skip
     for row in rows:
         print(f"  {row.threads} thread(s), {row.batch} x {row.audio_seconds:g} s")
@@ -141,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peers", nargs="+", default=["encodec", "transformers"], choices=["encodec", "transformers"])
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
+    print(describe_machine(), flush=True)
     keep_freed_memory()
     coders = same_models(options.kbps, options.peers)
     rows = [
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     _print(rows, options.kbps)
     if options.json:
-        about = {"machine": platform.processor(), "kbps": options.kbps, "torch": torch.__version__}
+        about = {"machine": describe_machine(), "kbps": options.kbps}
         options.json.write_text(json.dumps(about | {"coding": [row._asdict() for row in rows]}, indent=1))
 
 

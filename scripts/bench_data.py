@@ -9,7 +9,6 @@ rates are those of two experiments on this machine, the paper-size model and the
 import argparse
 import itertools
 import json
-import platform
 import tempfile
 import time
 import tracemalloc
@@ -25,6 +24,7 @@ import torch
 from codec.training.memory import keep_freed_memory
 from data import Entry, Manifest, SegmentDataset, scan_folder, training_batches
 from scripts.bench import AUDIOCRAFT, own_trainer
+from scripts.machine import describe_machine
 
 __all__ = ["main", "manifest_cost", "reading_rate", "write_corpus"]
 
@@ -105,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--files", type=int, default=100_000, help="in the manifest (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
+    print(describe_machine(), flush=True)
     rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for suffix, hz in itertools.product(_FORMATS, (24_000, 44_100)):
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size = f"{opening.bytes_per_file:.0f} bytes a file"
     print(f"a manifest of {options.files} files opens in {opening.seconds:.2f} s, {size}")
     if options.json:
-        about = {"machine": platform.processor(), "training": training, "reading": rates}
+        about = {"machine": describe_machine(), "training": training, "reading": rates}
         options.json.write_text(json.dumps(about | {"files": options.files, "manifest": opening._asdict()}, indent=1))
 
 

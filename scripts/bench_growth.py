@@ -10,7 +10,6 @@ its last doubling: 1 is linear, less means that the fixed part still counts.
 import argparse
 import json
 import math
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scripts.bench import Worker
+from scripts.machine import describe_machine
 
 __all__ = ["SERIES", "Growth", "growth", "main"]
 
@@ -114,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("overrides", nargs="*", help="of the configuration in every process, after --")
     options = parser.parse_args(arguments)
+    print(describe_machine(), flush=True)
     found: dict[str, dict[str, Any]] = {}
     for name in options.series:
         unit, overrides = SERIES[name]
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.plot:
         _plot(found, options.plot)
     if options.json:
-        options.json.write_text(json.dumps({"machine": platform.processor(), "growth": found}, indent=1))
+        options.json.write_text(json.dumps({"machine": describe_machine(), "growth": found}, indent=1))
 
 
 if __name__ == "__main__":

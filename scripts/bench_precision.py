@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from codec.training.memory import keep_freed_memory
 from scripts.bench import AUDIOCRAFT
 from scripts.composition import CONFIGS, opened
+from scripts.machine import describe_machine
 
 __all__ = ["Difference", "differences", "main"]
 
@@ -101,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("overrides", nargs="*", help="of the configuration, after --")
     options = parser.parse_args(arguments)
+    print(describe_machine(), flush=True)
     keep_freed_memory()
     runs = {p: {s: _train(p, s, options.steps, options.overrides) for s in options.seeds} for p in _PRECISIONS}
     losses = list(runs["float32"][options.seeds[0]])
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         curves = {
             loss: {p: {s: c.tolist() for s, c in cs.items()} for p, cs in of.items()} for loss, of in found.items()
         }
-        figures = {"machine": platform.processor(), "differences": compared, "curves": curves}
+        figures = {"machine": describe_machine(), "differences": compared, "curves": curves}
         options.json.write_text(json.dumps(figures, indent=1))
 
 

@@ -5,7 +5,6 @@ python -m scripts.bench_startup [--rounds N] [--json FILE] [overrides ...]
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import torch
 from codec.quantizer import ResidualVectorQuantizer
 from codec.training.memory import keep_freed_memory
 from scripts.bench import own_trainer
+from scripts.machine import describe_machine
 
 __all__ = ["main"]
 
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("overrides", nargs="*", help="of the configuration, after --")
     options = parser.parse_args(arguments)
+    print(describe_machine(), flush=True)
     keep_freed_memory()
     found: dict[str, list[float]] = {}
     for _ in range(options.rounds):
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, taken in found.items():
         print(f"  {name:<42} {median(taken):6.2f}  ({min(taken):.2f} to {max(taken):.2f})")
     if options.json:
-        options.json.write_text(json.dumps({"machine": platform.processor(), "startup": found}, indent=1))
+        options.json.write_text(json.dumps({"machine": describe_machine(), "startup": found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ model has random weights, which cost what trained ones do. Real-time factor: sec
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from codec import Codec
 from codec.conv import fold_weight_norm
 from codec.streaming import StreamingDecoder, StreamingEncoder
 from scripts.composition import CONFIGS
+from scripts.machine import describe_machine
 
 __all__ = ["Row", "main", "measure"]
 
@@ -105,11 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kbps", type=float, help="default: the highest of the model")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
+    print(describe_machine(), flush=True)
     torch.set_num_threads(1)
     codec = _codec(options.codec)
     kbps = options.kbps or max(codec.config.bandwidths_kbps)
     rows = [row for frames in options.chunk_frames for row in measure(codec, frames, options.seconds, kbps)]
-    _print(rows, f"{options.codec} as a stream at {kbps:g} kbps, one core ({platform.processor() or 'unknown'})")
+    _print(rows, f"{options.codec} as a stream at {kbps:g} kbps, one core")
     if options.json:
         found: list[dict[str, Any]] = [
             row._asdict()
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             }
             for row in rows
         ]
-        about = {"machine": platform.processor(), "codec": options.codec, "kbps": kbps, "torch": torch.__version__}
+        about = {"machine": describe_machine(), "codec": options.codec, "kbps": kbps}
         options.json.write_text(json.dumps(about | {"rows": found}, indent=1))
 
 
