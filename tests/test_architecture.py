@@ -20,8 +20,11 @@ ALLOWED = {
     "codec.training": {"codec", "codec.evaluation", "codec.training", "losses", "balancer", "data"},
     "scripts": {"codec", "codec.evaluation", "codec.training", "losses", "balancer", "data", "scripts"},
 }
-# One command scores; it imports what it needs for that when it runs.
-EXCEPTIONS = {"codec.commands.evaluate": {"codec.evaluation"}}
+# One command scores, and any may be given a run's checkpoint; they import what they need for that when they run.
+EXCEPTIONS = {
+    "codec.commands.evaluate": {"codec.evaluation"},
+    "codec.commands.model_options": {"codec.training"},
+}
 CONFIG_READERS = {"hydra", "omegaconf"}
 
 

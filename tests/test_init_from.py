@@ -18,6 +18,7 @@ from tiny_run import differences
 from codec import Codec
 from codec.cli import main
 from codec.training import CheckpointStore, Trainer, load_checkpoint
+from codec.training.initialization import averaged_codec
 from scripts.command_line import explain
 from scripts.composition import opened
 
@@ -87,6 +88,43 @@ def test_a_single_file_will_do(origin: Path, tmp_path: Path) -> None:
     taken = first_state(tmp_path, f"init_from={best}")
     assert differences(taken["codec"], load_checkpoint(best).state["codec"]) == []
     assert differences(taken["codec"], load_checkpoint(origin).state["codec"]) != []
+
+
+def test_a_checkpoint_is_a_model_too(origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = Codec.load(origin / "model.safetensors")
+    newest = averaged_codec(origin / "checkpoints" / "step_0000003.pt")
+    assert newest.fingerprint() == saved.fingerprint()
+    assert not newest.training
+    best = str(origin / "checkpoints" / "best.pt")
+    files = [str(tmp_path / name) for name in ("in.wav", "out.ecdc", "back.wav")]
+    soundfile.write(files[0], audio_of_clips()[0, 0, :12_000].numpy(), 24_000)
+    assert main(["encode", *files[:2], "--checkpoint", best]) == 0
+    assert main(["decode", *files[1:], "--checkpoint", best]) == 0
+    assert main(["export", str(tmp_path / "half"), "--to", "half", "--checkpoint", best]) == 0
+    capsys.readouterr()
+    assert main(["info", best]) == 0
+    fingerprint = averaged_codec(Path(best)).fingerprint()
+    assert fingerprint in capsys.readouterr().out
+    assert fingerprint != saved.fingerprint()
+    assert main(["decode", *files[1:], "--checkpoint", str(origin)]) == 1, "the model of another step"
+    assert fingerprint in capsys.readouterr().err
+
+
+def test_what_is_no_checkpoint_is_no_model(origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(path: Path) -> str:
+        assert main(["info", str(path)]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "one of its files, is wanted; got" in refused(tmp_path / "nowhere.pt")
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
+    assert "damaged.pt cannot be used: it is" in refused(damaged)
+    state = load_checkpoint(origin).state
+    store = CheckpointStore(tmp_path)
+    for step, change in enumerate(({"average": {}}, {"codec_config": state["codec_config"] | {"filters": 4}})):
+        assert f"{step}.pt holds no run's codec: " in refused(store.save(step, state | change))
 
 
 def test_a_resumed_run_needs_the_other_no_more(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

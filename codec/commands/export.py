@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from codec.commands.model_options import MODEL_NAME, add_checkpoint_option, model_path
-from codec.model import Codec
+from codec.commands.model_options import MODEL_NAME, add_checkpoint_option, model_path, read_model
 
 __all__ = ["add"]
 
@@ -38,7 +37,7 @@ def _export(options: argparse.Namespace) -> int:
     if options.to != "transformers" and options.licence is not None:
         raise ValueError(f"--licence is for the model card of --to transformers; {options.to} has none")
     model = model_path(options.checkpoint)
-    codec = Codec.load(model)
+    codec = read_model(model)
     run = model.parent if model.name == MODEL_NAME else None
     if options.checkpoint is None:
         print(f"using {model}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from codec.bitstream import MAGIC, BitstreamHeader, BitstreamReader
 from codec.byte_source import ByteSource
 from codec.commands.messages import print_table
-from codec.commands.model_options import MODEL_NAME, model_path
+from codec.commands.model_options import MODEL_NAME, model_path, read_model
 from codec.encodec_format import EncodecReader
 from codec.encodec_header import OFFICIAL, is_encodec_format
 from codec.file_codec import bitrate_kbps
@@ -34,7 +34,7 @@ def _info(options: argparse.Namespace) -> int:
                 _describe_encoded(BitstreamReader(source, str(path)), path.stat().st_size)
                 return 0
     path = model_path(path)
-    describe_model(Codec.load(path), path)
+    describe_model(read_model(path), path)
     return 0
 
 

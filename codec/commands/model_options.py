@@ -21,6 +21,7 @@ __all__ = [
     "check_offered",
     "load",
     "model_path",
+    "read_model",
 ]
 
 MODEL_NAME = "model.safetensors"
@@ -39,7 +40,8 @@ def add_checkpoint_option(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="RUN_OR_FILE",
         type=Path,
-        help=f"run folder (its {MODEL_NAME}) or .safetensors file; default: the newest in ./{RUNS}, "
+        help=f"run folder (its {MODEL_NAME}), .safetensors file or a run's checkpoint (checkpoints/best.pt); "
+        f"default: the newest in ./{RUNS}, "
         "or the model that comes with the program if there is none",
     )
 
@@ -75,7 +77,7 @@ def load(options: argparse.Namespace) -> FileCodec:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    codec = Codec.load(path).to(device)
+    codec = read_model(path).to(device)
     codec.quantizer.beams = beams
     if options.checkpoint is None:
         print(f"using {path}", file=sys.stderr if getattr(options, "target", None) == Path("-") else sys.stdout)
@@ -87,6 +89,23 @@ def model_path(checkpoint: Path | None) -> Path:
         return checkpoint / MODEL_NAME if checkpoint.is_dir() else checkpoint
     models = sorted(RUNS.glob(f"*/{MODEL_NAME}"), key=lambda path: path.stat().st_mtime)
     return models[-1] if models else BUNDLED
+
+
+def read_model(path: Path) -> Codec:
+    """The codec of a model file, or of a run's checkpoint what the run would have saved as its model then.
+
+    Raises:
+        ValueError: It is missing, damaged, or no codec's.
+    """
+    if path.suffix != ".pt":
+        return Codec.load(path)
+    from codec.training.checkpoint import CheckpointError  # here, because only this needs what trains
+    from codec.training.initialization import averaged_codec
+
+    try:
+        return averaged_codec(path)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_offered(bandwidth_kbps: float, offered: Sequence[float]) -> None:

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from codec.config import CodecConfig
 from codec.model import Codec
 from codec.training.adversary import Adversary
-from codec.training.checkpoint import load_checkpoint
+from codec.training.checkpoint import CheckpointError, load_checkpoint
 
-__all__ = ["Origin", "check_architecture", "read_origin", "take_weights"]
+__all__ = ["Origin", "averaged_codec", "check_architecture", "read_origin", "take_weights"]
 
 # How long audio is cut up and which rates are offered: no weight depends on these.
 _FREE_TO_DIFFER = ("bandwidths_kbps", "segment_seconds", "overlap")
@@ -46,6 +47,24 @@ def read_origin(path: Path) -> Origin:
     average = {"n_averaged": torch.tensor(1), **{f"module.{name}": value for name, value in weights.items()}}
     state = {"codec_config": codec.config.to_dict(), "codec": weights, "average": average}
     return Origin(state, f"the model {path} ({codec.fingerprint()})")
+
+
+def averaged_codec(path: Path) -> Codec:
+    """What a run validates and saves as its model, from one of its checkpoints: averaged weights, the newest codebooks.
+
+    Raises:
+        CheckpointError: The file is damaged, or no checkpoint of a run.
+    """
+    state = load_checkpoint(path).state
+    try:
+        codec = Codec(CodecConfig.from_dict(state["codec_config"]))
+        average = {name.removeprefix("module."): value for name, value in state["average"].items()}
+        del average["n_averaged"]
+        books = {name: value for name, value in state["codec"].items() if name.startswith("quantizer.")}
+        codec.load_state_dict(average | books)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} holds no run's codec: {str(error).splitlines()[-1].strip()[:200]}") from error
+    return codec.eval()
 
 
 def check_architecture(state: Mapping[str, Any], codec: Codec) -> None:
