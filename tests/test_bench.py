@@ -16,7 +16,16 @@ from tiny_run import tidied, tiny_adversary, tiny_trainer
 from torch import Tensor
 
 from balancer import Balancer
-from scripts import bench_balancers, bench_coding, bench_data, bench_growth, bench_precision, bench_startup
+from scripts import (
+    bench,
+    bench_balancers,
+    bench_coding,
+    bench_data,
+    bench_growth,
+    bench_precision,
+    bench_startup,
+    machine,
+)
 from scripts.bench import AUDIOCRAFT, Worker
 from scripts.composition import CONFIGS, check_keys
 
@@ -183,6 +192,63 @@ def test_precision_table_plot_and_json(tmp_path: Path, capsys: pytest.CaptureFix
         assert curves["float32"]["0"] != curves["float32"]["1"]
     assert "of two seeds" in capsys.readouterr().out
     assert plot.read_text().startswith("<?xml")
+
+
+class FakeWorker:
+    """Steps of a peer's take 4 s in bfloat16 and 9 in float32, ours 2, and 3 with a look in each."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.facts = {"precision": command[-1]}
+        self.seconds: list[float] = []
+        ours = 3.0 if "balancer.refresh_every=1" in command else 2.0
+        self.takes = ours if "work" in command else 9.0 if command[-1] == "--precision=float32" else 4.0
+
+    def step(self) -> float:
+        self.seconds.append(self.takes)
+        return self.takes
+
+    def close(self) -> int:
+        return int(self.takes * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        ("float32", ["a look in 8 against audiocraft: 4.50 times as fast, 0.22 of the memory",
+                     "in every step against audiocraft: 3.00 times as fast, 0.33 of the memory"]),
+        ("auto", ["a look in 8 against audiocraft: 2.00 times as fast, 0.50 of the memory",
+                  "a look in 8 against its float32: 4.50 times as fast, 0.22 of the memory",
+                  "in every step against audiocraft: 1.33 times as fast, 0.75 of the memory",
+                  "in every step against its float32: 3.00 times as fast, 0.33 of the memory"]),
+    ],
+)  # fmt: skip
+def test_ratios_of_a_step(
+    precision: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(bench, "Worker", FakeWorker)
+    path = tmp_path / "figures.json"
+    options = ["--precision", precision, "--rounds", "2", "--peer", "python", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["bench", "step", *options])
+    bench.main()
+    assert [line.strip() for line in capsys.readouterr().out.splitlines() if "against" in line] == expected
+    rows = json.loads(path.read_text())["step"]
+    assert all(len(row["seconds"]) == 2 for row in rows.values())
+    monkeypatch.setattr(sys, "argv", ["bench", "step", "--precision", precision])
+    bench.main()
+    assert "against" not in capsys.readouterr().out
+
+
+def test_a_machine_is_named_by_what_decides_its_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = "cpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 amx_bf16 avx512f_more\n\n"
+    (tmp_path / "cpuinfo").write_text(2 * core)
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    name, cores, features, *_, version = machine.describe_machine().split(", ")
+    assert name == "Some CPU family 6 model 143"
+    assert int(cores.removesuffix(" cores")) >= 1
+    assert features == "avx2 amx_bf16"
+    assert version == f"torch {torch.__version__}"
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "missing")
+    assert "no AVX" in machine.describe_machine()
 
 
 @pytest.mark.slow
