@@ -33,7 +33,7 @@ Curves = Mapping[str, Mapping[int, NDArray[np.float64]]]  # precision -> seed ->
 
 
 class Difference(NamedTuple):
-    """Relative to the losses in float32, over the whole run."""
+    """Relative to the size of the losses in float32, over the whole run."""
 
     precision: float  # mean distance of the two precisions at one seed
     seeds: float  # mean distance of two seeds in float32
@@ -49,7 +49,7 @@ def differences(curves: Curves) -> Difference:
     exact, auto = (curves[precision] for precision in _PRECISIONS)
     if len(exact) < 2:
         raise ValueError(f"expected two seeds or more, got {len(exact)}")
-    scale = np.mean(list(exact.values()), 0)
+    scale = np.mean(np.abs(list(exact.values())), 0)  # the adversarial loss changes its sign
     gaps = np.stack([(auto[seed] - exact[seed]) / scale for seed in exact])
     noise = [abs(a - b) / scale for a, b in itertools.combinations(exact.values(), 2)]
     return Difference(float(abs(gaps).mean()), float(np.mean(noise)), float(gaps.mean()))

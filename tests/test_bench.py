@@ -170,6 +170,10 @@ def test_precisions_are_compared_at_one_seed_and_seeds_in_float32() -> None:
     auto = {0: np.array([1.2, 1.9]), 1: np.array([2.8, 2.3])}
     found = bench_precision.differences({"float32": exact, "auto": auto})
     assert found == pytest.approx(((0.1 + 0.05 + 0.1 + 0.15) / 4, 0.5, (0.1 - 0.05 - 0.1 + 0.15) / 4))
+    # A loss below 0, as the adversarial one gets: a share of a size has the sign of what it is the share of.
+    below = [{seed: -curve for seed, curve in of.items()} for of in (exact, auto)]
+    of_below = bench_precision.differences({"float32": below[0], "auto": below[1]})
+    assert of_below == pytest.approx((found.precision, found.seeds, -found.signed))
     with pytest.raises(ValueError, match="two seeds or more"):
         bench_precision.differences({"float32": {0: exact[0]}, "auto": {0: auto[0]}})
 
