@@ -7,6 +7,7 @@ import pytest
 from coding_inputs import tiny_codec
 
 from scripts.bench_streaming import Row, main, measure
+from scripts.machine import describe_machine
 
 
 def test_figures_of_a_row() -> None:
@@ -29,9 +30,11 @@ def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     path = tmp_path / "figures.json"
     main(["--codec", "starter", "--seconds", "0.05", "--chunk-frames", "1", "--kbps", "1.5", "--json", str(path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("starter as a stream at 1.5 kbps, one core")
-    assert [line.split()[:3] for line in lines[2:]] == [["encode", "13.3", "ms"], ["decode", "13.3", "ms"]]
+    assert lines[0] == describe_machine()
+    assert lines[1] == "starter as a stream at 1.5 kbps, one core"
+    assert [line.split()[:3] for line in lines[3:]] == [["encode", "13.3", "ms"], ["decode", "13.3", "ms"]]
     found = json.loads(path.read_text())
+    assert found["machine"] == describe_machine()
     assert (found["codec"], found["kbps"]) == ("starter", 1.5)
     assert [row["direction"] for row in found["rows"]] == ["encode", "decode"]
     assert all(row["worst_share"] >= row["median_share"] > 0 for row in found["rows"])
