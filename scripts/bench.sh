@@ -8,7 +8,7 @@
 # bash scripts/bench.sh data       how fast audio is read, beside how fast it is trained on.
 # bash scripts/bench.sh growth     a step against batch, segment, books, losses and sub-discriminators, with a plot.
 # bash scripts/bench.sh precision  losses of 200 steps in bfloat16 and in float32, over three seeds, with a plot.
-# bash scripts/bench.sh all        all of these: about an hour and a quarter on two cores.
+# bash scripts/bench.sh all        all of these: about an hour and a half on two cores.
 # Steps are timed in float32 and with the best precision of the machine; further arguments go to the benchmark. Tables are
 # printed, and written as JSON to runs/bench/.
 set -euo pipefail
