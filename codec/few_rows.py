@@ -7,17 +7,17 @@ them twice as long.
 
 import platform
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from codec.cpu import cpu_facts
+
 __all__ = ["linear"]
 
 _MOST_INPUTS = 2048  # of which the library's own way is the fastest one again
 _MOST_ROWS = 4
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -38,4 +38,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @cache
 def _made_by_amd() -> bool:
-    return "AuthenticAMD" in (_CPUINFO.read_text() if _CPUINFO.exists() else platform.processor())
+    return "AuthenticAMD" in cpu_facts().get("vendor_id", platform.processor())

@@ -2,18 +2,17 @@
 
 import os
 import platform
-from pathlib import Path
 
 import torch
 
-_CPUINFO = Path("/proc/cpuinfo")
+from codec.cpu import cpu_facts
+
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")  # that decide how fast a step is
 
 
 def describe_machine() -> str:
     """CPU, usable cores, the features that decide how fast a step is, a GPU if there is one, torch's version."""
-    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    facts = cpu_facts()
     name = facts.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in facts:
         name += f" family {facts['cpu family']} model {facts['model']}"

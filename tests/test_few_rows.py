@@ -14,7 +14,7 @@ from codec import few_rows
 def vendor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Both ways are right on any CPU."""
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {request.param}\n")
-    monkeypatch.setattr(few_rows, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("codec.cpu._CPUINFO", tmp_path / "cpuinfo")
     few_rows._made_by_amd.cache_clear()
     yield request.param
     few_rows._made_by_amd.cache_clear()
@@ -23,7 +23,7 @@ def vendor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 def test_only_amd_is_taken_for_amd(vendor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert few_rows._made_by_amd() == (vendor == "AuthenticAMD")
     few_rows._made_by_amd.cache_clear()
-    monkeypatch.setattr(few_rows, "_CPUINFO", Path("nowhere"))
+    monkeypatch.setattr("codec.cpu._CPUINFO", Path("nowhere"))
     monkeypatch.setattr("platform.processor", lambda: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD")
     assert few_rows._made_by_amd()
 

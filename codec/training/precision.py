@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from codec.cpu import cpu_facts
+
 __all__ = ["FailedLayer", "Precision", "choose_precision", "keep_float32", "verify_bfloat16"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 _LAYERS = (*_CONVOLUTIONS, nn.Linear, nn.LSTM)  # what autocast runs in bfloat16
 _CPU_UNITS = ("amx_bf16", "avx512_bf16")
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -293,16 +293,5 @@ def _bfloat16_units(device_type: str) -> str | None:
         return "tensor cores for it" if supported else None
     if device_type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
-    flags = _cpu_flags()
+    flags = cpu_facts().get("flags", "").split()
     return next((unit for unit in _CPU_UNITS if unit in flags), None)
-
-
-def _cpu_flags() -> set[str]:
-    """What the kernel says the CPU can do; nothing where it does not say, as on macOS and Windows."""
-    if not _CPUINFO.exists():
-        return set()
-    for line in _CPUINFO.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return set(value.split())
-    return set()
