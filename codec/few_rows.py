@@ -5,14 +5,11 @@ times as long as reading the weights takes on CPUs of AMD. On those of Intel the
 them twice as long.
 """
 
-import platform
-from functools import cache
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from codec.cpu import cpu_facts
+from codec.cpu import made_by_amd
 
 __all__ = ["linear"]
 
@@ -24,7 +21,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Shape: x [..., D], weight [D', D], bias [D'] -> [..., D']."""
     outputs, inputs = weight.shape
     rows = x.reshape(-1, inputs)
-    if x.device.type != "cpu" or len(rows) > _MOST_ROWS or inputs > _MOST_INPUTS or not _made_by_amd():
+    if x.device.type != "cpu" or len(rows) > _MOST_ROWS or inputs > _MOST_INPUTS or not made_by_amd():
         return F.linear(x, weight, bias)
     if len(rows) == 1 and outputs % 2 == 0:
         # In halves, as one product would become the slow one of a matrix and a vector; the vector as a transposed row,
@@ -34,8 +31,3 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     else:
         y = (weight @ rows.t()).t()
     return (y if bias is None else y + bias.to(y.dtype)).view(*x.shape[:-1], outputs)
-
-
-@cache
-def _made_by_amd() -> bool:
-    return "AuthenticAMD" in cpu_facts().get("vendor_id", platform.processor())

@@ -152,7 +152,8 @@ class _ResidualStream:
         skip = _joined(self.held, skip)
         ready = y.shape[-1]
         self.held = _rest(skip, ready)
-        return skip[..., :ready] + y
+        y += skip[..., :ready]
+        return y
 
 
 class _LSTMStream:

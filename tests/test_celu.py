@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from codec.celu import CELU, padded_celu
 
+pytestmark = pytest.mark.usefixtures("vendor")
+
 EDGES = torch.tensor([0.0, -0.0, 1e-8, -1e-8, -1e-4, 3.0, -3.0, -90.0, -1e4, 1e30, float("inf"), float("-inf")])
 
 

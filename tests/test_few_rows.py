@@ -1,31 +1,12 @@
 """Products of a few rows, against torch's own in float64."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from codec import few_rows
 
-
-@pytest.fixture(params=["GenuineIntel", "AuthenticAMD"], autouse=True)
-def vendor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Both ways are right on any CPU."""
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {request.param}\n")
-    monkeypatch.setattr("codec.cpu._CPUINFO", tmp_path / "cpuinfo")
-    few_rows._made_by_amd.cache_clear()
-    yield request.param
-    few_rows._made_by_amd.cache_clear()
-
-
-def test_only_amd_is_taken_for_amd(vendor: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert few_rows._made_by_amd() == (vendor == "AuthenticAMD")
-    few_rows._made_by_amd.cache_clear()
-    monkeypatch.setattr("codec.cpu._CPUINFO", Path("nowhere"))
-    monkeypatch.setattr("platform.processor", lambda: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD")
-    assert few_rows._made_by_amd()
+pytestmark = pytest.mark.usefixtures("vendor")
 
 
 @pytest.mark.parametrize("bias", [True, False])
