@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from codec import channels_last, few_rows
 from codec.conv import Conv1d, ConvTranspose1d, pad
+from codec.cpu import made_by_amd
 from codec.seanet import ResidualLSTM, ResidualUnit
 
 __all__ = ["Chain", "Stream", "past_inputs"]
@@ -17,7 +18,9 @@ __all__ = ["Chain", "Stream", "past_inputs"]
 # On a CPU the library's kernels rearrange all weights at every call, which costs more than a few frames do. Up to so
 # many frames, of all signals together, matrix products take the weights as they are.
 _FEW_FRAMES = 16
-_FEW_LSTM_FRAMES = 48  # one after the other
+# An LSTM takes them one after the other. Where MKL is not at home its steps cost more, on one core rearranging does.
+_FEW_LSTM_FRAMES_ON_AMD = 48
+_FEW_LSTM_FRAMES = 12  # on one core, half of it on two
 
 
 class Stream(Protocol):
@@ -170,7 +173,8 @@ class _LSTMStream:
         if self.state is None:
             hidden, cell = x.new_zeros(2, self.lstm.num_layers, x.shape[0], self.lstm.hidden_size)
             self.state = hidden, cell
-        if _few(x, len(frames), _FEW_LSTM_FRAMES):
+        limit = _FEW_LSTM_FRAMES_ON_AMD if made_by_amd() else _FEW_LSTM_FRAMES // torch.get_num_threads()
+        if _few(x, len(frames), limit):
             y, self.state = _step_by_step(self.lstm, frames, *self.state)
         else:
             y, self.state = self.lstm(frames, self.state)
