@@ -51,7 +51,7 @@ class GradDrop(nn.Module):
         drawn = torch.rand(rows.shape[1], generator=self.generator).to(rows.device)
         # P > drawn, with both sides times 2 sum_i |g_i|; where all gradients are zero any purity will do.
         positive = rows.sum(0) > (2 * drawn - 1) * rows.abs().sum(0)
-        kept = (rows * torch.where(positive, 1.0, -1.0) > 0).to(rows.dtype)
+        kept = ((rows > 0) == positive).to(rows.dtype)  # a zero counts as negative, as it makes no difference
         if not self.leak:
             return kept
         leaks = self.leaks[statistics.index].to(rows.dtype)[:, None]
