@@ -18,9 +18,9 @@ __all__ = ["Chain", "Stream", "past_inputs"]
 # On a CPU the library's kernels rearrange all weights at every call, which costs more than a few frames do. Up to so
 # many frames, of all signals together, matrix products take the weights as they are.
 _FEW_FRAMES = 16
-# An LSTM takes them one after the other. Where MKL is not at home its steps cost more, on one core rearranging does.
+# Of an LSTM, which takes them one after the other: up to so many, products for each cost less than rearranging once.
 _FEW_LSTM_FRAMES_ON_AMD = 48
-_FEW_LSTM_FRAMES = 12  # on one core, half of it on two
+_FEW_LSTM_FRAMES = 12  # elsewhere, on one core; several rearrange in less time
 
 
 class Stream(Protocol):
@@ -173,8 +173,7 @@ class _LSTMStream:
         if self.state is None:
             hidden, cell = x.new_zeros(2, self.lstm.num_layers, x.shape[0], self.lstm.hidden_size)
             self.state = hidden, cell
-        limit = _FEW_LSTM_FRAMES_ON_AMD if made_by_amd() else _FEW_LSTM_FRAMES // torch.get_num_threads()
-        if _few(x, len(frames), limit):
+        if _few(x, len(frames), _few_lstm_frames()):
             y, self.state = _step_by_step(self.lstm, frames, *self.state)
         else:
             y, self.state = self.lstm(frames, self.state)
@@ -207,6 +206,10 @@ def _joined(held: Tensor | None, x: Tensor) -> Tensor:
 def _rest(x: Tensor, begin: int) -> Tensor | None:
     """The samples from `begin` on, if there are any: a copy, as a view would keep those before them as well."""
     return x[..., begin:].clone() if begin < x.shape[-1] else None
+
+
+def _few_lstm_frames() -> int:
+    return _FEW_LSTM_FRAMES_ON_AMD if made_by_amd() else max(2, _FEW_LSTM_FRAMES // torch.get_num_threads())
 
 
 def _few(x: Tensor, frames: int, limit: int = _FEW_FRAMES) -> bool:
