@@ -98,9 +98,12 @@ def _celu(input: Tensor, alpha: float, result: Tensor | None = None) -> Tensor:
     wide = input.to(torch.promote_types(input.dtype, torch.float32))
     below = wide.clamp(_LOWEST * alpha, 0)
     if made_by_amd():
-        below.mul_(math.log2(math.e) / alpha).exp2_().sub_(1)  # where exp, which is MKL's, takes three times as long
+        below.mul_(math.log2(math.e) / alpha).exp2_()  # exp, which is MKL's, takes three times as long there
+    elif alpha == 1:
+        below.exp_()
     else:
-        (below if alpha == 1 else below.div_(alpha)).exp_().sub_(1)
+        below.div_(alpha).exp_()
+    below.sub_(1)
     if alpha != 1:
         below.mul_(alpha)
     if result is not None and result.dtype == wide.dtype:

@@ -50,13 +50,12 @@ def _lloyd(vectors: Tensor, weights: Tensor, centroids: Tensor, iterations: int)
     """
     weighted = vectors * weights[:, None]
     index = nearest(vectors, centroids)
-    own = torch.full_like(weights, math.inf)  # score of a vector's own centroid
-    others = torch.full_like(weights, -math.inf)  # at most the scores of the others
+    own = vectors.new_full((len(vectors),), math.inf)  # score of a vector's own centroid
+    others = torch.empty_like(own)  # at most the scores of the others
     moved = torch.ones_like(centroids[:, 0], dtype=torch.bool)
     for _ in range(iterations):
         total = torch.bincount(index, weights, minlength=len(centroids))
-        members = moved[index].nonzero()[:, 0]
-        sums = torch.zeros_like(centroids).index_add_(0, index[members], weighted[members])
+        sums = torch.zeros_like(centroids).index_add_(0, index, weighted)
         centroids = torch.where((moved & (total > 0))[:, None], sums / total[:, None], centroids)
         if moved.all():
             others.fill_(-math.inf)  # nothing is known of them

@@ -188,10 +188,8 @@ class ResidualVectorQuantizer(nn.Module):
         for k in range(len(self.embed)):
             centroids, counts, index = kmeans(residual, clusters, self.kmeans_iterations, generator, weights)
             if (counts == 1).any() and (counts > 1).any():
-                kept = counts > 1
-                centroids, alone = centroids[kept], ~kept[index]
-                index = kept.cumsum(0)[index] - 1  # of those that were kept
-                index[alone] = nearest(residual[alone], centroids)
+                centroids = centroids[counts > 1]
+                index = nearest(residual, centroids)
                 counts = torch.bincount(index, minlength=len(centroids)).to(counts.dtype)
             # Copies of live codes fill the book: the lower index wins a tie, so copies are never chosen.
             self.embed[k] = centroids[torch.arange(size, device=centroids.device) % len(centroids)]

@@ -136,6 +136,7 @@ def test_in_float64_every_code_is_the_same(name: str, samples: int, chunks: list
     torch.testing.assert_close(decoded, codec.decode(offline), rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("vendor")
 def test_streaming_equals_offline_on_a_batch() -> None:
     assert_streams_as_offline(STREAMING_CODECS["encodec"], 301, [100, 57], batch=3)
 
