@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from codec.atomic_file import replacing
 from codec.config import CodecConfig
-from codec.quantizer import QuantizerOutput, ResidualVectorQuantizer
-from codec.seanet import Decoder, Encoder
-from codec.streaming import StreamingDecoder, StreamingEncoder, can_stream
+from codec.network.seanet import Decoder, Encoder
+from codec.quantization.residual import QuantizerOutput, ResidualVectorQuantizer
+from codec.streaming.codec import StreamingDecoder, StreamingEncoder, can_stream
 
 __all__ = ["Codec", "CodecOutput", "EncodedSegment", "ModelFileError"]
 
@@ -110,7 +110,7 @@ class Codec(nn.Module):
     def encode(self, audio: Tensor, bandwidth_kbps: float | None = None) -> list[EncodedSegment]:
         """Codes of `audio`, one entry per segment; a codec without segments gives one.
 
-        A causal codec on a CPU is given long audio in steps (`codec.streaming`).
+        A causal codec on a CPU is given long audio in steps (`codec.streaming.codec`).
 
         Args:
             bandwidth_kbps: Rate to code at, None for the codec's highest.

@@ -15,16 +15,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from codec.evaluation.ablation import write_ablation
-from codec.evaluation.ablation_cells import conditions_of, ordered, read_cells
-from codec.evaluation.ablation_tables import score_table
 from codec.evaluation.perceptual import check_packages
-from codec.evaluation.scores import METRICS as SHOWN
+from codec.evaluation.report.scores import METRICS as SHOWN
 from codec.training import Budget, CheckpointError, load_checkpoint
-from codec.training.initialization import check_architecture
-from scripts.ablation_cell import METRICS, error_path, run_cell
-from scripts.ablation_display import GridDisplay
-from scripts.ablation_grid import BASE, ablation_folder, base_training, cells_of, check_grid, training
+from codec.training.checkpoint.pretrained import check_architecture
+from scripts.ablation.display import GridDisplay
+from scripts.ablation.grid import BASE, ablation_folder, base_training, cells_of, check_grid, training
+from scripts.ablation.report.page import write_ablation
+from scripts.ablation.report.runs import conditions_of, ordered, read_cells
+from scripts.ablation.report.tables import score_table
+from scripts.ablation.run import METRICS, error_path, run_cell
 from scripts.command_line import compose, execute
 from scripts.composition import CONFIGS, FREE_TO_CHANGE, check_keys, check_same, keep_config, make
 from scripts.train import SUMMARY

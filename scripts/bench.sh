@@ -20,7 +20,7 @@ mkdir -p runs/bench
 bench() { # name, module, arguments: its figures go to runs/bench/NAME.json
   local name=$1
   shift
-  .venv/bin/python -m "scripts.$1" --json "runs/bench/$name.json" "${@:2}"
+  .venv/bin/python -m "scripts.bench.$1" --json "runs/bench/$name.json" "${@:2}"
 }
 
 make_peer() {
@@ -37,16 +37,16 @@ run() {
     step)
       make_peer
       for precision in float32 auto; do
-        bench "step-$precision" bench step --precision "$precision" --peer .peer/bin/python "${@:2}"
+        bench "step-$precision" step step --precision "$precision" --peer .peer/bin/python "${@:2}"
       done
       ;;
     balancers)
       for precision in float32 auto; do
-        bench "balancers-$precision" bench_balancers --precision "$precision" "${@:2}"
+        bench "balancers-$precision" balancers --precision "$precision" "${@:2}"
       done
       ;;
-    growth | precision) bench "$1" "bench_$1" --plot "runs/bench/$1.svg" "${@:2}" ;;
-    *) bench "$1" "bench_$1" "${@:2}" ;;
+    growth | precision) bench "$1" "$1" --plot "runs/bench/$1.svg" "${@:2}" ;;
+    *) bench "$1" "$1" "${@:2}" ;;
   esac
 }
 

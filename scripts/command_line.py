@@ -21,7 +21,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from codec.training.memory import keep_freed_memory
+from codec.training.startup.malloc import keep_freed_memory
 from scripts.composition import CONFIGS
 
 # Errors whose message says enough without their type.

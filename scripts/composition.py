@@ -23,12 +23,12 @@ from codec.training import (
     TrainingData,
     Validation,
 )
-from codec.training.compatibility import check_loss_names, check_windows
-from codec.training.initialization import Origin, read_origin, take_weights
-from codec.training.processes import Processes, joined
-from codec.training.progress import ProgressDisplay
-from codec.training.run_logger import Sink
-from codec.training.silent_logger import SilentLogger
+from codec.training.checkpoint.pretrained import Origin, read_origin, take_weights
+from codec.training.checks import check_loss_names, check_windows
+from codec.training.distributed import Processes, joined
+from codec.training.logging.progress_bar import ProgressDisplay
+from codec.training.logging.run_logger import Sink
+from codec.training.logging.silent_logger import SilentLogger
 from data import Corpus, HeldOutClip, SegmentDataset, held_out_clips
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

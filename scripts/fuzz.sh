@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
-OMP_NUM_THREADS=1 exec .venv/bin/python -m scripts.fuzz "$@"
+OMP_NUM_THREADS=1 exec .venv/bin/python -m scripts.fuzz.run "$@"

@@ -12,11 +12,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from codec.atomic_file import replacing
-from codec.evaluation.findings import findings
-from codec.evaluation.report import read_metrics
-from codec.evaluation.scores import Score, duration, score_table
+from codec.evaluation.report.advice import findings
+from codec.evaluation.report.page import read_metrics
+from codec.evaluation.report.scores import Score, duration, score_table
 from codec.training import Trainer
-from codec.training.live_report import LiveReport
+from codec.training.logging.live_report import LiveReport
 from scripts.command_line import compose, execute
 from scripts.composition import opened
 

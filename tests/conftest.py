@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from codec.cpu import made_by_amd
+from codec.network.cpu import made_by_amd
 
 torch.set_num_threads(2)
 
@@ -30,7 +30,7 @@ def _seeded() -> None:
 def vendor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Who made the CPU, as far as the codec knows: its ways for either are right on any."""
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {request.param}\n")
-    monkeypatch.setattr("codec.cpu._CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("codec.network.cpu._CPUINFO", tmp_path / "cpuinfo")
     made_by_amd.cache_clear()
     yield request.param
     made_by_amd.cache_clear()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from encodec_weights import encodec_model
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
@@ -19,15 +18,16 @@ from torch.distributed.run import get_args_parser
 
 import balancer.scales
 from codec import Codec, CodecConfig
+from codec.bitstream.encodec.header import OFFICIAL
+from codec.bitstream.encodec.language_model import EncodecLM
+from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.cli import main
-from codec.encodec_header import OFFICIAL
-from codec.entropy.model_file import ENTROPY_NAME, EntropyModel
-from codec.interop.encodec_lm import EncodecLM
-from scripts.ablation_grid import cells_of, check_grid, training
+from encodec_weights import encodec_model
+from scripts.ablation.grid import cells_of, check_grid, training
 from scripts.command_line import compose as compose_from_command_line
 from scripts.composition import check_keys
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -5,9 +5,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from codec.audio_file import AUDIO_SUFFIXES
-from codec.audio_pipe import RawFormat
-from codec.bitstream_header import CODINGS
+from codec.audio.pipe import RawFormat
+from codec.audio.reader import AUDIO_SUFFIXES
+from codec.bitstream.encodec.format import LanguageModel
+from codec.bitstream.encodec.header import official_name
+from codec.bitstream.header import CODINGS
+from codec.coding.encodec_file import encode_as_encodec
+from codec.coding.file_codec import FileCodec, FileResult, Span
 from codec.commands.messages import complain
 from codec.commands.model_options import add_beams_option, add_entropy_option, add_model_options, check_offered, load
 from codec.commands.standard_streams import (
@@ -18,10 +22,6 @@ from codec.commands.standard_streams import (
     writing_bytes,
     writing_sink,
 )
-from codec.encodec_file import encode_as_encodec
-from codec.encodec_format import LanguageModel
-from codec.encodec_header import official_name
-from codec.file_codec import FileCodec, FileResult, Span
 
 __all__ = ["add"]
 
@@ -147,7 +147,7 @@ def _decode(options: argparse.Namespace) -> int:
 def _language_model(path: Path | None, coder: FileCodec) -> LanguageModel | None:
     if path is None:
         return None
-    from codec.interop.encodec_lm import read_encodec_lm  # here, because few files need it
+    from codec.bitstream.encodec.language_model import read_encodec_lm  # here, because few files need it
 
     return read_encodec_lm(path, coder.codec.config)
 

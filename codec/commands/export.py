@@ -32,7 +32,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def _export(options: argparse.Namespace) -> int:
     # Here, because only this command needs other people's formats.
     from codec.interop import export_transformers
-    from codec.interop.onnx import export_onnx
+    from codec.interop.onnx.export import export_onnx
 
     if options.to != "transformers" and options.licence is not None:
         raise ValueError(f"--licence is for the model card of --to transformers; {options.to} has none")

@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from codec.bitstream import MAGIC, BitstreamHeader, BitstreamReader
-from codec.byte_source import ByteSource
+from codec.bitstream.byte_source import ByteSource
+from codec.bitstream.encodec.format import EncodecReader
+from codec.bitstream.encodec.header import OFFICIAL, is_encodec_format
+from codec.bitstream.reader import MAGIC, BitstreamHeader, BitstreamReader
+from codec.coding.file_codec import bitrate_kbps
 from codec.commands.messages import print_table
 from codec.commands.model_options import MODEL_NAME, model_path, read_model
-from codec.encodec_format import EncodecReader
-from codec.encodec_header import OFFICIAL, is_encodec_format
-from codec.file_codec import bitrate_kbps
 from codec.model import Codec
 
 __all__ = ["add", "describe_model"]

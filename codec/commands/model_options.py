@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from codec.entropy.model_file import ENTROPY_NAME
-from codec.file_codec import FileCodec
+from codec.bitstream.entropy.model_file import ENTROPY_NAME
+from codec.coding.file_codec import FileCodec
 from codec.model import Codec
 
 __all__ = [
@@ -99,8 +99,8 @@ def read_model(path: Path) -> Codec:
     """
     if path.suffix != ".pt":
         return Codec.load(path)
-    from codec.training.checkpoint import CheckpointError  # here, because only this needs what trains
-    from codec.training.initialization import averaged_codec
+    from codec.training.checkpoint.pretrained import averaged_codec
+    from codec.training.checkpoint.store import CheckpointError  # here, because only this needs what trains
 
     try:
         return averaged_codec(path)

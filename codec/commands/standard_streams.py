@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from codec.atomic_file import replacing
-from codec.audio_file import AudioSink, AudioSource, SoundFileSource, writing_audio
-from codec.audio_pipe import AudioPipe, RawFormat, RawWriter, wav_pipe_writer
+from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, wav_pipe_writer
+from codec.audio.reader import AudioSink, AudioSource, SoundFileSource, writing_audio
 
 __all__ = ["STANDARD", "name_of", "opening_audio", "opening_bytes", "writing_bytes", "writing_sink"]
 
@@ -67,7 +67,7 @@ def writing_sink(target: Path, sample_rate: int, channels: int, coding: str | No
     """Where decoded audio goes: a file by its suffix, WAV on standard output; bare samples if there is a `coding`.
 
     Raises:
-        AudioFileError, OSError: As in `codec.audio_file.writing_audio`.
+        AudioFileError, OSError: As in `codec.audio.reader.writing_audio`.
     """
     if target != STANDARD and coding is None:
         with writing_audio(target, sample_rate, channels) as writer:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.audio_file import AUDIO_SUFFIXES, SoundFileSource
+from codec.audio.reader import AUDIO_SUFFIXES, SoundFileSource
+from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
+from codec.coding.file_codec import FileCodec
 from codec.commands.messages import complain
 from codec.commands.model_options import add_model_options, load, model_path
-from codec.entropy.model_file import ENTROPY_NAME, EntropyModel
-from codec.file_codec import FileCodec
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -54,9 +54,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def _train_entropy(options: argparse.Namespace) -> int:
     # Here, because only this command needs what trains.
-    from codec.entropy.network import EntropyConfig
-    from codec.entropy.savings import print_savings, savings
-    from codec.entropy.training import for_minutes, for_steps, split, train
+    from codec.bitstream.entropy.network import EntropyConfig
+    from codec.bitstream.entropy.savings import print_savings, savings
+    from codec.bitstream.entropy.training import for_minutes, for_steps, split, train
 
     minutes = _MINUTES if options.minutes is None else options.minutes
     if not 0 <= minutes < math.inf:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from codec.quantizer import CodebookUsage
+from codec.quantization.residual import CodebookUsage
 from losses import spectral
 from losses.waveform import si_sdr
 

@@ -17,12 +17,12 @@ import soundfile
 import torch
 from torch import Tensor
 
-from codec.audio_file import AudioFileError, AudioReader
-from codec.bitstream import BitstreamReader
+from codec.audio.reader import AudioFileError, AudioReader
+from codec.bitstream.reader import BitstreamReader
+from codec.coding.file_codec import FileCodec, bitrate_kbps
 from codec.evaluation import metrics
-from codec.evaluation.opus import code_with_opus, opus_bandwidths
+from codec.evaluation.baselines import code_with_opus, opus_bandwidths
 from codec.evaluation.perceptual import pesq, stoi, visqol
-from codec.file_codec import FileCodec, bitrate_kbps
 from data import scan_folder
 
 __all__ = ["EVERYTHING", "OPUS_KBPS", "Evaluation", "Measurement", "Point", "evaluate_folder", "score", "summarise"]

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.atomic_file import replacing
-from codec.evaluation.charts import colors
 from codec.evaluation.rate_distortion import EVERYTHING, Evaluation, Point
-from codec.evaluation.scores import metric_of
+from codec.evaluation.report.charts import colors
+from codec.evaluation.report.scores import metric_of
 
 __all__ = ["print_evaluation", "write_evaluation"]
 

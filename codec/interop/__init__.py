@@ -1,4 +1,4 @@
-"""Models of other packages, in and out: encodec, transformers, audiocraft; and out to ONNX (`codec.interop.onnx`).
+"""Models of other packages, in and out: encodec, transformers, audiocraft; export to ONNX.
 
 Nothing of theirs is needed to read or write their files, but the package onnx to write its own; nothing is downloaded,
 and nothing a file names is run.

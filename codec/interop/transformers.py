@@ -12,8 +12,8 @@ from torch import Tensor
 from codec.atomic_file import replacing
 from codec.config import CodecConfig
 from codec.interop.model_card import model_card
-from codec.interop.silent_lstm import with_silent_lstm, without_silent_lstm
-from codec.interop.unit_celu import celu_problem, with_unit_celu
+from codec.interop.onnx.silent_lstm import with_silent_lstm, without_silent_lstm
+from codec.interop.onnx.unit_celu import celu_problem, with_unit_celu
 from codec.interop.weights import ForeignModelError, codec_with, read_safetensors, read_torch, translated
 from codec.model import Codec
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from codec.training.plan import LearningRate
+from codec.training.config import LearningRate
 
 __all__ = ["Schedule", "codec_optimizer"]
 

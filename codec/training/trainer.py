@@ -10,23 +10,23 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from balancer import Balancer
 from codec.model import Codec, CodecOutput
-from codec.training.adversary import ADVERSARIAL_LOSSES, Adversary
-from codec.training.checkpoint import CheckpointStore
-from codec.training.compatibility import check_loss_names, check_windows
-from codec.training.continuation import Continuation
-from codec.training.doctor import Divergence, Doctor, TrainingError
-from codec.training.memory import return_freed_memory
-from codec.training.meters import Meters, codebook_metrics
-from codec.training.monitoring import watch_balance, watch_levels
-from codec.training.plan import Plan
-from codec.training.precision import choose_precision
-from codec.training.preparation import shared_priors, start_codebooks, start_weights, trust_bfloat16
-from codec.training.processes import Processes
-from codec.training.pullback import Pullbacks
-from codec.training.run_logger import RunLogger
+from codec.training.adversarial import ADVERSARIAL_LOSSES, Adversary
+from codec.training.batches import TrainingData
+from codec.training.checkpoint.resume import Continuation
+from codec.training.checkpoint.rollback import Divergence, Doctor, TrainingError
+from codec.training.checkpoint.store import CheckpointStore
+from codec.training.checks import check_loss_names, check_windows
+from codec.training.config import Plan
+from codec.training.distributed import Processes
+from codec.training.logging.balance_metrics import watch_balance, watch_levels
+from codec.training.logging.meters import Meters, codebook_metrics
+from codec.training.logging.run_logger import RunLogger
+from codec.training.logging.silent_logger import SilentLogger
 from codec.training.schedule import Schedule, codec_optimizer
-from codec.training.silent_logger import SilentLogger
-from codec.training.training_data import TrainingData
+from codec.training.shared_gradients import Pullbacks
+from codec.training.startup.initialize import shared_priors, start_codebooks, start_weights, trust_bfloat16
+from codec.training.startup.malloc import return_freed_memory
+from codec.training.startup.precision import choose_precision
 from codec.training.validation import Validation
 from data import Batch
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from codec.atomic_file import replacing
 from codec.evaluation.metrics import codebook_usage, mel_distance, ripple_db, si_sdr_db
 from codec.model import Codec
-from codec.training.meters import codebook_metrics
-from codec.training.processes import Processes
+from codec.training.distributed import Processes
+from codec.training.logging.meters import codebook_metrics
 from data import HeldOutClip, write_wav
 
 __all__ = ["Validation", "ValidationResult"]

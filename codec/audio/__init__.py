@@ -1,0 +1,1 @@
+"""Audio input and output: files, pipes and resampling."""

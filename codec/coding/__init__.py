@@ -1,0 +1,1 @@
+"""Files to files: audio into .ecdc and back, in blocks of bounded memory."""

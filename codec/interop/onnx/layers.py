@@ -1,0 +1,254 @@
+"""The layers of encoder and decoder as ONNX operators.
+
+torch's own exporter is not used: that of torch 2.14 fails at an LSTM over any number of frames, fixes what Python code
+branches by (as a reflection of short inputs does), and has no notion of a state. Here every layer says what it is in
+ONNX, once for whole signals and for steps of a stream, as in `codec.streaming.codec`.
+
+Padding with zeros is left to `Conv`. A window of stride s reaches less than s samples past the end, so with s - 1 zeros
+more on the right than the layer is made for, T samples give exactly ceil(T / s) frames, none of which sees a zero that
+`Conv1d` would not have put there.
+"""
+
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+
+from codec.interop.onnx.graph import Graph
+from codec.network.conv import Conv1d, ConvTranspose1d
+from codec.network.seanet import ResidualLSTM, ResidualUnit
+
+__all__ = ["NetworkWriter"]
+
+
+class NetworkWriter:
+    """Writes layers into a graph, one after the other.
+
+    In a step of a stream a state is an input `NAME` and an output `NAME_next` of one shape [B, ...], and zeros are a
+    stream that has not begun. For zero padding that is all: the context of a convolution is the padding, then the
+    samples that came before. A reflection needs to know that the stream begins, so a state `started` [B, 1, 1], zero
+    until there was a step, chooses between the context and the reflection of the step's own first samples.
+
+    A step holds a whole number of frames. The last one may have any length: it is padded as the end of a signal is.
+
+    Attributes:
+        states: Name and shape of every state, in the order of inputs and outputs.
+        first_step_frames: Fewest frames of a first step that is not the last, too: what is reflected must be there.
+
+    Args:
+        graph: To write to.
+        samples_per_frame: Length of a frame at the first layer.
+        streaming: Write a step of a stream rather than a whole signal.
+    """
+
+    def __init__(self, graph: Graph, samples_per_frame: int, streaming: bool) -> None:
+        self.graph = graph
+        self.streaming = streaming
+        self.states: dict[str, list[int | str]] = {}
+        self._next: dict[str, str] = {}
+        self.first_step_frames = 1
+        self._samples_per_frame = samples_per_frame
+        self._started: str | None = None
+
+    def layer(self, layer: nn.Module, x: str, name: str) -> str:
+        """Shape: [B, C, T] -> that of the layer.
+
+        Raises:
+            ValueError: There is no ONNX form of the layer.
+        """
+        match layer:
+            case nn.Sequential():
+                for i, part in enumerate(layer):
+                    x = self.layer(part, x, f"{name}_{i}")
+                return x
+            case Conv1d():
+                return self._conv(layer, x, name)
+            case ConvTranspose1d():
+                return self._step_transposed(layer, x, name) if self.streaming else self._transposed(layer, x, name)
+            case ResidualUnit():
+                y = self.layer(layer.block, x, f"{name}_block")
+                return self.graph.node("Add", self.layer(layer.shortcut, x, f"{name}_shortcut"), y)
+            case ResidualLSTM():
+                return self._lstm(layer.lstm, x, name)
+            case nn.GroupNorm(num_groups=1):
+                return self._group_norm(layer, x, name)
+            case nn.CELU(alpha=1):
+                return self.graph.node("Elu", x)
+            case nn.CELU():
+                return self.graph.node("Celu", x, alpha=float(layer.alpha))
+            case nn.Identity():
+                return x
+        raise ValueError(f"there is no ONNX form of a {type(layer).__name__} ({name})")
+
+    def end_step(self) -> None:
+        """Makes the new states outputs, in the order of the old ones."""
+        for name, shape in self.states.items():
+            self.graph.output(f"{name}_next", self._next[name], shape)
+
+    def _state(self, name: str, *shape: int) -> str:
+        self.states[name] = ["batch", *shape]
+        return self.graph.input(name, self.states[name])
+
+    def _keep(self, name: str, value: str) -> None:
+        self._next[name] = value
+
+    def _has_started(self) -> str:
+        """Shape: -> [B, 1, 1] bool."""
+        if self._started is None:
+            state = self._state("started", 1, 1)
+            self._keep("started", self.graph.node("Max", state, self.graph.number(1.0)))
+            self._started = self.graph.node("Greater", state, self.graph.number(0.0))
+        return self._started
+
+    def _conv(self, layer: Conv1d, x: str, name: str) -> str:
+        reflect = layer.padding == "reflect"
+        pads = [0, 0] if reflect else [layer.left_padding, layer.right_padding + layer.stride - 1]
+        if self.streaming and layer.left_padding:
+            x = self._with_context(layer, x, name)
+            pads[0] = 0
+        elif reflect and layer.overlap:
+            x = self._reflected(layer, x)
+        self._samples_per_frame //= layer.stride
+        conv = layer.conv
+        y = self.graph.node(
+            "Conv", x, *self._weights(conv, name), strides=[layer.stride], dilations=list(conv.dilation), pads=pads
+        )
+        return self.layer(layer.norm, y, f"{name}_norm")
+
+    def _weights(self, conv: nn.Module, name: str) -> list[str]:
+        # Under weight norm, reading the weight computes it.
+        return [self.graph.weight(f"{name}_{kind}", getattr(conv, kind)) for kind in ("weight", "bias")]
+
+    def _with_context(self, layer: Conv1d, x: str, name: str) -> str:
+        graph, context = self.graph, f"{name}_context"
+        left = self._state(context, layer.conv.in_channels, layer.left_padding)
+        if layer.padding == "reflect":
+            self.first_step_frames = max(
+                self.first_step_frames, ceil((layer.left_padding + 1) / self._samples_per_frame)
+            )
+            left = graph.node("Where", self._has_started(), left, self._reflected_start(layer, x))
+        held = graph.node("Concat", left, x, axis=2)
+        self._keep(context, graph.slice(held, 2, -layer.left_padding))
+        if layer.padding == "constant" or layer.stride == 1:
+            return held
+        # Once the stream has started, a reflection at its end may reach back into the context.
+        missing, before = self._missing(layer, x), graph.node("Sub", _scalar_length(graph, held), graph.integer(2))
+        backwards = graph.node("Sub", before, self._range(missing))
+        right = graph.node(
+            "Where", self._has_started(), self._take(held, backwards), self._reflected_end(layer, x, missing)
+        )
+        return graph.node("Concat", held, right, axis=2)
+
+    def _reflected(self, layer: Conv1d, x: str) -> str:
+        parts = [self._reflected_start(layer, x)] if layer.left_padding else []
+        parts.append(x)
+        if layer.right_padding or layer.stride > 1:
+            right = self.graph.node("Add", self._missing(layer, x), self.graph.integer(layer.right_padding))
+            parts.append(self._reflected_end(layer, x, right))
+        return self.graph.node("Concat", *parts, axis=2)
+
+    def _reflected_start(self, layer: Conv1d, x: str) -> str:
+        return self._take(x, self.graph.integers(*range(layer.left_padding, 0, -1)))
+
+    def _reflected_end(self, layer: Conv1d, x: str, right: str) -> str:
+        """As `codec.network.conv.pad`: short signals are first filled with zeros."""
+        graph = self.graph
+        samples = _scalar_length(graph, x)
+        longest = graph.node("Max", right, graph.integer(layer.left_padding))
+        last = graph.node("Max", graph.node("Sub", samples, graph.integer(1)), longest)
+        beyond = graph.node("Sub", graph.node("Add", samples, self._range(right)), last)
+        return self._take(x, graph.node("Sub", last, graph.node("Abs", beyond)))
+
+    def _missing(self, layer: Conv1d, x: str) -> str:
+        """Samples by which the last window is incomplete. Shape: -> [] int64."""
+        graph = self.graph
+        return graph.node("Mod", graph.node("Neg", _scalar_length(graph, x)), graph.integer(layer.stride))
+
+    def _range(self, count: str) -> str:
+        return self.graph.node("Range", self.graph.integer(0), count, self.graph.integer(1))
+
+    def _take(self, x: str, index: str) -> str:
+        """Samples at these places, zeros behind the end. Shape: x [B, C, T], index [n] -> [B, C, n]."""
+        graph = self.graph
+        samples = _scalar_length(graph, x)
+        inside = graph.node("Min", index, graph.node("Sub", samples, graph.integer(1)))
+        taken = graph.node("Gather", x, inside, axis=2)
+        return graph.node("Where", graph.node("Less", index, samples), taken, graph.number(0.0))
+
+    def _transposed(self, layer: ConvTranspose1d, x: str, name: str) -> str:
+        weights, strides = self._weights(layer.conv, name), [layer.stride]
+        trim = [layer.left_trim, layer.right_trim]
+        if isinstance(layer.norm, nn.Identity):
+            return self.graph.node("ConvTranspose", x, *weights, strides=strides, pads=trim)
+        # The norm looks at what is trimmed, too.
+        y = self.layer(layer.norm, self.graph.node("ConvTranspose", x, *weights, strides=strides), f"{name}_norm")
+        return self.graph.slice(y, 2, layer.left_trim, -layer.right_trim or None)
+
+    def _step_transposed(self, layer: ConvTranspose1d, x: str, name: str) -> str:
+        """The overhang of the last window waits for the next one; the bias is added once, after the windows."""
+        graph, overhang = self.graph, f"{name}_overhang"
+        self._samples_per_frame *= layer.stride
+        weight, bias = self._weights(layer.conv, name)
+        before = self._state(overhang, layer.conv.out_channels, layer.overhang)
+        ready = graph.node("Mul", graph.length(x, 2), graph.integers(layer.stride))
+        pads = graph.node("Concat", graph.integers(0, 0, 0, 0, 0), ready, axis=0)
+        y = graph.node("ConvTranspose", x, weight, strides=[layer.stride])
+        y = graph.node("Add", y, graph.node("Pad", before, pads))
+        self._keep(overhang, graph.slice(y, 2, -layer.overhang))
+        bias = graph.node("Unsqueeze", bias, graph.integers(1))
+        return graph.node("Add", graph.slice(y, 2, 0, -layer.overhang), bias)
+
+    def _lstm(self, lstm: nn.LSTM, x: str, name: str) -> str:
+        graph = self.graph
+        frames = y = graph.node("Transpose", x, perm=[2, 0, 1])
+        for i in range(lstm.num_layers):
+            names = [f"{name}_{i}_{kind}" for kind in ("hidden", "cell")] if self.streaming else []
+            states = [self._state(state, lstm.hidden_size) for state in names]
+            given = [graph.node("Unsqueeze", state, graph.integers(0)) for state in states]
+            lengths = [""] if given else []  # left out: every sequence has the full length
+            weights = _lstm_weights(graph, lstm, i, f"{name}_{i}")
+            y, *after = graph.nodes("LSTM", 1 + len(names), y, *weights, *lengths, *given, hidden_size=lstm.hidden_size)
+            for state, value in zip(names, after, strict=True):
+                self._keep(state, graph.node("Squeeze", value, graph.integers(0)))
+            y = graph.node("Squeeze", y, graph.integers(1))
+        return graph.node("Transpose", graph.node("Add", y, frames), perm=[1, 2, 0])
+
+    def _group_norm(self, norm: nn.GroupNorm, x: str, name: str) -> str:
+        graph = self.graph
+        centred = graph.node("Sub", x, self._mean(x))
+        variance = self._mean(graph.node("Mul", centred, centred))
+        deviation = graph.node("Sqrt", graph.node("Add", variance, graph.number(norm.eps)))
+        weight, bias = (graph.node("Unsqueeze", value, graph.integers(1)) for value in self._weights(norm, name))
+        return graph.node("Add", graph.node("Mul", graph.node("Div", centred, deviation), weight), bias)
+
+    def _mean(self, x: str) -> str:
+        """Shape: [B, C, T] -> [B, 1, 1].
+
+        First over time, then over channels: runtimes add up in float32, and of a million samples at once (as by
+        LayerNormalization or InstanceNormalization) an error ten times that of torch is left.
+        """
+        over_time = self.graph.node("ReduceMean", x, self.graph.integers(2))
+        return self.graph.node("ReduceMean", over_time, self.graph.integers(1))
+
+
+def _scalar_length(graph: Graph, x: str) -> str:
+    """Shape: x [B, C, T] -> [] int64."""
+    return graph.node("Squeeze", graph.length(x, 2))
+
+
+def _lstm_weights(graph: Graph, lstm: nn.LSTM, layer: int, name: str) -> list[str]:
+    """W, R and B of ONNX's LSTM, whose gates stand in the order input, output, forget, cell."""
+
+    def gates(kind: str) -> Tensor:
+        i, f, g, o = getattr(lstm, f"{kind}_l{layer}").detach().chunk(4)  # as torch orders them
+        return torch.cat([i, o, f, g])
+
+    bias = torch.cat([gates("bias_ih"), gates("bias_hh")])
+    return [
+        graph.weight(f"{name}_{kind}", tensor[None])  # [1]: one direction
+        for kind, tensor in (
+            ("input_weight", gates("weight_ih")),
+            ("hidden_weight", gates("weight_hh")),
+            ("bias", bias),
+        )
+    ]

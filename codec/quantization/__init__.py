@@ -1,0 +1,1 @@
+"""Quantizers: residual vector quantization, nearest-code and beam search, k-means."""

@@ -1,0 +1,1 @@
+"""Checkpoints: files, the store, resuming, starting from a trained model, rolling back."""

@@ -1,0 +1,148 @@
+"""What a run does about its own figures: it names what is wrong, once, and goes back when it diverges."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from codec.evaluation.report.diagnostics import DIVERGENCE, Symptoms
+from codec.training.config import DoctorPlan
+
+__all__ = ["Divergence", "Doctor", "TrainingError"]
+
+# A checkpoint counts as good when so many lines have been sound since, and a validation: it may have been written
+# after the onset of a divergence, which the mean over its own line does not show yet.
+_PROBATION = 6
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message is a diagnosis in one sentence."""
+
+
+class Divergence(TrainingError):
+    """Training cannot go on from here, but may from an earlier step at a lower learning rate."""
+
+
+class Doctor:
+    """Watches the log of a run, and knows which of its checkpoints are sound.
+
+    Two checkpoints matter to it, apart from the newest: the newest one that is known to be good, and one after it that
+    is on probation. All of its state is in the checkpoints, so that a run that is stopped at any moment decides as if
+    it had not been.
+
+    Args:
+        message: Gets one sentence for each condition, the first time it is present.
+
+    Attributes:
+        good: Step of the newest checkpoint that is known to be sound; None before there is one.
+        returns: How often the run has gone back.
+    """
+
+    def __init__(self, plan: DoctorPlan, message: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.returns = 0
+        self.good: int | None = None
+        self._on_probation: int | None = None
+        self._sound_lines = 0  # since that one
+        self._validated = -1  # step of the newest validation whose score was sound
+        self._symptoms = Symptoms()
+        self._resumed: int | None = None
+        self._message = message
+        self._said: set[str] = set()
+
+    @property
+    def rate(self) -> float:
+        """Factor of the learning rates."""
+        return self.plan.rate_factor**self.returns
+
+    @property
+    def wanted(self) -> set[int]:
+        """Steps of the checkpoints that have to be kept."""
+        return {step for step in (self.good, self._on_probation) if step is not None}
+
+    def read(self, split: str, step: int, values: Mapping[str, float], seconds: float = 0.0) -> None:
+        """Takes a line of the log.
+
+        Raises:
+            Divergence: The run diverges, and it is the doctor's to do something about it.
+        """
+        self._symptoms.read({"split": split, "step": step, "seconds": seconds, **values})
+        for name, sentence in self._symptoms.present.items():
+            if name not in self._said and not (name == DIVERGENCE and self.plan.max_returns):
+                self._said.add(name)
+                self._message(sentence)
+        self._judge(split, step)
+        if self.plan.max_returns and DIVERGENCE in self._symptoms.present:
+            raise Divergence(self._symptoms.present[DIVERGENCE])
+
+    def _judge(self, split: str, step: int) -> None:
+        if self._symptoms.suspicious:
+            self._on_probation = None
+        elif split == "train":
+            self._sound_lines += 1
+        else:
+            self._validated = step
+        waiting = self._on_probation
+        if waiting is not None and self._sound_lines >= _PROBATION and self._validated >= waiting:
+            self.good, self._on_probation = waiting, None
+
+    def saving(self, step: int) -> None:
+        """A checkpoint of this step is about to be written, and will hold that it was."""
+        if self.good is None:
+            self.good = step  # the first: nothing has gone wrong before it
+        elif self._on_probation is None and step > self.good and not self._symptoms.suspicious:
+            self._on_probation, self._sound_lines = step, 0
+
+    def resumed(self, step: int) -> None:
+        """The run goes on from the checkpoint of this step, which has to do where the good one is gone: a run that has
+        ended keeps its last ones only."""
+        self._resumed = step
+
+    def goes_back(self, divergence: Divergence, step: int, there: set[int]) -> tuple[int, int]:
+        """Where the run is to go on.
+
+        Args:
+            step: Where it is.
+            there: Steps of the checkpoints that exist.
+
+        Returns:
+            The step to go back to, and how many returns this makes.
+
+        Raises:
+            Divergence: There is no return; the message says why.
+        """
+        sound = [each for each in there if self.good is not None and each <= self.good and each < step]
+        sound = sound or [each for each in there if each == self._resumed and each < step]
+        if not self.plan.max_returns or not sound:
+            raise divergence
+        if self.returns >= self.plan.max_returns:
+            raise Divergence(
+                f"{divergence} It was taken back to an earlier checkpoint {self.returns} times, in the end with "
+                f"{self.rate:.2g} times the learning rates, and that did not help."
+            )
+        returns = self.returns + 1
+        self._message(
+            f"{divergence} Going back to step {max(sound)} with {self.plan.rate_factor**returns:.2g} times the "
+            f"learning rates (return {returns} of {self.plan.max_returns})."
+        )
+        return max(sound), returns
+
+    def back_at(self, step: int, returns: int) -> None:
+        """The run is as it was at this step; what the checkpoint says about returns is older."""
+        self.good, self.returns, self._on_probation = step, returns, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives only."""
+        return {
+            "returns": self.returns,
+            "good": self.good,
+            "on_probation": self._on_probation,
+            "sound_lines": self._sound_lines,
+            "validated": self._validated,
+            "symptoms": self._symptoms.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.returns, self.good = state["returns"], state["good"]
+        self._on_probation, self._sound_lines = state["on_probation"], state["sound_lines"]
+        self._validated = state["validated"]
+        self._symptoms.load_state_dict(state["symptoms"])

@@ -1,0 +1,42 @@
+"""Checks between parts that are configured apart, made before any audio is read."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from balancer import Balancer
+from codec.training.adversarial import ADVERSARIAL_LOSSES, Adversary
+
+__all__ = ["check_loss_names", "check_windows"]
+
+
+def check_loss_names(losses: Mapping[str, nn.Module], adversary: Adversary | None, balancer: Balancer) -> None:
+    """Every loss has a weight and every weight a loss.
+
+    Raises:
+        ValueError: Names both sides.
+    """
+    names = [*losses, *(ADVERSARIAL_LOSSES if adversary is not None else ())]
+    if sorted(names) != sorted(balancer.weights):
+        raise ValueError(
+            f"losses and weights must have the same names: there are losses {', '.join(names)}"
+            f"{'' if adversary is not None else ' and no discriminator'}, "
+            f"and weights for {', '.join(balancer.weights)}"
+        )
+
+
+def check_windows(losses: Mapping[str, nn.Module], adversary: Adversary | None, segment_samples: int) -> None:
+    """A segment holds the largest window of every loss and of the discriminator.
+
+    Raises:
+        ValueError: Names the loss, its window and the segment.
+    """
+    parts = dict(losses) | ({} if adversary is None else {"the discriminator": adversary.discriminator})
+    for name, part in parts.items():
+        # A loss can do with less by reflecting the signal, but then it sees no whole window of real audio.
+        needed = max(getattr(part, "minimum_samples", 1), getattr(part, "window_samples", 1))
+        if segment_samples < needed:
+            raise ValueError(
+                f"a segment has {segment_samples} samples, but {name} needs at least {needed}: "
+                "raise data.segments.segment_seconds or use smaller windows"
+            )

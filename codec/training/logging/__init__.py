@@ -1,0 +1,1 @@
+"""Metrics, console, samples and the live report of a run."""

@@ -1,0 +1,1 @@
+"""The ablation grid: its runs, progress display and report page."""

@@ -1,0 +1,1 @@
+"""Benchmarks: the training step, coding, streaming, data, start-up."""

@@ -1,0 +1,88 @@
+"""How long things take before they begin: importing what encodes, starting the codebooks, the first training step.
+
+python -m scripts.bench.startup [--rounds N] [--json FILE] [overrides ...]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from codec.quantization.residual import ResidualVectorQuantizer
+from codec.training.startup.malloc import keep_freed_memory
+from scripts.bench.machine import describe_machine
+from scripts.bench.step import own_trainer
+
+__all__ = ["main"]
+
+# What it costs Python to import a package, without starting the interpreter.
+_IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+_VECTORS = (300, 4096)  # that the k-means start sees: of one batch of 4 x 1 s, and of fourteen
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
+
+
+def _import_seconds(name: str) -> float:
+    command = [sys.executable, "-c", _IMPORT.format(name)]
+    return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+def _kmeans_seconds(vectors: int) -> float:
+    """32 books of 1024 codes."""
+    quantizer = ResidualVectorQuantizer(128, 32, 1024)
+    latent = torch.randn(vectors, 128, generator=torch.Generator().manual_seed(0))
+    return _seconds(lambda: quantizer.start(latent))
+
+
+def _first_step(precision: str, overrides: Sequence[str]) -> dict[str, float]:
+    """Of audiocraft's 24 kHz model: from the configuration to a trainer that has checked bfloat16, and then a step."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        trainer = own_trainer(precision, list(overrides), folder)
+        built = time.perf_counter() - begun
+        audio = trainer.data.batch(0)
+        first = _seconds(lambda: trainer.train_step(audio))
+        trainer.logger.close()
+        return {"trainer": built, "first training step": first}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="scripts.bench.startup", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=3, help="%(default)s")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("overrides", nargs="*", help="of the configuration, after --")
+    options = parser.parse_args(arguments)
+    print(describe_machine(), flush=True)
+    keep_freed_memory()
+    found: dict[str, list[float]] = {}
+    for _ in range(options.rounds):
+        timed = {
+            "import torch": _import_seconds("torch"),
+            "import codec.file_codec (what encodes)": _import_seconds("codec.coding.file_codec"),
+            **{f"k-means start, 32 books, {vectors} vectors": _kmeans_seconds(vectors) for vectors in _VECTORS},
+            **_first_step(options.precision, options.overrides),
+        }
+        for name, seconds in timed.items():
+            found.setdefault(name, []).append(seconds)
+    print(f"seconds, median of {options.rounds}, {torch.get_num_threads()} threads")
+    for name, taken in found.items():
+        print(f"  {name:<42} {median(taken):6.2f}  ({min(taken):.2f} to {max(taken):.2f})")
+    if options.json:
+        options.json.write_text(json.dumps({"machine": describe_machine(), "startup": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Times a training step, side by side with audiocraft's: steps of the two alternate, and the ratio is of their medians.
+
+Ours is timed twice: looking at the gradients of every loss in every step, as audiocraft does, and in every eighth, as
+`balancer=encodec` goes on after its first 1000 steps. Against another precision than float32 stands audiocraft's own
+bfloat16 autocast, and its float32 as well.
+
+python -m scripts.bench.step step [--precision auto|float32] [--rounds N] [--peer PYTHON] [--json FILE] [overrides ...]
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from codec.training import Trainer
+from codec.training.startup.malloc import keep_freed_memory
+from scripts.bench.machine import describe_machine
+from scripts.composition import CONFIGS, build, find_device
+
+_ROOT = Path(__file__).resolve().parents[2]
+# The model, losses and discriminator of audiocraft's 24 kHz solver, on batches of 4 x 1 s.
+AUDIOCRAFT = (
+    "experiment=audiocraft_24khz",
+    "adversary.update=simultaneous",
+    "data=clips",
+    "data.workers=0",
+    "data.batch_size=4",
+    "name=bench",
+)
+_OURS = {
+    "a look in 8": ("balancer.refresh_every=8", "balancer.refresh_from=0"),
+    "in every step": ("balancer.refresh_every=1",),
+}
+
+
+class Worker:
+    """A process that takes one step whenever it is asked to."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seconds: list[float] = []
+        self.facts: dict[str, Any] = self._answer()
+
+    def step(self) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        seconds = float(self._answer()["seconds"])
+        self.seconds.append(seconds)
+        return seconds
+
+    def close(self) -> int:
+        """Ends the process; returns its peak memory in bytes."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        peak = int(self._answer()["peak_bytes"])
+        self.process.wait()
+        self.process.stdout.close()
+        return peak
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        raise RuntimeError(f"the process ended with status {self.process.wait()} before it answered")
+
+
+def serve(step: Any, facts: dict[str, Any]) -> None:
+    """Runs inside a worker: takes a step for every line of input and answers how long it took."""
+    import resource
+
+    print(json.dumps(facts), flush=True)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        step()
+        print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
+    print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
+
+
+def own_trainer(
+    precision: str, overrides: Sequence[str], folder: str, experiment: Sequence[str] = AUDIOCRAFT
+) -> Trainer:
+    """A trainer just past the start of its codebooks."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", [*experiment, f"trainer.precision={precision}", *overrides])
+    trainer = build(cfg, Path(folder), device=find_device("auto"))
+    trainer.prepare_precision()
+    generator = torch.Generator().manual_seed(0)
+    trainer.codec.quantizer.start(torch.randn(1200, trainer.codec.config.latent_dim, generator=generator))
+    return trainer
+
+
+def work(precision: str, overrides: list[str]) -> None:
+    """The worker of this project."""
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = own_trainer(precision, overrides, folder)
+        audio = trainer.data.batch(0)
+
+        def step() -> None:
+            trainer.train_step(audio)
+            trainer.step += 1
+
+        for _ in range(2):
+            step()
+        serve(step, {"precision": trainer.precision.description, "torch": torch.__version__})
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Alternates steps of the workers, and prints medians and ratios."""
+    print(describe_machine(), flush=True)
+    precision = f"--precision={arguments.precision}"
+    workers = {
+        name: Worker([sys.executable, "-m", "scripts.bench.step", "work", *looks, *arguments.overrides, precision])
+        for name, looks in _OURS.items()
+    }
+    peers = {"audiocraft": precision} if arguments.peer else {}
+    if arguments.peer and arguments.precision != "float32":
+        peers["its float32"] = "--precision=float32"
+    for name, flag in peers.items():
+        workers[name] = Worker([arguments.peer, str(_ROOT / "scripts" / "bench" / "audiocraft.py"), flag])
+    for _ in range(arguments.rounds):
+        for worker in workers.values():
+            worker.step()
+    rows = {
+        name: {
+            **worker.facts,
+            "seconds": worker.seconds,
+            "median": median(worker.seconds),
+            "peak_bytes": worker.close(),
+        }
+        for name, worker in workers.items()
+    }
+    print(f"training step, 24 kHz model of audiocraft's size, batch 4 x 1 s, {torch.get_num_threads()} threads")
+    for name, row in rows.items():
+        low, high = min(row["seconds"]), max(row["seconds"])
+        print(
+            f"  {name:<13} median {row['median']:6.3f} s  ({low:.3f} to {high:.3f})  "
+            f"peak {row['peak_bytes'] / 2**30:.2f} GiB  {row['precision']}"
+        )
+    for name, peer in itertools.product(_OURS, peers):
+        ratio, memory = (rows[name][figure] / rows[peer][figure] for figure in ("median", "peak_bytes"))
+        print(f"  {name} against {peer}: {1 / ratio:.2f} times as fast, {memory:.2f} of the memory")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({"machine": describe_machine(), "step": rows}, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts.bench.step", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("what", choices=["step", "work"], help="step: the comparison; work: one of its processes")
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--peer", help="Python of an environment with audiocraft; scripts/bench.sh makes one")
+    parser.add_argument("--json", help="also write the figures here")
+    parser.add_argument("overrides", nargs="*", help="of the configuration")
+    arguments = parser.parse_intermixed_args()  # overrides may follow options
+    if arguments.what == "work":
+        work(arguments.precision, arguments.overrides)
+    else:
+        compare(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Fuzzing of the decoder with mutated files."""

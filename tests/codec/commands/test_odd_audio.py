@@ -1,0 +1,162 @@
+"""Whatever audio a user has, in and out through the command, with the length it must have.
+
+The rule: T samples at rate R are ceil(T * r / R) at a model's rate r, coded and decoded.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from codec.cli import main
+from coding_inputs import save_tiny
+
+MODELS = {"causal": (24_000, 1), "segments": (48_000, 2)}
+RATES = (8000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000, 96_000, 192_000)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {kind: save_tiny(kind, folder) for kind in MODELS}
+
+
+def coded(run: str, folder: Path, source: str = "in.wav") -> tuple[np.ndarray, int]:
+    """The decoded audio [T, C] and its rate."""
+    encoded, back = str(folder / "out.ecdc"), str(folder / "back.wav")
+    assert main(["encode", str(folder / source), encoded, "--checkpoint", run]) == 0
+    assert main(["decode", encoded, back, "--checkpoint", run]) == 0
+    audio, rate = soundfile.read(back, always_2d=True)
+    return audio, rate
+
+
+def expected_samples(samples: int, source_rate: int, rate: int) -> int:
+    return -(-samples * rate // source_rate)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize("source_rate", RATES)
+def test_every_rate_and_channel_count(
+    runs: dict[str, str], tmp_path: Path, kind: str, source_rate: int, channels: int
+) -> None:
+    samples = source_rate // 10 + 7
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (samples, channels))
+    soundfile.write(tmp_path / "in.wav", audio, source_rate)
+    back, rate = coded(runs[kind], tmp_path)
+    assert (rate, back.shape[1]) == MODELS[kind]
+    assert len(back) == expected_samples(samples, source_rate, rate)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("samples", [0, 1, 2, 319, 320, 321])
+@pytest.mark.parametrize("source_rate", [8000, 44_100, 48_000, 192_000])
+def test_shortest_audio(runs: dict[str, str], tmp_path: Path, kind: str, samples: int, source_rate: int) -> None:
+    soundfile.write(tmp_path / "in.wav", np.full(samples, 0.3), source_rate)
+    back, rate = coded(runs[kind], tmp_path)
+    assert len(back) == expected_samples(samples, source_rate, rate)
+
+
+SIGNALS = {
+    "silence": lambda t: 0 * t,
+    "direct current": lambda t: 0.7 + 0 * t,
+    "full-scale square": lambda t: np.where(np.floor(200 * t) % 2, 1.0, -1.0),
+    "one impulse": lambda t: np.where(t == 0, 1.0, 0.0),
+    "least noise": lambda t: 2.0**-24 * np.sign(np.sin(1e5 * t)),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_signals_at_the_limits(runs: dict[str, str], tmp_path: Path, kind: str, signal: str) -> None:
+    time = np.arange(30_000) / 44_100
+    soundfile.write(tmp_path / "in.wav", SIGNALS[signal](time), 44_100, subtype="FLOAT")
+    back, rate = coded(runs[kind], tmp_path)
+    assert len(back) == expected_samples(30_000, 44_100, rate)
+    assert np.isfinite(back).all()
+    if kind == "segments" and signal == "silence":
+        assert np.abs(back).max() < 1e-4  # divided by the least RMS and multiplied by it again
+
+
+def test_floats_beyond_full_scale_go_in_as_they_are(runs: dict[str, str], tmp_path: Path) -> None:
+    """A model that normalizes gives the same codes for ten times the level."""
+    audio = np.random.default_rng(0).uniform(-0.9, 0.9, (40_000, 2))
+    sizes = []
+    for gain in (1, 16):
+        soundfile.write(tmp_path / "in.wav", gain * audio, 48_000, subtype="FLOAT")
+        coded(runs["segments"], tmp_path)
+        sizes.append((tmp_path / "out.ecdc").read_bytes())
+    # The scale alone differs, and with it the checksum of each block.
+    assert sum(a != b for a, b in zip(*sizes, strict=True)) <= 2 * (4 + 4)
+
+
+@pytest.mark.parametrize(("coding", "earlier"), [("fixed", b""), ("adaptive", b"an encoded file")])
+def test_audio_whose_squares_overflow_is_refused_and_leaves_no_file(
+    runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], coding: str, earlier: bytes
+) -> None:
+    """Far beyond full scale audio is coded; where the sum of squares overflows, if only in the end, nothing is left."""
+    audio = np.random.default_rng(0).uniform(0.5, 0.9, (60_000, 2))
+    target = tmp_path / "out.ecdc"
+    arguments = ["encode", str(tmp_path / "in.wav"), str(target), "--coding", coding, "--checkpoint", runs["segments"]]
+    soundfile.write(tmp_path / "in.wav", 1e16 * audio, 48_000, subtype="FLOAT")
+    coded(runs["segments"], tmp_path)
+    target.unlink()
+    if earlier:
+        target.write_bytes(earlier)
+    audio[:46_000] /= 1e16
+    soundfile.write(tmp_path / "in.wav", 1e19 * audio, 48_000, subtype="FLOAT")
+    there = sorted(tmp_path.iterdir())
+    capsys.readouterr()
+    assert main(arguments) == 1
+    said = "codec: audio so loud cannot be encoded: a block has the scale inf, below 2^64 it decodes\n"
+    assert capsys.readouterr() == ("", said)
+    assert sorted(tmp_path.iterdir()) == there
+    assert not earlier or target.read_bytes() == earlier
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_coding_of_samples(runs: dict[str, str], tmp_path: Path, kind: str, subtype: str) -> None:
+    soundfile.write(tmp_path / "in.wav", np.random.default_rng(0).uniform(-0.9, 0.9, 5000), 24_000, subtype=subtype)
+    back, rate = coded(runs[kind], tmp_path)
+    assert len(back) == 5000 * rate // 24_000
+
+
+def wav_with(folder: Path, field: bytes, offset: int, value: bytes) -> None:
+    """A WAV of 4000 samples whose header has a wrong value `offset` bytes after `field`."""
+    soundfile.write(folder / "in.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 4000), 24_000)
+    data = bytearray((folder / "in.wav").read_bytes())
+    at = data.index(field) + offset
+    data[at : at + len(value)] = value
+    (folder / "in.wav").write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("value", "samples"),
+    [(0xFFFFFFFF, 4000), (0x7FFFF000, 4000), (1_000_000, 4000), (2000, 1000), (2001, 1000)],
+)
+def test_a_wav_that_lies_about_its_length(runs: dict[str, str], tmp_path: Path, value: int, samples: int) -> None:
+    wav_with(tmp_path, b"data", 4, struct.pack("<I", value))
+    assert len(coded(runs["causal"], tmp_path)[0]) == samples
+
+
+@pytest.mark.parametrize("claimed_rate", [1, 7, 1000, 999_983, 0x7FFFFFFF])
+def test_a_wav_that_lies_about_its_rate(runs: dict[str, str], tmp_path: Path, claimed_rate: int) -> None:
+    """Absurd, but a rate; nothing is built that grows with it."""
+    samples = 20 if claimed_rate < 1000 else 4000
+    wav_with(tmp_path, b"fmt ", 12, struct.pack("<I", claimed_rate))
+    (tmp_path / "in.wav").write_bytes((tmp_path / "in.wav").read_bytes()[: 44 + 2 * samples])
+    back, rate = coded(runs["causal"], tmp_path)
+    assert len(back) == expected_samples(samples, claimed_rate, rate)
+
+
+@pytest.mark.parametrize("channels", [0, 200, 0xFFFF])
+def test_a_wav_that_lies_about_its_channels_is_one_line_or_coded(
+    runs: dict[str, str], tmp_path: Path, channels: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wav_with(tmp_path, b"fmt ", 10, struct.pack("<H", channels))
+    status = main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "out.ecdc"), "--checkpoint", runs["causal"]])
+    error = capsys.readouterr().err
+    assert (status, error.count("\n")) in {(0, 0), (1, 1)}

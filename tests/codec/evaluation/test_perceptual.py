@@ -1,0 +1,147 @@
+"""Perceptual scores against values stored from the packages themselves, and their behaviour at the edges.
+
+The stored values belong to `speech(rate)` under white noise from NumPy's generator with seed 0 and the standard
+deviation given, scored by calling pystoi 0.4.1, pesq 0.0.4 and visqol-python 3.8.0 directly on float64 arrays.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from scipy.signal import resample_poly
+from torch import Tensor
+
+from codec.evaluation import pesq, stoi, visqol
+
+CLIP = Path(__file__).parents[3] / "data/clips/held_out/speech/new_world_fr_4.ogg"
+METRICS = [stoi, pesq, visqol]
+Metric = Callable[[Tensor, Tensor, int], Tensor]
+
+
+@functools.cache
+def speech(sample_rate: int, seconds: float = 3.0) -> Tensor:
+    """The start of a clip of this repository, mixed to mono and resampled by SciPy. Shape: -> [1, 1, T]."""
+    audio, rate = soundfile.read(CLIP, always_2d=True)
+    divisor = math.gcd(rate, sample_rate)
+    resampled = resample_poly(audio.mean(1), sample_rate // divisor, rate // divisor)
+    return torch.from_numpy(resampled[: round(seconds * sample_rate)])[None, None]
+
+
+def noisy(reference: Tensor, deviation: float) -> Tensor:
+    noise = np.random.default_rng(0).standard_normal(tuple(reference.shape))
+    return reference + deviation * torch.from_numpy(noise)
+
+
+@pytest.mark.parametrize(
+    ("metric", "sample_rate", "deviation", "stored"),
+    [
+        (stoi, 24_000, 0.1, 0.69399),
+        (stoi, 24_000, 0.01, 0.93551),
+        (stoi, 24_000, 0.001, 0.99836),
+        (pesq, 16_000, 0.1, 1.01791),
+        (pesq, 16_000, 0.01, 1.17347),
+        (pesq, 16_000, 0.001, 3.45028),
+        (visqol, 48_000, 0.1, 1.41635),
+        (visqol, 48_000, 0.01, 2.26265),
+        (visqol, 48_000, 0.001, 3.36729),
+    ],
+)
+def test_stored_values(metric: Metric, sample_rate: int, deviation: float, stored: float) -> None:
+    reference = speech(sample_rate)
+    assert float(metric(noisy(reference, deviation), reference, sample_rate)) == pytest.approx(stored, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    # PESQ: the raw score of 4.5 under the mapping of P.862.2. ViSQOL: stored.
+    ("metric", "best"),
+    [(stoi, 1.0), (pesq, 0.999 + 4 / (1 + math.exp(3.8224 - 1.3669 * 4.5))), (visqol, 4.7321)],
+)
+def test_identity_scores_best_at_any_level(metric: Metric, best: float) -> None:
+    reference = speech(24_000, 1.5)
+    batch = torch.cat([reference, reference / 10])
+    torch.testing.assert_close(metric(batch, reference.expand(2, 1, -1), 24_000), torch.full((2,), best))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_sample_rates_are_converted(metric: Metric) -> None:
+    reference = speech(16_000, 2.0)
+    estimate = noisy(reference, 0.003)
+    at_48k = (torch.from_numpy(resample_poly(audio.numpy(), 3, 1, axis=-1)) for audio in (estimate, reference))
+    torch.testing.assert_close(metric(estimate, reference, 16_000), metric(*at_48k, 48_000), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_mean_of_the_channels_is_judged(metric: Metric) -> None:
+    reference = speech(24_000, 1.5)
+    estimate = noisy(reference, 0.01)
+    stereo = torch.cat([1.5 * estimate, 0.5 * estimate], 1)
+    both = metric(stereo, reference.expand(1, 2, -1), 24_000)
+    torch.testing.assert_close(both, metric(estimate, reference, 24_000))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_silence_on_either_side_is_not_defined(metric: Metric) -> None:
+    audio = speech(24_000, 1.5)
+    silence = torch.zeros_like(audio)
+    estimates, references = torch.cat([silence, audio, silence]), torch.cat([audio, silence, silence])
+    assert metric(estimates, references, 24_000).isnan().all()
+    opposed = torch.cat([audio, -audio], 1)
+    assert metric(opposed, opposed, 24_000).isnan().all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_diverged_estimate_is_not_defined_and_only_its_own_clip(metric: Metric) -> None:
+    reference = speech(24_000, 1.5).expand(3, 1, -1)
+    estimate = noisy(reference, 0.01)
+    estimate[0, 0, 7] = math.nan
+    estimate[1, 0, 7] = math.inf
+    assert metric(estimate, reference, 24_000).isnan().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("metric", "sample_rate", "enough", "too_few"),
+    [(pesq, 16_000, 4000, 3999), (visqol, 48_000, 46_080, 46_079), (stoi, 10_000, 4225, 3900), (stoi, 10_000, 4225, 1)],
+)
+def test_clips_that_are_too_short_are_not_defined(metric: Metric, sample_rate: int, enough: int, too_few: int) -> None:
+    reference = speech(sample_rate)[..., sample_rate // 2 :]
+    estimate = noisy(reference, 0.01)
+    assert metric(estimate[..., :enough], reference[..., :enough], sample_rate).isfinite().all()
+    assert metric(estimate[..., :too_few], reference[..., :too_few], sample_rate).isnan().all()
+
+
+def test_a_word_in_silence_is_too_short_for_stoi() -> None:
+    reference = speech(24_000).clone()
+    reference[..., 5000:] = 0
+    assert stoi(noisy(reference, 0.01), reference, 24_000).isnan().all()
+
+
+def test_pesq_without_an_utterance_is_not_defined() -> None:
+    burst = noisy(torch.zeros(1, 1, 48_000), 0.1)
+    burst[..., :16_000], burst[..., 16_800:] = 0, 0
+    assert pesq(burst, burst, 16_000).isnan().all()
+
+
+def test_pesq_of_a_long_clip_is_the_mean_over_its_pieces() -> None:
+    reference = speech(16_000).repeat(1, 1, 7)[..., :320_000]
+    estimate = torch.cat([noisy(reference[..., :160_000], 0.01), noisy(reference[..., 160_000:], 0.001)], -1)
+    halves = [pesq(e, r, 16_000) for e, r in zip(estimate.chunk(2, -1), reference.chunk(2, -1), strict=True)]
+    torch.testing.assert_close(pesq(estimate, reference, 16_000), torch.stack(halves).mean(0))
+    estimate[..., 160_000:] = 0  # a silent half says nothing
+    torch.testing.assert_close(pesq(estimate, reference, 16_000), halves[0])
+
+
+def test_pesq_survives_more_utterances_than_its_package() -> None:
+    """More than 50 in one call end the process; here there are 120."""
+    bursts = noisy(torch.zeros(1, 1, 120 * 16_000), 0.1) * (torch.arange(120 * 16_000) % 16_000 < 7000)
+    assert pesq(noisy(bursts, 0.001), bursts, 16_000).isfinite().all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_unequal_lengths_are_refused(metric: Metric) -> None:
+    with pytest.raises(ValueError, match="an estimate as long as its reference is wanted, got 90 and 100 samples"):
+        metric(torch.zeros(1, 1, 90), torch.zeros(1, 1, 100), 24_000)

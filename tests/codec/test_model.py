@@ -1,0 +1,464 @@
+"""The whole codec against the encodec package and transformers, its file, and degenerate audio."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import codec.model as codec_model
+from codec import Codec, CodecConfig, EncodedSegment, ModelFileError
+from encodec_weights import TINY, assert_ties, codec_with_weights_of, encodec_model, fill_codebooks, transformers_model
+
+SEGMENTED: dict[str, Any] = {
+    "channels": 2, "causal": False, "norm": "time_group_norm", "normalize": True, "segment_seconds": 1.0,
+}  # fmt: skip
+
+
+def tiny(**changes: Any) -> CodecConfig:
+    return CodecConfig(**(TINY | changes))
+
+
+@torch.no_grad()
+def tiny_codec(**changes: Any) -> Codec:
+    """A codec whose codebooks suit its latents, so that many codes are in use."""
+    codec = Codec(tiny(**changes)).eval()
+    latent = codec.encoder(torch.randn(1, codec.config.channels, 1200))
+    codec.quantizer.start(latent[0].t())
+    return codec
+
+
+# Parity
+
+
+@torch.no_grad()
+def assert_same_codec(config: CodecConfig, lengths: list[int], bandwidths: list[float], batch: int) -> None:
+    reference = encodec_model(config)
+    fill_codebooks(reference, 0.1 * torch.randn(1, config.channels, config.sample_rate // 2))
+    codec = codec_with_weights_of(reference, config)
+    used: set[int] = set()
+    for samples in lengths:
+        audio = 0.1 * torch.randn(batch, config.channels, samples)
+        for bandwidth in bandwidths:
+            reference.set_target_bandwidth(bandwidth)
+            theirs, ours = reference.encode(audio), codec.encode(audio, bandwidth)
+            assert len(ours) == len(theirs)
+            for (codes, scale), segment in zip(theirs, ours, strict=True):
+                if not torch.equal(segment.codes, codes):
+                    assert len(ours) == len(audio) == 1
+                    assert_ties(codec.latent_of(audio), codec.quantizer.embed, segment.codes, codes)
+                assert segment.codes.shape[1] == config.codebooks_for(bandwidth)
+                assert (segment.scale is None) == (scale is None)
+                if scale is not None:
+                    torch.testing.assert_close(segment.scale, scale.flatten())
+                used |= set(codes.flatten().tolist())
+            same = [EncodedSegment(codes, segment.scale) for (codes, _), segment in zip(theirs, ours, strict=True)]
+            torch.testing.assert_close(codec.decode(same), reference.decode(theirs), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(codec.decode(same, samples), reference(audio), rtol=1e-4, atol=1e-5)
+    assert len(used) >= min(16, config.codebook_size) // 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"channels": 2},
+        {"skip": "identity", "padding": "constant", "causal": False},
+        SEGMENTED,
+        # Segments that are no whole number of frames, and neighbours that overlap by a third.
+        SEGMENTED | {"segment_seconds": 0.17, "overlap": 1 / 3},
+        SEGMENTED | {"normalize": False, "overlap": 0.0},
+    ],
+    ids=["24khz", "stereo", "audiocraft", "48khz", "short_segments", "no_overlap"],
+)
+def test_tiny_codecs_equal_encodec(changes: dict[str, Any]) -> None:
+    # At 600 Hz a segment of 1 s has 600 samples and the next starts at 594; 1189 ends in a segment of one sample.
+    assert_same_codec(tiny(**changes), [1, 5, 599, 600, 601, 1189, 1300], [0.4, 1.6], batch=2)
+
+
+def test_the_24khz_codec_equals_encodec() -> None:
+    assert_same_codec(CodecConfig(), [5, 7_321], [1.5, 24.0], batch=1)
+
+
+def test_the_48khz_codec_equals_encodec() -> None:
+    config = CodecConfig(
+        sample_rate=48_000, codebooks=16, bandwidths_kbps=(3.0, 24.0), **(SEGMENTED | {"segment_seconds": 0.2})
+    )
+    assert_same_codec(config, [700, 12_345], [3.0], batch=1)
+
+
+@torch.no_grad()
+def test_a_tiny_codec_equals_transformers() -> None:
+    config = tiny()
+    foreign = transformers_model(config)
+    fill_codebooks(foreign, 0.1 * torch.randn(1, 1, 300))
+    codec = codec_with_weights_of(foreign, config)
+    audio = 0.1 * torch.randn(2, 1, 600)
+    theirs = foreign.encode(audio, bandwidth=0.8)
+    (ours,) = codec.encode(audio, 0.8)
+    assert torch.equal(ours.codes, theirs.audio_codes[0])
+    assert len(ours.codes.unique()) > 4
+    expected = foreign.decode(theirs.audio_codes, theirs.audio_scales).audio_values
+    torch.testing.assert_close(codec.decode([ours]), expected, rtol=1e-4, atol=1e-5)
+
+
+# Training pass
+
+
+@pytest.mark.parametrize("samples", [1, 5, 6, 7, 61])
+@torch.no_grad()
+def test_a_training_pass_is_an_encode_and_a_decode(samples: int) -> None:
+    codec = tiny_codec(**SEGMENTED)
+    audio = torch.randn(2, 2, samples)
+    for books, bandwidth in ((1, 0.4), (4, None)):
+        output = codec(audio, books)
+        segments = codec.encode(audio, bandwidth)
+        assert torch.equal(output.quantized.codes, segments[0].codes)
+        torch.testing.assert_close(output.audio, codec.decode(segments, samples))
+        assert output.audio.shape == audio.shape
+        assert output.latent.shape == (2, 6, -(-samples // 6))
+
+
+def test_latents_pass_through_when_nothing_is_quantized() -> None:
+    codec = tiny_codec()
+    audio = torch.randn(2, 1, 61)
+    output = codec(audio, quantize=False)
+    assert output.quantized is None
+    assert torch.equal(output.latent, codec.encoder(audio))
+    assert torch.equal(output.audio, codec.decoder(output.latent)[..., :61])
+    assert not torch.equal(output.audio, codec(audio).audio)
+
+
+def test_gradients_reach_every_parameter_through_the_quantizer() -> None:
+    codec = tiny_codec(**SEGMENTED)
+    output = codec(torch.randn(2, 2, 61))
+    (output.audio.square().mean() + output.quantized.commitment.mean()).backward()
+    assert [name for name, p in codec.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+
+
+@torch.no_grad()
+def test_the_quantizer_stays_in_float32_under_autocast() -> None:
+    codec = tiny_codec(codebook_size=256, latent_dim=16, bandwidths_kbps=())
+    audio = torch.randn(2, 1, 1200)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = codec(audio)
+        (segment,) = codec.encode(audio)
+    assert output.latent.dtype == output.audio.dtype == torch.bfloat16, "the networks do run in bf16"
+    quantized = output.quantized
+    assert quantized.latent.dtype == quantized.commitment.dtype == quantized.residuals.dtype == torch.float32
+    expected = codec.quantizer(output.latent)
+    assert torch.equal(quantized.codes, expected.codes)
+    assert torch.equal(quantized.latent, expected.latent)
+    assert torch.equal(segment.codes, expected.codes)
+
+
+# Degenerate audio
+
+
+@torch.no_grad()
+def test_silence_stays_finite_and_silent_with_normalization() -> None:
+    codec = tiny_codec(**SEGMENTED)
+    silence = torch.zeros(2, 2, 700)
+    segments = codec.encode(silence)
+    assert all(segment.scale.tolist() == pytest.approx([1e-8] * 2) for segment in segments)
+    assert codec.decode(segments, 700).abs().max() < 1e-6
+    assert codec(silence).audio.abs().max() < 1e-6
+
+
+@torch.no_grad()
+def test_normalization_makes_the_codes_independent_of_the_level() -> None:
+    codec = tiny_codec(**SEGMENTED)
+    audio = torch.randn(2, 2, 700)
+    loud, quiet = codec.encode(audio), codec.encode(audio / 128)
+    for one, other in zip(loud, quiet, strict=True):
+        assert torch.equal(one.codes, other.codes)
+        torch.testing.assert_close(one.scale, 128 * other.scale, rtol=1e-4, atol=0)
+    torch.testing.assert_close(codec.decode(loud), 128 * codec.decode(quiet), rtol=1e-3, atol=1e-4)
+    # The scale is the RMS of the mono mix.
+    expected = audio[..., :600].mean(1).square().mean(1).sqrt()
+    torch.testing.assert_close(loud[0].scale, expected)
+
+
+@torch.no_grad()
+def test_a_silent_item_leaves_the_others_of_its_batch_alone() -> None:
+    codec = tiny_codec(**SEGMENTED)
+    audio = torch.randn(2, 2, 300)
+    with_silence = codec(torch.stack([audio[0], torch.zeros(2, 300)])).audio
+    torch.testing.assert_close(with_silence[0], codec(audio).audio[0])
+
+
+@torch.no_grad()
+def test_nan_samples_change_no_buffer() -> None:
+    codec = tiny_codec().train()
+    before = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
+    output = codec(torch.full((1, 1, 60), float("nan")))
+    assert output.audio.isnan().all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in codec.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [(60,), (1, 60), (1, 2, 60), (1, 8, 60), (1, 1, 0), (1, 1, 1, 60)])
+def test_audio_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    codec = tiny_codec()
+    for call in (codec, codec.encode):
+        with pytest.raises(ValueError, match=r"expected audio \[B, 1, T\] with T > 0 .* got \[" + str(shape[0])):
+            call(torch.zeros(shape))
+
+
+def test_a_bandwidth_out_of_reach_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"bandwidth of 6.0 kbps .* has 1 to 4"):
+        tiny_codec().encode(torch.zeros(1, 1, 60), 6.0)
+
+
+# Segments
+
+
+@torch.no_grad()
+def test_decoding_cuts_to_the_length_asked_for() -> None:
+    codec = tiny_codec()
+    segments = codec.encode(torch.randn(1, 1, 601))
+    whole = codec.decode(segments)
+    assert whole.shape == (1, 1, 606)
+    assert torch.equal(codec.decode(segments, 601), whole[..., :601])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("samples", "steps"), [(24, 1), (25, 2), (240, 10), (601, 26)])
+def test_long_audio_of_a_causal_codec_is_coded_in_steps(
+    batch: int, samples: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is 4 frames of 6 samples; the results are those of all at once."""
+    monkeypatch.setattr(codec_model, "_STEP_SAMPLES", 24 * batch)
+    monkeypatch.setattr(codec_model, "_STEP_FRAMES", 1)
+    pushed: dict[str, list[int]] = {"StreamingEncoder": [], "StreamingDecoder": []}
+    for name, lengths in pushed.items():
+        stream = getattr(codec_model, name)
+
+        class Counted(stream):  # type: ignore[misc]
+            def push(self, x: Tensor, lengths: list[int] = lengths) -> Tensor:
+                lengths.append(x.shape[-1])
+                return super().push(x)
+
+        monkeypatch.setattr(codec_model, name, Counted)
+    ours = tiny_codec()
+    audio = torch.randn(batch, 1, samples)
+    whole = ours.encode_segment(audio)
+    (segment,) = ours.encode(audio)
+    assert torch.equal(segment.codes, whole.codes)
+    torch.testing.assert_close(ours.decode([segment]), ours.decode_segment(whole), rtol=1e-5, atol=1e-6)
+    for lengths, step in zip(pushed.values(), (24, 4), strict=True):
+        assert len(lengths) == (0 if steps == 1 else steps)  # one step is all at once
+        assert max(lengths, default=step) == step
+    before = len(pushed["StreamingEncoder"])
+    tiny_codec(causal=False).encode(audio)
+    assert len(pushed["StreamingEncoder"]) == before
+
+
+def test_a_codec_without_segments_decodes_exactly_one() -> None:
+    codec = tiny_codec()
+    segments = codec.encode(torch.randn(1, 1, 60))
+    with pytest.raises(ValueError, match="exactly one, got 2"):
+        codec.decode(segments * 2)
+
+
+@torch.no_grad()
+def test_each_segment_stands_by_itself() -> None:
+    codec = tiny_codec(**SEGMENTED)
+    audio = torch.randn(1, 2, 1300)
+    segments = codec.encode(audio)
+    assert [segment.codes.shape[-1] for segment in segments] == [100, 100, 19]  # 600, 600 and 1300 - 2 * 594 samples
+    changed = audio.clone()
+    changed[..., 1194:] = 0.0  # past the second segment's 594 + 600
+    again = codec.encode(changed)
+    assert torch.equal(again[1].codes, segments[1].codes)
+    assert not torch.equal(again[2].codes, segments[2].codes)
+    # Away from the overlaps the result is that of one segment; inside it fades from one to the other.
+    pieces = [codec.decode_segment(segment) for segment in segments]
+    whole = codec.decode(segments)
+    torch.testing.assert_close(whole[..., :594], pieces[0][..., :594])
+    torch.testing.assert_close(whole[..., 600:1188], pieces[1][..., 6:594])
+    first, second = pieces[0][..., 594:], pieces[1][..., :6]
+    weights = torch.tensor([(6 - i) / 7 for i in range(6)])  # triangles of equal slope, 6 + 1 to 0 + 1 steps from 0
+    torch.testing.assert_close(whole[..., 594:600], weights * first + (1 - weights) * second)
+
+
+@torch.no_grad()
+def test_codes_of_fewer_books_decode() -> None:
+    codec = tiny_codec()
+    (segment,) = codec.encode(torch.randn(1, 1, 60))
+    fewer = EncodedSegment(segment.codes[:, :2], None)
+    expected = codec.decoder(codec.quantizer.decode(segment.codes[:, :2]))
+    assert torch.equal(codec.decode([fewer]), expected)
+
+
+# The model's file
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Codec, Path]:
+    codec = tiny_codec(**SEGMENTED)
+    path = tmp_path / "model.safetensors"
+    codec.save(path)
+    return codec, path
+
+
+@torch.no_grad()
+def test_a_saved_codec_loads_with_the_same_outputs(saved: tuple[Codec, Path]) -> None:
+    codec, path = saved
+    loaded = Codec.load(path)
+    assert not loaded.training
+    assert loaded.config == codec.config
+    assert loaded.fingerprint() == codec.fingerprint()
+    audio = torch.randn(2, 2, 700)
+    segments = codec.encode(audio)
+    for ours, theirs in zip(loaded.encode(audio), segments, strict=True):
+        assert torch.equal(ours.codes, theirs.codes)
+        assert torch.equal(ours.scale, theirs.scale)
+    assert torch.equal(loaded.decode(segments), codec.decode(segments))
+    assert bool(loaded.quantizer.started)
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"], "nothing is left beside it"
+
+
+def test_a_path_may_be_a_string(saved: tuple[Codec, Path]) -> None:
+    codec, path = saved
+    codec.save(f"{path}.again")
+    assert Codec.load(f"{path}.again").fingerprint() == codec.fingerprint()
+    with pytest.raises(ModelFileError, match="no model file at nowhere"):
+        Codec.load("nowhere")
+
+
+@torch.no_grad()
+def test_a_loaded_codec_can_be_trained_on(saved: tuple[Codec, Path]) -> None:
+    quantizer = Codec.load(saved[1]).quantizer
+    before = quantizer.embed.clone()
+    quantizer.update(quantizer(torch.randn(1, 6, 50)))
+    # Its averages start as if each code had been given one vector, itself: a step moves, but does not scale the codes.
+    assert 0 < (quantizer.embed - before).norm() < 0.2 * before.norm()
+
+
+def test_the_file_holds_what_inference_needs_and_no_more(saved: tuple[Codec, Path]) -> None:
+    codec, path = saved
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        assert CodecConfig.from_dict(json.loads(file.metadata()["codec"])["config"]) == codec.config
+    training = {"quantizer.cluster_size", "quantizer.embed_sum", "quantizer.updates"}
+    assert names == set(codec.state_dict()) - training
+
+
+def test_half_a_file_loads_as_the_codec_with_rounded_weights(saved: tuple[Codec, Path]) -> None:
+    codec, path = saved
+    half = path.with_name("half.safetensors")
+    codec.save(half, torch.float16)
+    assert half.stat().st_size < 0.6 * path.stat().st_size
+    loaded = Codec.load(half).state_dict()
+    for name, tensor in codec.state_dict().items():
+        if tensor.is_floating_point() and name not in ("quantizer.cluster_size", "quantizer.embed_sum"):
+            assert loaded[name].dtype == torch.float32
+            assert torch.equal(loaded[name], tensor.half().float())
+    again = path.with_name("again.safetensors")
+    Codec.load(half).save(again)  # the rounded codec's own fingerprint
+    assert Codec.load(again).fingerprint() == Codec.load(half).fingerprint() != codec.fingerprint()
+
+
+def test_the_fingerprint_changes_with_any_weight_and_the_config(saved: tuple[Codec, Path]) -> None:
+    codec, path = saved
+    fingerprints = {codec.fingerprint()}
+    assert len(codec.fingerprint()) == 16
+    for name in ("encoder.layers.0.conv.bias", "decoder.layers.0.norm.weight", "quantizer.embed"):
+        other = Codec.load(path)
+        other.state_dict()[name].view(-1)[-1].add_(1e-6)
+        fingerprints.add(other.fingerprint())
+    other = Codec(tiny(**SEGMENTED, overlap=0.02))
+    other.load_state_dict(codec.state_dict())
+    fingerprints.add(other.fingerprint())
+    assert len(fingerprints) == 5
+
+
+def test_the_fingerprint_ignores_what_only_training_uses(saved: tuple[Codec, Path]) -> None:
+    codec, _ = saved
+    before = codec.fingerprint()
+    for name in ("cluster_size", "embed_sum", "updates"):
+        codec.quantizer.get_buffer(name).add_(1)
+    assert codec.train().fingerprint() == before
+
+
+def test_equal_models_are_equal_files(saved: tuple[Codec, Path], tmp_path: Path) -> None:
+    for attempt in range(4):
+        again = tmp_path / f"{attempt}.safetensors"
+        Codec.load(saved[1]).save(again)
+        assert again.read_bytes() == saved[1].read_bytes()
+
+
+def test_saving_replaces_the_file_of_before(saved: tuple[Codec, Path]) -> None:
+    other = tiny_codec()
+    other.save(saved[1])
+    assert Codec.load(saved[1]).fingerprint() == other.fingerprint()
+
+
+def rewritten(change: Callable[[dict[str, Tensor], dict[str, Any]], None]) -> Callable[[Path], None]:
+    """Applies `change` to the weights and the config of a saved codec."""
+
+    def spoil(path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            description = json.loads(file.metadata()["codec"])
+        change(weights, description["config"])
+        save_file(weights, path, metadata={"codec": json.dumps(description)})
+
+    return spoil
+
+
+def flip_last_bit(path: Path) -> None:
+    contents = bytearray(path.read_bytes())
+    contents[-1] ^= 1
+    path.write_bytes(contents)
+
+
+def keep_bytes(share: float) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)]) and None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "no model file at"),
+        (lambda path: (path.unlink(), path.mkdir()), "no model file at"),
+        (lambda path: path.write_bytes(b""), "damaged or no safetensors file"),
+        (lambda path: path.write_bytes(b"RIFF" + bytes(300)), "damaged or no safetensors file"),
+        (keep_bytes(0.999), "damaged or no safetensors file"),
+        (keep_bytes(0.5), "damaged or no safetensors file"),
+        (flip_last_bit, "is damaged: its contents have the fingerprint"),
+        (lambda path: save_file({"x": torch.zeros(3)}, path), "describes no codec"),
+        (lambda path: save_file({"x": torch.zeros(3)}, path, {"codec": "{"}), "does not fit its own config"),
+        (lambda path: save_file({"x": torch.zeros(3)}, path, {"codec": "[1]"}), "does not fit its own config"),
+        (rewritten(lambda weights, config: config.update(bogus=1)), "unknown codec setting bogus"),
+        (rewritten(lambda weights, config: config.update(bandwidths_kbps=[float("inf")])), "needs inf codebooks"),
+        (rewritten(lambda weights, config: config.update(filters="4")), "filters must be .* got '4'"),
+        (rewritten(lambda weights, config: config.update(strides=None)), "does not fit its own config: .*None"),
+        (rewritten(lambda weights, config: config.update(kernel_size=5)), "size mismatch for .*conv"),
+        (rewritten(lambda weights, config: weights.pop("quantizer.embed")), "Missing key.* \"quantizer.embed\""),
+        (rewritten(lambda weights, config: weights.update(extra=torch.zeros(1))), "Unexpected key.* \"extra\""),
+    ],
+    ids=[
+        "missing", "folder", "empty", "foreign_bytes", "last_bytes_missing", "half_missing", "flipped_bit",
+        "foreign_safetensors",
+        "broken_json", "json_list", "unknown_setting", "infinite_setting", "mistyped_setting", "null_setting",
+        "other_architecture", "missing_weight", "superfluous_weight",
+    ],
+)  # fmt: skip
+def test_a_bad_model_file_gets_one_clear_line(
+    saved: tuple[Codec, Path], spoil: Callable[[Path], object], message: str
+) -> None:
+    path = saved[1]
+    spoil(path)
+    with pytest.raises(ModelFileError, match=message) as caught:
+        Codec.load(path)
+    line = str(caught.value)
+    assert str(path) in line
+    assert "\n" not in line
+    assert len(line) < 300 + len(str(path))

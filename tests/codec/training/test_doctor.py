@@ -1,0 +1,560 @@
+"""Whatever goes wrong in training is provoked, named and, if it is a divergence, undone; what is sound is not."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from codec.evaluation.report import diagnostics as symptoms
+from codec.evaluation.report.advice import findings
+from codec.evaluation.report.diagnostics import DIVERGENCE, Symptoms
+from codec.model import Codec
+from codec.training import Budget, Cadence, CheckpointStore, CodebookPlan, DoctorPlan, Trainer, TrainingError
+from codec.training.checkpoint.rollback import Divergence, Doctor
+from codec.training.schedule import Schedule
+from data import SegmentDataset, write_wav
+from tiny_command import ROOT, composed
+from tiny_run import (
+    RATE,
+    copied,
+    differences,
+    interrupt_at,
+    messages,
+    metric_lines,
+    tidied,
+    tiny_adversary,
+    tiny_codec,
+    tiny_trainer,
+)
+
+# Words of each condition, for the console and the report alike.
+WORDS = ("diverge", "silent", "collapsed", "dead:", "has outrun", "is unstable", "learns nothing", "waiting for data")
+
+
+@pytest.fixture(autouse=True)
+def _tidied() -> Iterator[None]:
+    with tidied():
+        yield
+
+
+def named(trainer: Trainer) -> list[str]:
+    """What the console has said that is wrong, which the report says, too."""
+    said = [word for word in WORDS if any(word in message for message in messages(trainer))]
+    in_report = findings(metric_lines(trainer, "validation")[:1] + metric_lines(trainer))
+    assert [word for word in WORDS if any(word in sentence for sentence in in_report)] == said
+    return said
+
+
+def adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
+    return partial(torch.optim.Adam, lr=rate, betas=(0.5, 0.9))
+
+
+def at_rate(trainer: Trainer, rate: float) -> Trainer:
+    trainer.optimizer.param_groups[0]["lr"] = rate
+    trainer.schedule = Schedule(trainer.plan.learning_rate, trainer.optimizers)
+    return trainer
+
+
+def reviving(**config: Any) -> Codec:
+    codec = tiny_codec(**config)
+    codec.quantizer.revive_below = 0.1
+    return codec
+
+
+# ------------------------------------------------------------------------------------------------ what is sound
+
+
+def test_a_sound_run_with_a_discriminator_says_nothing(tmp_path: Path) -> None:
+    trainer = tiny_trainer(
+        tmp_path, codec=reviving(), adversary=tiny_adversary(), budget=Budget(steps=26), cadence=Cadence(1, 10, 10)
+    )
+    trainer.run()
+    assert named(trainer) == []
+    assert trainer.doctor.returns == 0
+    assert trainer.doctor.good == 20
+
+
+def lines(count: int = 60, **changed: Any) -> list[dict[str, Any]]:
+    """Lines of a sound run; `changed` are values or functions of the line's number, with __ for a slash."""
+    sound = {
+        "loss__l1": 0.1, "loss__mel": 0.6, "gradient_norm": 5.0, "level__estimate": 0.1, "silent_share": 0.0,
+        "codebook__0__perplexity": 500.0, "codebook__1__perplexity": 300.0, "codebook_size": 1024,
+        "loss__adversarial": 1.1, "discriminator__loss": 1.8, "discriminator__real": 0.1, "discriminator__fake": -0.1,
+        "loading_share": 0.05, "seconds": 100.0,
+    }  # fmt: skip
+    return [
+        {"split": "train", "step": 20 * (n + 1)}
+        | {k.replace("__", "/"): v(n) if callable(v) else v for k, v in (sound | changed).items()}
+        for n in range(count)
+    ]
+
+
+def present(records: list[dict[str, Any]]) -> list[str]:
+    found = Symptoms()
+    for record in records:
+        found.read(record)
+    return list(found.present)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_of_a_factor_of_two_is_no_finding(seed: int) -> None:
+    """Single steps as lines, which vary most; losses fall to a third, gradients wander by a factor of ten."""
+    random = np.random.default_rng(seed)
+    wander = np.exp(np.cumsum(random.normal(0, 0.05, 3000)) % 2.3)
+
+    def noisy(start: float, end: float, spread: float) -> Callable[[int], float]:
+        return lambda n: (end + (start - end) * math.exp(-n / 500)) * math.exp(random.normal(0, spread))
+
+    read, suspicious = Symptoms(), 0
+    for record in lines(
+        3000,
+        loss__l1=noisy(0.1, 0.05, 0.35), loss__mel=noisy(0.9, 0.3, 0.2), loss__si_sdr=lambda n: 60 * 0.99**n - 8,
+        gradient_norm=lambda n: wander[n] * math.exp(random.normal(0, 0.7)),
+        level__estimate=noisy(0.1, 0.1, 0.4), codebook__0__perplexity=noisy(500, 300, 0.5),
+    ):  # fmt: skip
+        read.read(record)
+        assert read.present == {}
+        suspicious += read.suspicious
+    assert suspicious < 300  # a line now and then, which keeps no checkpoint from being good for long
+
+
+def test_an_empty_or_an_old_log_says_nothing() -> None:
+    assert present([]) == []
+    assert present([{"split": "train", "step": n, "loss/mel": 1.0, "commitment": 0.1} for n in range(900)]) == []
+
+
+def test_quantized_latents_and_a_discriminator_may_raise_a_loss() -> None:
+    without = [{k: v for k, v in r.items() if k.startswith(("split", "step", "loss/mel"))} for r in lines(10)]
+    assert present(without + lines(loss__mel=2.4)[10:]) == []
+    assert present(lines(loss__mel=lambda n: 0.6 if n < 10 else 2.4)) == [DIVERGENCE]
+
+
+def test_the_tonality_may_rise_as_treble_comes() -> None:
+    untrained = {"split": "validation", "step": 0, "all/tonality_loss": 1e-4}
+    assert present([untrained, *lines(loss__tonality=lambda n: 1e-4 + 0.001 * n)]) == []
+
+
+# ------------------------------------------------------------------------------------------------ divergence
+
+
+@pytest.mark.parametrize(
+    ("changed", "after", "words"),
+    [
+        ({"loss__mel": lambda n: 0.6 if n < 40 else 60.6}, 1, "mel is 101 times what it was"),
+        ({"loss__mel": lambda n: 0.6 if n < 40 else 0.05 * n}, 5, "mel is "),
+        ({"loss__l1": lambda n: 0.1 if n < 40 else None}, 1, "l1 is not finite"),
+        ({"level__estimate": lambda n: 0.1 if n < 40 else 40.0}, 1, "the output is 40 times as loud as full scale"),
+        ({"level__estimate": lambda n: 0.1 if n < 40 else 1.2}, 5, "the output is 1.2 times as loud as full scale"),
+        ({"gradient_norm": lambda n: 5.0 if n < 40 else 1e4}, 5, "the gradient is 2,000 times as long as before"),
+    ],
+)
+def test_a_divergence_is_noticed_within_five_lines(changed: dict[str, Any], after: int, words: str) -> None:
+    read = Symptoms()
+    noticed = []
+    for n, record in enumerate(lines(45, **changed)):
+        read.read(record)
+        noticed += [n] if DIVERGENCE in read.present else []
+    assert noticed
+    assert noticed[0] == 39 + after
+    assert words in read.present[DIVERGENCE]
+    assert "optimizer.codec.lr" in read.present[DIVERGENCE]
+
+
+def test_the_first_line_can_be_a_divergence() -> None:
+    untrained = {"split": "validation", "step": 0, "all/mel_distance": 1.8, "all/mel_loss": 0.9}
+    assert present([untrained, *lines(1, loss__mel=95.0)]) == [DIVERGENCE]
+    assert present([untrained, *lines(1, loss__mel=5.0)]) == []
+
+
+def test_a_mel_distance_that_rises_for_good() -> None:
+    def scored(*values: float) -> list[dict[str, Any]]:
+        return [
+            {"split": "validation", "step": n, "all/mel_distance": value, "codebook/0/perplexity": 9.0}
+            for n, value in enumerate(values)
+        ]
+
+    assert present(scored(2.0, 1.0, 0.6, 1.2, 0.6, 1.0)) == []
+    assert present(scored(2.0, 1.0, 0.6, 1.2, 1.0)) == [DIVERGENCE]
+    assert present(scored(2.0, 1.0, 0.6, 1.2, 1.0) + lines(1)) == [DIVERGENCE]
+    assert present(scored(2.0, 1.0, 0.6, 1.2, 1.0, 0.7) + lines(1)) == []
+    assert present(scored(0.0, 0.0, 0.01, 0.02)) == []  # clips of silence
+    unquantized = [{k: v for k, v in record.items() if "codebook" not in k} for record in scored(2.0, 0.4)]
+    assert present(unquantized + scored(0.8, 0.8, 0.7)) == []
+
+
+def test_a_rate_a_hundred_times_too_high_is_lowered_until_the_model_learns(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"budget": Budget(steps=40), "cadence": Cadence(2, 20, 20)}
+    trainer = at_rate(tiny_trainer(tmp_path, codec=reviving(), **plan), 1.0)
+    trainer.run()
+    back = [re.search(r"Going back to step (\d+) with (\S+) times", message) for message in messages(trainer)]
+    rates = [float(match[2]) for match in back if match]
+    assert 1 <= len(rates) <= 3
+    assert rates == [0.5**n for n in range(1, len(rates) + 1)]
+    assert trainer.doctor.returns == len(rates)
+    first, *_, last = metric_lines(trainer, "validation")
+    assert last["all/mel_distance"] < 0.7 * first["all/mel_distance"]
+    log = metric_lines(trainer)
+    assert [line["step"] for line in log] == list(range(2, 41, 2))  # what led astray is forgotten
+    assert log[-1]["learning_rate"] == rates[-1]
+    assert named(trainer) == ["diverge"]
+
+
+def test_a_hopeless_run_ends_with_a_sentence(tmp_path: Path) -> None:
+    doctor = DoctorPlan(max_returns=2, rate_factor=0.1)
+    trainer = at_rate(tiny_trainer(tmp_path, budget=Budget(steps=40), doctor=doctor, max_skipped=3), 1e9)
+    with pytest.raises(TrainingError, match=r"taken back .* 2 times, in the end with 0\.01 times the learning rates"):
+        trainer.run()
+    assert trainer.step < 10
+    # The same command begins where it ended, and ends again.
+    again = at_rate(tiny_trainer(tmp_path, budget=Budget(steps=40), doctor=doctor, max_skipped=3), 1e9)
+    with pytest.raises(TrainingError, match="2 times"):
+        again.run()
+
+
+class Poisoned(nn.Module):
+    """L1 whose value and gradient are ten times as large between two steps at the rate of the start."""
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__()
+        self.trainer: Trainer | None = None
+        self.first, self.last = first, last
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
+        loss = (estimate - reference).abs().mean()
+        trainer = self.trainer
+        poisoned = trainer is not None and estimate.requires_grad and self.first <= trainer.step <= self.last
+        return 10 * loss if poisoned and trainer.doctor.rate == 1 else loss  # type: ignore[union-attr]
+
+
+def poisoned(folder: Path, keep_last: int = 1) -> Trainer:
+    """Diverges from step 14 on, which is noticed five lines later; checkpoints at every second step."""
+    loss = Poisoned(14, 20)
+    trainer = tiny_trainer(folder, losses={"l1": loss}, budget=Budget(steps=20), cadence=Cadence(1, 4, 2))
+    trainer.store.keep_last = keep_last
+    loss.trainer = trainer
+    return trainer
+
+
+def test_it_goes_back_behind_checkpoints_that_may_be_spoilt(tmp_path: Path) -> None:
+    trainer = poisoned(tmp_path)
+    saved: list[tuple[int, float, set[int]]] = []
+    save = trainer.store.save
+
+    def note(step: int, *rest: Any) -> Path:
+        path = save(step, *rest)
+        saved.append((step, trainer.doctor.rate, trainer.store.steps()))
+        return path
+
+    trainer.store.save = note  # type: ignore[method-assign]
+    trainer.run()
+    steps = [(step, rate) for step, rate, _ in saved]
+    turn = next(i for i, (_, rate) in enumerate(steps) if rate < 1)
+    # The lines of steps 15 to 19 are too high; 16 and 18 are saved between onset and notice. 14 is sound, but might not
+    # be: it has no sound line after it. 8 is the newest that six sound lines follow.
+    assert steps[turn - 1] == (18, 1.0)
+    good = steps[turn][0]
+    assert good == 8
+    assert steps[turn + 1 :] == [(step, 0.5) for step in range(good + 2, 21, 2)]
+    assert all(good in there for step, rate, there in saved if 14 <= step < 20 and rate == 1)
+    assert max(len(there) for _, _, there in saved) <= 3  # the last, the good one, and one on probation
+    assert trainer.store.steps() == {20}
+    assert [line["returns"] for line in metric_lines(trainer)] == [0] * 8 + [1] * 12
+    assert [line["learning_rate"] for line in metric_lines(trainer)] == [1e-3] * 8 + [5e-4] * 12
+
+
+def final_state(trainer: Trainer) -> Any:
+    return copied({k: v for k, v in trainer.state_dict().items() if k != "seconds"})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run that goes back and is not disturbed; tests only read it."""
+    with tidied():
+        trainer = poisoned(tmp_path_factory.mktemp("whole"))
+        trainer.run()
+    return trainer
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_a_run_that_is_killed_while_it_goes_back_ends_with_the_same_bits(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch, whole: Trainer
+) -> None:
+    first = poisoned(tmp_path)
+
+    def die(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "before":
+            patch.setattr(CheckpointStore, "forget_after", die)
+        elif moment == "between":
+            patch.setattr(first.validation, "forget_after", die)
+        else:
+            patch.setattr("codec.training.trainer.Meters", die)  # what comes after the new checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            first.run()
+    second = poisoned(tmp_path)
+    second.run()
+    assert second.doctor.returns == 1
+    assert differences(final_state(whole), final_state(second)) == []
+    kept = ("step", "loss/l1", "learning_rate", "returns")
+    logs = [[{k: line[k] for k in kept} for line in metric_lines(each)] for each in (whole, second)]
+    assert logs[0] == logs[1]
+    models = [(each.logger.folder / "model.safetensors").read_bytes() for each in (whole, second)]
+    assert models[0] == models[1]
+
+
+def test_a_run_that_went_back_resumes_exactly(tmp_path: Path, whole: Trainer) -> None:
+    first = poisoned(tmp_path)
+    interrupt_at(first, 19)  # with the lower rate: with the first it turns back then
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    assert first.doctor.returns == 1
+    second = poisoned(tmp_path)
+    second.run()
+    assert differences(final_state(whole), final_state(second)) == []
+
+
+def test_without_returns_a_divergence_is_only_named(tmp_path: Path) -> None:
+    loss = Poisoned(13, 20)
+    trainer = tiny_trainer(
+        tmp_path, losses={"l1": loss}, budget=Budget(steps=20), cadence=Cadence(1, 9, 9), doctor=DoctorPlan(0)
+    )
+    loss.trainer = trainer
+    trainer.run()
+    assert sum("Training diverges: at step 18 l1 is" in message for message in messages(trainer)) == 1
+    assert metric_lines(trainer)[-1]["learning_rate"] == 1e-3
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+def judged(events: str) -> Doctor:
+    """`.` a sound line, `x` one that is out of range, `s` a checkpoint, `v` a sound validation; a step each."""
+    doctor = Doctor(DoctorPlan(), lambda text: None)
+    doctor.saving(0)
+    for step, event in enumerate(events, 1):
+        if event == "s":
+            doctor.saving(step)
+        elif event == "v":
+            doctor.read("validation", step, {"all/mel_distance": 1.0})
+        else:
+            doctor.read("train", step, {"loss/mel": 1.0 if event == "." else 9.0})
+    return doctor
+
+
+@pytest.mark.parametrize(
+    ("events", "good", "wanted"),
+    [
+        ("..........s.....v", 0, {0, 11}),
+        ("..........s......", 0, {0, 11}),  # not yet validated
+        ("..........s......v", 11, {11}),
+        ("..........s.v.....", 11, {11}),
+        ("..........s.x..v......", 0, {0}),
+        ("..........xs......v", 0, {0}),
+        ("..........s.s.s....v", 11, {11}),  # the later ones wait their turn
+        ("..........s.s.s....vs.", 11, {11, 21}),
+    ],
+)
+def test_a_checkpoint_is_good_when_lines_and_a_validation_after_it_were_sound(
+    events: str, good: int, wanted: set[int]
+) -> None:
+    doctor = judged(events)
+    assert doctor.good == good
+    assert doctor.wanted == wanted
+
+
+def test_there_is_no_return_to_what_is_not_there() -> None:
+    doctor = judged("..........s......v")
+    assert doctor.goes_back(Divergence("It diverges."), 20, {0, 11, 14}) == (11, 1)
+    assert doctor.goes_back(Divergence("It diverges."), 20, {0, 14}) == (0, 1)
+    for step, there in ((20, {14}), (11, {11, 14})):
+        with pytest.raises(Divergence, match=r"^It diverges\.$"):
+            doctor.goes_back(Divergence("It diverges."), step, there)
+
+
+@pytest.mark.parametrize(
+    "values", [{"max_returns": -1}, {"max_returns": 1.5}, {"rate_factor": 1.0}, {"rate_factor": 0}]
+)
+def test_settings_out_of_range_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"doctor.{next(iter(values))} must be"):
+        DoctorPlan(**values)
+
+
+# ------------------------------------------------------------------------------------------------ the other signs
+
+
+def test_a_corpus_of_silence(tmp_path: Path) -> None:
+    for number in range(2):
+        write_wav(tmp_path / "audio" / f"{number}.wav", torch.zeros(1, RATE), RATE)
+    trainer = tiny_trainer(tmp_path, budget=Budget(steps=8), cadence=Cadence(1, 100, 100))
+    trainer.run()
+    assert named(trainer) == ["silent"]
+    assert sum("100 % of the training segments are silent" in message for message in messages(trainer)) == 1
+
+
+def test_a_dead_book_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symptoms, "_BOOKS_STEPS", 30)
+    trainer = tiny_trainer(
+        tmp_path, budget=Budget(steps=70), cadence=Cadence(2, 100, 100), codebooks=CodebookPlan(dropout="none")
+    )
+    start = trainer.codec.quantizer.start
+
+    def start_badly(vectors: Tensor, seed: int, batches: int) -> None:
+        start(vectors, seed, batches)
+        books = trainer.codec.quantizer
+        books.embed[2, 1:] = 1e3  # never the nearest
+        books.embed_sum.copy_(books.embed * books.cluster_size[..., None])
+
+    monkeypatch.setattr(trainer.codec.quantizer, "start", start_badly)
+    trainer.run()
+    assert named(trainer) == ["dead:"]
+    (said,) = (message for message in messages(trainer) if "dead" in message)
+    assert re.match(r"Codebooks? (1, )?3(, 4)? of 4 (is|are) dead", said)
+
+
+def test_collapsed_books_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symptoms, "_BOOKS_STEPS", 30)
+    codec = tiny_codec()
+    with torch.no_grad():  # every latent is the same
+        codec.encoder.layers[-1].conv.get_parameter("parametrizations.weight.original0").zero_()
+    codec.quantizer.decay = 0.999  # faster averages follow the rounding of what is left over, and use several codes
+    trainer = at_rate(tiny_trainer(tmp_path, codec=codec, budget=Budget(steps=50), cadence=Cadence(2, 100, 100)), 1e-12)
+    trainer.run()
+    assert named(trainer) == ["collapsed"]
+
+
+def test_zeros_are_no_yardstick() -> None:
+    assert (
+        present(lines(loss__l1=lambda n: 0.0 if n < 30 else 1.0, gradient_norm=lambda n: 0.0 if n < 30 else 1.0)) == []
+    )
+
+
+def test_few_codes_of_a_large_book() -> None:
+    few: dict[str, Any] = {"codebook__0__perplexity": 30.0, "codebook__1__perplexity": 12.0}
+    assert present(lines(**few)) == ["collapse"]
+    assert present(lines(15, **few)) == []  # the books are young
+    assert present(lines(codebook__1__perplexity=4.0)) == ["dead books"]
+    assert present(lines(codebook__1__perplexity=lambda n: 4.0 if n % 4 else 60.0)) == []  # its codes are revived
+
+
+def test_a_discriminator_at_a_hundred_times_its_rate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symptoms, "_WON_STEPS", 20)
+    trainer = tiny_trainer(
+        tmp_path, adversary=tiny_adversary(optimizer=adam(0.1)), codec=reviving(),
+        budget=Budget(steps=44), cadence=Cadence(2, 1000, 1000),
+    )  # fmt: skip
+    trainer.run()
+    said = [message for message in messages(trainer) if "lower optimizer.discriminator.lr" in message]
+    assert said
+    assert all(message.startswith("The discriminator ") for message in said)
+    assert trainer.doctor.returns == 0
+
+
+def test_a_discriminator_that_wins_or_learns_nothing() -> None:
+    won: dict[str, Any] = {"discriminator__loss": 0.01, "discriminator__real": 1.2, "discriminator__fake": -1.1}
+    assert present(lines(**won, loss__adversarial=2.1)) == ["discriminator won"]
+    assert present(lines(**won, loss__adversarial=lambda n: 2.1 * 0.97**n)) == []  # the codec catches up
+    jumps = {"discriminator__loss": lambda n: 0.3 if n % 4 else 2.8, "discriminator__real": lambda n: n % 4 * 2.0}
+    assert present(lines(**jumps)) == ["discriminator unstable"]
+    assert present(lines(discriminator__loss=lambda n: 1.8 if n % 4 else 2.8)) == []
+    assert present(lines(discriminator__real=0.001, discriminator__fake=0.0)) == ["discriminator learns nothing"]
+    # One that has told them apart before has met its match.
+    assert present(lines(discriminator__real=lambda n: 0.3 if n < 20 else 0.0, discriminator__fake=0.0)) == []
+    assert present(lines(20, discriminator__real=0.001, discriminator__fake=0.0)) == []
+
+
+def test_a_discriminator_without_a_rate_learns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symptoms, "_GAP_STEPS", 20)
+    trainer = tiny_trainer(
+        tmp_path, adversary=tiny_adversary(optimizer=adam(1e-9)), budget=Budget(steps=30), cadence=Cadence(2, 99, 99)
+    )
+    trainer.run()
+    assert named(trainer) == ["learns nothing"]
+
+
+def test_one_reader_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = SegmentDataset.__getitem__
+
+    def slow(dataset: SegmentDataset, index: int) -> Any:
+        time.sleep(0.07)
+        return read(dataset, index)
+
+    monkeypatch.setattr(SegmentDataset, "__getitem__", slow)
+    trainer = tiny_trainer(tmp_path, workers=1, budget=Budget(steps=8), cadence=Cadence(1, 100, 100))
+    trainer.seconds = 60.0
+    trainer.run()
+    assert named(trainer) == ["waiting for data"]
+    said = [message for message in messages(trainer) if "waiting for data" in message]
+    assert len(said) == 1
+    assert re.match(r"\d\d % of the time went into waiting for data: raise data.workers, or put the audio on", said[0])
+
+
+def test_a_state_leads_on_as_if_nothing_had_been() -> None:
+    records = lines(50, loss__mel=lambda n: 0.6 if n < 45 else 3.0, discriminator__real=lambda n: 0.1 * n)
+    whole, first, second = Symptoms(), Symptoms(), Symptoms()
+    for n, record in enumerate(records):
+        whole.read(record)
+        if n < 48:
+            first.read(record)
+        elif n == 48:
+            second.load_state_dict(copied(first.state_dict()))
+        if n >= 48:
+            second.read(record)
+    assert whole.state_dict() == second.state_dict()
+    assert DIVERGENCE in whole.present
+    assert whole.present == second.present
+
+
+def test_every_setting_that_a_sentence_names_exists() -> None:
+    provoked: list[dict[str, Any]] = [
+        {"loss__mel": None},
+        {"silent_share": 1.0},
+        {"codebook__0__perplexity": 3.0, "codebook__1__perplexity": 3.0},
+        {"codebook__0__perplexity": 3.0},
+        {"discriminator__loss": 0.01},
+        {"discriminator__loss": lambda n: 2.8 - n % 2, "discriminator__real": 5.0},
+        {"discriminator__real": 0.0, "discriminator__fake": 0.0},
+        {"loading_share": 0.5},
+    ]
+    found = Symptoms()
+    sentences = {}
+    for changed in provoked:
+        for record in lines(**changed):
+            found.read(record)
+        sentences |= found.present
+        found = Symptoms()
+    assert len(sentences) == len(provoked)
+    settings = {
+        s
+        for text in sentences.values()
+        for s in re.findall(r"(?:codec|data|optimizer|trainer|adversary)(?:\.\w+)+", text)
+    }
+    assert len(settings) == 11
+    config = composed("train")
+    assert [name for name in sorted(settings) if OmegaConf.select(config, name, default="-") == "-"] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(settings) if f"`{name}`" not in readme] == []
+
+
+def test_a_run_begun_before_there_was_a_doctor_resumes(tmp_path: Path) -> None:
+    first = tiny_trainer(tmp_path, cadence=Cadence(1, 100, 3))
+    first.run()
+    state = first.store.load(6).state
+    del state["doctor"]
+    first.store.save(6, state)
+    second = tiny_trainer(tmp_path, budget=Budget(steps=8), cadence=Cadence(1, 100, 3))
+    second.run()
+    assert second.step == 8
+    doctor = Doctor(DoctorPlan(), print)
+    doctor.resumed(6)
+    assert doctor.goes_back(Divergence("It diverges."), 8, {3, 6}) == (6, 1)

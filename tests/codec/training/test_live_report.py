@@ -1,0 +1,121 @@
+"""A run shows how far it is while it goes, and says in the end what came of it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from browser import CHROMIUM, chromium
+from codec.training import Trainer
+from codec.training.logging.live_report import LiveReport
+from codec.training.logging.run_logger import RunLogger
+from scripts.train import run
+from tiny_command import TINY, composed
+from tiny_run import tidied
+
+REFRESH = ("location.reload()", 'http-equiv="refresh"', "Training goes on.")
+
+
+@pytest.fixture(autouse=True)
+def _tidied() -> Iterator[None]:
+    with tidied():
+        yield
+
+
+def refreshes(page: Path) -> bool:
+    text = page.read_text(encoding="utf-8")
+    found = {mark in text for mark in REFRESH}
+    assert len(found) == 1
+    return found.pop()
+
+
+def test_the_page_renews_itself_while_the_run_goes_and_the_summary_says_what_came_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a run"
+    pages: list[tuple[int, bool, int]] = []
+    step = Trainer.train_step
+
+    def look(trainer: Trainer, *args: object) -> object:
+        page = folder / "report.html"
+        pages.append((trainer.step, refreshes(page), page.read_text(encoding="utf-8").count("<audio")))
+        return step(trainer, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "train_step", look)
+    settings = ("trainer.cadence.validate=2", "trainer.budget.steps=2", "validation.samples_per_group=1")
+    run(composed("train", *TINY, *settings, "name='a run'", f"runs_folder={tmp_path}"))
+    assert [page[:2] for page in pages] == [(0, True), (1, True)]
+    assert all(sounds >= 2 for _, _, sounds in pages)  # to be heard before the first step
+    assert not refreshes(folder / "report.html")
+
+    out = capsys.readouterr().out
+    assert re.search(rf"listen and look.*every 2 steps: {re.escape(str(folder / 'report.html'))}\n", out)
+    summary = (folder / "summary.txt").read_text(encoding="utf-8")
+    assert out.endswith(f"\n{summary}")
+    assert re.match(r"Trained for 2 steps in \d+ s\.\n", summary)
+    assert re.search(r"\nHeld out, at 2.4 kbps +at first +now +change\n", summary)
+    assert re.search(r"\n  mel distance, all +\d\S+ +\d\S+ +[+\N{MINUS SIGN}]?\d+%\n", summary)
+    for place in ("model.safetensors", "checkpoints", "samples", "report.html"):
+        assert str(folder / place) in summary
+    for command in (
+        f".venv/bin/codec encode in.wav out.ecdc --checkpoint '{folder}'\n",
+        f".venv/bin/codec evaluate --checkpoint '{folder}' --data data/clips/held_out\n",
+        f"bash scripts/train.sh name=tuned init_from='{folder}' data=folder data.root=/path/to/audio ",
+    ):
+        assert command in summary
+
+
+def test_a_run_that_is_stopped_leaves_a_page_that_rests(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, [LiveReport()])
+    logger.metrics("validation", 0, 0.0, {"all/mel_distance": 2.0})
+    assert refreshes(tmp_path / "report.html")
+    logger.close()
+    assert not refreshes(tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("pause", [0.0, 1000.0])
+def test_pages_do_not_follow_each_other_at_once(tmp_path: Path, pause: float) -> None:
+    logger = RunLogger(tmp_path, [LiveReport(pause)])
+    pages = []
+    for step in (0, 1):
+        logger.metrics("validation", step, 0.0, {"all/mel_distance": 2.0 - step})
+        pages.append((tmp_path / "report.html").read_bytes())
+    assert (pages[0] == pages[1]) == (pause > 0)
+    logger.close()
+    assert (tmp_path / "report.html").read_bytes() != pages[1]
+
+
+def test_a_run_that_could_not_begin_leaves_no_page(tmp_path: Path) -> None:
+    RunLogger(tmp_path, [LiveReport()]).close()
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "report.html").mkdir()
+    logger = RunLogger(tmp_path, [LiveReport()])
+    logger.metrics("validation", 0, 0.0, {"all/mel_distance": 2.0})
+    logger.close()
+    assert caplog.text.count("report.html could not be written") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_in_a_browser_the_page_waits_for_what_plays(tmp_path: Path) -> None:
+    """With its intervals shortened to two seconds, in which a busy machine still starts a player."""
+    from codec.evaluation.report.page import write_report
+    from data import write_wav
+    from tiny_run import tones
+
+    for kind in ("reference", "step0000001"):
+        write_wav(tmp_path / "samples" / f"speech.{kind}.wav", tones(1, 80_000)[0], 8000)
+    page = write_report(tmp_path, running=True)
+    page.write_text(page.read_text(encoding="utf-8").replace("15e3", "2e3"), encoding="utf-8")
+    with chromium(tmp_path / "profile") as browser:
+        browser.open(page)
+        browser.run("window.mark = 1; document.querySelector('audio').play()")
+        browser.run("new Promise(done => setTimeout(done, 5000))")
+        assert browser.run("window.mark") == 1
+        browser.run("document.querySelector('audio').pause()")
+        browser.wait("window.mark === undefined")
+        assert browser.problems == []

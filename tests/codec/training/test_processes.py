@@ -1,0 +1,162 @@
+"""Several processes that train together, really started by torchrun and really killed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from codec.training.distributed import Processes, joined
+from tiny_run import differences
+
+ROOT = Path(__file__).resolve().parents[3]
+# Gradients by plain descent: Adam turns the rounding of a gradient near zero into steps of full length.
+SGD = [
+    override
+    for player in ("codec", "discriminator")
+    for override in (
+        f"optimizer.{player}._target_=torch.optim.SGD",
+        f"~optimizer.{player}.betas",
+        f"optimizer.{player}.lr=0.005",
+    )
+]
+# ELUs, of smooth slope: that of a rectifier jumps, and rounding decides on which side a value near 0 falls. Spectra as
+# they are: compression is steep at 0. No tonality: an untrained decoder has hardly any, and the balancer would
+# lengthen what rounding leaves of its gradient. A discriminator of little weight. And a slow encoder: at the decoder's
+# rate rounding grows tenfold within three steps (1e-6 after the first, 1e-4 after the sixth).
+SETTINGS = (
+    "name=tiny", "data.batch_size=4", "trainer.budget.steps=20", "balancer=encodec", "balancer.monitor_every=5",
+    "trainer.cadence.log=5", "trainer.cadence.validate=10", "trainer.cadence.checkpoint=5",
+    "trainer.codebooks.start=0.2", "trainer.encoder_rate=0.01", "trainer.encoder_until=0.6",
+    "codec.config.celu_alpha=1", "discriminator.compression=1", "losses.weights.adversarial=0.1",
+    "losses.weights.feature_matching=0.2", "losses.weights.tonality=0", *SGD,
+)  # fmt: skip
+
+
+def train(
+    folder: Path, processes: int, *overrides: str, kill: str = "none", restarts: int = 0, script: str = ""
+) -> Any:
+    command = [sys.executable, str(ROOT / "tests" / "process_worker.py"), str(folder), kill]
+    if processes > 1:
+        launcher = [
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={processes}",
+            f"--max-restarts={restarts}",
+        ]
+        command = [sys.executable, "-m", *launcher, *command[1:]]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(
+        [*command, *SETTINGS, f"runs_folder={folder}", *overrides],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def held(folder: Path, rank: int, count: int) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / f"{rank} of {count}.pt", weights_only=True)
+    return state
+
+
+def tensors(value: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, inner in items:
+        if isinstance(inner, Tensor):
+            yield f"{where}/{name}", inner
+        else:
+            yield from tensors(inner, f"{where}/{name}")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("alone")
+    done = train(folder, 1)
+    assert done.returncode == 0, done.stderr
+    return held(folder, 0, 1)
+
+
+def check_alike(state: dict[str, Any], expected: dict[str, Any]) -> None:
+    """To rounding: codec, codebooks, averages, discriminator and balancer after 20 steps."""
+    expected_tensors = dict(tensors({name: expected[name] for name in ("codec", "average", "adversary", "balancer")}))
+    found = dict(tensors({name: state[name] for name in ("codec", "average", "adversary", "balancer")}))
+    assert found.keys() == expected_tensors.keys()
+    for name, tensor in expected_tensors.items():
+        size, error = tensor.double().norm(), (found[name].double() - tensor.double()).norm()
+        assert error <= 1e-4 * size, f"{name}: off by {error / size:.2g}"
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_stay_equal_to_the_bit(tmp_path: Path, alone: dict[str, Any]) -> None:
+    done = train(tmp_path, 2)
+    assert done.returncode == 0, done.stderr
+    first, second = held(tmp_path, 0, 2), held(tmp_path, 1, 2)
+    assert differences(first, second) == ["/seconds"]
+    check_alike(first, alone)
+    assert first["step"] == alone["step"] == 20
+    # One of them speaks and writes.
+    assert done.stdout.count("step 20/20") == 1
+    assert len(list((tmp_path / "tiny" / "checkpoints").glob("step_*.pt"))) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_with_a_message_and_another_number_of_processes_resumes_it(
+    tmp_path: Path, alone: dict[str, Any]
+) -> None:
+    done = train(tmp_path, 2, kill="1@12")
+    assert done.returncode != 0
+    assert "SIGKILL" in done.stderr
+    assert not list(tmp_path.glob("*.pt"))
+    done = train(tmp_path, 1)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 10" in done.stdout
+    check_alike(held(tmp_path, 0, 1), alone)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_run_again_and_it_resumes(tmp_path: Path, alone: dict[str, Any]) -> None:
+    done = train(tmp_path, 2, kill="0@17", restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed").exists()
+    assert "resumed at step 15" in done.stdout
+    check_alike(held(tmp_path, 1, 2), alone)
+
+
+@pytest.mark.slow
+def test_what_is_wrong_in_one_process_is_said_and_no_process_waits_for_ever(tmp_path: Path) -> None:
+    done = train(tmp_path, 2, "data.batch_size=3")
+    assert done.returncode != 0
+    assert "batch_size is shared out to 2 processes: wanted a multiple, got 3" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_together(tmp_path: Path) -> None:
+    """At a rate a million times too high, which the first return mends."""
+    rates = ("optimizer.codec.lr=5000", "trainer.doctor.rate_factor=1e-6", "trainer.max_skipped=3")
+    done = train(tmp_path, 2, *rates)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Going back to step 0 with 1e-06 times the learning rates (return 1 of 3)") == 1
+    first, second = held(tmp_path, 0, 2), held(tmp_path, 1, 2)
+    assert differences(first, second) == ["/seconds"]
+    assert first["doctor"]["returns"] == 1
+    assert first["step"] == 20
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    with joined("cpu") as (processes, device):
+        assert (processes.rank, processes.count, device.type) == (0, 1, "cpu")
+        assert processes.first
+    module, tensor = torch.nn.Linear(1, 1), torch.ones(2, 3)
+    alone = Processes()
+    assert alone.replicated(module, torch.device("cpu")) is module
+    assert alone.mean(tensor) is tensor
+    assert alone.gathered(tensor) is tensor
+    assert alone.listed(3) == [3]
+    assert alone.from_first("a") == "a"
+    with alone.first_goes_ahead():
+        pass

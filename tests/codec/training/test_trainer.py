@@ -1,0 +1,608 @@
+"""A training step is a plain one, what is not finite changes nothing, and schedules are kept."""
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from codec.model import Codec
+from codec.training import (
+    Budget,
+    Cadence,
+    CodebookPlan,
+    DoctorPlan,
+    LearningRate,
+    Trainer,
+    TrainingError,
+)
+from codec.training import trainer as trainer_module
+from codec.training.schedule import Schedule
+from data import Batch
+from tiny_run import (
+    ADAM,
+    ADVERSARIAL,
+    RATE,
+    SAMPLES,
+    Faulty,
+    copied,
+    differences,
+    interrupt_at,
+    messages,
+    metric_lines,
+    plain_losses,
+    started,
+    take_steps,
+    tidied,
+    tiny_adversary,
+    tiny_codec,
+    tiny_trainer,
+    tones,
+)
+
+Update = Literal["simultaneous", "alternating"]
+NEVER = Cadence(log=1000, validate=1000, checkpoint=1000)
+
+
+@pytest.fixture(autouse=True)
+def _tidied() -> Iterator[None]:
+    with tidied():
+        yield
+
+
+def _players(trainer: Trainer) -> dict[str, Any]:
+    """All that a skipped step must leave alone."""
+    kept = {name: copied(part.state_dict()) for name, part in trainer._parts().items() if name != "balancer"}
+    # Adam's rate is set before it is known whether the step is sound.
+    return {k: v["state"] if k.endswith("optimizer") else v for k, v in kept.items()}
+
+
+# ------------------------------------------------------------------------------------------------ a step
+
+
+def _plain_step(
+    codec: Codec,
+    discriminator: nn.Module,
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
+    audio: Tensor,
+    update: Update,
+    commitment: float,
+) -> None:
+    """The step as one would write it without a balancer: one sum, one backward through everything."""
+    codec_optimizer, discriminator_optimizer = optimizers
+    y, _, quantized = codec(audio)
+
+    def learn() -> None:
+        fake, real = discriminator(y.detach()).logits, discriminator(audio).logits
+        loss = sum((1 + f).relu().mean() + (1 - r).relu().mean() for f, r in zip(fake, real, strict=True)) / len(fake)
+        discriminator_optimizer.zero_grad()
+        loss.backward()  # type: ignore[union-attr]
+        discriminator_optimizer.step()
+
+    if update == "alternating":
+        learn()
+    fake, real = discriminator(y), discriminator(audio)
+    terms = {name: loss(y, audio) for name, loss in plain_losses().items()}
+    terms["adversarial"] = torch.stack([(1 - logit).relu().mean() for logit in fake.logits]).mean()
+    terms["feature_matching"] = torch.stack(
+        [
+            (f - r.detach()).abs().mean() / r.detach().abs().mean()
+            for fs, rs in zip(fake.features, real.features, strict=True)
+            for f, r in zip(fs, rs, strict=True)
+        ]
+    ).mean()
+    total = terms["l1"] + terms["mel"] + 2 * terms["feature_matching"] + terms["adversarial"]
+    codec_optimizer.zero_grad()
+    (total + commitment * quantized.commitment.mean()).backward()
+    codec_optimizer.step()
+    if update == "simultaneous":
+        learn()
+
+    # Moving averages of the books, decay 0.9, one book and one code at a time.
+    books = codec.quantizer
+    for k in range(4):
+        for code in range(16):
+            given = quantized.residuals[k][quantized.codes[:, k].flatten() == code]
+            books.cluster_size[k, code] = 0.9 * books.cluster_size[k, code] + 0.1 * len(given)
+            books.embed_sum[k, code] = 0.9 * books.embed_sum[k, code] + 0.1 * given.sum(0)
+            if books.cluster_size[k, code] > 0:  # the k-means start leaves codes unused
+                books.embed[k, code] = books.embed_sum[k, code] / books.cluster_size[k, code]
+    books.updates += 1
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
+def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update, one_by_one: bool) -> None:
+    trainer = tiny_trainer(
+        tmp_path,
+        codec=started(tiny_codec()),
+        adversary=tiny_adversary(update=update, one_by_one=one_by_one),
+        codebooks=CodebookPlan(dropout="none", commitment=0.25),
+        monitor_every=2,  # the weighted sum has two ways of being computed: both are taken
+    )
+    assert trainer.adversary is not None
+    codec, discriminator = deepcopy(trainer.codec), deepcopy(trainer.adversary.discriminator)
+    # A large epsilon keeps Adam from blowing up the rounding of gradients that are almost zero.
+    for group in (g for each in trainer.optimizers for g in each.param_groups):
+        group["eps"] = 1e-3
+    optimizers = (ADAM(codec.parameters(), eps=1e-3), ADAM(discriminator.parameters(), eps=1e-3))
+    begun = deepcopy(codec.state_dict())
+    average: list[Tensor] = []
+    for step in range(3):
+        _plain_step(codec, discriminator, optimizers, trainer.data.batch(step), update, 0.25)
+        now = [parameter.detach().double() for parameter in codec.parameters()]
+        average = [0.9 * a + 0.1 * b for a, b in zip(average, now, strict=True)] if average else now
+    take_steps(trainer, 3)
+
+    for own, plain in ((trainer.codec, codec), (trainer.adversary.discriminator, discriminator)):
+        for name, tensor in plain.state_dict().items():
+            torch.testing.assert_close(own.state_dict()[name], tensor, rtol=1e-4, atol=2e-6, msg=name)
+    for own_average, wanted in zip(trainer.averaged_codec.parameters(), average, strict=True):
+        torch.testing.assert_close(own_average.double(), wanted, rtol=1e-4, atol=2e-6)
+    # Far more was learned than the comparison forgives.
+    moved = [(begun[name] - p).abs().max().item() for name, p in trainer.codec.named_parameters()]
+    assert max(moved) > 1e-4
+
+
+def test_one_by_one_equals_all_at_once_between_looks(tmp_path: Path) -> None:
+    """EnCodec's balancer looks in steps 0, 3 and 6, and in those that another set of losses comes in."""
+    states = []
+    for one_by_one in (False, True):
+        trainer = tiny_trainer(
+            tmp_path / str(one_by_one),
+            codec=started(tiny_codec()),
+            adversary=tiny_adversary(one_by_one=one_by_one),
+            encodec=True,
+            monitor_every=4,
+        )
+        trainer.balancer.refresh_every = 3
+        for group in (g for each in trainer.optimizers for g in each.param_groups):
+            group["eps"] = 1e-3
+        take_steps(trainer, 7)
+        states.append(copied(trainer.codec.state_dict() | trainer.adversary.state_dict()))  # type: ignore[union-attr]
+    torch.testing.assert_close(*states, rtol=1e-4, atol=2e-6)
+    begun = started(tiny_codec()).state_dict()
+    assert max((begun[name] - states[0][name]).abs().max().item() for name in begun if "decoder" in name) > 1e-4
+
+
+def test_the_averaged_codec_has_the_newest_codebooks(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()))
+    take_steps(trainer, 2)
+    assert trainer.averaged_codec.quantizer is trainer.codec.quantizer
+    assert differences(
+        copied(dict(trainer.codec.encoder.named_parameters())),
+        copied(dict(trainer.averaged_codec.encoder.named_parameters())),
+    )
+
+
+@pytest.mark.parametrize("encodec", [False, True])
+def test_the_codec_is_traversed_once_forward_and_once_backward(
+    tmp_path: Path, encodec: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = tiny_trainer(
+        tmp_path, codec=started(tiny_codec()), adversary=tiny_adversary(), encodec=encodec, monitor_every=1
+    )
+    passes: list[str] = []
+    backward = torch.autograd.backward
+
+    def count(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        passes.append("discriminator" if "inputs" in kwargs else "backward")
+        backward(tensors, *args, **kwargs)
+
+    def forward_hook(module: nn.Module, args: Any, features: Tensor) -> None:
+        passes.append("encoder forward")
+        features.register_hook(lambda gradient: passes.append("encoder backward"))
+
+    trainer.codec.encoder.layers[0].register_forward_hook(forward_hook)
+    monkeypatch.setattr(torch.autograd, "backward", count)
+    take_steps(trainer, 1)
+    assert passes == ["encoder forward", "discriminator", "backward", "encoder backward"]
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
+def test_the_discriminators_learning_leaves_the_codec_alone(tmp_path: Path, update: Update) -> None:
+    """With adversarial losses of weight 0 the codec is the same to the last bit as without a discriminator."""
+    zero = dict.fromkeys(plain_losses(), 1.0) | dict.fromkeys(ADVERSARIAL, 0.0)
+    with_one = tiny_trainer(tmp_path / "a", adversary=tiny_adversary(update=update), weights=zero)
+    without = tiny_trainer(tmp_path / "b")
+    assert with_one.adversary is not None
+    before = copied(with_one.adversary.state_dict())
+    for trainer in (with_one, without):
+        trainer._start_codebooks()
+        take_steps(trainer, 3)
+    assert differences(with_one.codec.state_dict(), without.codec.state_dict()) == []
+    assert differences(before, with_one.adversary.state_dict())
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
+def test_the_codecs_losses_leave_the_discriminator_alone(tmp_path: Path, update: Update) -> None:
+    states = []
+    for number, weight in enumerate((1.0, 100.0)):
+        weights = dict.fromkeys(plain_losses(), 1.0) | dict.fromkeys(ADVERSARIAL, weight)
+        trainer = tiny_trainer(tmp_path / str(number), adversary=tiny_adversary(update=update), weights=weights)
+        assert trainer.adversary is not None
+        take_steps(trainer, 1)
+        assert all(parameter.grad is None for parameter in trainer.adversary.parameters())
+        states.append(copied(trainer.adversary.state_dict()))
+    assert differences(*states) == []
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
+def test_the_discriminator_learns_on_its_share_of_the_steps(tmp_path: Path, update: Update) -> None:
+    trainer = tiny_trainer(tmp_path, adversary=tiny_adversary(update=update, probability=0.5), budget=Budget(steps=99))
+    assert trainer.adversary is not None
+    learned, wanted = [], []
+    for step in range(12):
+        draws = trainer.plan.draws(step)
+        torch.rand((), generator=draws)  # the books
+        wanted.append(torch.rand((), generator=draws).item() < 0.5)
+        before = copied(trainer.adversary.state_dict())
+        (metrics,) = take_steps(trainer, 1)
+        learned.append(bool(differences(before, trainer.adversary.state_dict())))
+        assert ("discriminator/loss" in metrics) is learned[-1]
+    assert learned == wanted
+    assert 2 < sum(learned) < 10
+
+
+def test_the_discriminator_takes_part_from_its_start_on(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, adversary=tiny_adversary(start=0.5), budget=Budget(steps=6))
+    metrics = take_steps(trainer, 6)
+    assert ["loss/adversarial" in values for values in metrics] == [False] * 3 + [True] * 3
+    assert ["discriminator/loss" in values for values in metrics] == [False] * 3 + [True] * 3
+    assert metrics[0]["weight/adversarial"] == 0
+
+
+def test_clipping_bounds_the_gradient_and_reports_it_unclipped(tmp_path: Path) -> None:
+    norms = []
+    for clip_norm in (None, 1e-3):
+        trainer = tiny_trainer(tmp_path / str(clip_norm), clip_norm=clip_norm)
+        trainer.optimizer = torch.optim.SGD(trainer.codec.parameters(), lr=1.0)
+        trainer.optimizers = [trainer.optimizer]
+        trainer.schedule = Schedule(LearningRate(), trainer.optimizers)
+        before = [parameter.detach().clone() for parameter in trainer.codec.parameters()]
+        (metrics,) = take_steps(trainer, 1)
+        # The step of gradient descent at rate 1 is the gradient.
+        moves = [(a - b).norm() for a, b in zip(before, trainer.codec.parameters(), strict=True)]
+        norms.append((metrics["gradient_norm"].item(), torch.stack(moves).norm().item()))
+    assert norms[0][0] == norms[1][0]
+    assert norms[0][1] == pytest.approx(norms[0][0], rel=1e-3)
+    assert norms[0][0] > 0.1
+    assert norms[1][1] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_step_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, adversary=tiny_adversary(probability=0.5))
+    before = torch.get_rng_state()
+    trainer.run()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_fixed_batch_is_learned(tmp_path: Path) -> None:
+    codec = tiny_codec(strides=[2, 4], bandwidths_kbps=[8, 16])
+    trainer = tiny_trainer(tmp_path, codec=codec, budget=Budget(steps=60), codebooks=CodebookPlan(start=0.99))
+    trainer.optimizer.param_groups[0]["lr"] = 5e-3
+    trainer.schedule = Schedule(LearningRate(), trainer.optimizers)
+    audio = tones(2, SAMPLES)
+    history = []
+    for _ in range(60):
+        history.append(trainer.train_step(audio))
+        trainer.step += 1
+    assert history[-1]["loss/l1"] < 0.6 * history[0]["loss/l1"]
+    assert history[-1]["loss/mel"] < 0.4 * history[0]["loss/mel"]
+
+
+# ------------------------------------------------------------------------------------------------ codebooks
+
+
+def test_latents_pass_through_until_one_kmeans_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = tiny_trainer(
+        tmp_path, codebooks=CodebookPlan(start=0.5, start_batches=3, dropout="none"), cadence=Cadence(1, 1000, 1000)
+    )
+    start, starts = trainer.codec.quantizer.start, []
+
+    def count(vectors: Tensor, seed: int, batches: int) -> None:
+        starts.append((trainer.step, tuple(vectors.shape), batches))
+        start(vectors, seed, batches)
+
+    quantized: list[bool] = []
+    monkeypatch.setattr(trainer.codec.quantizer, "start", count)
+    trainer.codec.register_forward_hook(lambda module, args, output: quantized.append(output.quantized is not None))
+    trainer.run()
+    assert starts == [(3, (3 * 2 * 40, 16), 3)]
+    assert quantized == [False] * 3 + [True] * 3
+    assert [line["commitment"] > 0 for line in metric_lines(trainer)] == [False] * 3 + [True] * 3
+    assert ["codebook/3/perplexity" in line for line in metric_lines(trainer)] == [False] * 3 + [True] * 3
+    assert int(trainer.codec.quantizer.updates) == 3
+
+
+def test_only_the_drawn_books_are_used(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), budget=Budget(steps=99))
+    used: list[int] = []
+    trainer.codec.register_forward_hook(lambda module, args, output: used.append(output.quantized.codes.shape[1]))
+    metrics = take_steps(trainer, 12)
+    wanted = [trainer.plan.codebooks.draw(trainer.codec.config, trainer.plan.draws(step)) for step in range(12)]
+    assert used == wanted
+    assert [int(values["codebooks"]) for values in metrics] == wanted
+    assert set(used) == {1, 2, 4}  # 0.8, 1.6 and 3.2 kbps
+
+
+def test_the_commitment_reaches_the_encoder_with_its_weight(tmp_path: Path) -> None:
+    """Losses of zero gradient leave the commitment alone: its mean over 4 books is a quarter of its sum."""
+    norms = []
+    for number, over in enumerate(("mean", "sum")):
+        plan = CodebookPlan(dropout="none", commitment_over=over)  # type: ignore[arg-type]
+        trainer = tiny_trainer(
+            tmp_path / str(number), codec=started(tiny_codec()), codebooks=plan, losses={"l1": Faulty({0: 0.0})}
+        )
+        (metrics,) = take_steps(trainer, 1)
+        norms.append(metrics["gradient_norm"].item())
+    assert norms[0] > 0
+    assert norms[1] == pytest.approx(4 * norms[0], rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ not finite
+
+
+@pytest.mark.parametrize("encodec", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_changes_nothing(tmp_path: Path, value: float, encodec: bool) -> None:
+    losses = {"l1": Faulty({2: value}), "mel": plain_losses()["mel"]}
+    trainer = tiny_trainer(
+        tmp_path, losses=losses, codec=started(tiny_codec()), adversary=tiny_adversary(), encodec=encodec
+    )
+    take_steps(trainer, 2)
+    before = _players(trainer)
+    assert take_steps(trainer, 1) == [{}]
+    assert differences(before, _players(trainer)) == []
+    assert all(parameter.grad is None for parameter in trainer.codec.parameters())
+    assert (trainer.skipped, trainer.skipped_in_a_row) == (1, 1)
+    assert any("step 2 skipped" in message and "l1" in message for message in messages(trainer))
+
+    (metrics,) = take_steps(trainer, 1)
+    assert all(value.isfinite() for value in metrics.values())
+    moved = {place.split("/")[1] for place in differences(before, _players(trainer))}
+    assert moved == {"codec", "average", "optimizer", "adversary", "adversary_optimizer"}
+    assert (trainer.skipped, trainer.skipped_in_a_row) == (1, 0)
+
+
+@pytest.mark.parametrize("encodec", [False, True])
+def test_a_finite_loss_with_a_nan_gradient_changes_nothing(tmp_path: Path, encodec: bool) -> None:
+    losses = {"l1": Faulty(gradient=[1]), "mel": plain_losses()["mel"]}
+    trainer = tiny_trainer(
+        tmp_path, losses=losses, codec=started(tiny_codec()), adversary=tiny_adversary(), encodec=encodec
+    )
+    take_steps(trainer, 1)
+    before = _players(trainer)
+    assert take_steps(trainer, 1) == [{}]
+    assert differences(before, _players(trainer)) == []
+    culprit = "l1" if encodec else "the codec's gradient"
+    assert messages(trainer)[-1] == f"step 1 skipped: not finite: {culprit}"
+    (metrics,) = take_steps(trainer, 1)
+    assert metrics
+    assert differences(before, _players(trainer))
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_audio_that_is_not_finite_changes_nothing(tmp_path: Path, bad: float, update: Update) -> None:
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), adversary=tiny_adversary(update=update))
+    take_steps(trainer, 1)
+    before = _players(trainer)
+    audio = trainer.data.batch(1)
+    audio[1, 0, 700] = bad
+    assert trainer.train_step(audio) == {}
+    assert differences(before, _players(trainer)) == []
+
+
+def test_skipped_steps_are_counted_and_training_goes_on(tmp_path: Path) -> None:
+    losses = {"l1": Faulty({1: math.nan, 3: math.inf}), "mel": plain_losses()["mel"]}
+    trainer = tiny_trainer(tmp_path, losses=losses, cadence=Cadence(log=1, validate=1000, checkpoint=1000))
+    scores = trainer.run()
+    lines = metric_lines(trainer)
+    assert [line["skipped_steps"] for line in lines] == [0, 1, 1, 2, 2, 2]
+    assert ["loss/mel" in line for line in lines] == [True, False, True, False, True, True]
+    assert math.isfinite(scores["all/mel_distance"])
+    assert trainer.step == 6
+
+
+def test_too_many_in_a_row_end_the_run_with_a_diagnosis(tmp_path: Path) -> None:
+    bad = {1: math.nan} | dict.fromkeys(range(3, 99), math.nan)
+    losses = {"l1": Faulty(bad), "mel": plain_losses()["mel"]}
+    trainer = tiny_trainer(
+        tmp_path, losses=losses, max_skipped=3, budget=Budget(steps=20), cadence=Cadence(5, 1000, checkpoint=3),
+        doctor=DoctorPlan(max_returns=0),
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match=r"3 steps in a row up to step 5 .* l1: lower optimizer.codec.lr") as caught:
+        trainer.run()
+    assert str(trainer.store.folder) in str(caught.value)
+
+    again = tiny_trainer(tmp_path, budget=Budget(steps=20))
+    assert again.continuation.restore(again)
+    assert (again.step, again.skipped, again.skipped_in_a_row) == (3, 1, 0)
+    assert all(bool(tensor.isfinite().all()) for tensor in again.codec.state_dict().values())
+
+
+def test_latents_that_are_not_finite_do_not_start_the_codebooks(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path)
+    with torch.no_grad():
+        next(trainer.codec.encoder.parameters()).fill_(math.nan)
+    with pytest.raises(TrainingError, match="latents are not finite at step 0"):
+        trainer._start_codebooks()
+    assert not bool(trainer.codec.quantizer.started)
+
+
+# ------------------------------------------------------------------------------------------------ schedules
+
+
+def test_the_schedule_sets_the_rates_of_both_players(tmp_path: Path) -> None:
+    adversary = tiny_adversary(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+    plan = LearningRate(warmup=0.2, decay="linear", final=0.1)
+    trainer = tiny_trainer(tmp_path, adversary=adversary, budget=Budget(steps=10), learning_rate=plan)
+    rates = []
+    for _ in range(10):
+        take_steps(trainer, 1)
+        rates.append([each.param_groups[0]["lr"] for each in trainer.optimizers])
+    factors = [0.001, 0.5, *(0.1 + 0.9 * (1 - (step - 2) / 8) for step in range(2, 10))]
+    assert [rate[0] for rate in rates] == pytest.approx([1e-3 * factor for factor in factors])
+    assert [rate[1] for rate in rates] == pytest.approx([0.5 * factor for factor in factors])
+
+
+def test_epochs_are_counted_in_steps(tmp_path: Path) -> None:
+    # 4 s of audio in batches of 2 segments of 0.2 s.
+    trainer = tiny_trainer(tmp_path, budget=Budget(epochs=0.75), cadence=NEVER)
+    trainer.run()
+    assert trainer.step == 8
+
+
+class _Clock:
+    """Stands still but for 10 s at each call of the loss."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def hooked(self) -> nn.Module:
+        def tick(module: nn.Module, args: Any) -> None:
+            self.now += 10
+
+        loss = plain_losses()["l1"]
+        loss.register_forward_pre_hook(tick)
+        return loss
+
+
+def test_a_budget_of_minutes_is_training_time_across_interruptions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan: dict[str, Any] = {
+        "budget": Budget(minutes=1),
+        "codebooks": CodebookPlan(start=0.5, start_batches=2),
+        "learning_rate": LearningRate(decay="linear"),
+        "cadence": Cadence(1, 1000, checkpoint=4),
+    }
+    clock = _Clock(5000.0)
+    monkeypatch.setattr(trainer_module, "time", clock)
+    first = tiny_trainer(tmp_path, losses={"l1": clock.hooked()}, **plan)
+    interrupt_at(first, 5)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    clock = _Clock(77.0)
+    monkeypatch.setattr(trainer_module, "time", clock)
+    second = tiny_trainer(tmp_path, losses={"l1": clock.hooked()}, **plan)
+    second.run()
+    assert second.step == 6
+    assert second.seconds == 60
+    lines = metric_lines(second)
+    assert [line["seconds"] for line in lines] == [10, 20, 30, 40, 50, 60]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3 * (1 - k / 6) for k in range(6)])
+    assert ["codebook/0/bits" in line for line in lines] == [False] * 3 + [True] * 3
+
+
+def test_a_run_logs_validates_and_saves_at_its_intervals_and_at_its_end(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, budget=Budget(steps=7), cadence=Cadence(log=2, validate=3, checkpoint=5))
+    scores = trainer.run()
+    assert [line["step"] for line in metric_lines(trainer)] == [
+        2,
+        4,
+        5,
+        6,
+        7,
+    ]  # also with a checkpoint, so that it resumes
+    assert [line["step"] for line in metric_lines(trainer, "validation")] == [0, 3, 6, 7]
+    assert [path.name for path in trainer.store.paths()] == ["step_0000005.pt", "step_0000007.pt"]
+    assert scores == pytest.approx({k: v for k, v in metric_lines(trainer, "validation")[-1].items() if k in scores})
+    samples = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert samples[:3] == ["music.reference.wav", "music.step0000000.wav", "music.step0000003.wav"]
+    assert len(samples) == 2 * 5
+
+
+def test_a_checkpoint_is_scored_by_its_own_validation_only(tmp_path: Path) -> None:
+    """A score from earlier weights would make the wrong checkpoint the best one."""
+    trainer = tiny_trainer(tmp_path, budget=Budget(steps=6), cadence=Cadence(100, validate=3, checkpoint=2))
+    saved: list[tuple[int, float | None]] = []
+    save = trainer.store.save
+
+    def record(step: int, state: dict[str, Any], score: float | None = None, wanted: Collection[int] = ()) -> Path:
+        saved.append((step, score))
+        return save(step, state, score, wanted)
+
+    trainer.store.save = record  # type: ignore[method-assign]
+    scores = trainer.run()
+    assert saved == [(0, None), (2, None), (4, None), (6, scores["all/mel_distance"])]
+    assert trainer.store.best_score() == scores["all/mel_distance"]
+
+
+def test_the_exported_model_is_the_averaged_codec(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path)
+    trainer.run()
+    exported = Codec.load(tmp_path / "run" / "model.safetensors")
+    assert exported.fingerprint() == trainer.averaged_codec.fingerprint() != trainer.codec.fingerprint()
+
+
+def test_a_line_reports_the_balance_of_its_own_interval(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, encodec=True, monitor_every=4, cadence=Cadence(2, 1000, 1000))
+    trainer.run()
+    assert ["norm/l1" in line for line in metric_lines(trainer)] == [True, False, True]
+    assert {"share/l1", "share/mel", "cosine/l1/mel", "weight/l1", "loss/l1"} <= set(metric_lines(trainer)[0])
+
+
+# ------------------------------------------------------------------------------------------------ bfloat16
+
+
+def test_bfloat16_trains_close_to_float32_with_its_ends_in_float32(tmp_path: Path) -> None:
+    runs = {}
+    for precision in ("float32", "bfloat16"):
+        trainer = tiny_trainer(
+            tmp_path / precision,
+            adversary=tiny_adversary(),
+            precision=precision,
+            cadence=Cadence(1, 1000, 1000),
+            codebooks=CodebookPlan(start=0.9),
+        )
+        seen: dict[str, torch.dtype] = {}
+
+        def note(name: str, seen: dict[str, torch.dtype] = seen) -> Callable[..., None]:
+            return lambda module, args, output: seen.__setitem__(name, output.dtype)
+
+        for name in ("encoder.layers.0", "encoder.layers.1", "decoder.layers.0", "decoder.layers.11"):
+            trainer.codec.get_submodule(name).register_forward_hook(note(name))
+        trainer.run()
+        runs[precision] = (metric_lines(trainer), seen)
+        assert all(parameter.dtype == torch.float32 for parameter in trainer.codec.parameters())
+        assert trainer.skipped == 0
+    lines, seen = runs["bfloat16"]
+    assert seen["encoder.layers.0"] == seen["decoder.layers.11"] == torch.float32
+    assert seen["decoder.layers.0"] == torch.bfloat16
+    for own, exact in zip(lines, runs["float32"][0], strict=True):
+        for name in ("loss/l1", "loss/mel", "loss/feature_matching", "discriminator/loss"):
+            assert own[name] == pytest.approx(exact[name], rel=0.02)
+
+
+# ------------------------------------------------------------------------------------------------ refused
+
+
+def test_losses_and_weights_must_have_the_same_names(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"l1, mel and no discriminator, and weights for l1, spectral"):
+        tiny_trainer(tmp_path, weights={"l1": 1.0, "spectral": 1.0})
+    with pytest.raises(ValueError, match="adversarial, feature_matching"):
+        tiny_trainer(tmp_path, adversary=tiny_adversary(), weights={"l1": 1.0, "mel": 1.0})
+
+
+def test_a_segment_must_hold_every_window(tmp_path: Path) -> None:
+    from losses import MultiScaleMel
+
+    with pytest.raises(ValueError, match=r"a segment has 1600 samples, but mel needs at least \d+: raise"):
+        tiny_trainer(tmp_path, losses={"mel": MultiScaleMel(RATE, [13], mels=16)})
+
+
+def test_files_that_do_not_decode_are_listed_once(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path)
+    for _ in range(2):
+        trainer._receive(Batch(torch.zeros(1, 1, SAMPLES), ("a.wav", "b.wav")))
+    listing = (tmp_path / "run" / "set_aside.txt").read_text(encoding="utf-8")
+    assert listing == "a.wav\tdid not decode\nb.wav\tdid not decode\n"

@@ -1,0 +1,393 @@
+"""What users get wrong, from the whole command's point of view: one clear line, or a counted skip, and nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from scripts.command_line import explain
+from scripts.train import main, run
+
+ROOT = Path(__file__).parents[2]
+CLIPS = ROOT / "data" / "clips"
+RATE = 24000
+
+# Three steps of a codec of a few thousand parameters, with the full set of losses.
+TINY = (
+    "codec.config.filters=2",
+    "codec.config.latent_dim=4",
+    "adversary.start=0",
+    "discriminator.windows=[256]",
+    "trainer.budget.steps=3",
+    "trainer.cadence={log: 1, validate: 3, checkpoint: 3}",
+    "trainer.codebooks={start: 0, start_batches: 1}",
+    "trainer.device=cpu",
+    "trainer.precision=float32",
+    "data.workers=0",
+    "data.batch_size=2",
+    "data.segments.segment_seconds=0.2",
+    "data.held_out={seconds: 0.2, clips_per_source: 1}",
+    "name=bad",
+)
+
+
+def tiny(*overrides: str) -> list[str]:
+    """TINY without what it says of a discriminator that is exchanged."""
+    exchanged = any(item.startswith("discriminator=") for item in overrides)
+    return [item for item in TINY if not (exchanged and item.startswith("discriminator."))]
+
+
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing its curves takes longer than these runs; the commands below write theirs."""
+    monkeypatch.setattr("codec.training.logging.live_report.write_report", lambda folder, running: None)
+
+
+def train(runs: Path, *overrides: str) -> Path:
+    """What the command does in a process of its own; returns the run's folder."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        run(compose("train", [*tiny(*overrides), f"runs_folder={runs}", *overrides]))
+    return runs / "bad"
+
+
+def line_of(action: Callable[[], object]) -> str:
+    """The line that the user is shown when `action` fails."""
+    try:
+        action()
+    except Exception as error:
+        line = explain(error)
+        assert line
+        assert "\n" not in line
+        return line
+    raise AssertionError("nothing was refused")
+
+
+def refused(runs: Path, *overrides: str) -> str:
+    line = line_of(lambda: train(runs, *overrides))
+    assert not (runs / "bad" / "config.yaml").exists()  # the mended command finds the name free
+    return line
+
+
+def trained(folder: Path) -> None:
+    """All three steps were taken, none skipped, and the model is there."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["split"] == "train"][-1]
+    assert (last["step"], last["skipped_steps"]) == (3, 0)
+    assert (folder / "model.safetensors").exists()
+
+
+def set_aside(folder: Path) -> dict[str, str]:
+    lines = (folder / "set_aside.txt").read_text().splitlines()
+    return {Path(path).name: reason for path, reason in (line.split("\t") for line in lines)}
+
+
+def noise(seconds: float, channels: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.3, 0.3, (round(seconds * RATE), channels)).astype(np.float32)
+
+
+def write(path: Path, audio: np.ndarray, **options: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, audio, RATE, **options)
+
+
+def folder_of(path: Path, files: int = 4, seconds: float = 0.5) -> Path:
+    for number in range(files):
+        write(path / f"{number:02d}.wav", noise(seconds, seed=number))
+    return path
+
+
+def from_folder(root: Path) -> tuple[str, str]:
+    return "data=folder", f"data.root={root}"
+
+
+# ------------------------------------------------------------------------------------------------------ audio
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    line = refused(tmp_path, *from_folder(tmp_path / "audoi"))
+    assert line == f"{tmp_path}/audoi: wanted a folder of audio, there is no such folder (in data.corpus)"
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    assert "the folder is empty" in refused(tmp_path, *from_folder(tmp_path / "audio"))
+
+
+def test_a_folder_of_text_files(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    for number in range(3):
+        (tmp_path / "audio" / f"{number}.txt").write_text("not a sound")
+    assert "no audio among its 3 files (wav, flac" in refused(tmp_path, *from_folder(tmp_path / "audio"))
+
+
+def test_text_files_that_call_themselves_audio(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    for number in range(3):
+        (tmp_path / "audio" / f"{number}.wav").write_text("not a sound")
+    line = refused(tmp_path, *from_folder(tmp_path / "audio"))
+    assert "none of its 3 audio files can be used, for example 0.wav: not audio that libsndfile can read" in line
+
+
+def test_a_single_file_cannot_be_divided(tmp_path: Path) -> None:
+    line = refused(tmp_path, *from_folder(folder_of(tmp_path / "audio", files=1)))
+    assert "wanted at least two files of a source to hold one out, found 1" in line
+
+
+def test_a_tenth_of_the_files_is_damaged(tmp_path: Path) -> None:
+    """One is no audio at all, which its header tells; the other breaks off, which only reading tells."""
+    audio = folder_of(tmp_path / "audio", files=18)
+    (audio / "18.wav").write_bytes(b"RIFF" + bytes(1000))
+    write(audio / "19.flac", noise(60))
+    whole = (audio / "19.flac").read_bytes()
+    (audio / "19.flac").write_bytes(whole[: len(whole) // 50])
+    folder = train(tmp_path, *from_folder(audio), "data.batch_size=8")
+    trained(folder)
+    assert set(set_aside(folder)) == {"18.wav", "19.flac"}
+    assert "set aside (2 so far)" in (folder / "log.txt").read_text()
+
+
+def test_a_file_of_three_samples_among_others(tmp_path: Path) -> None:
+    audio = folder_of(tmp_path / "audio")
+    write(audio / "short.wav", noise(3 / RATE))
+    folder = train(tmp_path, *from_folder(audio))
+    trained(folder)
+    assert set_aside(folder) == {"short.wav": "3 frames, 0.000 s, is below 0.1 s"}
+
+
+def test_nothing_but_files_of_three_samples(tmp_path: Path) -> None:
+    audio = folder_of(tmp_path / "audio", seconds=3 / RATE)
+    line = refused(tmp_path, *from_folder(audio))
+    assert "none of its 4 audio files can be used, for example 00.wav: 3 frames, 0.000 s, is below 0.1 s" in line
+    trained(train(tmp_path, *from_folder(audio), "data.corpus.minimum_seconds=0"))
+
+
+def test_a_folder_of_silence(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / "audio" / f"{number}.wav", np.zeros((RATE, 1), np.float32))
+    assert "every held-out file is below -45 dBFS" in refused(tmp_path, *from_folder(tmp_path / "audio"))
+
+
+@pytest.mark.parametrize("settings", [("codec=starter",), ("codec=encodec_48khz", "trainer.initial=random")])
+def test_training_on_silence_alone_stays_finite(settings: tuple[str, ...], tmp_path: Path) -> None:
+    """encodec_48khz divides by the level of the segment; silence has no components for the starter's first weights."""
+    write(tmp_path / "audio" / "silence.wav", np.zeros((RATE, 1), np.float32))
+    corpus = (f"data.corpus.train={tmp_path / 'audio'}", f"data.corpus.held_out={CLIPS / 'held_out.jsonl'}")
+    trained(train(tmp_path, *settings, "data=manifest", *corpus))
+
+
+def test_nan_samples_in_one_file(tmp_path: Path) -> None:
+    audio = folder_of(tmp_path / "audio")
+    samples = noise(20)
+    samples[::100] = np.nan
+    write(audio / "nan.wav", samples, subtype="FLOAT")
+    folder = train(tmp_path, *from_folder(audio))
+    trained(folder)
+    assert set(set_aside(folder)) == {"nan.wav"}
+
+
+def test_nan_samples_everywhere(tmp_path: Path) -> None:
+    write(tmp_path / "audio" / "nan.wav", np.full((RATE, 1), np.nan, np.float32), subtype="FLOAT")
+    held_out = f"data.corpus.held_out={CLIPS / 'held_out.jsonl'}"
+    with pytest.raises(ValueError, match="most of the corpus is damaged") as caught:
+        train(tmp_path, "data=manifest", f"data.corpus.train={tmp_path / 'audio'}", held_out)
+    assert "nan.wav: holds NaN or infinite samples after frame" in explain(caught.value)
+    assert "Traceback" in (tmp_path / "bad" / "log.txt").read_text()
+
+
+def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / "audio" / f"{number}.wav", noise(0.5, channels=8, seed=number))
+    trained(train(tmp_path, *from_folder(tmp_path / "audio")))
+
+
+# ----------------------------------------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["codec=encodec_24hkz"], "there is no codec=encodec_24hkz: wanted one of audiocraft_16khz, audiocraft_24khz"),
+        (["codecs=starter"], "there is no setting codecs, only name, runs_folder, seed"),
+        (["trainer.sed=1"], "there is no setting trainer.sed, only _target_, budget"),
+        (["codec.config.filterss=3"], "there is no setting codec.config.filterss, only _target_, sample_rate"),
+        (["+codec.config.filterss=3"], "unexpected keyword argument 'filterss' (in codec.config)"),
+        (
+            ["+data.wrokers=3"],
+            "there is no setting data.wrokers, only root, corpus, segments, batch_size, workers, held_out",
+        ),
+        (["+tariner.budget.steps=3"], "there is no setting tariner, only name"),
+        (["steps"], "wanted group=name or path.to.key=value, got 'steps'"),
+        (["experiment=null"], "a group wants the name of a file in its folder, got null"),
+        (["name=null"], "the run needs a name: name=something, or an experiment"),
+        (["name=''"], "the run needs a name: name=something, or an experiment"),
+        (["losses.terms.l1._target_=losses.L3"], "Error loading 'losses.L3'"),
+        (
+            ["discriminator=none"],
+            "there are losses l1, mel, tonality and no discriminator, and weights for l1, mel, adversarial, "
+            "feature_matching, tonality",
+        ),
+        (
+            ["+losses.weights.mell=1"],
+            "there are losses l1, mel, tonality, adversarial, feature_matching, and weights for l1, mel, adversarial, "
+            "feature_matching, tonality, mell",
+        ),
+        (["~losses.weights.mel"], "and weights for l1, adversarial, feature_matching"),
+        (["losses.weights={l1: 1, mel: -1}"], "loss weights must be finite, not negative"),
+        (
+            ["data.segments.segment_seconds=0.03", "losses.terms.mel.window_exponents=[5]"],
+            "a segment has 720 samples, but tonality needs at least 4096: raise data.segments.segment_seconds",
+        ),
+        (["data.segments.segment_seconds=0.02"], "a segment has 480 samples, but mel needs at least 2048"),
+        (
+            [
+                "data.segments.segment_seconds=0.01",
+                "losses.terms.mel.window_exponents=[5]",
+                "~losses.terms.tonality",
+                "~losses.weights.tonality",
+            ],
+            "a segment has 240 samples, but the discriminator needs at least 256: raise data.segments.segment_seconds",
+        ),
+        (
+            ["validation.bandwidth_kbps=13"],
+            "validation.bandwidth_kbps: a bandwidth of 13.0 kbps needs 17.3 codebooks of 0.75 kbps, but this codec has "
+            "1 to 16",
+        ),
+        (["codec.config.bandwidths_kbps=[24]"], "needs 32 codebooks of 0.75 kbps, but this codec has 1 to 16"),
+        (
+            ["trainer.initial=random", "trainer.encoder_rate=0"],
+            "an encoder of random weights would never learn: raise trainer.encoder_rate",
+        ),
+        (["codec.config.codebook_size=1000"], "codebook_size must be a power of two, got 1000 (in codec.config)"),
+        (["trainer.device=gpu"], "trainer.device must be auto, cpu or a device torch can use here, got gpu"),
+        (["trainer.budget.minutes=1"], "one positive number of steps, epochs or minutes; got {'steps': 3, 'minutes'"),
+        (["adversary.probability=0"], "update probability must be in (0, 1], got 0"),
+        (["checkpoints.keep_last=0"], "keep_last must be 1 or more, got 0"),
+    ],
+)
+def test_mistakes_in_the_configuration(overrides: list[str], wanted: str, tmp_path: Path) -> None:
+    assert wanted in refused(tmp_path, "data=clips", *overrides)
+
+
+def test_mistakes_in_the_configuration_are_found_before_the_audio_is_looked_at(tmp_path: Path) -> None:
+    missing = from_folder(tmp_path / "nowhere")
+    for override, wanted in (
+        ("+losses.weights.mell=1", "mell"),
+        ("data.segments.segment_seconds=0.02", "480 samples"),
+        ("validation.bandwidth_kbps=13", "13.0 kbps"),
+        ("trainer.device=gpu", "gpu"),
+        ("+data.wrokers=3", "wrokers"),
+    ):
+        assert wanted in refused(tmp_path, *missing, override)
+
+
+def test_an_experiment_without_a_name(tmp_path: Path) -> None:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose("train", ["experiment=none", "data=clips", f"runs_folder={tmp_path}"])
+    with pytest.raises(ValueError, match="the run needs a name: name=something, or an experiment, which has one"):
+        run(cfg)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_may_be_a_number(tmp_path: Path) -> None:
+    train(tmp_path, "data=clips", "name=7")
+    trained(tmp_path / "7")
+
+
+def test_the_folder_of_another_run(tmp_path: Path) -> None:
+    folder = train(tmp_path, "data=clips", "losses.weights.mel=1")
+    trained(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="holds a run with other settings") as caught:
+        train(tmp_path, "data=clips", "seed=1", "losses.weights.mel=3", "trainer.clip_norm=1", "data.batch_size=3")
+    assert explain(caught.value) == (
+        f"{folder} holds a run with other settings (seed was 0, is 1; losses.weights.mel was 1, is 3; "
+        "balancer.weights.mel was 1, is 3; ...): choose another name=, or move that folder away"
+    )
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_may_be_moved_and_go_on_for_longer(tmp_path: Path) -> None:
+    train(tmp_path, "data=clips", "trainer.budget.steps=2")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "bad").rename(tmp_path / "elsewhere" / "moved")
+    train(tmp_path / "elsewhere", "data=clips", "name=moved", "data.workers=1")
+    trained(tmp_path / "elsewhere" / "moved")
+
+
+def test_the_runs_folder_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    line = line_of(lambda: train(tmp_path / "runs", "data=clips"))
+    assert "Not a directory" in line
+    assert str(tmp_path / "runs") in line
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def command(*overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.train", *TINY, *overrides],
+        cwd=ROOT,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_says_one_line_and_exits_with_1(tmp_path: Path) -> None:
+    """Once for what Hydra refuses, and once for what the run refuses."""
+    (tmp_path / "empty").mkdir()
+    for overrides, line in (
+        (["trainer.sed=1"], "there is no setting trainer.sed, only _target_, budget, initial"),
+        (from_folder(tmp_path / "empty"), f"{tmp_path}/empty: the folder is empty (in data.corpus)"),
+    ):
+        done = command(f"runs_folder={tmp_path / 'runs'}", *overrides)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {line}")
+        assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" in (tmp_path / "runs" / "bad" / "log.txt").read_text()
+
+
+def test_the_traceback_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["train", "trainer.sed=1"])
+    with pytest.raises(HydraException, match="Could not override"):
+        main()
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr("scripts.train.run", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "stopped; the same command resumes from the last checkpoint\n"
+
+
+@pytest.mark.slow
+def test_the_command_without_apt_says_so_and_trains_on_the_clips(tmp_path: Path) -> None:
+    done = command(
+        *("data=starter", f"data.root={tmp_path / 'starter'}", f"runs_folder={tmp_path / 'runs'}"),
+        PATH=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "data=starter cannot be had (there is no apt-get on this machine): training on the embedded" in done.stderr
+    for place in ("model.safetensors", "checkpoints", "samples", "report.html"):
+        assert str(tmp_path / "runs" / "bad" / place) in done.stdout
+    trained(tmp_path / "runs" / "bad")

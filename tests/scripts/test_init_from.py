@@ -1,0 +1,275 @@
+"""Starting from the weights of another run: what is taken, what is fresh, and that nothing else is needed later."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hydra.utils import instantiate
+
+from codec import Codec
+from codec.cli import main
+from codec.training import CheckpointStore, Trainer, load_checkpoint
+from codec.training.checkpoint.pretrained import averaged_codec
+from encodec_weights import encodec_model, fill_codebooks
+from scripts.command_line import explain
+from scripts.composition import opened
+from tiny_command import ROOT, TINY, composed
+from tiny_run import differences
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(runs: Path, *overrides: str, steps: int = 3) -> None:
+    with opened(
+        composed("train", *TINY, f"runs_folder={runs}", f"trainer.budget.steps={steps}", *overrides)
+    ) as trainer:
+        trainer.run()
+
+
+def first_state(runs: Path, *overrides: str) -> dict[str, Any]:
+    """Of a run before its first step."""
+    with opened(composed("train", *TINY, f"runs_folder={runs}", "name=fresh", *overrides)) as trainer:
+        return trainer.state_dict()
+
+
+def refusal(runs: Path, *overrides: str) -> str:
+    with pytest.raises(ValueError, match="init_from") as caught:
+        first_state(runs, *overrides)
+    line = explain(caught.value)
+    assert "\n" not in line
+    assert not (runs / "fresh" / "config.yaml").exists()
+    return line
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose best checkpoint is not its newest."""
+    runs = tmp_path_factory.mktemp("origin")
+    torch.manual_seed(0)
+    train(runs, "name=origin", "trainer.cadence={log: 1, validate: 3, checkpoint: 1}", "checkpoints.keep_last=9")
+    store = CheckpointStore(runs / "origin" / "checkpoints")
+    first = load_checkpoint(store.paths()[1])
+    store.best_path.unlink()
+    shutil.copy(store.paths()[1], store.best_path)
+    assert first.step == 1
+    return runs / "origin"
+
+
+def test_weights_are_taken_and_all_else_is_fresh(origin: Path, tmp_path: Path) -> None:
+    taken = first_state(tmp_path, f"init_from={origin}", "seed=5")
+    newest = load_checkpoint(origin).state
+    assert newest["step"] == 3
+    for part in ("codec", "average", "adversary"):
+        assert differences(taken[part], newest[part]) == []
+    fresh = first_state(tmp_path / "plain", "seed=5")
+    for part in ("optimizer", "adversary_optimizer", "balancer", "step", "seconds", "skipped", "skipped_in_a_row"):
+        assert differences(taken[part], fresh[part]) == [], part
+    for part in ("codec", "average", "adversary"):
+        assert differences(taken[part], fresh[part]) != []
+    assert bool(taken["codec"]["quantizer.started"])
+    text = (tmp_path / "fresh" / "log.txt").read_text()
+    assert f"starts with the weights of {origin} at step 3" in text
+
+
+def test_a_single_file_will_do(origin: Path, tmp_path: Path) -> None:
+    best = origin / "checkpoints" / "best.pt"
+    taken = first_state(tmp_path, f"init_from={best}")
+    assert differences(taken["codec"], load_checkpoint(best).state["codec"]) == []
+    assert differences(taken["codec"], load_checkpoint(origin).state["codec"]) != []
+
+
+def test_a_checkpoint_is_a_model_too(origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = Codec.load(origin / "model.safetensors")
+    newest = averaged_codec(origin / "checkpoints" / "step_0000003.pt")
+    assert newest.fingerprint() == saved.fingerprint()
+    assert not newest.training
+    best = str(origin / "checkpoints" / "best.pt")
+    files = [str(tmp_path / name) for name in ("in.wav", "out.ecdc", "back.wav")]
+    soundfile.write(files[0], audio_of_clips()[0, 0, :12_000].numpy(), 24_000)
+    assert main(["encode", *files[:2], "--checkpoint", best]) == 0
+    assert main(["decode", *files[1:], "--checkpoint", best]) == 0
+    assert main(["export", str(tmp_path / "half"), "--to", "half", "--checkpoint", best]) == 0
+    capsys.readouterr()
+    assert main(["info", best]) == 0
+    fingerprint = averaged_codec(Path(best)).fingerprint()
+    assert fingerprint in capsys.readouterr().out
+    assert fingerprint != saved.fingerprint()
+    assert main(["decode", *files[1:], "--checkpoint", str(origin)]) == 1, "the model of another step"
+    assert fingerprint in capsys.readouterr().err
+
+
+def test_what_is_no_checkpoint_is_no_model(origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(path: Path) -> str:
+        assert main(["info", str(path)]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "one of its files, is wanted; got" in refused(tmp_path / "nowhere.pt")
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
+    assert "damaged.pt cannot be used: it is" in refused(damaged)
+    state = load_checkpoint(origin).state
+    store = CheckpointStore(tmp_path)
+    for step, change in enumerate(({"average": {}}, {"codec_config": state["codec_config"] | {"filters": 4}})):
+        assert f"{step}.pt holds no run's codec: " in refused(store.save(step, state | change))
+
+
+def test_a_resumed_run_needs_the_other_no_more(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(origin, copy)
+    settings = ("name=tuned", f"init_from={copy}")
+    train(tmp_path / "whole", *settings)
+    step = Trainer.train_step
+
+    def stop(trainer: Trainer, audio: torch.Tensor) -> dict[str, torch.Tensor]:
+        if trainer.step == 2:
+            raise KeyboardInterrupt
+        return step(trainer, audio)
+
+    monkeypatch.setattr(Trainer, "train_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, *settings)
+    monkeypatch.undo()
+    shutil.rmtree(copy)
+    train(tmp_path, *settings)
+    states = [load_checkpoint(runs / "tuned").state for runs in (tmp_path / "whole", tmp_path)]
+    assert [state.pop("seconds") > 0 for state in states] == [True, True]
+    assert differences(*states) == []
+    assert "resumed at step 2" in (tmp_path / "tuned" / "log.txt").read_text()
+
+
+def test_a_discriminator_on_one_side_only(origin: Path, tmp_path: Path) -> None:
+    without = tuple(item for item in TINY if not item.startswith(("discriminator.", "+losses.terms.tonality")))
+    plain = [*without, f"runs_folder={tmp_path}", "discriminator=none", "losses=reconstruction"]
+    with opened(composed("train", *plain, "name=plain", f"init_from={origin}", "trainer.budget.steps=1")) as trainer:
+        assert differences(trainer.codec.state_dict(), load_checkpoint(origin).state["codec"]) == []
+        trainer.run()
+    taken = first_state(tmp_path, f"init_from={tmp_path / 'plain'}")
+    assert differences(taken["codec"], load_checkpoint(tmp_path / "plain").state["codec"]) == []
+    assert differences(taken["adversary"], first_state(tmp_path / "new")["adversary"]) == []
+
+
+def test_another_architecture_is_refused_in_one_line(origin: Path, tmp_path: Path) -> None:
+    start = f"init_from={origin}"
+    line = refusal(tmp_path, start, "codec.config.filters=4", "codec.config.causal=false")
+    assert line == (
+        f"{start}: a codec of the same architecture is wanted, got another one: filters is 2 there, 4 here; "
+        "causal is True there, False here"
+    )
+    line = refusal(tmp_path, start, "discriminator.filters=4")
+    assert line.startswith(f"{start}: a discriminator of the same architecture is wanted, got another one: ")
+    assert line.endswith("weight is [2, 2, 3, 9] there, [4, 2, 3, 9] here")
+    line = refusal(tmp_path, start, "discriminator.windows=[64]")
+    assert "there, missing here" in line
+
+
+def audio_of_clips() -> torch.Tensor:
+    """A second of each of four. Shape: -> [1, 1, T]."""
+    clips = sorted((ROOT / "data" / "clips" / "train").rglob("*.flac"))[:4]
+    assert len(clips) == 4
+    read = [soundfile.read(clip, 24_000, dtype="float32", always_2d=True)[0].mean(1) for clip in clips]
+    return torch.from_numpy(np.concatenate(read))[None, None]
+
+
+# The encodec package's 24 kHz model, tiny: its weights go through `codec import` and are then trained further.
+IMPORTED = ("codec=encodec_24khz", "codec.config.bandwidths_kbps=[1.2,2.4]")
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but a model.safetensors, whose codes lie where the latents of the clips do."""
+    folder = tmp_path_factory.mktemp("imported")
+    codec: Codec = instantiate(composed("train", *TINY, *IMPORTED).codec, _convert_="all")
+    reference = encodec_model(codec.config)
+    fill_codebooks(reference, audio_of_clips())
+    torch.save(reference.state_dict(), folder / "encodec.th")
+    assert main(["import", str(folder / "encodec.th"), str(folder / "model")]) == 0
+    assert Codec.load(folder / "model" / "model.safetensors").config == codec.config
+    return folder / "model"
+
+
+def test_an_imported_model_will_do(imported: Path, tmp_path: Path) -> None:
+    codec = Codec.load(imported / "model.safetensors")
+    for number, start in enumerate((imported, imported / "model.safetensors")):
+        taken = first_state(tmp_path / str(number), *IMPORTED, f"init_from={start}")
+        assert differences(taken["codec"], dict(codec.state_dict())) == []
+        assert bool(taken["codec"]["quantizer.started"]), "k-means would put other codes in their place"
+        average = {name.removeprefix("module."): value for name, value in taken["average"].items()}
+        assert int(average.pop("n_averaged")) == 1
+        assert differences(average, dict(codec.state_dict())) == []
+        fresh = first_state(tmp_path / f"plain{number}", *IMPORTED)
+        assert differences(taken["adversary"], fresh["adversary"]) == []
+        text = (tmp_path / str(number) / "fresh" / "log.txt").read_text()
+        assert f"starts with the weights of the model {start} ({codec.fingerprint()})" in text
+        assert "no discriminator came with them: it starts afresh" in text
+
+
+@torch.no_grad()
+def quantization_error(codec: Codec, embed: torch.Tensor) -> float:
+    """Mean square of what these codebooks leave over of the latents that `codec` makes of the clips."""
+    latent = codec.latent_of(audio_of_clips())
+    codec.quantizer.embed.copy_(embed)
+    return float((latent - codec.quantizer.decode(codec.quantizer.encode(latent))).square().mean())
+
+
+def test_training_an_imported_model_does_not_spoil_its_codebooks(imported: Path, tmp_path: Path) -> None:
+    before = Codec.load(imported / "model.safetensors")
+    old = before.quantizer.embed.clone()
+    train(tmp_path, "name=tuned", *IMPORTED, f"init_from={imported}", steps=4)
+    after = load_checkpoint(tmp_path / "tuned").state
+    new = after["codec"]["quantizer.embed"]
+    assert (new != old).flatten(1).any(dim=1).all(), "every book learns"
+    # The encoder moves too, and the books with it. Averages that disagree with the codes leave a thousand times more.
+    assert quantization_error(before, new) < 2 * quantization_error(before, old)
+    lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]
+    untrained, *_, last = [line["all/mel_distance"] for line in lines if line["split"] == "validation"]
+    assert abs(last - untrained) < 0.1 * untrained
+    assert Codec.load(tmp_path / "tuned" / "model.safetensors").config == before.config
+
+
+def test_an_imported_model_of_another_architecture_or_a_damaged_one(imported: Path, tmp_path: Path) -> None:
+    line = refusal(tmp_path, *IMPORTED, f"init_from={imported}", "codec.config.skip=identity")
+    assert line.endswith("got another one: skip is conv there, identity here")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes((imported / "model.safetensors").read_bytes()[:-100])
+    assert "damaged.safetensors is damaged" in refusal(tmp_path, *IMPORTED, f"init_from={damaged}")
+
+
+def test_other_bandwidths_are_no_other_architecture(origin: Path, tmp_path: Path) -> None:
+    taken = first_state(tmp_path, f"init_from={origin}", "codec.config.bandwidths_kbps=[2.4]")
+    assert taken["codec_config"]["bandwidths_kbps"] == [2.4]
+
+
+def test_no_checkpoint_or_a_damaged_one_is_refused_in_one_line(origin: Path, tmp_path: Path) -> None:
+    line = refusal(tmp_path, f"init_from={tmp_path / 'nowhere'}")
+    wanted = "a run's folder with checkpoints, or one of its files, is wanted; got"
+    assert line == f"init_from={tmp_path / 'nowhere'}: {wanted} {tmp_path / 'nowhere'}"
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
+    assert "damaged.pt cannot be used: it is" in refusal(tmp_path, f"init_from={damaged}")
+
+
+def test_first_weights_are_not_put_over_those_that_come_trained(origin: Path, tmp_path: Path) -> None:
+    settings = composed(
+        "train", *TINY, f"runs_folder={tmp_path}", "name=fresh", f"init_from={origin}", "trainer.initial=transform",
+        "trainer.budget.steps=1", "optimizer.codec.lr=0.0",
+    )  # fmt: skip
+    with opened(settings) as trainer:
+        trainer.run()
+        state = trainer.codec.state_dict()
+    taken = load_checkpoint(origin).state["codec"]
+    weights = [name for name in taken if not name.startswith("quantizer")]
+    assert differences({k: state[k] for k in weights}, {k: taken[k] for k in weights}) == []

@@ -1,0 +1,66 @@
+"""Tiny codecs of every kind as saved models, and the command `codec` as a process between pipes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codec import Codec, CodecConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY: dict[str, Any] = {
+    "sample_rate": 24_000,
+    "filters": 4,
+    "strides": (2, 4, 5, 8),
+    "latent_dim": 16,
+    "codebooks": 8,
+    "codebook_size": 16,
+    "lstm_layers": 1,
+    "bandwidths_kbps": (2.4,),
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "causal": {},
+    "causal_constant": {"padding": "constant", "skip": "identity"},
+    "causal_no_lstm": {"lstm_layers": 0, "residual_layers": 2},
+    "segments": {
+        "sample_rate": 48_000,
+        "channels": 2,
+        "causal": False,
+        "norm": "time_group_norm",
+        "normalize": True,
+        "segment_seconds": 0.5,
+        "bandwidths_kbps": (4.8,),
+    },
+    "whole": {"causal": False, "padding": "constant"},
+}
+
+
+def tiny_codec(kind: str, **changes: Any) -> Codec:
+    """With wider latents than a fresh encoder's, which are nearly all bias, and codes drawn from those of noise."""
+    torch.manual_seed(1)
+    codec = Codec(CodecConfig(**(TINY | KINDS[kind] | changes))).eval()
+    with torch.no_grad():
+        for name, parameter in codec.encoder.named_parameters():
+            if name.endswith(("conv.weight", "weight.original0")):
+                parameter *= 2
+        codec.quantizer.start(codec.encoder(torch.randn(1, codec.config.channels, 48_000))[0].t(), seed=0)
+    return codec
+
+
+def save_tiny(kind: str, folder: Path, **changes: Any) -> str:
+    """Saves such a codec as a run has it; returns the run's folder."""
+    run = folder / kind
+    run.mkdir(parents=True)
+    tiny_codec(kind, **changes).save(run / "model.safetensors")
+    return str(run)
+
+
+def command(*arguments: str) -> subprocess.Popen[bytes]:
+    """The command as a process, with pipes for its standard streams."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "codec", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)

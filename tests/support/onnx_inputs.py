@@ -1,0 +1,126 @@
+"""Codecs to export, clips to code, and the files run by onnxruntime as `onnx.json` says."""
+
+import json
+from itertools import chain, cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+import yaml
+from torch import Tensor
+
+from codec import Codec, CodecConfig
+from codec.audio.reader import AudioReader
+
+__all__ = ["Exported", "assert_same_codes", "assert_same_sound", "configured_codec", "held_out", "spread_codec"]
+
+ROOT = Path(__file__).parents[2]
+
+
+class Exported:
+    """A folder of ONNX files.
+
+    Attributes:
+        about: What onnx.json says.
+        sessions: One for every file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.about: dict[str, Any] = json.loads((folder / "onnx.json").read_text(encoding="utf-8"))
+        self.sessions = {
+            name: onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+            for name in self.about["graphs"]
+        }
+
+    def run(self, name: str, *inputs: Tensor) -> list[Tensor]:
+        given = {
+            tensor["name"]: x.numpy()
+            for tensor, x in zip(self.about["graphs"][name]["inputs"], inputs, strict=True)
+        }  # fmt: skip
+        return [torch.from_numpy(y) for y in self.sessions[name].run(None, given)]
+
+    def zeros(self, name: str, batch: int) -> dict[str, np.ndarray]:
+        """The states of a stream that begins."""
+        states = self.about["graphs"][name]["states"]
+        return {s["name"]: np.zeros([batch, *s["shape"][1:]], s["dtype"]) for s in states}
+
+    def step(self, name: str, x: Tensor, states: dict[str, np.ndarray]) -> tuple[Tensor, dict[str, np.ndarray]]:
+        graph = self.about["graphs"][name]
+        wanted = [graph["outputs"][0]["name"], *(state["next"] for state in graph["states"])]
+        y, *after = self.sessions[name].run(wanted, {graph["inputs"][0]["name"]: x.numpy()} | states)
+        return torch.from_numpy(y), dict(zip(states, after, strict=True))
+
+    def stream(self, name: str, x: Tensor, steps: list[int], step_samples: int) -> Tensor:
+        """All of `x` in steps of so many frames, the first as long as it must be and the last with what is left.
+
+        Args:
+            step_samples: Length of a frame of `x`.
+        """
+        fewest = self.about["graphs"][name]["first_step_frames"]
+        states, pieces, position = self.zeros(name, len(x)), [], 0
+        for frames in chain([max(fewest, steps[0])], cycle(steps[1:] or steps)):
+            y, states = self.step(name, x[..., position : position + frames * step_samples], states)
+            pieces.append(y)
+            position += frames * step_samples
+            if position >= x.shape[-1]:
+                break
+        return torch.cat(pieces, -1)
+
+
+@torch.no_grad()
+def spread_codec(config: CodecConfig, clips: list[Tensor]) -> Codec:
+    """With wider latents than a fresh encoder's, which are nearly all bias, and codes near those of the clips.
+
+    So that few decisions of the quantizer are close ones, and that what is decoded is the codes' sound and not a bias.
+    """
+    torch.manual_seed(1)
+    codec = Codec(config, kmeans_iterations=5).eval()
+    for name, parameter in codec.named_parameters():
+        if name.endswith(("conv.weight", "weight.original0")):
+            parameter *= 2
+    latents = [codec.latent_of(clip[..., : config.segment_samples_or(clip.shape[-1])])[0].t() for clip in clips]
+    codec.quantizer.start(torch.cat(latents))
+    return codec
+
+
+def configured_codec(name: str, **changes: Any) -> tuple[Codec, list[Tensor]]:
+    """The codec of configs/codec/NAME.yaml, and 2 s of each held-out clip at its rate."""
+    settings = yaml.safe_load((ROOT / "configs" / "codec" / f"{name}.yaml").read_text(encoding="utf-8"))["config"]
+    del settings["_target_"]
+    config = CodecConfig(**settings | changes)
+    clips = [clip[..., : 2 * config.sample_rate] for clip in held_out(config)]
+    return spread_codec(config, clips), clips
+
+
+def held_out(config: CodecConfig) -> list[Tensor]:
+    """Shape: [1, C, T] each."""
+    paths = sorted(path for path in (ROOT / "data/clips/held_out").glob("*/*") if path.suffix in {".ogg", ".flac"})
+    assert len(paths) == 10
+    return [
+        torch.cat(list(AudioReader(path, config.sample_rate, config.channels).blocks()), -1)[None] for path in paths
+    ]
+
+
+def assert_same_codes(codec: Codec, audio: Tensor, codes: Tensor, expected: Tensor) -> None:
+    """Equal, except from a book on where the two codes are equally near to the last bits of float32.
+
+    Convolutions of two libraries differ in those bits, and among a hundred thousand decisions there is such a tie.
+    """
+    assert codes.shape == expected.shape
+    assert codes.dtype == torch.int64
+    latent = codec.latent_of(audio).detach().double()
+    books = codec.quantizer.embed.double()
+    for b, f in (codes != expected).any(1).nonzero().tolist():
+        k = int((codes[b, :, f] != expected[b, :, f]).nonzero()[0])
+        residual = latent[b, :, f] - sum(books[i, codes[b, i, f]] for i in range(k))
+        near, far = sorted(float((residual - books[k, c[b, k, f]]).square().sum()) for c in (codes, expected))
+        assert far - near < 1e-6 * (latent[b, :, f].norm() + books[k].norm(dim=1).max()) ** 2
+
+
+def assert_same_sound(audio: Tensor, expected: Tensor) -> None:
+    """Equal to 1e-5 of full scale, or of the peak where it is beyond: there float32 ends, in torch as elsewhere."""
+    torch.testing.assert_close(audio, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))

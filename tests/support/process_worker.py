@@ -1,0 +1,43 @@
+"""Run by torchrun: trains a tiny run and keeps what each process then holds.
+
+process_worker.py OUT KILL [override ...]; KILL is `RANK@STEP`, at which a process kills itself the first time it gets
+there, or `none`.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from codec.training import Trainer
+from scripts.command_line import execute
+from scripts.composition import opened
+from tiny_command import TINY, composed
+
+
+def train() -> None:
+    out, kill, *overrides = sys.argv[1:]
+    with opened(composed("train", *TINY, *overrides)) as trainer:
+        if kill != "none" and not (Path(out) / "killed").exists():
+            die_at(trainer, *map(int, kill.split("@")), mark=Path(out) / "killed")
+        trainer.run()
+        processes = trainer.processes
+        torch.save(trainer.state_dict(), Path(out) / f"{processes.rank} of {processes.count}.pt")
+
+
+def die_at(trainer: Trainer, rank: int, step: int, mark: Path) -> None:
+    receive = trainer._receive
+
+    def stop(batch: object) -> torch.Tensor:
+        if trainer.processes.rank == rank and trainer.step == step:
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return receive(batch)  # type: ignore[arg-type]
+
+    setattr(trainer, "_receive", stop)  # noqa: B010 (mypy takes methods for constants)
+
+
+if __name__ == "__main__":
+    execute(train, "stopped")

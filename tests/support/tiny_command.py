@@ -1,0 +1,30 @@
+"""Overrides under which a training command takes seconds: three steps of a codec of a few thousand parameters."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "data=clips", "data.workers=0", "data.batch_size=2", "data.segments.segment_seconds=0.0667",
+    "data.held_out.seconds=0.2", "data.held_out.clips_per_source=1", "validation.bandwidth_kbps=2.4",
+    "codec.config.filters=2", "codec.config.strides=[4,5,8]", "codec.config.latent_dim=8",
+    "codec.config.codebooks=4", "codec.config.codebook_size=16", "codec.config.bandwidths_kbps=[0.6,1.2,2.4]",
+    "discriminator.filters=2", "discriminator.windows=[64,32]", "losses.terms.mel.window_exponents=[5,6]",
+    "+losses.terms.tonality.window_samples=512",
+    "adversary.start=0", "adversary.probability=0.6", "trainer.device=cpu", "trainer.precision=float32",
+    "trainer.codebooks.start_batches=2", "trainer.cadence.log=1", "trainer.cadence.validate=2",
+    "trainer.cadence.checkpoint=2", "trainer.learning_rate.warmup=0",
+)  # fmt: skip
+
+
+def composed(config_name: str, *overrides: str) -> DictConfig:
+    """A configuration as the command line composes it."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose(config_name, list(overrides))
+
+
+def listed(settings: tuple[str, ...]) -> str:
+    """As a list in an override."""
+    return "[" + ",".join(f"'{setting}'" for setting in settings) + "]"
