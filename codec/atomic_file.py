@@ -1,36 +1,36 @@
-"""Files that are whole or not there."""
+"""Atomic file writes: after an error or a kill, the previous file is still complete."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_IMODE
 
-__all__ = ["replacing"]
+__all__ = ["atomic_write"]
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` when the block ends, and goes when it fails.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the folder of `path`. When the block ends, the temporary file replaces `path`.
 
-    Links are followed. Whoever could read what was at `path` can read what takes its place, and where nothing was, who
-    can read any new file there. A process that is killed leaves `path` as it was and NAME.partial beside it, which the
-    next attempt overwrites.
+    If the block raises, the temporary file is removed and `path` is unchanged. A killed process leaves `path` unchanged
+    and NAME.partial beside it; the next write overwrites that file. Symbolic links are followed. A replaced file keeps
+    its permissions; a new file gets those of any new file.
 
     Raises:
-        OSError: `path` is there and not a plain file (a folder, a device), or its folder is missing.
+        OSError: `path` exists and is not a regular file (a folder, a device), or its folder does not exist.
     """
     target = path.resolve()
     if target.exists() and not target.is_file():
-        raise OSError(f"cannot write {path}: it is there and not a plain file")
+        raise OSError(f"cannot write {path}: it exists and is not a regular file")
     if not target.parent.is_dir():
         raise OSError(f"cannot write {path}: there is no folder {target.parent}")
-    beside = target.with_name(target.name + ".partial")
+    temporary = target.with_name(target.name + ".partial")
     try:
-        beside.unlink(missing_ok=True)
-        beside.touch()
-        mode = (target if target.exists() else beside).stat().st_mode
-        yield beside
-        beside.chmod(S_IMODE(mode))  # safetensors makes files that only their owner can read
-        beside.replace(target)
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = (target if target.exists() else temporary).stat().st_mode
+        yield temporary
+        temporary.chmod(S_IMODE(mode))  # safetensors makes files that only their owner can read
+        temporary.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

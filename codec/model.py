@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.config import CodecConfig
 from codec.network.seanet import Decoder, Encoder
 from codec.quantization.residual import QuantizerOutput, ResidualVectorQuantizer
@@ -192,8 +192,8 @@ class Codec(nn.Module):
         # One entry: safetensors writes several in a random order, and equal models are to be equal files.
         description = {"config": self.config.to_dict(), "fingerprint": _fingerprint(self.config, weights)}
         metadata = {"codec": json.dumps(description)}
-        with replacing(Path(path)) as beside:
-            save_file(weights, beside, metadata=metadata)
+        with atomic_write(Path(path)) as temporary:
+            save_file(weights, temporary, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Codec":

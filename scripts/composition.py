@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from codec import Codec, CodecConfig
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.training import (
     Adversary,
     CheckpointError,
@@ -240,8 +240,8 @@ def check_same(folder: Path, path: Path, cfg: DictConfig, free: Collection[str])
 
 def keep_config(cfg: DictConfig, path: Path) -> None:
     """Only for what could be built: a mistake that is mended must find its folder free."""
-    with replacing(path) as beside:
-        beside.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))), encoding="utf-8")
 
 
 def differences(before: Any, now: Any, free: Collection[str], path: str = "") -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.evaluation.report.advice import findings
 from codec.evaluation.report.page import read_metrics
 from codec.evaluation.report.scores import Score, duration, score_table
@@ -33,8 +33,8 @@ def run(cfg: DictConfig) -> None:
     if trainer.processes.first:
         text = "\n".join(summary(trainer, cfg.validation.bandwidth_kbps))
         print(f"\n{text}")
-        with replacing(folder / SUMMARY) as beside:
-            beside.write_text(f"{text}\n", encoding="utf-8")
+        with atomic_write(folder / SUMMARY) as temporary:
+            temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:

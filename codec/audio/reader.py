@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.audio.resampling import Resampler, mix_channels
 
 __all__ = ["AUDIO_SUFFIXES", "AudioFileError", "AudioReader", "AudioSink", "AudioSource", "AudioWriter",
@@ -245,9 +245,9 @@ def writing_audio(path: Path, sample_rate: int, channels: int) -> Iterator[Audio
     if suffix not in WRITABLE:
         raise AudioFileError(f"audio is written as {', '.join(WRITABLE)}, not as '{path.suffix}' ({path})")
     container, subtype = WRITABLE[suffix]
-    with replacing(path) as beside:
+    with atomic_write(path) as temporary:
         try:
-            with soundfile.SoundFile(beside, "w", sample_rate, channels, subtype, format=container) as file:
+            with soundfile.SoundFile(temporary, "w", sample_rate, channels, subtype, format=container) as file:
                 writer = AudioWriter(file)
                 yield writer
         except soundfile.SoundFileError as error:

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.audio.reader import AudioReader, AudioSink, AudioSource, SoundFileSource, writing_audio
 from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.encodec.format import EncodecReader, LanguageModel
@@ -84,7 +84,7 @@ class FileCodec:
             OSError: The target cannot be written.
         """
         audio = SoundFileSource(source, str(source))
-        with replacing(target) as beside, beside.open("wb") as file:
+        with atomic_write(target) as temporary, temporary.open("wb") as file:
             return self.encode_stream(audio, file, bandwidth_kbps, coding=coding)
 
     def encode_stream(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, wav_pipe_writer
 from codec.audio.reader import AudioSink, AudioSource, SoundFileSource, writing_audio
 
@@ -58,7 +58,7 @@ def writing_bytes(target: Path) -> Iterator[BinaryIO]:
     if target == STANDARD:
         yield sys.stdout.buffer
     else:
-        with replacing(target) as beside, beside.open("wb") as file:
+        with atomic_write(target) as temporary, temporary.open("wb") as file:
             yield file
 
 

@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.evaluation.rate_distortion import EVERYTHING, Evaluation, Point
 from codec.evaluation.report.charts import colors
 from codec.evaluation.report.scores import metric_of
@@ -82,8 +82,8 @@ def write_evaluation(evaluation: Evaluation, about: Mapping[str, Any], folder: P
     """
     writers = {"evaluation.json": _write_json, "evaluation.csv": _write_csv, "rate_distortion.png": _write_plot}
     for name, write in writers.items():
-        with replacing(folder / name) as beside:
-            write(evaluation, about, beside)
+        with atomic_write(folder / name) as temporary:
+            write(evaluation, about, temporary)
     return [folder / name for name in writers]
 
 

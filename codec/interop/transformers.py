@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.config import CodecConfig
 from codec.interop.model_card import model_card
 from codec.interop.onnx.silent_lstm import with_silent_lstm, without_silent_lstm
@@ -119,12 +119,12 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
         raise ForeignModelError(f"{folder} holds a {there[0]} that is of no exported model: choose another folder")
     card = model_card(codec, run, licence)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "model.safetensors") as beside:
-        save_file(_their_state(with_unit_celu(codec)), beside, metadata={"format": "pt"})
+    with atomic_write(folder / "model.safetensors") as temporary:
+        save_file(_their_state(with_unit_celu(codec)), temporary, metadata={"format": "pt"})
     settings = (json.dumps(each, indent=2) + "\n" for each in (_their_config(config), _their_preprocessor(config)))
     for name, text in zip(_FILES[1:], (*settings, card), strict=True):
-        with replacing(folder / name) as beside:
-            beside.write_text(text, encoding="utf-8")
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in _FILES]
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.evaluation.metrics import codebook_usage, mel_distance, ripple_db, si_sdr_db
 from codec.model import Codec
 from codec.training.distributed import Processes
@@ -117,8 +117,8 @@ class Validation:
         self.samples_folder.mkdir(parents=True, exist_ok=True)
         reference = self.samples_folder / f"{clip.name}.reference.wav"
         if not reference.exists():
-            with replacing(reference) as beside:  # a run that is killed here must not keep half of it for good
-                write_wav(beside, clip.audio, sample_rate)
+            with atomic_write(reference) as temporary:  # a run that is killed here must not keep half of it for good
+                write_wav(temporary, clip.audio, sample_rate)
         write_wav(self.samples_folder / f"{clip.name}.step{step:07d}.wav", estimate, sample_rate)
 
 

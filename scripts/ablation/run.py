@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from codec import Codec
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.evaluation import (
     bitrate_efficiency,
     count_codes,
@@ -112,8 +112,8 @@ def _train_and_score(cfg: DictConfig, cell: Cell) -> None:
             "scores": scores,
             "clips": clips,
         }
-        with replacing(folder / "cell.json") as beside:
-            beside.write_text(json.dumps(_without_nan(entry), indent=1, allow_nan=False), encoding="utf-8")
+        with atomic_write(folder / "cell.json") as temporary:
+            temporary.write_text(json.dumps(_without_nan(entry), indent=1, allow_nan=False), encoding="utf-8")
 
 
 @torch.no_grad()

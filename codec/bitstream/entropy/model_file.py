@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.bitstream.entropy.integer_network import IntegerNetwork, Table
 from codec.bitstream.entropy.integers import EXPONENT_BITS, WEIGHT_BITS
 from codec.bitstream.entropy.network import CodeTransformer, EntropyConfig, Layer
@@ -60,9 +60,9 @@ class EntropyModel:
 
     def save(self, path: Path) -> None:
         """Writes the file; equal models are equal files."""
-        with replacing(path) as beside:
+        with atomic_write(path) as temporary:
             arrays = {name: np.ascontiguousarray(table.values) for name, table in self.tables.items()}
-            save_file(arrays, beside, metadata={"entropy": self._description()})
+            save_file(arrays, temporary, metadata={"entropy": self._description()})
 
     @classmethod
     def load(cls, path: Path) -> "EntropyModel":

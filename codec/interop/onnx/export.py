@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.model import Codec
 from codec.streaming.codec import can_stream
 
@@ -80,8 +80,8 @@ def export_onnx(codec: Codec, directory: Path) -> list[Path]:
     contents["onnx.json"] = (json.dumps(_describe(codec, graphs), indent=2) + "\n").encode()
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        with replacing(directory / name) as beside:
-            beside.write_bytes(content)
+        with atomic_write(directory / name) as temporary:
+            temporary.write_bytes(content)
     for name in set(there) - set(contents):  # of an earlier model, which could stream
         (directory / name).unlink()
     return [directory / name for name in contents]

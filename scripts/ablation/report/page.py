@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.sparse.csgraph import connected_components
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 from codec.evaluation.report.scores import METRICS
 from scripts.ablation.report.charts import Multiples, curves
 from scripts.ablation.report.runs import (
@@ -105,8 +105,8 @@ def write_ablation(folder: Path, reference: str = "weighted_sum") -> Path:
             config=text,
         )
     )
-    with replacing(folder / "ablation.html") as beside:
-        beside.write_text(page, encoding="utf-8", errors="replace")  # names need not be text
+    with atomic_write(folder / "ablation.html") as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="replace")  # names need not be text
     return folder / "ablation.html"
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codec.atomic_file import replacing
+from codec.atomic_file import atomic_write
 
 __all__ = ["Cell", "ClipScores", "Condition", "conditions_of", "number", "ordered", "read_cells", "write_results"]
 
@@ -151,7 +151,7 @@ def write_results(path: Path, cells: Sequence[Cell], metrics: Sequence[str]) -> 
     by_group = [(group, m) for group in sorted({clip.group for clip in clips}) for m in ordered(measured, metrics)]
     fields = ("strategy", "weights", "end_point", "seed", "failure", "steps", "seconds", "seconds_per_step",
               "peak_memory_mib", "skipped_steps")  # fmt: skip
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8", errors="replace") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
         writer.writerow(["cell", *fields, *metrics, *(f"{group}/{metric}" for group, metric in by_group)])
         for cell in cells:

@@ -181,7 +181,7 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
         ("a.mp3", AudioFileError, r"as \.wav, \.flac, \.ogg, not as '\.mp3'"),
         ("a", AudioFileError, "not as ''"),
         ("no/a.wav", OSError, "there is no folder"),
-        ("folder.wav", OSError, "it is there and not a plain file"),
+        ("folder.wav", OSError, "not a regular file"),
         ("a.flac", AudioFileError, "FLAC cannot hold a signal of 0 samples"),
     ],
 )
