@@ -151,9 +151,9 @@ def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversary: Adversary | 
 def _name_rejected(corpus: Corpus, logger: RunLogger | SilentLogger) -> None:
     rejected = [(m.root, *entry) for m in (corpus.train, corpus.held_out) for entry in m.set_aside]
     for root, path, reason in rejected:
-        logger.set_aside(str(Path(root) / path), reason)
+        logger.skip_file(str(Path(root) / path), reason)
     if rejected:
-        logger.message(f"files set aside: {len(rejected)}, listed in {logger.folder / 'set_aside.txt'}")
+        logger.message(f"files set aside: {len(rejected)}, listed in {logger.folder / 'skipped_files.txt'}")
 
 
 def make(node: Any, **extra: Any) -> Any:

@@ -12,13 +12,13 @@ from balancer import Balancer
 from codec.model import Codec, CodecOutput
 from codec.training.adversarial import ADVERSARIAL_LOSSES, Adversary
 from codec.training.batches import TrainingData
-from codec.training.checkpoint.resume import Continuation
-from codec.training.checkpoint.rollback import Divergence, Doctor, TrainingError
+from codec.training.checkpoint.checkpointer import Checkpointer
+from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor, TrainingError
 from codec.training.checkpoint.store import CheckpointStore
 from codec.training.checks import check_loss_names, check_windows
 from codec.training.config import Plan
 from codec.training.distributed import Processes
-from codec.training.logging.balance_metrics import watch_balance, watch_levels
+from codec.training.logging.balance_metrics import balance_metrics, level_metrics
 from codec.training.logging.meters import Meters, codebook_metrics
 from codec.training.logging.run_logger import RunLogger
 from codec.training.logging.silent_logger import SilentLogger
@@ -91,8 +91,8 @@ class Trainer:
         self.data, self.validation = data, validation
         self.store = store
         self.logger = logger
-        self.doctor = Doctor(plan.doctor, logger.message)
-        self.continuation = Continuation(store, self.doctor, validation, logger, self.processes)
+        self.divergence_monitor = DivergenceMonitor(plan.doctor, logger.message)
+        self.checkpointer = Checkpointer(store, self.divergence_monitor, validation, logger, self.processes)
         self.precision = choose_precision(plan.precision, self.device)
         self.meters = Meters()
         self.step, self.seconds, self.skipped, self.skipped_in_a_row = 0, 0.0, 0, 0
@@ -120,7 +120,7 @@ class Trainer:
         Raises:
             TrainingError: It diverged, or too many steps in a row were not finite, and going back did not help.
         """
-        restored = self.continuation.restore(self)
+        restored = self.checkpointer.restore(self)
         if not restored and self.plan.initial == "transform":
             batches = self._look_ahead(min(self.plan.codebooks.start_batches, _TRANSFORM_BATCHES))
             start_weights(self.codec, self.average, batches, self.processes, self.logger.message)
@@ -138,13 +138,13 @@ class Trainer:
         while self.progress < 1:
             try:
                 scores = self._train()
-            except Divergence as divergence:
-                self.continuation.go_back(self, self.averaged_codec, divergence)
+            except DivergenceError as divergence:
+                self.checkpointer.go_back(self, self.averaged_codec, divergence)
                 self.meters = Meters()
         return scores or self.validation.shared(self.averaged_codec, self.losses, self.step, self.processes).scores
 
     def _train(self) -> dict[str, float]:
-        """Until the budget is spent, or Divergence is raised; returns the last scores."""
+        """Until the budget is spent, or DivergenceError is raised; returns the last scores."""
         cadence = self.plan.cadence
         scores: dict[str, float] = {}
         clock = time.monotonic() - self.seconds
@@ -173,7 +173,7 @@ class Trainer:
 
         Shape: audio [B, C, T] -> metrics, on the device.
         """
-        self.schedule.set(self.progress, self.doctor.rate)
+        self.schedule.set(self.progress, self.divergence_monitor.lr_factor)
         draws = self.plan.draws(self.step)
         books = self.plan.codebooks.draw(self.codec.config, draws)
         learn = torch.rand((), generator=draws).item()
@@ -202,7 +202,7 @@ class Trainer:
         roots, gradients = [output.audio], [balanced.gradient.to(output.audio.dtype)]
         if commitment.requires_grad:
             roots, gradients = [*roots, commitment], [*gradients, torch.ones_like(commitment)]
-        watched = watch_balance(balanced.balance, output, commitment)
+        watched = balance_metrics(balanced.balance, output, commitment)
         torch.autograd.backward(roots, gradients)
         norm = nn.utils.clip_grad_norm_(self.codec.parameters(), self.plan.clip_norm or float("inf"))
         if not bool(norm.isfinite()):
@@ -221,7 +221,7 @@ class Trainer:
             | {f"weight/{name}": weight for name, weight in balanced.weights.items()}
             | {"commitment": commitment.detach(), "gradient_norm": norm, "codebooks": torch.tensor(float(books))}
             | (adversary.metrics if adversary is not None else {})
-            | watch_levels(y, audio)
+            | level_metrics(y, audio)
             | watched
         )
 
@@ -232,7 +232,7 @@ class Trainer:
         self.logger.metrics("validation", self.step, self.seconds, result.scores)
         for name, audio in result.samples.items():
             self.logger.audio(name, self.step, audio, self.codec.config.sample_rate)
-        self.doctor.read("validation", self.step, result.scores)
+        self.divergence_monitor.update("validation", self.step, result.scores)
         return result.scores
 
     # ------------------------------------------------------------------------------------------ around a step
@@ -247,7 +247,7 @@ class Trainer:
 
     def _receive(self, batch: Batch) -> Tensor:
         for path in batch.rejected:
-            self.logger.set_aside(path, "did not decode")
+            self.logger.skip_file(path, "did not decode")
         return batch.audio.to(self.device, non_blocking=True)
 
     def _agreed(self, seconds: float) -> float:
@@ -282,7 +282,7 @@ class Trainer:
             self.codec, self._look_ahead(count), count, self.precision, self.processes, self.plan.seed
         )
         if not found:
-            raise Divergence(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr.")
+            raise DivergenceError(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr.")
         return_freed_memory()
         self.logger.message(f"codebooks started at step {self.step} from {found} latent vectors")
 
@@ -293,7 +293,7 @@ class Trainer:
         self.skipped_in_a_row += 1
         self.logger.message(f"step {self.step} skipped: not finite: {', '.join(culprits)}")
         if self.skipped_in_a_row >= self.plan.max_skipped:
-            raise Divergence(
+            raise DivergenceError(
                 f"{self.skipped_in_a_row} steps in a row up to step {self.step} were not finite, the last in "
                 f"{', '.join(culprits)}: lower optimizer.codec.lr or set trainer.clip_norm; checkpoints are in "
                 f"{self.store.folder}."
@@ -306,15 +306,15 @@ class Trainer:
             values |= codebook_metrics(self.codec.quantizer.usage())
             values["codebook_size"] = self.codec.config.codebook_size
         values |= {"learning_rate": self.optimizer.param_groups[-1]["lr"], "skipped_steps": self.skipped}
-        values["returns"] = self.doctor.returns
+        values["rollbacks"] = self.divergence_monitor.rollbacks
         self.logger.metrics("train", self.step, self.seconds, values)
-        self.doctor.read("train", self.step, self.processes.from_first(values), self.seconds)
+        self.divergence_monitor.update("train", self.step, self.processes.from_first(values), self.seconds)
 
     # ------------------------------------------------------------------------------------------------ state
 
     def save(self, score: float | None) -> None:
         """Writes the model and a checkpoint, with this step's score if there is one."""
-        self.continuation.save(self, self.averaged_codec, score, done=self.progress >= 1)
+        self.checkpointer.save(self, self.averaged_codec, score, done=self.progress >= 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the continuation of the run depends on; tensors and primitives only."""
@@ -326,17 +326,16 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         for name, part in self._parts().items():
-            if name != "doctor" or name in state:  # older checkpoints know none
-                part.load_state_dict(state[name])
+            part.load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])
-        self.settled = state.get("settled", False)
+        self.settled = state["settled"]
         self._hold_encoder()
         torch.set_rng_state(state["random"])
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"codec": self.codec, "average": self.average, "optimizer": self.optimizer}
-        parts |= {"balancer": self.balancer, "doctor": self.doctor}
+        parts |= {"balancer": self.balancer, "divergence_monitor": self.divergence_monitor}
         if self.adversary is not None:
             parts |= {"adversary": self.adversary, "adversary_optimizer": self.adversary.optimizer}
         return parts

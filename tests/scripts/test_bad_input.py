@@ -85,7 +85,7 @@ def trained(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> dict[str, str]:
-    lines = (folder / "set_aside.txt").read_text().splitlines()
+    lines = (folder / "skipped_files.txt").read_text().splitlines()
     return {Path(path).name: reason for path, reason in (line.split("\t") for line in lines)}
 
 

@@ -152,10 +152,12 @@ def test_every_part_of_the_state_matters(tmp_path: Path) -> None:
         "codec", "average", "optimizer", "adversary", "adversary_optimizer", "balancer", "step"
     }  # fmt: skip
     assert set(before) - changed == {
-        "codec_config", "doctor", "seconds", "skipped", "skipped_in_a_row", "settled", "random"
+        "codec_config", "divergence_monitor", "seconds", "skipped", "skipped_in_a_row", "settled", "random"
     }  # fmt: skip
     trainer._log()  # the doctor reads what is logged
-    assert {place.split("/")[1] for place in differences(before, trainer.state_dict())} == changed | {"doctor"}
+    assert {place.split("/")[1] for place in differences(before, trainer.state_dict())} == changed | {
+        "divergence_monitor"
+    }
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Pa
     assert any("not saved at step 4" in message for message in messages(trainer))
     assert [path.name for path in trainer.store.paths()] == ["step_0000000.pt", "step_0000002.pt"]
     again = tiny_trainer(tmp_path)
-    assert again.continuation.restore(again)
+    assert again.checkpointer.restore(again)
     assert again.step == 2
     Codec.load(tmp_path / "run" / "model.safetensors")
 

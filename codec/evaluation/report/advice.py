@@ -63,7 +63,7 @@ def findings_of_the_losses(train: Sequence[Record]) -> list[str]:
 
 
 def _of_the_returns(train: Sequence[Record]) -> list[str]:
-    returns = _column(train, "returns")
+    returns = _column(train, "rollbacks")
     if not len(returns) or not returns[-1]:
         return []
     rate = train[-1].get("learning_rate")

@@ -6,12 +6,12 @@ from torch import Tensor
 from balancer import Balance
 from codec.model import CodecOutput
 
-__all__ = ["watch_balance", "watch_levels"]
+__all__ = ["balance_metrics", "level_metrics"]
 
 _SILENCE = 1e-3  # root mean square, -60 dB: what the sampler takes for silence
 
 
-def watch_balance(balance: Balance | None, output: CodecOutput, commitment: Tensor) -> dict[str, Tensor]:
+def balance_metrics(balance: Balance | None, output: CodecOutput, commitment: Tensor) -> dict[str, Tensor]:
     """Metrics of one step, to be asked for before its backward pass, which adds `commitment_ratio` to them.
 
     Nothing is computed, and the result stays empty, on a step without a report; there is no ratio where nothing was
@@ -35,7 +35,7 @@ def watch_balance(balance: Balance | None, output: CodecOutput, commitment: Tens
 
 
 @torch.no_grad()
-def watch_levels(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+def level_metrics(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
     """Root mean squares of a batch before and after, and the share of its segments that are silent.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> scalars.

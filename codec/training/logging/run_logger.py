@@ -21,7 +21,7 @@ from codec.training.logging.progress_bar import ProgressDisplay
 __all__ = ["RunLogger", "Sink", "TensorBoardSink", "WandbSink"]
 
 _RESERVED = ("split", "step", "seconds")
-_SHOWN = 3  # files set aside that are named on the console; all are in set_aside.txt
+_SHOWN = 3  # files set aside that are named on the console; all are in skipped_files.txt
 
 
 class Sink(Protocol):
@@ -60,7 +60,7 @@ class RunLogger:
         self.metrics_path = self.folder / "metrics.jsonl"
         self._display = display or ProgressDisplay()
         self._sinks = list(sinks)
-        listing = self.folder / "set_aside.txt"
+        listing = self.folder / "skipped_files.txt"
         self._set_aside = set(listing.read_text(encoding="utf-8").splitlines() if listing.exists() else [])
         self._lines: TextIO | None = None
         if self.metrics_path.exists() and not self.metrics_path.read_bytes().endswith(b"\n"):
@@ -109,13 +109,13 @@ class RunLogger:
         self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         self._text.flush()
 
-    def set_aside(self, path: str, reason: str) -> None:
-        """Lists a file that is not trained on in set_aside.txt, once; says so of the first ones and of every 100th."""
+    def skip_file(self, path: str, reason: str) -> None:
+        """Lists a file that is not trained on in skipped_files.txt, once; says so of the first ones and of every 100th."""
         # One line a file, whatever its name holds, so that the lines are the count.
         entry = _printable(" ".join(f"{path}\t{reason}".splitlines()))
         if entry not in self._set_aside:
             self._set_aside.add(entry)
-            with open(self.folder / "set_aside.txt", "a", encoding="utf-8") as file:
+            with open(self.folder / "skipped_files.txt", "a", encoding="utf-8") as file:
                 file.write(entry + "\n")
             count = len(self._set_aside)
             if count <= _SHOWN or count % 100 == 0:

@@ -25,12 +25,12 @@ class SilentLogger:
 
     def message(self, text: str) -> None: ...
 
-    def set_aside(self, path: str, reason: str) -> None:
-        """Lists a file that is not trained on in set_aside.txt, once."""
+    def skip_file(self, path: str, reason: str) -> None:
+        """Lists a file that is not trained on in skipped_files.txt, once."""
         entry = " ".join(f"{path}\t{reason}".splitlines())
         if entry not in self._set_aside:
             self._set_aside.add(entry)
-            with open(self.folder / "set_aside.txt", "a", encoding="utf-8", errors="replace") as file:
+            with open(self.folder / "skipped_files.txt", "a", encoding="utf-8", errors="replace") as file:
                 file.write(entry + "\n")
 
     def audio(self, name: str, step: int, audio: Tensor, sample_rate: int) -> None: ...

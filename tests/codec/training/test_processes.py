@@ -143,7 +143,7 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
     assert done.stdout.count("Going back to step 0 with 1e-06 times the learning rates (return 1 of 3)") == 1
     first, second = held(tmp_path, 0, 2), held(tmp_path, 1, 2)
     assert differences(first, second) == ["/seconds"]
-    assert first["doctor"]["returns"] == 1
+    assert first["divergence_monitor"]["rollbacks"] == 1
     assert first["step"] == 20
 
 

@@ -172,10 +172,10 @@ def test_messages_and_validations_reach_console_and_log(tmp_path: Path, capsys: 
 def test_files_set_aside_are_listed_once(tmp_path: Path) -> None:
     for path in ("a.wav", "odd\nna\x1bme\udcff.wav"):
         logger = RunLogger(tmp_path)
-        logger.set_aside("a.wav", "did not decode")
-        logger.set_aside(path, "did not decode")
+        logger.skip_file("a.wav", "did not decode")
+        logger.skip_file(path, "did not decode")
         logger.close()
-    lines = (tmp_path / "set_aside.txt").read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "skipped_files.txt").read_text(encoding="utf-8").splitlines()
     assert lines == ["a.wav\tdid not decode", "odd na\\x1bme\\udcff.wav\tdid not decode"]
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert log.count("set aside") == 2
@@ -185,11 +185,11 @@ def test_files_set_aside_are_listed_once(tmp_path: Path) -> None:
 def test_many_files_set_aside_do_not_flood_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logger = RunLogger(tmp_path)
     for number in range(250):
-        logger.set_aside(f"{number}.wav", "did not decode")
+        logger.skip_file(f"{number}.wav", "did not decode")
     logger.close()
     said = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
     assert [line.split()[2].strip("(") for line in said] == ["1", "2", "3", "100", "200"]
-    assert len((tmp_path / "set_aside.txt").read_text(encoding="utf-8").splitlines()) == 250
+    assert len((tmp_path / "skipped_files.txt").read_text(encoding="utf-8").splitlines()) == 250
 
 
 def test_audio_is_clipped_and_handed_on(tmp_path: Path) -> None:

@@ -421,7 +421,7 @@ def test_too_many_in_a_row_end_the_run_with_a_diagnosis(tmp_path: Path) -> None:
     assert str(trainer.store.folder) in str(caught.value)
 
     again = tiny_trainer(tmp_path, budget=Budget(steps=20))
-    assert again.continuation.restore(again)
+    assert again.checkpointer.restore(again)
     assert (again.step, again.skipped, again.skipped_in_a_row) == (3, 1, 0)
     assert all(bool(tensor.isfinite().all()) for tensor in again.codec.state_dict().values())
 
@@ -604,5 +604,5 @@ def test_files_that_do_not_decode_are_listed_once(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path)
     for _ in range(2):
         trainer._receive(Batch(torch.zeros(1, 1, SAMPLES), ("a.wav", "b.wav")))
-    listing = (tmp_path / "run" / "set_aside.txt").read_text(encoding="utf-8")
+    listing = (tmp_path / "run" / "skipped_files.txt").read_text(encoding="utf-8")
     assert listing == "a.wav\tdid not decode\nb.wav\tdid not decode\n"

@@ -6,7 +6,7 @@ from typing import Any
 from codec.evaluation.report.diagnostics import DIVERGENCE, Symptoms
 from codec.training.config import DoctorPlan
 
-__all__ = ["Divergence", "Doctor", "TrainingError"]
+__all__ = ["DivergenceError", "DivergenceMonitor", "TrainingError"]
 
 # A checkpoint counts as good when so many lines have been sound since, and a validation: it may have been written
 # after the onset of a divergence, which the mean over its own line does not show yet.
@@ -17,11 +17,11 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message is a diagnosis in one sentence."""
 
 
-class Divergence(TrainingError):
+class DivergenceError(TrainingError):
     """Training cannot go on from here, but may from an earlier step at a lower learning rate."""
 
 
-class Doctor:
+class DivergenceMonitor:
     """Watches the log of a run, and knows which of its checkpoints are sound.
 
     Two checkpoints matter to it, apart from the newest: the newest one that is known to be good, and one after it that
@@ -38,8 +38,8 @@ class Doctor:
 
     def __init__(self, plan: DoctorPlan, message: Callable[[str], None]) -> None:
         self.plan = plan
-        self.returns = 0
-        self.good: int | None = None
+        self.rollbacks = 0
+        self.good_step: int | None = None
         self._on_probation: int | None = None
         self._sound_lines = 0  # since that one
         self._validated = -1  # step of the newest validation whose score was sound
@@ -49,20 +49,20 @@ class Doctor:
         self._said: set[str] = set()
 
     @property
-    def rate(self) -> float:
+    def lr_factor(self) -> float:
         """Factor of the learning rates."""
-        return self.plan.rate_factor**self.returns
+        return self.plan.rate_factor**self.rollbacks
 
     @property
-    def wanted(self) -> set[int]:
+    def protected_steps(self) -> set[int]:
         """Steps of the checkpoints that have to be kept."""
-        return {step for step in (self.good, self._on_probation) if step is not None}
+        return {step for step in (self.good_step, self._on_probation) if step is not None}
 
-    def read(self, split: str, step: int, values: Mapping[str, float], seconds: float = 0.0) -> None:
+    def update(self, split: str, step: int, values: Mapping[str, float], seconds: float = 0.0) -> None:
         """Takes a line of the log.
 
         Raises:
-            Divergence: The run diverges, and it is the doctor's to do something about it.
+            DivergenceError: The run diverges, and it is the doctor's to do something about it.
         """
         self._symptoms.read({"split": split, "step": step, "seconds": seconds, **values})
         for name, sentence in self._symptoms.present.items():
@@ -71,7 +71,7 @@ class Doctor:
                 self._message(sentence)
         self._judge(split, step)
         if self.plan.max_returns and DIVERGENCE in self._symptoms.present:
-            raise Divergence(self._symptoms.present[DIVERGENCE])
+            raise DivergenceError(self._symptoms.present[DIVERGENCE])
 
     def _judge(self, split: str, step: int) -> None:
         if self._symptoms.suspicious:
@@ -82,13 +82,13 @@ class Doctor:
             self._validated = step
         waiting = self._on_probation
         if waiting is not None and self._sound_lines >= _PROBATION and self._validated >= waiting:
-            self.good, self._on_probation = waiting, None
+            self.good_step, self._on_probation = waiting, None
 
-    def saving(self, step: int) -> None:
+    def register_checkpoint(self, step: int) -> None:
         """A checkpoint of this step is about to be written, and will hold that it was."""
-        if self.good is None:
-            self.good = step  # the first: nothing has gone wrong before it
-        elif self._on_probation is None and step > self.good and not self._symptoms.suspicious:
+        if self.good_step is None:
+            self.good_step = step  # the first: nothing has gone wrong before it
+        elif self._on_probation is None and step > self.good_step and not self._symptoms.suspicious:
             self._on_probation, self._sound_lines = step, 0
 
     def resumed(self, step: int) -> None:
@@ -96,7 +96,7 @@ class Doctor:
         ended keeps its last ones only."""
         self._resumed = step
 
-    def goes_back(self, divergence: Divergence, step: int, there: set[int]) -> tuple[int, int]:
+    def choose_rollback(self, divergence: DivergenceError, step: int, there: set[int]) -> tuple[int, int]:
         """Where the run is to go on.
 
         Args:
@@ -107,33 +107,33 @@ class Doctor:
             The step to go back to, and how many returns this makes.
 
         Raises:
-            Divergence: There is no return; the message says why.
+            DivergenceError: There is no return; the message says why.
         """
-        sound = [each for each in there if self.good is not None and each <= self.good and each < step]
+        sound = [each for each in there if self.good_step is not None and each <= self.good_step and each < step]
         sound = sound or [each for each in there if each == self._resumed and each < step]
         if not self.plan.max_returns or not sound:
             raise divergence
-        if self.returns >= self.plan.max_returns:
-            raise Divergence(
-                f"{divergence} It was taken back to an earlier checkpoint {self.returns} times, in the end with "
-                f"{self.rate:.2g} times the learning rates, and that did not help."
+        if self.rollbacks >= self.plan.max_returns:
+            raise DivergenceError(
+                f"{divergence} It was taken back to an earlier checkpoint {self.rollbacks} times, in the end with "
+                f"{self.lr_factor:.2g} times the learning rates, and that did not help."
             )
-        returns = self.returns + 1
+        returns = self.rollbacks + 1
         self._message(
             f"{divergence} Going back to step {max(sound)} with {self.plan.rate_factor**returns:.2g} times the "
             f"learning rates (return {returns} of {self.plan.max_returns})."
         )
         return max(sound), returns
 
-    def back_at(self, step: int, returns: int) -> None:
+    def rolled_back(self, step: int, returns: int) -> None:
         """The run is as it was at this step; what the checkpoint says about returns is older."""
-        self.good, self.returns, self._on_probation = step, returns, None
+        self.good_step, self.rollbacks, self._on_probation = step, returns, None
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives only."""
         return {
-            "returns": self.returns,
-            "good": self.good,
+            "rollbacks": self.rollbacks,
+            "good": self.good_step,
             "on_probation": self._on_probation,
             "sound_lines": self._sound_lines,
             "validated": self._validated,
@@ -142,7 +142,7 @@ class Doctor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.returns, self.good = state["returns"], state["good"]
+        self.rollbacks, self.good_step = state["rollbacks"], state["good"]
         self._on_probation, self._sound_lines = state["on_probation"], state["sound_lines"]
         self._validated = state["validated"]
         self._symptoms.load_state_dict(state["symptoms"])

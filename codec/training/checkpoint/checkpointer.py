@@ -6,14 +6,14 @@ from typing import Any, Protocol
 from safetensors import SafetensorError
 
 from codec.model import Codec
-from codec.training.checkpoint.rollback import Divergence, Doctor
+from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor
 from codec.training.checkpoint.store import CheckpointError, CheckpointStore
 from codec.training.distributed import Processes
 from codec.training.logging.run_logger import RunLogger
 from codec.training.logging.silent_logger import SilentLogger
 from codec.training.validation import Validation
 
-__all__ = ["Continuation"]
+__all__ = ["Checkpointer"]
 
 
 class Run(Protocol):
@@ -27,7 +27,7 @@ class Run(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class Continuation:
+class Checkpointer:
     """Saves a run, resumes it and takes it back.
 
     All processes of a run call the same methods; the first one writes.
@@ -39,17 +39,17 @@ class Continuation:
     def __init__(
         self,
         store: CheckpointStore,
-        doctor: Doctor,
+        doctor: DivergenceMonitor,
         validation: Validation,
         logger: RunLogger | SilentLogger,
         processes: Processes,
     ) -> None:
-        self.store, self.doctor, self.validation = store, doctor, validation
+        self.store, self.divergence_monitor, self.validation = store, doctor, validation
         self.logger, self.processes = logger, processes
 
     def save(self, run: Run, model: Codec, score: float | None, done: bool) -> None:
         """Writes the model, and a checkpoint with this step's score if there is one; goes on if the disk is full."""
-        self.doctor.saving(run.step)
+        self.divergence_monitor.register_checkpoint(run.step)
         if not self.processes.first:
             return
         try:
@@ -58,7 +58,9 @@ class Continuation:
                 if run.step:  # an untrained one is of no use
                     model.save(self.store.folder.parent / "model.safetensors")
             finally:
-                self.store.save(run.step, run.state_dict(), score, () if done else self.doctor.wanted)
+                self.store.save(
+                    run.step, run.state_dict(), score, () if done else self.divergence_monitor.protected_steps
+                )
         except (CheckpointError, OSError, SafetensorError) as error:
             self.logger.message(f"not saved at step {run.step}, training goes on: {error}")
 
@@ -78,25 +80,25 @@ class Continuation:
         if self.processes.first:
             self.store.complete(found.step)
         run.load_state_dict(found.state)
-        self.doctor.resumed(run.step)
+        self.divergence_monitor.resumed(run.step)
         self.logger.truncate_after(run.step)
         self.logger.message(f"resumed at step {run.step}")
         return True
 
-    def go_back(self, run: Run, model: Codec, divergence: Divergence) -> None:
+    def go_back(self, run: Run, model: Codec, divergence: DivergenceError) -> None:
         """To a good checkpoint, which is written anew with the lower rate.
 
         A kill on the way leaves that checkpoint as it was or as it is to be, and some of the later ones or none: the
         run diverges again or goes on from here, and in either case ends with the same bits.
 
         Raises:
-            Divergence: There is nowhere to go back to; the message says why.
+            DivergenceError: There is nowhere to go back to; the message says why.
         """
-        step, returns = self.doctor.goes_back(divergence, run.step, self._there())
+        step, returns = self.divergence_monitor.choose_rollback(divergence, run.step, self._there())
         seconds = run.seconds  # were spent
         run.load_state_dict(self.store.load(step).state)
         run.seconds = seconds
-        self.doctor.back_at(step, returns)
+        self.divergence_monitor.rolled_back(step, returns)
         self.logger.truncate_after(step)
         if self.processes.first:
             self.store.forget_after(step)

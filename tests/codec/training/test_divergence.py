@@ -19,7 +19,7 @@ from codec.evaluation.report.advice import findings
 from codec.evaluation.report.diagnostics import DIVERGENCE, Symptoms
 from codec.model import Codec
 from codec.training import Budget, Cadence, CheckpointStore, CodebookPlan, DoctorPlan, Trainer, TrainingError
-from codec.training.checkpoint.rollback import Divergence, Doctor
+from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor
 from codec.training.schedule import Schedule
 from data import SegmentDataset, write_wav
 from tiny_command import ROOT, composed
@@ -79,8 +79,8 @@ def test_a_sound_run_with_a_discriminator_says_nothing(tmp_path: Path) -> None:
     )
     trainer.run()
     assert named(trainer) == []
-    assert trainer.doctor.returns == 0
-    assert trainer.doctor.good == 20
+    assert trainer.divergence_monitor.rollbacks == 0
+    assert trainer.divergence_monitor.good_step == 20
 
 
 def lines(count: int = 60, **changed: Any) -> list[dict[str, Any]]:
@@ -199,7 +199,7 @@ def test_a_rate_a_hundred_times_too_high_is_lowered_until_the_model_learns(tmp_p
     rates = [float(match[2]) for match in back if match]
     assert 1 <= len(rates) <= 3
     assert rates == [0.5**n for n in range(1, len(rates) + 1)]
-    assert trainer.doctor.returns == len(rates)
+    assert trainer.divergence_monitor.rollbacks == len(rates)
     first, *_, last = metric_lines(trainer, "validation")
     assert last["all/mel_distance"] < 0.7 * first["all/mel_distance"]
     log = metric_lines(trainer)
@@ -232,7 +232,7 @@ class Poisoned(nn.Module):
         loss = (estimate - reference).abs().mean()
         trainer = self.trainer
         poisoned = trainer is not None and estimate.requires_grad and self.first <= trainer.step <= self.last
-        return 10 * loss if poisoned and trainer.doctor.rate == 1 else loss  # type: ignore[union-attr]
+        return 10 * loss if poisoned and trainer.divergence_monitor.lr_factor == 1 else loss  # type: ignore[union-attr]
 
 
 def poisoned(folder: Path, keep_last: int = 1) -> Trainer:
@@ -251,7 +251,7 @@ def test_it_goes_back_behind_checkpoints_that_may_be_spoilt(tmp_path: Path) -> N
 
     def note(step: int, *rest: Any) -> Path:
         path = save(step, *rest)
-        saved.append((step, trainer.doctor.rate, trainer.store.steps()))
+        saved.append((step, trainer.divergence_monitor.lr_factor, trainer.store.steps()))
         return path
 
     trainer.store.save = note  # type: ignore[method-assign]
@@ -267,7 +267,7 @@ def test_it_goes_back_behind_checkpoints_that_may_be_spoilt(tmp_path: Path) -> N
     assert all(good in there for step, rate, there in saved if 14 <= step < 20 and rate == 1)
     assert max(len(there) for _, _, there in saved) <= 3  # the last, the good one, and one on probation
     assert trainer.store.steps() == {20}
-    assert [line["returns"] for line in metric_lines(trainer)] == [0] * 8 + [1] * 12
+    assert [line["rollbacks"] for line in metric_lines(trainer)] == [0] * 8 + [1] * 12
     assert [line["learning_rate"] for line in metric_lines(trainer)] == [1e-3] * 8 + [5e-4] * 12
 
 
@@ -304,9 +304,9 @@ def test_a_run_that_is_killed_while_it_goes_back_ends_with_the_same_bits(
             first.run()
     second = poisoned(tmp_path)
     second.run()
-    assert second.doctor.returns == 1
+    assert second.divergence_monitor.rollbacks == 1
     assert differences(final_state(whole), final_state(second)) == []
-    kept = ("step", "loss/l1", "learning_rate", "returns")
+    kept = ("step", "loss/l1", "learning_rate", "rollbacks")
     logs = [[{k: line[k] for k in kept} for line in metric_lines(each)] for each in (whole, second)]
     assert logs[0] == logs[1]
     models = [(each.logger.folder / "model.safetensors").read_bytes() for each in (whole, second)]
@@ -318,7 +318,7 @@ def test_a_run_that_went_back_resumes_exactly(tmp_path: Path, whole: Trainer) ->
     interrupt_at(first, 19)  # with the lower rate: with the first it turns back then
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    assert first.doctor.returns == 1
+    assert first.divergence_monitor.rollbacks == 1
     second = poisoned(tmp_path)
     second.run()
     assert differences(final_state(whole), final_state(second)) == []
@@ -338,17 +338,17 @@ def test_without_returns_a_divergence_is_only_named(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 
-def judged(events: str) -> Doctor:
+def judged(events: str) -> DivergenceMonitor:
     """`.` a sound line, `x` one that is out of range, `s` a checkpoint, `v` a sound validation; a step each."""
-    doctor = Doctor(DoctorPlan(), lambda text: None)
-    doctor.saving(0)
+    doctor = DivergenceMonitor(DoctorPlan(), lambda text: None)
+    doctor.register_checkpoint(0)
     for step, event in enumerate(events, 1):
         if event == "s":
-            doctor.saving(step)
+            doctor.register_checkpoint(step)
         elif event == "v":
-            doctor.read("validation", step, {"all/mel_distance": 1.0})
+            doctor.update("validation", step, {"all/mel_distance": 1.0})
         else:
-            doctor.read("train", step, {"loss/mel": 1.0 if event == "." else 9.0})
+            doctor.update("train", step, {"loss/mel": 1.0 if event == "." else 9.0})
     return doctor
 
 
@@ -369,17 +369,17 @@ def test_a_checkpoint_is_good_when_lines_and_a_validation_after_it_were_sound(
     events: str, good: int, wanted: set[int]
 ) -> None:
     doctor = judged(events)
-    assert doctor.good == good
-    assert doctor.wanted == wanted
+    assert doctor.good_step == good
+    assert doctor.protected_steps == wanted
 
 
 def test_there_is_no_return_to_what_is_not_there() -> None:
     doctor = judged("..........s......v")
-    assert doctor.goes_back(Divergence("It diverges."), 20, {0, 11, 14}) == (11, 1)
-    assert doctor.goes_back(Divergence("It diverges."), 20, {0, 14}) == (0, 1)
+    assert doctor.choose_rollback(DivergenceError("It diverges."), 20, {0, 11, 14}) == (11, 1)
+    assert doctor.choose_rollback(DivergenceError("It diverges."), 20, {0, 14}) == (0, 1)
     for step, there in ((20, {14}), (11, {11, 14})):
-        with pytest.raises(Divergence, match=r"^It diverges\.$"):
-            doctor.goes_back(Divergence("It diverges."), step, there)
+        with pytest.raises(DivergenceError, match=r"^It diverges\.$"):
+            doctor.choose_rollback(DivergenceError("It diverges."), step, there)
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def test_a_discriminator_at_a_hundred_times_its_rate_is_named(tmp_path: Path, mo
     said = [message for message in messages(trainer) if "lower optimizer.discriminator.lr" in message]
     assert said
     assert all(message.startswith("The discriminator ") for message in said)
-    assert trainer.doctor.returns == 0
+    assert trainer.divergence_monitor.rollbacks == 0
 
 
 def test_a_discriminator_that_wins_or_learns_nothing() -> None:
@@ -544,17 +544,3 @@ def test_every_setting_that_a_sentence_names_exists() -> None:
     assert [name for name in sorted(settings) if OmegaConf.select(config, name, default="-") == "-"] == []
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in sorted(settings) if f"`{name}`" not in readme] == []
-
-
-def test_a_run_begun_before_there_was_a_doctor_resumes(tmp_path: Path) -> None:
-    first = tiny_trainer(tmp_path, cadence=Cadence(1, 100, 3))
-    first.run()
-    state = first.store.load(6).state
-    del state["doctor"]
-    first.store.save(6, state)
-    second = tiny_trainer(tmp_path, budget=Budget(steps=8), cadence=Cadence(1, 100, 3))
-    second.run()
-    assert second.step == 8
-    doctor = Doctor(DoctorPlan(), print)
-    doctor.resumed(6)
-    assert doctor.goes_back(Divergence("It diverges."), 8, {3, 6}) == (6, 1)
