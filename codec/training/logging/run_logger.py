@@ -110,7 +110,7 @@ class RunLogger:
         self._text.flush()
 
     def skip_file(self, path: str, reason: str) -> None:
-        """Lists a file that is not trained on in skipped_files.txt, once; says so of the first ones and of every 100th."""
+        """Adds a file that is not trained on to skipped_files.txt, once; prints the first few and every 100th."""
         # One line a file, whatever its name holds, so that the lines are the count.
         entry = _printable(" ".join(f"{path}\t{reason}".splitlines()))
         if entry not in self._set_aside:
