@@ -20,18 +20,18 @@ from codec.evaluation.report.scores import METRICS as SHOWN
 from codec.training import Budget, CheckpointError, load_checkpoint
 from codec.training.checkpoint.pretrained import check_architecture
 from scripts.ablation.display import GridDisplay
-from scripts.ablation.grid import BASE, ablation_folder, base_training, cells_of, check_grid, training
-from scripts.ablation.report.page import write_ablation
-from scripts.ablation.report.runs import conditions_of, ordered, read_cells
+from scripts.ablation.grid import BASE, ablation_folder, base_config, check_grid, grid_runs, run_config
+from scripts.ablation.report.page import write_ablation_report
+from scripts.ablation.report.runs import conditions_by_weights, ordered, read_runs
 from scripts.ablation.report.tables import score_table
-from scripts.ablation.run import METRICS, error_path, run_cell
+from scripts.ablation.run import METRICS, error_path, run_job
 from scripts.command_line import compose, execute
-from scripts.composition import CONFIGS, FREE_TO_CHANGE, check_keys, check_same, keep_config, make
+from scripts.composition import CHANGEABLE_ON_RESUME, CONFIGS, check_keys, check_unchanged, make, save_config
 from scripts.train import SUMMARY
 
 # A changed grid keeps the cells it has; all else is the same for all of them, how long they train first of all.
-_GRID = ("name", "runs_folder", "strategies", "reference", "seeds", "weights", "end_points")
-_FREE_IN_CELLS = {*FREE_TO_CHANGE, "trainer.cadence.checkpoint"} - {"trainer.budget", "trainer.cadence"}
+_GRID = ("name", "runs_folder", "strategies", "baseline", "seeds", "weights", "loss_ablations")
+_FREE_IN_CELLS = {*CHANGEABLE_ON_RESUME, "trainer.cadence.checkpoint"} - {"trainer.budget", "trainer.cadence"}
 
 
 class Plan(NamedTuple):
@@ -55,19 +55,19 @@ def _run(plan: Plan) -> None:
     """Raises RuntimeError with the line of the first job that failed, when all that can be done is done."""
     cfg, folder = plan.cfg, ablation_folder(plan.cfg)
     folder.mkdir(parents=True, exist_ok=True)
-    keep_config(_settings(cfg), folder / "ablation.yaml")
+    save_config(_settings(cfg), folder / "ablation.yaml")
     if plan.base_wanted:
         print(f"The common checkpoint first: {cfg.base}", flush=True)
         _launch(folder, [BASE])
         _raise_failures(folder, [BASE])
-    pending = [name for name in plan.cells if not (folder / "cells" / name / "cell.json").exists()]
+    pending = [name for name in plan.cells if not (folder / "runs" / name / "result.json").exists()]
     if pending:
         budget = Budget(cfg.budget.steps, None, cfg.budget.minutes)
-        with GridDisplay(folder / "cells", plan.cells, budget).shown():
+        with GridDisplay(folder / "runs", plan.cells, budget).shown():
             _launch(folder, pending)
-    page = write_ablation(folder, cfg.reference)
-    _print_scores(folder, cfg.reference)
-    for label, path in (("page", page), ("table", folder / "results.csv"), ("cells", folder / "cells")):
+    page = write_ablation_report(folder, cfg.baseline)
+    _print_scores(folder, cfg.baseline)
+    for label, path in (("page", page), ("table", folder / "results.csv"), ("runs", folder / "runs")):
         print(f"  {label:<8} {path}")
     _raise_failures(folder, pending)
 
@@ -85,14 +85,14 @@ def _plan(cfg: DictConfig) -> Plan:
         raise ValueError(f"there is no metric {unknown[0]}, only {', '.join(METRICS)}")
     if not {"stoi", "pesq", "visqol"}.isdisjoint(cfg.metrics):
         check_packages()
-    if any((folder / "cells").glob("*/config.yaml")):
-        check_same(folder, folder / "ablation.yaml", _settings(cfg), _GRID)
-    trainings = {name: training(cfg, cell) for name, cell in cells_of(cfg).items()}
+    if any((folder / "runs").glob("*/config.yaml")):
+        check_unchanged(folder, folder / "ablation.yaml", _settings(cfg), _GRID)
+    trainings = {name: run_config(cfg, cell) for name, cell in grid_runs(cfg).items()}
     for name, train in trainings.items():
         check_keys(train)
         make(train.balancer)
-        check_same(folder / "cells" / name, folder / "cells" / name / "config.yaml", train, _FREE_IN_CELLS)
-    return Plan(cfg, list(trainings), cfg.start == "common" and _base_is_wanted(cfg, next(iter(trainings.values()))))
+        check_unchanged(folder / "runs" / name, folder / "runs" / name / "config.yaml", train, _FREE_IN_CELLS)
+    return Plan(cfg, list(trainings), cfg.start == "from_base" and _base_is_wanted(cfg, next(iter(trainings.values()))))
 
 
 def _base_is_wanted(cfg: DictConfig, train: DictConfig) -> bool:
@@ -101,7 +101,7 @@ def _base_is_wanted(cfg: DictConfig, train: DictConfig) -> bool:
     wanted = not (base / SUMMARY).exists()
     try:
         if wanted:
-            own = base_training(cfg)
+            own = base_config(cfg)
             check_keys(own)
             state = {"codec_config": make(own.codec).config.to_dict()}
         else:
@@ -114,16 +114,16 @@ def _base_is_wanted(cfg: DictConfig, train: DictConfig) -> bool:
 
 def _settings(cfg: DictConfig) -> DictConfig:
     """Those of the ablation, without what belongs to one job."""
-    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "cell"])
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "job"])
 
 
 def _launch(folder: Path, jobs: list[str]) -> None:
-    """Has Hydra's launcher run `run_cell` for each of `jobs`, with the settings of this command line."""
+    """Has Hydra's launcher run `run_job` for each of `jobs`, with the settings of this command line."""
     arguments = sys.argv
     sweep = ",".join(f"'{job}'" for job in jobs)
-    sys.argv = [arguments[0], "--multirun", *arguments[1:], f"cell={sweep}"]
+    sys.argv = [arguments[0], "--multirun", *arguments[1:], f"job={sweep}"]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="ablate")(run_cell)()
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="ablate")(run_job)()
     finally:
         sys.argv = arguments
         (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what ablation.yaml says
@@ -137,10 +137,10 @@ def _raise_failures(folder: Path, jobs: list[str]) -> None:
 
 
 def _print_scores(folder: Path, reference: str) -> None:
-    cells, _, _ = read_cells(folder)
+    cells, _, _ = read_runs(folder)
     console = Console(width=None if sys.stdout.isatty() else 160)
     metrics = ordered((name for cell in cells for name in cell.scores), SHOWN)
-    for weights, conditions in conditions_of(cells, reference).items():
+    for weights, conditions in conditions_by_weights(cells, reference).items():
         scores = score_table(
             f"loss weights: {weights}", conditions, metrics, lambda cell, name: cell.scores.get(name, float("nan"))
         )

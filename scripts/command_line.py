@@ -69,11 +69,11 @@ def execute(command: Callable[[], None], stopped: str) -> None:
         if in_full:
             raise
         rank = os.environ.get("RANK", "0")  # of several processes each says what went wrong in it
-        print(f"error{'' if rank == '0' else f' in process {rank}'}: {explain(error)}", file=sys.stderr)
+        print(f"error{'' if rank == '0' else f' in process {rank}'}: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)
 
 
-def explain(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """One line on what was wanted and what was got; Hydra's own messages take several."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")

@@ -48,7 +48,7 @@ _KEYS = {
 }
 
 # What may differ when a run is resumed: how long it goes on, and what does not change its result.
-FREE_TO_CHANGE = (
+CHANGEABLE_ON_RESUME = (
     "name",
     "runs_folder",
     "trainer.budget",
@@ -164,7 +164,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
-def find_device(requested: str) -> str:
+def select_device(requested: str) -> str:
     """The device to train on, after a look whether it is there."""
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -214,12 +214,12 @@ def claim_folder(cfg: DictConfig) -> Path:
     folder = Path(cfg.runs_folder) / str(cfg.name)
     if folder.resolve().parent != Path(cfg.runs_folder).resolve():
         raise ValueError(f"name must be that of a folder in {cfg.runs_folder}, got {str(cfg.name)!r}")
-    check_same(folder, folder / "config.yaml", cfg, FREE_TO_CHANGE)
+    check_unchanged(folder, folder / "config.yaml", cfg, CHANGEABLE_ON_RESUME)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def check_same(folder: Path, path: Path, cfg: DictConfig, free: Collection[str]) -> None:
+def check_unchanged(folder: Path, path: Path, cfg: DictConfig, free: Collection[str]) -> None:
     """Makes sure that what `folder` holds has the settings of `cfg`, but for those in `free`.
 
     Args:
@@ -238,7 +238,7 @@ def check_same(folder: Path, path: Path, cfg: DictConfig, free: Collection[str])
         )
 
 
-def keep_config(cfg: DictConfig, path: Path) -> None:
+def save_config(cfg: DictConfig, path: Path) -> None:
     """Only for what could be built: a mistake that is mended must find its folder free."""
     with atomic_write(path) as temporary:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))), encoding="utf-8")
@@ -256,7 +256,7 @@ def differences(before: Any, now: Any, free: Collection[str], path: str = "") ->
 
 
 @contextmanager
-def opened(cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sink] = ()) -> Iterator[Trainer]:
+def open_run(cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sink] = ()) -> Iterator[Trainer]:
     """A run in its folder, ready to begin or to go on; its record is closed at the end, and errors go to log.txt.
 
     Started by torchrun, this process is one of several that train it together.
@@ -270,11 +270,11 @@ def opened(cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sink]
     check_keys(cfg)
     folder = claim_folder(cfg)
     try:
-        with joined(find_device(cfg.trainer.device)) as (processes, device):
+        with joined(select_device(cfg.trainer.device)) as (processes, device):
             trainer = build(cfg, folder, console, processes, device, sinks)
             try:
                 if processes.first:
-                    keep_config(cfg, folder / "config.yaml")
+                    save_config(cfg, folder / "config.yaml")
                 yield trainer
             finally:
                 trainer.logger.close()

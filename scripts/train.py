@@ -18,14 +18,14 @@ from codec.evaluation.report.scores import Score, duration, score_table
 from codec.training import Trainer
 from codec.training.logging.live_report import LiveReport
 from scripts.command_line import compose, execute
-from scripts.composition import opened
+from scripts.composition import open_run
 
 SUMMARY = "summary.txt"  # in the run's folder: the last thing that a run writes
 
 
 def run(cfg: DictConfig) -> None:
     """Trains, with a page that shows how far it is, and says in the end what came of it and where everything is."""
-    with opened(cfg, sinks=[LiveReport()]) as trainer:
+    with open_run(cfg, sinks=[LiveReport()]) as trainer:
         folder = trainer.logger.folder
         page, interval = folder / "report.html", cfg.trainer.cadence.validate
         trainer.logger.message(f"listen and look, at first in a moment, then every {interval} steps: {page}")

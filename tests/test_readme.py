@@ -23,7 +23,7 @@ from codec.bitstream.encodec.language_model import EncodecLM
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.cli import main
 from encodec_weights import encodec_model
-from scripts.ablation.grid import cells_of, check_grid, training
+from scripts.ablation.grid import check_grid, grid_runs, run_config
 from scripts.command_line import compose as compose_from_command_line
 from scripts.composition import check_keys
 
@@ -68,8 +68,8 @@ def test_scripts_exist_and_their_overrides_compose(command: list[str]) -> None:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             cfg = compose("ablate", command[2:], return_hydra_config=True)
             check_grid(cfg)
-            for cell in cells_of(cfg).values():
-                check_keys(training(cfg, cell))
+            for cell in grid_runs(cfg).values():
+                check_keys(run_config(cfg, cell))
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if ".venv/bin/torchrun" in c], ids=" ".join)

@@ -113,7 +113,7 @@ class GridDisplay:
         ]
 
     def _outcome(self, name: str) -> str:
-        entry = json.loads((self._cells / name / "cell.json").read_text(encoding="utf-8"))
+        entry = json.loads((self._cells / name / "result.json").read_text(encoding="utf-8"))
         told = (
             f"failed: {entry['failure']}"
             if entry["failure"]
@@ -122,7 +122,7 @@ class GridDisplay:
         return f"{name}  {told}"
 
     def _has_ended(self, name: str) -> bool:
-        return (self._cells / name / "cell.json").exists()
+        return (self._cells / name / "result.json").exists()
 
     def _begun_cells(self) -> dict[str, _State]:
         states = {name: self._state(name) for name in self._names if name not in self._ended}

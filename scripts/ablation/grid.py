@@ -12,12 +12,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from codec.training import Budget
 
-__all__ = ["BASE", "Cell", "ablation_folder", "base_training", "cells_of", "check_grid", "training"]
+__all__ = ["BASE", "Cell", "ablation_folder", "base_config", "check_grid", "grid_runs", "run_config"]
 
 BASE = "base"  # the job that trains the common checkpoint
-_PLAIN = "plain"
-_END_POINTS = ("alone", "left_out")
-_STARTS = ("common", "from_scratch")
+_DEFAULT = "default"
+_LOSS_ABLATIONS = ("single_loss", "leave_one_out")
+_STARTS = ("from_base", "from_scratch")
 
 
 class Cell(NamedTuple):
@@ -27,13 +27,13 @@ class Cell(NamedTuple):
     balancer: Sequence[str]  # overrides that select it
     seed: int
     factors: Mapping[str, float] = {}  # of loss weights
-    end_point: str | None = None  # alone or left_out
-    loss: str | None = None  # which the end point is about
+    loss_ablation: str | None = None  # single_loss or leave_one_out
+    loss: str | None = None  # which the loss ablation is about
 
     @property
     def weights(self) -> str:
         """What the setting of the loss weights is called."""
-        return "-".join(f"{loss}-x{factor:g}" for loss, factor in self.factors.items()) or _PLAIN
+        return "-".join(f"{loss}-x{factor:g}" for loss, factor in self.factors.items()) or _DEFAULT
 
     @property
     def name(self) -> str:
@@ -67,15 +67,15 @@ def check_grid(cfg: DictConfig) -> None:
     for factors in cfg.weights:
         if not isinstance(factors, DictConfig) or not all(_is_factor(factor) for factor in factors.values()):
             raise ValueError(f"weights must be a list of {{loss: factor}}, factors not negative, got {cfg.weights}")
-    for key, offered in (("end_points", _END_POINTS), ("start", _STARTS)):
+    for key, offered in (("loss_ablations", _LOSS_ABLATIONS), ("start", _STARTS)):
         chosen = [cfg[key]] if key == "start" else list(cfg[key])
         unknown = [each for each in chosen if each not in offered]
         if unknown:
             raise ValueError(f"{key} must be {' or '.join(offered)}, got {unknown[0]!r}")
-    if cfg.reference not in cfg.strategies:
+    if cfg.baseline not in cfg.strategies:
         raise ValueError(
-            f"reference={cfg.reference} must be one of the strategies, got {', '.join(cfg.strategies)}: add it, or "
-            "choose another reference="
+            f"baseline={cfg.baseline} must be one of the strategies, got {', '.join(cfg.strategies)}: add it, or "
+            "choose another baseline="
         )
     Budget(cfg.budget.steps, None, cfg.budget.minutes)
 
@@ -84,7 +84,7 @@ def _is_factor(value: object) -> bool:
     return isinstance(value, int | float) and 0 <= value < float("inf")
 
 
-def cells_of(cfg: DictConfig) -> dict[str, Cell]:
+def grid_runs(cfg: DictConfig) -> dict[str, Cell]:
     """All cells by their names, seed by seed so that strategies can be compared early.
 
     Raises:
@@ -99,16 +99,16 @@ def cells_of(cfg: DictConfig) -> dict[str, Cell]:
 
 
 def _cells(cfg: DictConfig) -> Iterator[Cell]:
-    reference = _selecting(cfg.reference)
-    losses = _losses(cfg, reference) if cfg.end_points else ()
+    reference = _selecting(cfg.baseline)
+    losses = _losses(cfg, reference) if cfg.loss_ablations else ()
     for seed in cfg.seeds:
         for factors in cfg.weights:
             for strategy in cfg.strategies:
                 yield Cell(strategy, _selecting(strategy), seed, OmegaConf.to_container(factors))  # type: ignore[arg-type]
-        for end_point in cfg.end_points:
+        for loss_ablation in cfg.loss_ablations:
             for loss in losses:
-                name = f"{'only' if end_point == 'alone' else 'without'}-{loss}"
-                yield Cell(name, reference, seed, end_point=end_point, loss=loss)
+                name = f"{'only' if loss_ablation == 'single_loss' else 'without'}-{loss}"
+                yield Cell(name, reference, seed, loss_ablation=loss_ablation, loss=loss)
 
 
 def _selecting(strategy: str) -> list[str]:
@@ -121,7 +121,7 @@ def _losses(cfg: DictConfig, balancer: Sequence[str]) -> list[str]:
     return [str(loss) for loss, weight in weights.items() if weight > 0]
 
 
-def training(cfg: DictConfig, cell: Cell) -> DictConfig:
+def run_config(cfg: DictConfig, cell: Cell) -> DictConfig:
     """The training configuration of a cell; to be called where Hydra is initialised.
 
     Raises:
@@ -134,20 +134,20 @@ def training(cfg: DictConfig, cell: Cell) -> DictConfig:
         if loss not in weights:
             raise ValueError(f"weights: there is no loss {loss}, only {', '.join(map(str, weights))}")
         weights[loss] *= factor
-    if cell.end_point is not None:
+    if cell.loss_ablation is not None:
         for loss in weights:
-            if (loss == cell.loss) != (cell.end_point == "alone"):
+            if (loss == cell.loss) != (cell.loss_ablation == "single_loss"):
                 weights[loss] = 0.0
     train.name = cell.name
-    train.runs_folder = str(ablation_folder(cfg) / "cells")
+    train.runs_folder = str(ablation_folder(cfg) / "runs")
     train.seed = cell.seed
-    train.init_from = cfg.base if cfg.start == "common" else None
+    train.init_from = cfg.base if cfg.start == "from_base" else None
     train.trainer.doctor.max_returns = 0  # a cell that went on at a lower rate could not be compared
     train.trainer.budget.update(steps=cfg.budget.steps, epochs=None, minutes=cfg.budget.minutes)
     return train
 
 
-def base_training(cfg: DictConfig) -> DictConfig:
+def base_config(cfg: DictConfig) -> DictConfig:
     """The training configuration of the common checkpoint; to be called where Hydra is initialised."""
     train = compose("train", [f"experiment={cfg.experiments.base}", *cfg.base_overrides])
     base = Path(cfg.base)

@@ -1,4 +1,4 @@
-"""Trains one cell of an ablation, scores it on all held-out clips, and writes cell.json."""
+"""Trains one cell of an ablation, scores it on all held-out clips, and writes result.json."""
 
 import ctypes
 import gc
@@ -33,12 +33,12 @@ from codec.evaluation import (
 from codec.training import Trainer, TrainingError
 from codec.training.startup.malloc import keep_freed_memory
 from data import HeldOutClip
-from scripts.ablation.grid import BASE, Cell, ablation_folder, base_training, cells_of, training
-from scripts.command_line import explain
-from scripts.composition import opened
+from scripts.ablation.grid import BASE, Cell, ablation_folder, base_config, grid_runs, run_config
+from scripts.command_line import describe_error
+from scripts.composition import open_run
 from scripts.train import run
 
-__all__ = ["METRICS", "SPEECH_METRICS", "Metric", "error_path", "run_cell", "score"]
+__all__ = ["METRICS", "SPEECH_METRICS", "Metric", "error_path", "run_job", "score"]
 
 Metric = Callable[[Tensor, Tensor, int], Tensor]  # estimate [B, C, T], reference [B, C, T], Hz -> [B]
 
@@ -54,23 +54,23 @@ METRICS: Mapping[str, Metric] = {
 SPEECH_METRICS = ("stoi", "pesq")
 
 
-def run_cell(cfg: DictConfig) -> None:
-    """The job that `cfg.cell` names, wherever Hydra's launcher runs it.
+def run_job(cfg: DictConfig) -> None:
+    """The job that `cfg.job` names, wherever Hydra's launcher runs it.
 
     If it cannot be done, a line that says why is in `error_path`: an error that is raised goes through Hydra, which has
     lines of its own to say. A cell that diverges is done.
     """
     keep_freed_memory()
     multiprocessing.set_start_method(None, force=True)  # joblib's own cannot start the readers of training data
-    path = error_path(ablation_folder(cfg), cfg.cell)
+    path = error_path(ablation_folder(cfg), cfg.job)
     path.unlink(missing_ok=True)
     try:
-        if cfg.cell == BASE:
-            run(base_training(cfg))
+        if cfg.job == BASE:
+            run(base_config(cfg))
         else:
-            _train_and_score(cfg, cells_of(cfg)[cfg.cell])
+            _train_and_score(cfg, grid_runs(cfg)[cfg.job])
     except Exception as error:
-        path.write_text(f"{cfg.cell}: {explain(error)}", encoding="utf-8")
+        path.write_text(f"{cfg.job}: {describe_error(error)}", encoding="utf-8")
 
 
 def error_path(folder: Path, job: str) -> Path:
@@ -79,12 +79,12 @@ def error_path(folder: Path, job: str) -> Path:
 
 
 def _train_and_score(cfg: DictConfig, cell: Cell) -> None:
-    train = training(cfg, cell)
+    train = run_config(cfg, cell)
     failure: str | None = None
     scores: dict[str, float] = {}
     clips: dict[str, dict[str, Any]] = {}
     memory = _PeakMemory()
-    with open(os.devnull, "w") as nowhere, opened(train, nowhere) as trainer:
+    with open(os.devnull, "w") as nowhere, open_run(train, nowhere) as trainer:
         try:
             trainer.run()
         except TrainingError as error:
@@ -94,14 +94,16 @@ def _train_and_score(cfg: DictConfig, cell: Cell) -> None:
             trainer.logger.message("scoring")
             metrics = {name: METRICS[name] for name in cfg.metrics}
             bandwidth = train.validation.bandwidth_kbps
-            scores, clips = score(trainer.averaged_codec, trainer.validation.clips, bandwidth, metrics, cfg.speech)
+            scores, clips = score(
+                trainer.averaged_codec, trainer.validation.clips, bandwidth, metrics, cfg.speech_groups
+            )
         folder = trainer.logger.folder
         entry = {
             "cell": cell.name,
             "strategy": cell.strategy,
             "weights": cell.weights,
             "weight_factors": dict(cell.factors),
-            "end_point": cell.end_point,
+            "loss_ablation": cell.loss_ablation,
             "seed": cell.seed,
             "steps": trainer.step,
             "seconds": round(trainer.seconds, 3),
@@ -112,7 +114,7 @@ def _train_and_score(cfg: DictConfig, cell: Cell) -> None:
             "scores": scores,
             "clips": clips,
         }
-        with atomic_write(folder / "cell.json") as temporary:
+        with atomic_write(folder / "result.json") as temporary:
             temporary.write_text(json.dumps(_without_nan(entry), indent=1, allow_nan=False), encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from codec.training.startup.malloc import keep_freed_memory
 from scripts.bench.machine import describe_machine
 from scripts.bench.step import AUDIOCRAFT
-from scripts.composition import CONFIGS, opened
+from scripts.composition import CONFIGS, open_run
 
 __all__ = ["Difference", "differences", "main"]
 
@@ -70,7 +70,7 @@ def _train(precision: str, seed: int, steps: int, overrides: Sequence[str]) -> d
         ]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("train", settings)
-        with opened(cfg, nowhere) as trainer:
+        with open_run(cfg, nowhere) as trainer:
             trainer.run()
             lines = (trainer.logger.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [record for record in map(json.loads, lines) if record["split"] == "train"]

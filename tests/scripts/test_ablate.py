@@ -22,14 +22,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from balancer import Static
 from codec.training import Adversary, Budget, Trainer, load_checkpoint
 from data import HeldOutClip
 from scripts.ablate import ablate, main
 from scripts.ablation.display import GridDisplay
-from scripts.ablation.grid import cells_of, training
+from scripts.ablation.grid import grid_runs, run_config
 from scripts.ablation.run import METRICS, _PeakMemory, score
-from scripts.command_line import explain
+from scripts.command_line import describe_error
 from scripts.composition import make
 from tiny_command import ROOT, TINY, composed, listed
 from tiny_run import exported, started, tiny_codec, tones
@@ -37,27 +36,11 @@ from tiny_run import exported, started, tiny_codec, tones
 FAST = "metrics=[mel_distance,si_sdr_db]"
 
 
-class Drawing(Static):
-    """A scale that draws from every global generator, when it is made and at every step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._draw()
-
-    def __call__(self, statistics: Any) -> Tensor:
-        self._draw()
-        return super().__call__(statistics)
-
-    def _draw(self) -> None:
-        torch.rand(7)
-        np.random.rand(7)  # noqa: NPY002 (this is what it is for)
-
-
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread, errors as the commands see them, and no pages: these take longer to draw than the cells to train."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr("scripts.ablate.write_ablation", lambda folder, reference: folder / "ablation.html")
+    monkeypatch.setattr("scripts.ablate.write_ablation_report", lambda folder, reference: folder / "ablation.html")
     monkeypatch.setattr("gc.collect", lambda: 0)  # before every cell; next to pytest's heap, slower than the cell
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -105,23 +88,23 @@ def settings(base: Path, runs: Path) -> list[str]:
 
 
 def entry(folder: Path, cell: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / "cells" / cell / "cell.json").read_text())
+    result: dict[str, Any] = json.loads((folder / "runs" / cell / "result.json").read_text())
     return result
 
 
 def finished(folder: Path) -> set[str]:
-    return {path.parent.name for path in (folder / "cells").glob("*/cell.json")}
+    return {path.parent.name for path in (folder / "runs").glob("*/result.json")}
 
 
 def planned(*overrides: str) -> dict[str, DictConfig]:
     """The training configuration of every cell."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose("ablate", list(overrides))
-        return {name: training(cfg, cell) for name, cell in cells_of(cfg).items()}
+        return {name: run_config(cfg, cell) for name, cell in grid_runs(cfg).items()}
 
 
 def metric_lines(folder: Path, cell: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "cells" / cell / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "runs" / cell / "metrics.jsonl").read_text().splitlines()]
 
 
 # ------------------------------------------------------------------------------------------------------- the grid
@@ -135,7 +118,7 @@ def test_the_default_grid_is_eight_strategies_and_three_seeds_from_the_starter()
     for name, train in cells.items():
         assert train.init_from == "runs/starter"
         assert train.name == name
-        assert train.runs_folder == "runs/ablations/starter/cells"
+        assert train.runs_folder == "runs/ablations/starter/runs"
         assert train.adversary.start == 0
         assert (train.optimizer.codec.lr, train.optimizer.discriminator.lr) == (1e-4, 3e-4)
         assert train.trainer.budget.steps == 120
@@ -158,8 +141,8 @@ def test_cells_of_one_seed_differ_in_the_balancer_alone() -> None:
 
 def test_a_strategy_may_have_overrides_of_its_own() -> None:
     cells = planned('strategies=[weighted_sum,"pcgrad balancer/scale=ema_norm balancer.scale.decay=0.9"]', "seeds=[4]")
-    name = "pcgrad-balancer-scale-ema_norm-balancer.scale.decay-0.9.plain.seed4"
-    assert list(cells) == ["weighted_sum.plain.seed4", name]
+    name = "pcgrad-balancer-scale-ema_norm-balancer.scale.decay-0.9.default.seed4"
+    assert list(cells) == ["weighted_sum.default.seed4", name]
     found = cells[name].balancer
     assert found.direction._target_ == "balancer.PCGrad"
     assert found.scale._target_ == "balancer.EmaNorm"
@@ -177,7 +160,7 @@ def test_weights_are_factors_as_in_table_a4() -> None:
     cells = planned("strategies=[weighted_sum]", "seeds=[0]", "weights=[{},{adversarial:10},{adversarial:100,mel:0.5}]")
     plain, tenfold, both = cells.values()
     assert list(cells) == [
-        "weighted_sum.plain.seed0",
+        "weighted_sum.default.seed0",
         "weighted_sum.adversarial-x10.seed0",
         "weighted_sum.adversarial-x100-mel-x0.5.seed0",
     ]
@@ -189,15 +172,18 @@ def test_weights_are_factors_as_in_table_a4() -> None:
 
 def test_end_points_are_each_loss_alone_and_each_left_out() -> None:
     cells = planned(
-        "strategies=[weighted_sum,encodec]", "reference=encodec", "seeds=[0]", "end_points=[alone,left_out]"
+        "strategies=[weighted_sum,encodec]",
+        "baseline=encodec",
+        "seeds=[0]",
+        "loss_ablations=[single_loss,leave_one_out]",
     )
-    first = cells["encodec.plain.seed0"].losses.weights
+    first = cells["encodec.default.seed0"].losses.weights
     assert len(cells) == 2 + 2 * len(first)
     for loss in first:
-        alone, left_out = cells[f"only-{loss}.plain.seed0"], cells[f"without-{loss}.plain.seed0"]
-        assert dict(alone.losses.weights) == {name: first[name] if name == loss else 0 for name in first}
-        assert dict(left_out.losses.weights) == {name: 0 if name == loss else first[name] for name in first}
-        assert alone.balancer.scale == left_out.balancer.scale == cells["encodec.plain.seed0"].balancer.scale
+        single, all_but = cells[f"only-{loss}.default.seed0"], cells[f"without-{loss}.default.seed0"]
+        assert dict(single.losses.weights) == {name: first[name] if name == loss else 0 for name in first}
+        assert dict(all_but.losses.weights) == {name: 0 if name == loss else first[name] for name in first}
+        assert single.balancer.scale == all_but.balancer.scale == cells["encodec.default.seed0"].balancer.scale
 
 
 def test_from_scratch_and_minutes() -> None:
@@ -254,26 +240,27 @@ def _digest(*values: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("start", "strategies"), [("common", ["weighted_sum", "rlw", "pcgrad"]), ("from_scratch", ["weighted_sum", "rlw"])]
+    ("start", "strategies"),
+    [("from_base", ["weighted_sum", "rlw", "pcgrad"]), ("from_scratch", ["weighted_sum", "rlw"])],
 )
 def test_cells_of_one_seed_see_the_same_whatever_the_strategy(
     start: str, strategies: list[str], ablation: Ablate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """rlw and pcgrad draw from generators of their own; the last one does what it should not."""
     witness = Witness(monkeypatch)
-    drawing = "weighted_sum balancer.scale._target_=test_ablate.Drawing"
+    drawing = "weighted_sum balancer.scale._target_=outside_parts.DrawingScale"
     folder = ablation(f"strategies={listed((*strategies, drawing))}", "seeds=[0,1]", f"start={start}")
-    names = [*strategies, "weighted_sum-balancer.scale._target_-test_ablate.Drawing"]
-    assert finished(folder) == {f"{name}.plain.seed{seed}" for name in names for seed in (0, 1)}
-    seen = {seed: witness.of(f"weighted_sum.plain.seed{seed}") for seed in (0, 1)}
+    names = [*strategies, "weighted_sum-balancer.scale._target_-outside_parts.DrawingScale"]
+    assert finished(folder) == {f"{name}.default.seed{seed}" for name in names for seed in (0, 1)}
+    seen = {seed: witness.of(f"weighted_sum.default.seed{seed}") for seed in (0, 1)}
     for name in names:
         for seed in (0, 1):
-            assert witness.of(f"{name}.plain.seed{seed}") == seen[seed], name
+            assert witness.of(f"{name}.default.seed{seed}") == seen[seed], name
     # Seeds differ, so the comparison can fail; a common checkpoint is the same for all of them.
     assert seen[0][1:] != seen[1][1:]
-    assert (seen[0][0] == seen[1][0]) == (start == "common")
+    assert (seen[0][0] == seen[1][0]) == (start == "from_base")
     # The strategies made different things of it, and what the last one drew made none.
-    models = [exported(folder / "cells" / f"{name}.plain.seed0") for name in names]
+    models = [exported(folder / "runs" / f"{name}.default.seed0") for name in names]
     assert models[0] == models[-1]
     assert models[0] != models[1]
 
@@ -290,7 +277,7 @@ def test_what_a_cell_leaves(ablation: Ablate, base: Path) -> None:
         "strategy": "encodec",
         "weights": "adversarial-x10",
         "weight_factors": {"adversarial": 10},
-        "end_point": None,
+        "loss_ablation": None,
         "seed": 0,
         "steps": 3,
         "seconds": found["seconds"],
@@ -304,14 +291,14 @@ def test_what_a_cell_leaves(ablation: Ablate, base: Path) -> None:
     # The scores are those of the last validation, which measures the same of the same codec.
     last = [line for line in metric_lines(folder, name) if line["split"] == "validation"][-1]
     assert last["all/mel_distance"] == pytest.approx(found["scores"]["mel_distance"], rel=1e-6)
-    cell = folder / "cells" / name
+    cell = folder / "runs" / name
     for file in ("config.yaml", "metrics.jsonl", "model.safetensors", "log.txt", "checkpoints", "samples"):
         assert (cell / file).exists()
     assert f"starts with the weights of {base} at step 2" in (cell / "log.txt").read_text()
-    assert sorted(path.name for path in folder.iterdir()) == ["ablation.yaml", "cells"]  # nothing of Hydra's
+    assert sorted(path.name for path in folder.iterdir()) == ["ablation.yaml", "runs"]  # nothing of Hydra's
     kept: Any = OmegaConf.to_container(OmegaConf.load(folder / "ablation.yaml"))
     assert kept["weights"] == [{"adversarial": 10}]
-    assert "cell" not in kept
+    assert "job" not in kept
     assert "hydra" not in kept
 
 
@@ -320,18 +307,18 @@ def test_only_the_grid_is_on_the_console(ablation: Ablate, capfd: pytest.Capture
     out, err = capfd.readouterr()
     assert err == ""
     lines = out.splitlines()
-    assert re.fullmatch(r"weighted_sum\.plain\.seed0  3 steps in \d+:\d\d", lines[0])
-    assert lines[lines.index("2/2 cells") - 1].startswith("encodec.plain.seed0  3 steps in")
+    assert re.fullmatch(r"weighted_sum\.default\.seed0  3 steps in \d+:\d\d", lines[0])
+    assert lines[lines.index("2/2 cells") - 1].startswith("encodec.default.seed0  3 steps in")
     assert not any("validation" in line or "audio s/s" in line for line in lines)
     assert any(line.split()[:1] == ["encodec"] for line in lines)  # the table of scores
-    assert lines[-3].split() == ["page", f"{lines[-1].split()[1].removesuffix('/cells')}/ablation.html"]
+    assert lines[-3].split() == ["page", f"{lines[-1].split()[1].removesuffix('/runs')}/ablation.html"]
 
 
 def test_finished_cells_are_not_run_again_and_a_grid_may_grow(
     ablation: Ablate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = ablation()
-    before = {path: path.read_bytes() for path in (folder / "cells").rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (folder / "runs").rglob("*") if path.is_file()}
     trained: list[str] = []
     step = Trainer.train_step
 
@@ -342,8 +329,8 @@ def test_finished_cells_are_not_run_again_and_a_grid_may_grow(
     monkeypatch.setattr(Trainer, "train_step", noted)
     ablation()
     assert trained == []
-    ablation("strategies=[encodec,rlw]", "reference=encodec", "seeds=[0,1]")
-    assert set(trained) == {"encodec.plain.seed1", "rlw.plain.seed0", "rlw.plain.seed1"}
+    ablation("strategies=[encodec,rlw]", "baseline=encodec", "seeds=[0,1]")
+    assert set(trained) == {"encodec.default.seed1", "rlw.default.seed0", "rlw.default.seed1"}
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -351,7 +338,7 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint(ablation: Ablate, monke
     step = Trainer.train_step
 
     def stop(trainer: Trainer, audio: Tensor) -> dict[str, Tensor]:
-        if (trainer.logger.folder.name, trainer.step) == ("encodec.plain.seed0", 2):
+        if (trainer.logger.folder.name, trainer.step) == ("encodec.default.seed0", 2):
             raise KeyboardInterrupt
         return step(trainer, audio)
 
@@ -361,9 +348,9 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint(ablation: Ablate, monke
             ablation()
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     folder = ablation()
-    assert finished(folder) == {"weighted_sum.plain.seed0", "encodec.plain.seed0"}
-    assert "resumed at step 2" in (folder / "cells" / "encodec.plain.seed0" / "log.txt").read_text()
-    steps = [line["step"] for line in metric_lines(folder, "encodec.plain.seed0") if line["split"] == "train"]
+    assert finished(folder) == {"weighted_sum.default.seed0", "encodec.default.seed0"}
+    assert "resumed at step 2" in (folder / "runs" / "encodec.default.seed0" / "log.txt").read_text()
+    steps = [line["step"] for line in metric_lines(folder, "encodec.default.seed0") if line["split"] == "train"]
     assert steps == [1, 2, 3]
 
 
@@ -385,9 +372,9 @@ def test_a_cell_that_diverges_is_recorded_and_the_grid_goes_on(
     ablation: Ablate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = "weighted_sum optimizer.codec.lr=1e30 trainer.max_skipped=1"
-    folder = ablation(f"strategies=['{broken}',encodec]", "reference=encodec", "budget.steps=5")
-    name = "weighted_sum-optimizer.codec.lr-1e30-trainer.max_skipped-1.plain.seed0"
-    assert finished(folder) == {name, "encodec.plain.seed0"}
+    folder = ablation(f"strategies=['{broken}',encodec]", "baseline=encodec", "budget.steps=5")
+    name = "weighted_sum-optimizer.codec.lr-1e30-trainer.max_skipped-1.default.seed0"
+    assert finished(folder) == {name, "encodec.default.seed0"}
     found = entry(folder, name)
     assert "steps in a row up to step" in found["failure"]
     assert "\n" not in found["failure"]
@@ -395,7 +382,7 @@ def test_a_cell_that_diverges_is_recorded_and_the_grid_goes_on(
     assert 0 < found["steps"] < 5
     assert found["skipped_steps"] == 1
     assert f"{name}  failed: 1 steps in a row" in capsys.readouterr().out
-    ablation(f"strategies=['{broken}',encodec]", "reference=encodec", "budget.steps=5")  # it is finished
+    ablation(f"strategies=['{broken}',encodec]", "baseline=encodec", "budget.steps=5")  # it is finished
 
 
 def test_a_cell_that_cannot_be_run_is_told_when_the_others_are_done(
@@ -412,7 +399,7 @@ def test_a_cell_that_cannot_be_run_is_told_when_the_others_are_done(
         patch.setattr(Trainer, "run", full)
         with pytest.raises(RuntimeError) as caught:
             ablation("seeds=[0,1]")
-    assert explain(caught.value) == "weighted_sum.plain.seed0: no space left (and 1 more)"
+    assert describe_error(caught.value) == "weighted_sum.default.seed0: no space left (and 1 more)"
     out, err = capfd.readouterr()
     assert "ablation.html" in out  # of the two that did not fail
     assert err == ""
@@ -446,7 +433,7 @@ def test_a_strategy_in_a_folder_of_ones_own(ablation: Ablate, tmp_path: Path) ->
     )
     (tmp_path / "mine" / "balancer" / "third_party.yaml").write_text(text)
     folder = ablation("--config-dir", str(tmp_path / "mine"), "strategies=[weighted_sum,third_party]")
-    assert entry(folder, "third_party.plain.seed0")["failure"] is None
+    assert entry(folder, "third_party.default.seed0")["failure"] is None
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
@@ -459,7 +446,7 @@ def test_a_strategy_in_a_folder_of_ones_own(ablation: Ablate, tmp_path: Path) ->
         (["strategies=[]"], "strategies must be a list of at least one, got []"),
         (["strategies=weighted_sum"], "strategies must be a list of at least one, got weighted_sum"),
         (["strategies=[weighted_sum,1]"], "strategies are names, with overrides behind them if there are any, got 1"),
-        (["strategies=[weighted_sum,encodec,encodec]"], "two cells would be called encodec.plain.seed0: something is"),
+        (["strategies=[weighted_sum,encodec,encodec]"], "two cells would be called encodec.default.seed0"),
         (['strategies=[weighted_sum,"encodec balancer.scale.decya=1"]'], "there is no setting balancer.scale.decya"),
         (['strategies=[weighted_sum,"encodec balancer.scale.decay=2"]'], "decay"),
         (["seeds=[]"], "seeds must be a list of at least one, got []"),
@@ -473,11 +460,11 @@ def test_a_strategy_in_a_folder_of_ones_own(ablation: Ablate, tmp_path: Path) ->
         (["budget.minutes=1"], "one positive number of steps, epochs or minutes; got {'steps': 3, 'minutes': 1}"),
         (["budget.steps=null"], "one positive number of steps, epochs or minutes; got none"),
         (["budget.epochs=1"], "there is no setting budget.epochs, only steps, minutes"),
-        (["start=commmon"], "start must be common or from_scratch, got 'commmon'"),
-        (["end_points=[alone,left]"], "end_points must be alone or left_out, got 'left'"),
-        (["reference=pcgrad"], "reference=pcgrad must be one of the strategies, got weighted_sum, encodec: add it, or"),
+        (["start=from_bsae"], "start must be from_base or from_scratch, got 'from_bsae'"),
+        (["loss_ablations=[single_loss,left]"], "loss_ablations must be single_loss or leave_one_out, got 'left'"),
+        (["baseline=pcgrad"], "baseline=pcgrad must be one of the strategies, got weighted_sum, encodec: add it, or"),
         (["magnitude=louder"], "there is no balancer/magnitude=louder: wanted one of fixed, keep"),
-        (["experiments.common=abalation"], "there is no experiment=abalation: wanted one of"),
+        (["experiments.from_base=abalation"], "there is no experiment=abalation: wanted one of"),
         (["overrides=[trainer.sed=1]"], "wanted group=name or path.to.key=value, got 'overrides=[trainer.sed=1]'"),
         (["overrides=['trainer.sed=1']"], "there is no setting trainer.sed, only _target_, budget"),
         (["overrides=['+tariner.sed=1']"], "there is no setting tariner, only name"),
@@ -490,7 +477,7 @@ def test_a_strategy_in_a_folder_of_ones_own(ablation: Ablate, tmp_path: Path) ->
 def test_mistakes_are_one_line(overrides: list[str], wanted: str, ablation: Ablate, tmp_path: Path) -> None:
     with pytest.raises(Exception) as caught:
         ablation(*overrides)
-    line = explain(caught.value)
+    line = describe_error(caught.value)
     assert wanted in line
     assert "\n" not in line
     assert not (tmp_path / "tiny").exists()
@@ -512,7 +499,7 @@ def test_several_configurations_are_refused(
 def test_a_base_of_another_architecture_is_refused_before_it_is_trained(ablation: Ablate, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a codec of the same architecture is wanted") as caught:
         ablation(f"base={tmp_path / 'other'}", f"base_overrides={listed((*TINY, 'codec.config.latent_dim=4'))}")
-    assert explain(caught.value).startswith(f"base={tmp_path / 'other'}: ")
+    assert describe_error(caught.value).startswith(f"base={tmp_path / 'other'}: ")
     assert not (tmp_path / "other").exists()
 
 
@@ -520,7 +507,7 @@ def test_a_base_of_another_architecture_is_refused_before_it_is_trained(ablation
     ("override", "difference"),
     [
         ("budget.steps=4", "budget.steps was 3, is 4"),
-        ("start=from_scratch", "start was common, is from_scratch"),
+        ("start=from_scratch", "start was from_base, is from_scratch"),
         ("magnitude=fixed", "magnitude was None, is fixed"),
         ("metrics=[mel_distance]", "metrics was ['mel_distance', 'si_sdr_db'], is ['mel_distance']"),
     ],
@@ -530,22 +517,22 @@ def test_a_changed_condition_is_refused(override: str, difference: str, ablation
     text = (folder / "ablation.yaml").read_text()
     with pytest.raises(ValueError, match="holds a run with other settings") as caught:
         ablation("strategies=[weighted_sum,encodec]", override)
-    assert difference in explain(caught.value)
+    assert difference in describe_error(caught.value)
     assert (folder / "ablation.yaml").read_text() == text
 
 
 def test_a_cell_whose_strategy_has_changed_is_refused(ablation: Ablate) -> None:
     folder = ablation("strategies=[weighted_sum]")
-    config = folder / "cells" / "weighted_sum.plain.seed0" / "config.yaml"
+    config = folder / "runs" / "weighted_sum.default.seed0" / "config.yaml"
     config.write_text(config.read_text().replace("monitor_every: 10", "monitor_every: 11"))
     with pytest.raises(ValueError, match="was 11, is 10") as caught:
         ablation()
-    assert str(config.parent) in explain(caught.value)
+    assert str(config.parent) in describe_error(caught.value)
 
 
 def test_how_often_a_cell_is_saved_may_change(ablation: Ablate) -> None:
     folder = ablation("strategies=[weighted_sum]")
-    config = folder / "cells" / "weighted_sum.plain.seed0" / "config.yaml"
+    config = folder / "runs" / "weighted_sum.default.seed0" / "config.yaml"
     text = config.read_text()
     config.write_text(text.replace("checkpoint: 2", "checkpoint: 1"))
     assert config.read_text() != text
@@ -636,7 +623,7 @@ def log_step(cells: Path, name: str, step: int, seconds: float = 1.0) -> None:
 
 def end(cells: Path, name: str, failure: str | None = None) -> None:
     (cells / name).mkdir(parents=True, exist_ok=True)
-    (cells / name / "cell.json").write_text(json.dumps({"failure": failure, "steps": 10, "seconds": 61}))
+    (cells / name / "result.json").write_text(json.dumps({"failure": failure, "steps": 10, "seconds": 61}))
 
 
 def test_the_display_follows_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -732,12 +719,12 @@ def test_launchers_run_cells_in_processes_of_their_own(launcher: str, base: Path
     )
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "tiny"
-    assert finished(folder) == {"weighted_sum.plain.seed3", "encodec.plain.seed3"}
+    assert finished(folder) == {"weighted_sum.default.seed3", "encodec.default.seed3"}
     assert "2/2 cells" in done.stdout
     assert (folder / "ablation.html").stat().st_size > 10_000
     assert len((folder / "results.csv").read_text().splitlines()) == 3
     left = {path.name for path in folder.iterdir()} - {".submitit"}
-    assert left == {"ablation.yaml", "ablation.html", "results.csv", "cells"}
+    assert left == {"ablation.yaml", "ablation.html", "results.csv", "runs"}
 
 
 @pytest.mark.slow
@@ -747,7 +734,7 @@ def test_a_stopped_grid_goes_on(base: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    checkpoints = tmp_path / "tiny" / "cells" / "weighted_sum.plain.seed0" / "checkpoints"
+    checkpoints = tmp_path / "tiny" / "runs" / "weighted_sum.default.seed0" / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step_*.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -760,5 +747,5 @@ def test_a_stopped_grid_goes_on(base: Path, tmp_path: Path) -> None:
     assert finished(tmp_path / "tiny") == set()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert finished(tmp_path / "tiny") == {"weighted_sum.plain.seed0", "encodec.plain.seed0"}
+    assert finished(tmp_path / "tiny") == {"weighted_sum.default.seed0", "encodec.default.seed0"}
     assert "resumed at step" in (checkpoints.parent / "log.txt").read_text()

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from ablation_inputs import CLIPS, STRATEGIES, make_ablation
 from browser import CHROMIUM, Browser, chromium
-from scripts.ablation.report.page import write_ablation
+from scripts.ablation.report.page import write_ablation_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
@@ -22,8 +22,8 @@ PLAYERS = "[...document.querySelectorAll('audio')]"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_ablation(tmp_path_factory.mktemp("ablation") / "a <b> & c", settings={"plain": {}}, seconds=2.5)
-    return write_ablation(folder)
+    folder = make_ablation(tmp_path_factory.mktemp("ablation") / "a <b> & c", settings={"default": {}}, seconds=2.5)
+    return write_ablation_report(folder)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,9 @@ def test_pictures_are_decoded_and_sounds_can_be_played(browser: Browser) -> None
 
 
 def test_short_sounds_can_be_played_and_searched(started: Browser, tmp_path: Path) -> None:
-    started.open(write_ablation(make_ablation(tmp_path / "run", seeds=(0,), settings={"plain": {}}, seconds=0.2)))
+    started.open(
+        write_ablation_report(make_ablation(tmp_path / "run", seeds=(0,), settings={"default": {}}, seconds=0.2))
+    )
     started.wait(f"{PLAYERS}.every((audio) => audio.readyState > 0)")
     started.run(f"{PLAYERS}[0].play()")
     started.wait(f"{PLAYERS}[0].ended")
@@ -143,11 +145,11 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_reverses(browser: Browser) 
 
 
 def test_a_row_without_a_value_goes_last_either_way(started: Browser, tmp_path: Path) -> None:
-    folder = make_ablation(tmp_path / "run", seeds=(0,), settings={"plain": {}})
-    entry = json.loads((folder / "cells" / "encodec.plain.seed0" / "cell.json").read_text())
+    folder = make_ablation(tmp_path / "run", seeds=(0,), settings={"default": {}})
+    entry = json.loads((folder / "runs" / "encodec.default.seed0" / "result.json").read_text())
     lost = {**entry, "failure": "the loss l1 is NaN at step 3", "scores": {}, "clips": {}}
-    (folder / "cells" / "encodec.plain.seed0" / "cell.json").write_text(json.dumps(lost))
-    started.open(write_ablation(folder))
+    (folder / "runs" / "encodec.default.seed0" / "result.json").write_text(json.dumps(lost))
+    started.open(write_ablation_report(folder))
     for column, _ in itertools.product((2, 3), range(2)):
         click(started, f".sortable thead th:nth-child({column}) button")
         rows = "[...document.querySelector('.sortable').tBodies[0].rows].map((row) => row.cells[0].textContent)"
@@ -267,6 +269,6 @@ def test_the_page_follows_the_colour_scheme_and_prints_without_players(browser: 
 
 def test_a_page_without_cells_complains_about_nothing(started: Browser, tmp_path: Path) -> None:
     started.problems.clear()
-    started.open(write_ablation(tmp_path))
+    started.open(write_ablation_report(tmp_path))
     assert "No cell has finished yet." in text(started, "header")
     assert started.problems == []

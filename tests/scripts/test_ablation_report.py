@@ -22,8 +22,8 @@ from report_page import HOSTILE, Page
 from scripts.ablation.report import charts as ablation_charts
 from scripts.ablation.report import samples as ablation_sounds
 from scripts.ablation.report.charts import curves
-from scripts.ablation.report.page import write_ablation
-from scripts.ablation.report.runs import conditions_of, read_cells
+from scripts.ablation.report.page import write_ablation_report
+from scripts.ablation.report.runs import conditions_by_weights, read_runs
 from scripts.ablation.report.samples import listen, output_agreement
 from scripts.ablation.report.statistics import mean_interval
 from scripts.ablation.report.tables import (
@@ -35,14 +35,14 @@ from scripts.ablation.report.tables import (
 )
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
-PLAIN: dict[str, dict[str, float]] = {"plain": {}}
+PLAIN: dict[str, dict[str, float]] = {"default": {}}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three strategies and an end point, two seeds, two settings of the weights, with its page."""
-    folder = make_ablation(tmp_path_factory.mktemp("ablation") / "grid", end_points={"only-mel": "alone"})
-    write_ablation(folder)
+    """Three strategies and an loss ablation, two seeds, two settings of the weights, with its page."""
+    folder = make_ablation(tmp_path_factory.mktemp("ablation") / "grid", loss_ablations={"only-mel": "single_loss"})
+    write_ablation_report(folder)
     return folder
 
 
@@ -51,11 +51,11 @@ def page_of(folder: Path) -> Page:
 
 
 def grid(folder: Path, reference: str = "weighted_sum") -> dict[str, Any]:
-    return conditions_of(read_cells(folder)[0], reference)
+    return conditions_by_weights(read_runs(folder)[0], reference)
 
 
 def rewrite(folder: Path, cell: str, **changes: Any) -> None:
-    path = folder / "cells" / cell / "cell.json"
+    path = folder / "runs" / cell / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
@@ -117,14 +117,14 @@ def test_scores_are_means_with_intervals_over_seeds(whole: Path) -> None:
     for place, strategy in enumerate(STRATEGIES):
         interval = mean_interval(np.array([np.mean([score(place, seed, c) for c in range(4)]) for seed in (0, 1)]))
         assert texts(table)[strategy][0] == f"{interval.mean:.2f} ± {interval.half_width:.2f}"
-    assert [len(body) for body in table.bodies] == [3, 1]  # strategies, end points
+    assert [len(body) for body in table.bodies] == [3, 1]  # strategies, loss ablations
     assert next(iter(texts(table))) == "weighted_sum"  # the reference first
     best = {"weighted_sum": ["best", "best"], "encodec": ["", ""], "pcgrad": ["", ""], "only-mel": ["", ""]}
-    assert marks(table) == best  # the end point has the higher score, and does not compete
+    assert marks(table) == best  # the loss ablation has the higher score, and does not compete
 
 
 def test_lower_is_better_for_a_distance_and_nothing_is_best_alone_or_unknown(tmp_path: Path) -> None:
-    conditions = grid(make_ablation(tmp_path, seeds=(0,), settings=PLAIN))["plain"]
+    conditions = grid(make_ablation(tmp_path, seeds=(0,), settings=PLAIN))["default"]
     values = {"encodec": 1.0, "pcgrad": 2.0, "weighted_sum": 3.0}
 
     def column(metric: str, values: dict[str, float]) -> dict[str, str]:
@@ -139,7 +139,7 @@ def test_lower_is_better_for_a_distance_and_nothing_is_best_alone_or_unknown(tmp
 
 
 def test_one_seed_has_a_mean_without_an_interval(tmp_path: Path) -> None:
-    write_ablation(make_ablation(tmp_path, seeds=(3,), settings=PLAIN))
+    write_ablation_report(make_ablation(tmp_path, seeds=(3,), settings=PLAIN))
     page = page_of(tmp_path)
     cells = re.findall(r'<td class="[^"]*"[^>]*>(.*?)</td>', page.source)
     assert f"{np.mean([score(1, 3, c) for c in range(4)]):.2f}" in cells
@@ -152,12 +152,12 @@ def test_one_seed_has_a_mean_without_an_interval(tmp_path: Path) -> None:
 def test_differences_are_paired_and_called_by_their_direction(tmp_path: Path) -> None:
     for seed in range(4):
         for strategy, gain in (("weighted_sum", 0.0), ("good", 1.0), ("same", 0.0)):
-            entry = cell_entry(strategy, "plain", seed, 0)
+            entry = cell_entry(strategy, "default", seed, 0)
             for index, clip in enumerate(entry["clips"].values()):
                 value = 10 * seed + 3 * index + gain + 0.01 * gain * np.sin(seed)
                 clip |= {"si_sdr_db": value, "mel_distance": value}
             write_cell(tmp_path, entry)
-    conditions = grid(tmp_path)["plain"]
+    conditions = grid(tmp_path)["default"]
     table, sentences = difference_table("", conditions, conditions[0], ["si_sdr_db", "mel_distance"])
     half_width = mean_interval(1 + 0.01 * np.sin(np.arange(4))).half_width
     good, same = table.bodies[0]
@@ -179,8 +179,8 @@ def test_differences_are_paired_and_called_by_their_direction(tmp_path: Path) ->
 def test_tests_of_seeds_and_of_clips_are_told_apart_and_corrected_apart(tmp_path: Path) -> None:
     for seed in (0, 1):
         for place, strategy in enumerate(["weighted_sum", "a", "b", "c"][: 4 if seed == 0 else 3]):
-            write_cell(tmp_path, cell_entry(strategy, "plain", seed, place))
-    conditions = grid(tmp_path)["plain"]
+            write_cell(tmp_path, cell_entry(strategy, "default", seed, place))
+    conditions = grid(tmp_path)["default"]
     table, sentences = difference_table("", conditions, conditions[0], ["si_sdr_db"])
     a, _, c = (row.entries[0] for row in table.bodies[0])
     assert a.detail.startswith("t, 2 seeds, p = ")
@@ -195,13 +195,13 @@ def test_tests_of_seeds_and_of_clips_are_told_apart_and_corrected_apart(tmp_path
 def test_cells_that_diverged_are_shown_with_their_reason(tmp_path: Path) -> None:
     make_ablation(tmp_path, settings=PLAIN)
     for cell, reason in (
-        ("pcgrad.plain.seed0", "NaN\nat step 3"),
-        ("encodec.plain.seed0", "x"),
-        ("encodec.plain.seed1", "y"),
+        ("pcgrad.default.seed0", "NaN\nat step 3"),
+        ("encodec.default.seed0", "x"),
+        ("encodec.default.seed1", "y"),
     ):
-        fail(tmp_path / "cells" / cell, json.loads((tmp_path / "cells" / cell / "cell.json").read_text()), reason)
-    (tmp_path / "cells" / "rlw.plain.seed0").mkdir()  # still running
-    write_ablation(tmp_path)
+        fail(tmp_path / "runs" / cell, json.loads((tmp_path / "runs" / cell / "result.json").read_text()), reason)
+    (tmp_path / "runs" / "rlw.default.seed0").mkdir()  # still running
+    write_ablation_report(tmp_path)
     page = page_of(tmp_path)
     facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.source))
     assert [facts[name] for name in ("cells finished", "failed", "not finished")] == ["3", "3", "1"]
@@ -219,8 +219,8 @@ def test_results_hold_a_row_per_cell(whole: Path) -> None:
     rows = list(csv.DictReader(io.StringIO((whole / "results.csv").read_text(encoding="utf-8"))))
     assert len(rows) == 16
     row = next(row for row in rows if row["cell"] == "pcgrad.adversarial-x10.seed1")
-    assert {key: row[key] for key in ("strategy", "weights", "end_point", "seed", "steps")} == {
-        "strategy": "pcgrad", "weights": "adversarial-x10", "end_point": "", "seed": "1", "steps": "40",
+    assert {key: row[key] for key in ("strategy", "weights", "loss_ablation", "seed", "steps")} == {
+        "strategy": "pcgrad", "weights": "adversarial-x10", "loss_ablation": "", "seed": "1", "steps": "40",
     }  # fmt: skip
     values = [score(1, 1, clip) for clip in range(4)]
     assert float(row["si_sdr_db"]) == np.mean(values)
@@ -228,7 +228,7 @@ def test_results_hold_a_row_per_cell(whole: Path) -> None:
     assert float(row["speech/si_sdr_db"]) == np.mean(values[2:])
     assert row["music/pesq"] == row["peak_memory_mib"] == ""
     assert "bitrate_efficiency" not in row  # nowhere measured
-    assert {row["end_point"] for row in rows} == {"", "alone"}
+    assert {row["loss_ablation"] for row in rows} == {"", "single_loss"}
 
 
 def test_groups_have_their_own_tables_with_what_was_measured_there(whole: Path) -> None:
@@ -239,15 +239,15 @@ def test_groups_have_their_own_tables_with_what_was_measured_there(whole: Path) 
 
 
 def test_weights_against_balancing_has_the_shape_of_the_paper(tmp_path: Path) -> None:
-    settings = {"plain": {}, "adversarial-x100": {"adversarial": 100.0}, "adversarial-x10": {"adversarial": 10.0}}
+    settings = {"default": {}, "adversarial-x100": {"adversarial": 100.0}, "adversarial-x10": {"adversarial": 10.0}}
     make_ablation(tmp_path, settings=settings)
     cell = "encodec.adversarial-x100.seed"
     for seed in (0, 1):
-        path = tmp_path / "cells" / f"{cell}{seed}"
-        fail(path, json.loads((path / "cell.json").read_text()), "NaN")
+        path = tmp_path / "runs" / f"{cell}{seed}"
+        fail(path, json.loads((path / "result.json").read_text()), "NaN")
     table = balancing_table(grid(tmp_path))
     assert table is not None
-    assert [row.name for row in table.bodies[0]] == ["plain", "adversarial-x10", "adversarial-x100"]
+    assert [row.name for row in table.bodies[0]] == ["default", "adversarial-x10", "adversarial-x100"]
     assert table.head == ["weights", *["with balancing (encodec)", "without (weighted_sum)"] * 2]
     assert table.spans == [("", 1), ("SI-SDR, dB ↑", 2), ("mel distance ↓", 2)]  # ViSQOL was not measured
     assert [entry.mark for entry in table.bodies[0][0].entries] == ["", "best", "", "best"]
@@ -273,11 +273,11 @@ def test_cost_is_relative_to_the_reference(whole: Path) -> None:
 
 
 def test_agreement_is_the_si_sdr_between_outputs(whole: Path) -> None:
-    conditions = grid(whole)["plain"]
+    conditions = grid(whole)["default"]
     agreement = output_agreement(conditions)
 
     def audio(strategy: str, seed: int, clip: str) -> torch.Tensor:
-        path = whole / "cells" / f"{strategy}.plain.seed{seed}" / "samples" / f"{clip}.step0000040.wav"
+        path = whole / "runs" / f"{strategy}.default.seed{seed}" / "samples" / f"{clip}.step0000040.wav"
         return torch.from_numpy(soundfile.read(path)[0])[None, None]
 
     names = [condition.strategy for condition in conditions]
@@ -292,34 +292,34 @@ def test_agreement_is_the_si_sdr_between_outputs(whole: Path) -> None:
 def test_strategies_that_do_the_same_are_named(tmp_path: Path) -> None:
     make_ablation(tmp_path, settings=PLAIN)
     for seed in (0, 1):
-        source, copy = (tmp_path / "cells" / f"{name}.plain.seed{seed}" / "samples" for name in ("encodec", "pcgrad"))
+        source, copy = (tmp_path / "runs" / f"{name}.default.seed{seed}" / "samples" for name in ("encodec", "pcgrad"))
         shutil.copytree(source, copy, dirs_exist_ok=True)
-    write_ablation(tmp_path)
+    write_ablation_report(tmp_path)
     text = page_of(tmp_path).text
     assert "Collapsed into one, their outputs within 1 % of each other's amplitude (40 dB): encodec, pcgrad." in text
-    assert np.nanmax(output_agreement(grid(tmp_path)["plain"])) == 100
+    assert np.nanmax(output_agreement(grid(tmp_path)["default"])) == 100
     assert "The same strategy under two seeds agrees to " in text
 
 
 def test_silent_missing_and_odd_outputs_are_not_compared(tmp_path: Path) -> None:
     make_ablation(tmp_path, ("a", "b", "c", "d"), (0,), PLAIN)
-    samples = {name: tmp_path / "cells" / f"{name}.plain.seed0" / "samples" for name in "abcd"}
+    samples = {name: tmp_path / "runs" / f"{name}.default.seed0" / "samples" for name in "abcd"}
     for clip in CLIPS:
         soundfile.write(samples["b"] / f"{clip}.step0000040.wav", np.zeros(8000), RATE)
         soundfile.write(samples["c"] / f"{clip}.step0000040.wav", np.ones(50), RATE)
         (samples["d"] / f"{clip}.step0000040.wav").write_text("not audio", encoding="utf-8")
-    assert np.isnan(output_agreement(grid(tmp_path)["plain"])).all()
-    write_ablation(tmp_path)
+    assert np.isnan(output_agreement(grid(tmp_path)["default"])).all()
+    write_ablation_report(tmp_path)
     page = page_of(tmp_path)
-    assert "d.plain.seed0/speech-b.step0000040.wav cannot be shown: " in page.text
+    assert "d.default.seed0/speech-b.step0000040.wav cannot be shown: " in page.text
 
 
 def test_curves_have_one_axis_and_leave_failed_cells_out(tmp_path: Path) -> None:
     strategies = [f"strategy{i:02d}" for i in range(11)] + ["weighted_sum"]
     make_ablation(tmp_path, strategies, (0,), PLAIN, seconds=0.1)
-    path = tmp_path / "cells" / "strategy03.plain.seed0"
-    fail(path, json.loads((path / "cell.json").read_text()), "NaN")
-    multiples, notes = curves(grid(tmp_path)["plain"], "weighted_sum")
+    path = tmp_path / "runs" / "strategy03.default.seed0"
+    fail(path, json.loads((path / "result.json").read_text()), "NaN")
+    multiples, notes = curves(grid(tmp_path)["default"], "weighted_sum")
     assert notes == []
     assert [group.title for group in multiples] == [
         "Training losses",
@@ -353,11 +353,11 @@ def test_seeds_are_averaged_where_both_are_known(tmp_path: Path, monkeypatch: py
     make_ablation(tmp_path, ("weighted_sum",), (0, 1), PLAIN, seconds=0.1)
     for seed, values in enumerate([[1.0, 2.0, None], [3.0, None, None]]):
         lines = [{"split": "train", "step": step, "share/l1": value} for step, value in enumerate(values)]
-        path = tmp_path / "cells" / f"weighted_sum.plain.seed{seed}" / "metrics.jsonl"
+        path = tmp_path / "runs" / f"weighted_sum.default.seed{seed}" / "metrics.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     drawn: list[Series] = []
     monkeypatch.setattr(ablation_charts, "area_chart", lambda series, **_: drawn.extend(series) or "<svg></svg>")
-    assert [group.title for group in curves(grid(tmp_path)["plain"], "weighted_sum")[0]] == [
+    assert [group.title for group in curves(grid(tmp_path)["default"], "weighted_sum")[0]] == [
         "Share of the balanced gradient"
     ]
     (line,) = drawn
@@ -377,7 +377,7 @@ def test_the_same_clips_are_heard_of_every_strategy(whole: Path) -> None:
         "music-b",
         "speech-b",
     ]
-    newest, _ = soundfile.read(whole / "cells" / "encodec.plain.seed0" / "samples" / "music-a.step0000040.wav")
+    newest, _ = soundfile.read(whole / "runs" / "encodec.default.seed0" / "samples" / "music-a.step0000040.wav")
     heard = [soundfile.read(io.BytesIO(content))[0] for content in page.content("audio/wav")[:3]]
     assert np.array_equal(heard[2], newest)  # reference, weighted_sum, encodec
     assert {Image.open(io.BytesIO(content)).size[1] for content in page.content("image/png")} == {128}
@@ -385,7 +385,7 @@ def test_the_same_clips_are_heard_of_every_strategy(whole: Path) -> None:
 
 def test_long_clips_many_clips_and_a_large_page_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_ablation(tmp_path, seeds=(0, 1), settings=PLAIN, seconds=3.5)
-    conditions = grid(tmp_path)["plain"]
+    conditions = grid(tmp_path)["default"]
     heard, notes = listen(conditions, most_clips=3)
     assert [(one.seed, one.clip) for one in heard] == [
         (seed, clip) for seed in (0, 1) for clip in ("music-a", "speech-a", "music-b")
@@ -408,10 +408,10 @@ def test_long_clips_many_clips_and_a_large_page_are_cut(tmp_path: Path, monkeypa
 def test_names_are_escaped(tmp_path: Path) -> None:
     name = HOSTILE.replace("/", "|")
     make_ablation(tmp_path / "grid", (name, "weighted_sum"), (0,), {f"{name}-x10": {"l1": 10.0}}, seconds=0.1)
-    cell = tmp_path / "grid" / "cells" / f"weighted_sum.{name}-x10.seed0"
-    entry = json.loads((cell / "cell.json").read_text())
+    cell = tmp_path / "grid" / "runs" / f"weighted_sum.{name}-x10.seed0"
+    entry = json.loads((cell / "result.json").read_text())
     fail(cell, entry, HOSTILE)
-    page = Page(write_ablation(tmp_path / "grid"))
+    page = Page(write_ablation_report(tmp_path / "grid"))
     assert page.count("script") == 1  # the page's own
     assert page.text.count(name) > 3
     assert HOSTILE in page.text
@@ -428,60 +428,60 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     ],
 )
 def test_a_cell_that_cannot_be_read_is_named_and_left_out(tmp_path: Path, text: str, said: str) -> None:
-    path = write_cell(tmp_path, cell_entry("encodec", "plain", 0, 0)) / "cell.json"
+    path = write_cell(tmp_path, cell_entry("encodec", "default", 0, 0)) / "result.json"
     path.write_text(text, encoding="utf-8")
-    write_cell(tmp_path, cell_entry("pcgrad", "plain", 0, 1))
-    cells, unfinished, notes = read_cells(tmp_path)
+    write_cell(tmp_path, cell_entry("pcgrad", "default", 0, 1))
+    cells, unfinished, notes = read_runs(tmp_path)
     assert ([cell.strategy for cell in cells], unfinished) == (["pcgrad"], 0)
     assert len(notes) == 1
-    assert notes[0].startswith(f"encodec.plain.seed0/cell.json is left out: {said}")
+    assert notes[0].startswith(f"encodec.default.seed0/result.json is left out: {said}")
 
 
 def test_an_empty_folder_makes_a_page_and_no_folder_an_error(tmp_path: Path) -> None:
-    page = Page(write_ablation(tmp_path))
+    page = Page(write_ablation_report(tmp_path))
     assert "No cell has finished yet." in page.text
     assert page.count("table") == page.count("audio") == page.count("figure") == 0
     assert (tmp_path / "results.csv").read_text(encoding="utf-8").startswith("cell,strategy,weights")
     with pytest.raises(FileNotFoundError, match=r"the folder of an ablation is wanted, got .*absent"):
-        write_ablation(tmp_path / "absent")
+        write_ablation_report(tmp_path / "absent")
 
 
 def test_without_the_reference_there_are_no_differences(tmp_path: Path) -> None:
     make_ablation(tmp_path, seeds=(0,), settings=PLAIN, seconds=0.1)
-    page = Page(write_ablation(tmp_path, reference="uniform"))
+    page = Page(write_ablation_report(tmp_path, reference="uniform"))
     assert "No cell of uniform has finished here, so there is nothing to compare with." in page.text
     assert "Difference to uniform" not in page.text
-    alone = make_ablation(tmp_path / "alone", ("weighted_sum",), (0,), PLAIN, seconds=0.1)
-    page = Page(write_ablation(alone))
+    alone = make_ablation(tmp_path / "single_loss", ("weighted_sum",), (0,), PLAIN, seconds=0.1)
+    page = Page(write_ablation_report(alone))
     assert "Nothing but weighted_sum has finished here, so there is nothing to compare." in page.text
     assert "It takes samples of two strategies; there are none yet." in page.text
 
 
 def test_cells_without_samples_metrics_or_scores_make_a_page(tmp_path: Path) -> None:
     make_ablation(tmp_path, seeds=(0, 1), settings=PLAIN, seconds=0.1)
-    for cell in (tmp_path / "cells").iterdir():
+    for cell in (tmp_path / "runs").iterdir():
         shutil.rmtree(cell / "samples")
         (cell / "metrics.jsonl").write_text('{"split": "train", "step": 1, "loss/l1": null}\n{"spl', encoding="utf-8")
-    (tmp_path / "cells" / "pcgrad.plain.seed0" / "metrics.jsonl").unlink()
+    (tmp_path / "runs" / "pcgrad.default.seed0" / "metrics.jsonl").unlink()
     nothing = {"scores": {"si_sdr_db": None}, "clips": {}, "seconds_per_step": None}
-    rewrite(tmp_path, "encodec.plain.seed0", **nothing)
-    rewrite(tmp_path, "encodec.plain.seed1", **nothing)
-    (tmp_path / "cells" / "pcgrad.plain.seed1" / "cell.json").write_text("{", encoding="utf-8")
-    write_ablation(tmp_path)
+    rewrite(tmp_path, "encodec.default.seed0", **nothing)
+    rewrite(tmp_path, "encodec.default.seed1", **nothing)
+    (tmp_path / "runs" / "pcgrad.default.seed1" / "result.json").write_text("{", encoding="utf-8")
+    write_ablation_report(tmp_path)
     page = page_of(tmp_path)
     assert "There are no samples to hear." in page.text
-    assert "pcgrad.plain.seed1/cell.json is left out: JSONDecodeError" in page.text
-    assert "encodec.plain.seed0: Lines of metrics.jsonl left out because they are not whole: 1." in page.text
-    assert "pcgrad.plain.seed0: There are no metrics yet." in page.text
+    assert "pcgrad.default.seed1/result.json is left out: JSONDecodeError" in page.text
+    assert "encodec.default.seed0: Lines of metrics.jsonl left out because they are not whole: 1." in page.text
+    assert "pcgrad.default.seed0: There are no metrics yet." in page.text
     assert "<h2>Curves</h2>" not in page.source
     assert "nan" not in re.sub(r"<script>.*?</script>", "", page.source, flags=re.DOTALL).lower()
 
 
 def test_only_failed_cells_make_a_page(tmp_path: Path) -> None:
     make_ablation(tmp_path, ("encodec", "weighted_sum"), (0,), PLAIN, seconds=0.1)
-    for cell in (tmp_path / "cells").iterdir():
-        fail(cell, json.loads((cell / "cell.json").read_text()), "every loss is NaN")
-    write_ablation(tmp_path)
+    for cell in (tmp_path / "runs").iterdir():
+        fail(cell, json.loads((cell / "result.json").read_text()), "every loss is NaN")
+    write_ablation_report(tmp_path)
     page = page_of(tmp_path)
     assert page.text.count("failed: every loss is NaN") == 4  # scores and cost
     assert "No cell of weighted_sum has finished here" in page.text

@@ -13,7 +13,7 @@ import soundfile
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from scripts.command_line import explain
+from scripts.command_line import describe_error
 from scripts.train import main, run
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def line_of(action: Callable[[], object]) -> str:
     try:
         action()
     except Exception as error:
-        line = explain(error)
+        line = describe_error(error)
         assert line
         assert "\n" not in line
         return line
@@ -198,7 +198,7 @@ def test_nan_samples_everywhere(tmp_path: Path) -> None:
     held_out = f"data.corpus.held_out={CLIPS / 'held_out.jsonl'}"
     with pytest.raises(ValueError, match="most of the corpus is damaged") as caught:
         train(tmp_path, "data=manifest", f"data.corpus.train={tmp_path / 'audio'}", held_out)
-    assert "nan.wav: holds NaN or infinite samples after frame" in explain(caught.value)
+    assert "nan.wav: holds NaN or infinite samples after frame" in describe_error(caught.value)
     assert "Traceback" in (tmp_path / "bad" / "log.txt").read_text()
 
 
@@ -307,7 +307,7 @@ def test_the_folder_of_another_run(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="holds a run with other settings") as caught:
         train(tmp_path, "data=clips", "seed=1", "losses.weights.mel=3", "trainer.clip_norm=1", "data.batch_size=3")
-    assert explain(caught.value) == (
+    assert describe_error(caught.value) == (
         f"{folder} holds a run with other settings (seed was 0, is 1; losses.weights.mel was 1, is 3; "
         "balancer.weights.mel was 1, is 3; ...): choose another name=, or move that folder away"
     )

@@ -14,7 +14,7 @@ import data.corpora
 from codec.training import Trainer
 from codec.training.logging.run_logger import TensorBoardSink, WandbSink
 from data import DataError
-from scripts.command_line import explain
+from scripts.command_line import describe_error
 from scripts.composition import _KEYS, build, check_keys
 from scripts.train import run
 
@@ -161,7 +161,7 @@ def test_what_has_no_default_is_asked_for_by_name(option: str, setting: str, tmp
     cfg = configuration(*given, f"runs_folder={tmp_path}")
     with pytest.raises(Exception, match=setting) as caught:
         run(cfg)
-    assert explain(caught.value) == f"{setting} has no default: give {setting}=..."
+    assert describe_error(caught.value) == f"{setting} has no default: give {setting}=..."
 
 
 def test_without_a_discriminator_the_default_losses_are_refused(built: Build) -> None:

@@ -17,8 +17,8 @@ from codec.cli import main
 from codec.training import CheckpointStore, Trainer, load_checkpoint
 from codec.training.checkpoint.pretrained import averaged_codec
 from encodec_weights import encodec_model, fill_codebooks
-from scripts.command_line import explain
-from scripts.composition import opened
+from scripts.command_line import describe_error
+from scripts.composition import open_run
 from tiny_command import ROOT, TINY, composed
 from tiny_run import differences
 
@@ -32,7 +32,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def train(runs: Path, *overrides: str, steps: int = 3) -> None:
-    with opened(
+    with open_run(
         composed("train", *TINY, f"runs_folder={runs}", f"trainer.budget.steps={steps}", *overrides)
     ) as trainer:
         trainer.run()
@@ -40,14 +40,14 @@ def train(runs: Path, *overrides: str, steps: int = 3) -> None:
 
 def first_state(runs: Path, *overrides: str) -> dict[str, Any]:
     """Of a run before its first step."""
-    with opened(composed("train", *TINY, f"runs_folder={runs}", "name=fresh", *overrides)) as trainer:
+    with open_run(composed("train", *TINY, f"runs_folder={runs}", "name=fresh", *overrides)) as trainer:
         return trainer.state_dict()
 
 
 def refusal(runs: Path, *overrides: str) -> str:
     with pytest.raises(ValueError, match="init_from") as caught:
         first_state(runs, *overrides)
-    line = explain(caught.value)
+    line = describe_error(caught.value)
     assert "\n" not in line
     assert not (runs / "fresh" / "config.yaml").exists()
     return line
@@ -154,7 +154,7 @@ def test_a_resumed_run_needs_the_other_no_more(origin: Path, tmp_path: Path, mon
 def test_a_discriminator_on_one_side_only(origin: Path, tmp_path: Path) -> None:
     without = tuple(item for item in TINY if not item.startswith(("discriminator.", "+losses.terms.tonality")))
     plain = [*without, f"runs_folder={tmp_path}", "discriminator=none", "losses=reconstruction"]
-    with opened(composed("train", *plain, "name=plain", f"init_from={origin}", "trainer.budget.steps=1")) as trainer:
+    with open_run(composed("train", *plain, "name=plain", f"init_from={origin}", "trainer.budget.steps=1")) as trainer:
         assert differences(trainer.codec.state_dict(), load_checkpoint(origin).state["codec"]) == []
         trainer.run()
     taken = first_state(tmp_path, f"init_from={tmp_path / 'plain'}")
@@ -267,7 +267,7 @@ def test_first_weights_are_not_put_over_those_that_come_trained(origin: Path, tm
         "train", *TINY, f"runs_folder={tmp_path}", "name=fresh", f"init_from={origin}", "trainer.initial=transform",
         "trainer.budget.steps=1", "optimizer.codec.lr=0.0",
     )  # fmt: skip
-    with opened(settings) as trainer:
+    with open_run(settings) as trainer:
         trainer.run()
         state = trainer.codec.state_dict()
     taken = load_checkpoint(origin).state["codec"]

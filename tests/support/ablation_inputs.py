@@ -10,7 +10,7 @@ import soundfile
 
 RATE = 16000
 STRATEGIES = ("encodec", "pcgrad", "weighted_sum")
-SETTINGS: Mapping[str, Mapping[str, float]] = {"plain": {}, "adversarial-x10": {"adversarial": 10.0}}
+SETTINGS: Mapping[str, Mapping[str, float]] = {"default": {}, "adversarial-x10": {"adversarial": 10.0}}
 CLIPS = {"music-a": "music", "music-b": "music", "speech-a": "speech", "speech-b": "speech"}
 
 
@@ -24,21 +24,21 @@ def make_ablation(
     strategies: Iterable[str] = STRATEGIES,
     seeds: Iterable[int] = (0, 1),
     settings: Mapping[str, Mapping[str, float]] = SETTINGS,
-    end_points: Mapping[str, str] | None = None,
+    loss_ablations: Mapping[str, str] | None = None,
     seconds: float = 0.5,
 ) -> Path:
     """Writes the folder; scores follow from strategy, seed and clip through `score`.
 
     Args:
-        end_points: strategy to "alone" or "left_out", further cells of every seed and setting.
+        loss_ablations: strategy to "single_loss" or "leave_one_out", further cells of every seed and setting.
         seconds: of the samples.
     """
     kinds: dict[str, str | None] = dict.fromkeys(strategies)
-    kinds |= end_points or {}
+    kinds |= loss_ablations or {}
     for weights, factors in settings.items():
-        for strategy, end_point in kinds.items():
+        for strategy, loss_ablation in kinds.items():
             for seed in seeds:
-                entry = cell_entry(strategy, weights, seed, list(kinds).index(strategy), factors, end_point)
+                entry = cell_entry(strategy, weights, seed, list(kinds).index(strategy), factors, loss_ablation)
                 write_cell(folder, entry, seconds)
     text = f"name: {folder.name}\nstart: a common checkpoint\nsteps: 40\nstrategies:\n- encodec\n"
     (folder / "ablation.yaml").write_text(text, encoding="utf-8")
@@ -56,7 +56,7 @@ def cell_entry(
     seed: int,
     place: int,
     factors: Mapping[str, float] | None = None,
-    end_point: str | None = None,
+    loss_ablation: str | None = None,
     clips: Mapping[str, str] = CLIPS,
 ) -> dict[str, Any]:
     per_clip = {
@@ -77,7 +77,7 @@ def cell_entry(
         "strategy": strategy,
         "weights": weights,
         "weight_factors": dict(factors or {}),
-        "end_point": end_point,
+        "loss_ablation": loss_ablation,
         "seed": seed,
         "steps": 40,
         "seconds": 4.0,
@@ -91,7 +91,7 @@ def cell_entry(
 
 
 def write_cell(folder: Path, entry: Mapping[str, Any], seconds: float = 0.5) -> Path:
-    cell = folder / "cells" / entry["cell"]
+    cell = folder / "runs" / entry["cell"]
     (cell / "samples").mkdir(parents=True)
     generator = np.random.default_rng([entry["seed"], len(entry["strategy"])])
     for clip in entry["clips"]:
@@ -107,9 +107,9 @@ def write_cell(folder: Path, entry: Mapping[str, Any], seconds: float = 0.5) -> 
 
 
 def fail(cell: Path, entry: Mapping[str, Any], reason: str | None = None) -> None:
-    """Writes cell.json, with `reason` that of a cell that diverged."""
+    """Writes result.json, with `reason` that of a cell that diverged."""
     lost = {"failure": reason, "scores": {}, "clips": {}} if reason else {}
-    (cell / "cell.json").write_text(json.dumps({**entry, **lost}), encoding="utf-8")
+    (cell / "result.json").write_text(json.dumps({**entry, **lost}), encoding="utf-8")
 
 
 def _train(seed: int, level: float) -> list[dict[str, Any]]:

@@ -13,13 +13,13 @@ import torch
 
 from codec.training import Trainer
 from scripts.command_line import execute
-from scripts.composition import opened
+from scripts.composition import open_run
 from tiny_command import TINY, composed
 
 
 def train() -> None:
     out, kill, *overrides = sys.argv[1:]
-    with opened(composed("train", *TINY, *overrides)) as trainer:
+    with open_run(composed("train", *TINY, *overrides)) as trainer:
         if kill != "none" and not (Path(out) / "killed").exists():
             die_at(trainer, *map(int, kill.split("@")), mark=Path(out) / "killed")
         trainer.run()

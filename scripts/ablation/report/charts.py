@@ -52,7 +52,7 @@ def curves(conditions: Sequence[Condition], reference: str) -> tuple[list[Multip
             notes += [f"{cell.folder.name}: {note}" for note in unread]
             train.append([record for record in records if record["split"] == "train"])
             validation.append([record for record in records if record["split"] == "validation"])
-        is_reference = condition.strategy == reference and condition.end_point is None
+        is_reference = condition.strategy == reference and condition.loss_ablation is None
         runs.append(_Run(condition.strategy, is_reference, train, validation))
     every_train = [record for run in runs for records in run.train for record in records]
     losses, shares, cosines = (_named(every_train, prefix) for prefix in ("loss/", "share/", "cosine/"))

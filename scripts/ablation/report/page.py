@@ -16,9 +16,9 @@ from scripts.ablation.report.charts import Multiples, curves
 from scripts.ablation.report.runs import (
     Cell,
     Condition,
-    conditions_of,
+    conditions_by_weights,
     ordered,
-    read_cells,
+    read_runs,
     write_results,
 )
 from scripts.ablation.report.samples import listen, output_agreement
@@ -31,7 +31,7 @@ from scripts.ablation.report.tables import (
     score_table,
 )
 
-__all__ = ["write_ablation"]
+__all__ = ["write_ablation_report"]
 
 # Two outputs count as one when they differ by less than 1 % of their amplitude.
 _SAME_DB = 40.0
@@ -58,14 +58,14 @@ class Setting(NamedTuple):
     multiples: Sequence[Multiples]
 
 
-def write_ablation(folder: Path, reference: str = "weighted_sum") -> Path:
+def write_ablation_report(folder: Path, reference: str = "weighted_sum") -> Path:
     """Makes results.csv and `ablation.html` from the finished cells of an ablation's folder.
 
-    Each is written beside and renamed, so a reader never sees half of it. Cells without cell.json are still to be run
+    Each is written beside and renamed, so a reader never sees half of it. Cells without result.json are still to be run
     and are only counted.
 
     Args:
-        folder: which holds cells/ and ablation.yaml, each of which may be missing.
+        folder: which holds runs/ and ablation.yaml, each of which may be missing.
         reference: the strategy that all others are compared with.
 
     Returns:
@@ -76,8 +76,8 @@ def write_ablation(folder: Path, reference: str = "weighted_sum") -> Path:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder of an ablation is wanted, got {folder}, which is not a folder")
-    cells, unfinished, notes = read_cells(folder)
-    settings = conditions_of(cells, reference)
+    cells, unfinished, notes = read_runs(folder)
+    settings = conditions_by_weights(cells, reference)
     metrics = ordered((name for cell in cells for name, value in cell.scores.items() if np.isfinite(value)), METRICS)
     write_results(folder / "results.csv", cells, metrics)
     shown = []
@@ -129,7 +129,7 @@ def _setting(conditions: Sequence[Condition], metrics: Sequence[str], reference:
         measured = [m for m in of_clips if any(np.isfinite(cell.group_score(group, m)) for cell in cells)]
         return score_table(group, conditions, measured, lambda cell, metric: cell.group_score(group, metric))
 
-    base = next((c for c in conditions if c.strategy == reference and c.end_point is None and c.finished), None)
+    base = next((c for c in conditions if c.strategy == reference and c.loss_ablation is None and c.finished), None)
     differences, sentences = None, [f"No cell of {reference} has finished here, so there is nothing to compare with."]
     if base is not None and len(conditions) > 1:
         differences, sentences = difference_table(

@@ -11,7 +11,16 @@ import numpy as np
 
 from codec.atomic_file import atomic_write
 
-__all__ = ["Cell", "ClipScores", "Condition", "conditions_of", "number", "ordered", "read_cells", "write_results"]
+__all__ = [
+    "Cell",
+    "ClipScores",
+    "Condition",
+    "conditions_by_weights",
+    "number",
+    "ordered",
+    "read_runs",
+    "write_results",
+]
 
 
 class ClipScores(NamedTuple):
@@ -26,9 +35,9 @@ class Cell(NamedTuple):
 
     folder: Path
     strategy: str
-    weights: str  # "plain", or which loss weights differ
+    weights: str  # "default", or which loss weights differ
     weight_factors: Mapping[str, float]
-    end_point: str | None  # "alone" or "left_out"
+    loss_ablation: str | None  # "single_loss" or "leave_one_out"
     seed: int
     steps: int
     seconds: float
@@ -51,7 +60,7 @@ class Condition(NamedTuple):
 
     strategy: str
     weights: str
-    end_point: str | None
+    loss_ablation: str | None
     cells: Sequence[Cell]  # in order of seeds, failed ones too
 
     @property
@@ -64,7 +73,7 @@ class Condition(NamedTuple):
 
     @property
     def label(self) -> str:
-        return self.strategy if self.weights == "plain" else f"{self.strategy}, {self.weights}"
+        return self.strategy if self.weights == "default" else f"{self.strategy}, {self.weights}"
 
     def clip_scores(self, metric: str) -> dict[int, dict[str, float]]:
         """Seed to clip to score."""
@@ -74,22 +83,22 @@ class Condition(NamedTuple):
         }
 
 
-def read_cells(folder: Path) -> tuple[list[Cell], int, list[str]]:
-    """Reads every `cells/*/cell.json`.
+def read_runs(folder: Path) -> tuple[list[Cell], int, list[str]]:
+    """Reads every `runs/*/result.json`.
 
     Returns:
-        The cells; how many have no cell.json, which are still to be run; a line for each file that cannot be used.
+        The cells; how many have no result.json, which are still to be run; a line for each file that cannot be used.
     """
     cells, unfinished, notes = [], 0, []
-    folders = sorted(path for path in (folder / "cells").glob("*") if path.is_dir())
+    folders = sorted(path for path in (folder / "runs").glob("*") if path.is_dir())
     for path in folders:
-        if not (path / "cell.json").exists():
+        if not (path / "result.json").exists():
             unfinished += 1
             continue
         try:
-            cells.append(_cell(path, json.loads((path / "cell.json").read_text(encoding="utf-8"))))
+            cells.append(_cell(path, json.loads((path / "result.json").read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            notes.append(f"{path.name}/cell.json is left out: {type(error).__name__}, {error}.")
+            notes.append(f"{path.name}/result.json is left out: {type(error).__name__}, {error}.")
     return cells, unfinished, notes
 
 
@@ -103,7 +112,7 @@ def _cell(folder: Path, entry: Mapping[str, Any]) -> Cell:
         strategy=str(entry["strategy"]),
         weights=str(entry["weights"]),
         weight_factors={name: float(factor) for name, factor in entry["weight_factors"].items()},
-        end_point=entry["end_point"],
+        loss_ablation=entry["loss_ablation"],
         seed=int(entry["seed"]),
         steps=int(entry["steps"]),
         seconds=number(entry["seconds"]),
@@ -121,19 +130,19 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
 
 
-def conditions_of(cells: Sequence[Cell], reference: str) -> dict[str, list[Condition]]:
-    """Setting of the weights to its conditions: the reference, the other strategies by name, the end points."""
+def conditions_by_weights(cells: Sequence[Cell], reference: str) -> dict[str, list[Condition]]:
+    """Setting of the weights to its conditions: the reference, the other strategies by name, the loss ablations."""
     members = defaultdict(list)
     factors = {}
     for cell in cells:
-        members[cell.weights, cell.end_point, cell.strategy].append(cell)
+        members[cell.weights, cell.loss_ablation, cell.strategy].append(cell)
         factors[cell.weights] = sorted(cell.weight_factors.items())
-    settings = sorted(factors, key=lambda weights: (weights != "plain", factors[weights], weights))
+    settings = sorted(factors, key=lambda weights: (weights != "default", factors[weights], weights))
     result: dict[str, list[Condition]] = {weights: [] for weights in settings}
     for key in sorted(members, key=lambda key: (key[1] or "", key[2] != reference, key[2])):
-        weights, end_point, strategy = key
+        weights, loss_ablation, strategy = key
         in_order = sorted(members[key], key=lambda cell: cell.seed)
-        result[weights].append(Condition(strategy, weights, end_point, in_order))
+        result[weights].append(Condition(strategy, weights, loss_ablation, in_order))
     return result
 
 
@@ -149,7 +158,7 @@ def write_results(path: Path, cells: Sequence[Cell], metrics: Sequence[str]) -> 
     clips = [clip for cell in cells for clip in cell.clips.values()]
     measured = {metric for clip in clips for metric in clip.scores}
     by_group = [(group, m) for group in sorted({clip.group for clip in clips}) for m in ordered(measured, metrics)]
-    fields = ("strategy", "weights", "end_point", "seed", "failure", "steps", "seconds", "seconds_per_step",
+    fields = ("strategy", "weights", "loss_ablation", "seed", "failure", "steps", "seconds", "seconds_per_step",
               "peak_memory_mib", "skipped_steps")  # fmt: skip
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)

@@ -68,20 +68,20 @@ def clip_metrics(conditions: Sequence[Condition]) -> list[str]:
 def score_table(
     caption: str, conditions: Sequence[Condition], metrics: Sequence[str], score: Callable[[Cell, str], float]
 ) -> Table:
-    """A row per condition, the best mean of every column marked among the strategies (end points do not compete)."""
+    """A row per condition. The best mean of each column is marked; loss ablations do not compete."""
     intervals = {
         (row, metric): mean_interval(np.array([score(cell, metric) for cell in condition.finished]))
         for row, condition in enumerate(conditions)
         for metric in metrics
     }
-    rivals = [row for row, condition in enumerate(conditions) if condition.end_point is None]
+    rivals = [row for row, condition in enumerate(conditions) if condition.loss_ablation is None]
     best = {metric: _best([intervals[row, metric].mean for row in rivals], metric) for metric in metrics}
     rows = []
     for row, condition in enumerate(conditions):
         entries = []
         for metric in metrics:
             interval = intervals[row, metric]
-            is_best = condition.end_point is None and interval.mean == best[metric]
+            is_best = condition.loss_ablation is None and interval.mean == best[metric]
             text = _interval(interval, metric_of(metric).digits)
             entries.append(Entry(text, interval.mean, mark="best" if is_best else ""))
         rows.append(_row(condition, entries))
@@ -91,7 +91,7 @@ def score_table(
 def difference_table(
     caption: str, conditions: Sequence[Condition], reference: Condition, metrics: Sequence[str]
 ) -> tuple[Table, list[str]]:
-    """Paired differences to `reference`, Holm-corrected over the rows that are tested alike, per metric.
+    """Paired differences to `baseline`, Holm-corrected over the rows that are tested alike, per metric.
 
     Returns:
         The table, and sentences on what such numbers of seeds and clips can show.
@@ -165,7 +165,7 @@ def balancing_table(settings: Mapping[str, Sequence[Condition]]) -> Table | None
     """EnCodec's table A.4: weights down, with and without balancing across; None unless two settings have both."""
     pairs = {}
     for weights, conditions in settings.items():
-        named = {condition.strategy: condition for condition in conditions if condition.end_point is None}
+        named = {condition.strategy: condition for condition in conditions if condition.loss_ablation is None}
         if _BALANCED in named and _UNBALANCED in named:
             pairs[weights] = (named[_BALANCED], named[_UNBALANCED])
     if len(pairs) < 2:
@@ -194,9 +194,11 @@ def cost_table(settings: Mapping[str, Sequence[Condition]], reference: str) -> T
     merged: dict[tuple[str, str | None], list[Cell]] = {}
     for conditions in settings.values():
         for condition in conditions:
-            merged.setdefault((condition.strategy, condition.end_point), []).extend(condition.cells)
-    pooled = [Condition(strategy, "plain", end, cells) for (strategy, end), cells in merged.items()]
-    base = next((_median(c, "seconds_per_step") for c in pooled if (c.strategy, c.end_point) == (reference, None)), 0.0)
+            merged.setdefault((condition.strategy, condition.loss_ablation), []).extend(condition.cells)
+    pooled = [Condition(strategy, "default", end, cells) for (strategy, end), cells in merged.items()]
+    base = next(
+        (_median(c, "seconds_per_step") for c in pooled if (c.strategy, c.loss_ablation) == (reference, None)), 0.0
+    )
     rows = []
     for condition in pooled:
         step = _median(condition, "seconds_per_step")
@@ -231,10 +233,10 @@ def _row(condition: Condition, entries: Sequence[Entry]) -> Row:
 
 
 def _bodies(conditions: Sequence[Condition], rows: Sequence[Row]) -> list[list[Row]]:
-    """Strategies, then end points."""
+    """Strategies, then loss ablations."""
     parts: list[list[Row]] = [[], []]
     for condition, row in zip(conditions, rows, strict=True):
-        parts[condition.end_point is not None].append(row)
+        parts[condition.loss_ablation is not None].append(row)
     return [part for part in parts if part]
 
 
