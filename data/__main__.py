@@ -16,8 +16,8 @@ def main(arguments: list[str]) -> int:
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    for path, reason in manifest.set_aside:
-        print(f"set aside: {path}: {reason}", file=sys.stderr)
+    for path, reason in manifest.skipped_files:
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
     print(f"{arguments[1]}: {len(manifest.entries)} files, {manifest.seconds / 60:.1f} min")
     return 0
 

@@ -143,7 +143,7 @@ def large(root: str, minimum_sample_rate: int = 22050, source_weights: Mapping[s
 
 def folder(
     root: str,
-    held_out_share: float = 0.02,
+    held_out_fraction: float = 0.02,
     minimum_seconds: float = 0.1,
     minimum_sample_rate: int = 8000,
     source_weights: Mapping[str, float] | None = None,
@@ -155,7 +155,7 @@ def folder(
 
     Args:
         root: folder, or a manifest that ends in .jsonl.
-        held_out_share: expected share of the files, above 0 and below 1.
+        held_out_fraction: expected share of the files, above 0 and below 1.
         minimum_seconds: shorter files are set aside.
         minimum_sample_rate: Hz; files below it are set aside.
         source_weights: by the names of the folders directly below `root`, which become the sources; None for one.
@@ -163,10 +163,10 @@ def folder(
     Raises:
         DataError: nothing usable, nothing to hold out, or sources and weights do not match.
     """
-    if not 0 < held_out_share < 1:
-        raise DataError(f"wanted a held_out_share between 0 and 1, got {held_out_share}")
+    if not 0 < held_out_fraction < 1:
+        raise DataError(f"wanted a held_out_fraction between 0 and 1, got {held_out_fraction}")
     found = _load(root, minimum_seconds, minimum_sample_rate, by_subfolder=source_weights is not None)
-    held = _held_out_paths(found, held_out_share)
+    held = _held_out_paths(found, held_out_fraction)
     if not held:
         raise DataError(f"{root}: wanted at least two files of a source to hold one out, found {len(found.entries)}")
     train = found.where(lambda entry: entry.path not in held)
@@ -248,7 +248,9 @@ def _package_manifest(root: Path, file: str, packages: Sequence[Package], minimu
     for package in fetch(packages, root):
         found = scan_folder(root / package.name, minimum_seconds=0.5)
         manifest.entries.extend(_labelled(entry, package) for entry in found.entries)
-        manifest.set_aside.extend((os.path.join(package.name, path), reason) for path, reason in found.set_aside)
+        manifest.skipped_files.extend(
+            (os.path.join(package.name, path), reason) for path, reason in found.skipped_files
+        )
     if not manifest.entries:
         raise DataError("none of its packages could be fetched")
     manifest.entries.sort(key=lambda entry: entry.path)

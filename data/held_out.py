@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.audio import DataError, UnreadableAudio, level_dbfs
 from data.manifest import Manifest
-from data.segments import Tape, generator
+from data.segments import SourceReader, generator
 
 __all__ = ["HeldOutClip", "held_out_clips"]
 
@@ -53,9 +53,9 @@ def held_out_clips(
         )
     clips = []
     for source in manifest.sources:
-        tape = Tape(manifest.of_source(source), sample_rate, channels)
+        reader = SourceReader(manifest.of_source(source), sample_rate, channels)
         for number in range(clips_per_source):
-            clip = _clip(tape, source, number, clips_per_source, frames, seed)
+            clip = _clip(reader, source, number, clips_per_source, frames, seed)
             if clip is not None:
                 clips.append(clip)
     if not clips:
@@ -63,18 +63,18 @@ def held_out_clips(
     return clips
 
 
-def _clip(tape: Tape, source: str, number: int, count: int, frames: int, seed: int) -> HeldOutClip | None:
+def _clip(reader: SourceReader, source: str, number: int, count: int, frames: int, seed: int) -> HeldOutClip | None:
     for attempt in range(_ATTEMPTS):
         place = (number + generator(seed, number, attempt).random()) / count
         try:
-            audio = tape.read(place, frames)
+            audio = reader.read(place, frames)
         except UnreadableAudio as error:
             found = (error.path, error.reason)
-            if found not in tape.manifest.set_aside:
-                tape.manifest.set_aside.append(found)
+            if found not in reader.manifest.skipped_files:
+                reader.manifest.skipped_files.append(found)
             continue
         if level_dbfs(audio) >= _QUIETEST_DBFS:
-            stem = Path(tape.file_at(place)).stem
+            stem = Path(reader.file_at(place)).stem
             name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{source}-{number:02d}-{stem}").strip("-")
             return HeldOutClip(name, source, audio)
     return None

@@ -44,12 +44,12 @@ class Manifest:
     Args:
         root: folder that the paths are relative to.
         entries: the usable files.
-        set_aside: path and reason of each file that is not used.
+        skipped_files: path and reason of each file that is not used.
     """
 
     root: Path
     entries: list[Entry]
-    set_aside: list[tuple[str, str]] = field(default_factory=list)
+    skipped_files: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -68,7 +68,7 @@ class Manifest:
 
     def where(self, keep: Callable[[Entry], bool]) -> "Manifest":
         """The entries for which `keep` is true; files set aside stay listed."""
-        return Manifest(self.root, [entry for entry in self.entries if keep(entry)], self.set_aside)
+        return Manifest(self.root, [entry for entry in self.entries if keep(entry)], self.skipped_files)
 
     def of_source(self, source: str) -> "Manifest":
         return self.where(lambda entry: entry.source == source)
@@ -83,8 +83,8 @@ class Manifest:
             for entry in self.entries:
                 line = asdict(entry) | {"path": os.path.normpath(os.path.join(prefix, entry.path))}
                 file.write(json.dumps(line) + "\n")
-            for name, reason in self.set_aside:
-                line = {"path": os.path.normpath(os.path.join(prefix, name)), "set_aside": reason}
+            for name, reason in self.skipped_files:
+                line = {"path": os.path.normpath(os.path.join(prefix, name)), "skipped": reason}
                 file.write(json.dumps(line) + "\n")
         os.replace(beside, target)
 
@@ -112,8 +112,8 @@ class Manifest:
     def _add_line(self, line: str, where: str) -> None:
         try:
             fields = json.loads(line)
-            if "set_aside" in fields:
-                self.set_aside.append((fields["path"], fields["set_aside"]))
+            if "skipped" in fields:
+                self.skipped_files.append((fields["path"], fields["skipped"]))
                 return
             for name in ("source", "package", "licence"):  # a handful of values shared by all entries
                 if name in fields:
@@ -188,19 +188,19 @@ def scan_folder(
     with ThreadPoolExecutor(threads) as pool:
         for name, found in zip(audio_names, pool.map(header, audio_names), strict=True):
             if isinstance(found, str):
-                manifest.set_aside.append((name, found))
+                manifest.skipped_files.append((name, found))
             else:
                 size = os.path.getsize(root / name)
                 manifest.entries.append(Entry(name, *found, bytes=size, source=intern(source_of(name))))
     if not manifest.entries:
-        raise DataError(f"{root}: {_nothing_found(len(names), manifest.set_aside)}")
+        raise DataError(f"{root}: {_nothing_found(len(names), manifest.skipped_files)}")
     return manifest
 
 
-def _nothing_found(files: int, set_aside: list[tuple[str, str]]) -> str:
+def _nothing_found(files: int, skipped_files: list[tuple[str, str]]) -> str:
     if not files:
         return "the folder is empty"
-    if not set_aside:
+    if not skipped_files:
         return f"no audio among its {files} files (wav, flac, ogg, opus, mp3, aiff ...)"
-    path, reason = set_aside[0]
-    return f"none of its {len(set_aside)} audio files can be used, for example {path}: {reason}"
+    path, reason = skipped_files[0]
+    return f"none of its {len(skipped_files)} audio files can be used, for example {path}: {reason}"

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """What one training step sees."""
 
     audio: Tensor  # [B, C, T] float32
-    rejected: tuple[str, ...]  # files that did not decode
+    skipped_files: tuple[str, ...]  # files that did not decode
 
 
 class _Batches(Dataset[Batch | str]):
@@ -35,8 +35,8 @@ class _Batches(Dataset[Batch | str]):
             segments = [self.dataset[index] for index in range(first, first + self.batch_size)]
         except DataError as error:
             return str(error)
-        rejected = dict.fromkeys(path for segment in segments for path in segment.rejected)
-        return Batch(torch.stack([segment.audio for segment in segments]), tuple(rejected))
+        skipped_files = dict.fromkeys(path for segment in segments for path in segment.skipped_files)
+        return Batch(torch.stack([segment.audio for segment in segments]), tuple(skipped_files))
 
 
 class _Numbers:
@@ -62,7 +62,7 @@ def _ignore_interrupts(worker: int) -> None:
 def training_batches(
     dataset: SegmentDataset,
     batch_size: int,
-    workers: int,
+    num_workers: int,
     start_step: int,
     rank: int = 0,
     world_size: int = 1,
@@ -75,7 +75,7 @@ def training_batches(
     Args:
         dataset: where segments come from.
         batch_size: B, segments per step and process.
-        workers: processes that read ahead; 0 reads in this one.
+        num_workers: processes that read ahead; 0 reads in this one.
         start_step: step of the first batch.
         rank: of this process among `world_size`; rank r of W takes batch i * W + r.
         world_size: processes that train together.
@@ -85,18 +85,18 @@ def training_batches(
     Raises:
         DataError: while iterating, if the corpus cannot be read; at once, if a number makes no sense.
     """
-    if batch_size < 1 or workers < 0 or start_step < 0 or not 0 <= rank < world_size:
+    if batch_size < 1 or num_workers < 0 or start_step < 0 or not 0 <= rank < world_size:
         raise DataError(
-            "wanted batch_size >= 1, workers >= 0, start_step >= 0 and 0 <= rank < world_size, "
-            f"got {batch_size}, {workers}, {start_step}, {rank}, {world_size}"
+            "wanted batch_size >= 1, num_workers >= 0, start_step >= 0 and 0 <= rank < world_size, "
+            f"got {batch_size}, {num_workers}, {start_step}, {rank}, {world_size}"
         )
     loader = DataLoader(
         _Batches(dataset, batch_size),
         batch_size=None,
         sampler=_Numbers(start_step * world_size + rank, world_size),
-        num_workers=workers,
+        num_workers=num_workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_ignore_interrupts if workers else None,
+        worker_init_fn=_ignore_interrupts if num_workers else None,
         generator=torch.Generator(),  # else torch draws the workers' seeds from the global generator
     )
     return _checked(loader)

@@ -18,7 +18,7 @@ from data.audio import (
 )
 from data.manifest import Manifest
 
-__all__ = ["Segment", "SegmentDataset", "Tape", "generator"]
+__all__ = ["Segment", "SegmentDataset", "SourceReader", "generator"]
 
 _SILENCE_DBFS = -60.0
 _QUIET_ATTEMPTS = 8
@@ -32,10 +32,10 @@ class Segment(NamedTuple):
 
     audio: Tensor  # [C, T] float32, peak at most 1
     source: str
-    rejected: tuple[str, ...]  # files that did not decode on the way to this one
+    skipped_files: tuple[str, ...]  # files that did not decode on the way to this one
 
 
-class Tape:
+class SourceReader:
     """The files of one source laid end to end in the manifest's order: a place on it is a number in [0, 1).
 
     A uniform place hits a file in proportion to its duration. A file at least as long as the segment gives all of it. A
@@ -157,7 +157,9 @@ class SegmentDataset:
         weights = _checked_weights(manifest, source_weights)
         self.sources = list(weights)
         self._cumulative = np.cumsum(list(weights.values())) / sum(weights.values())
-        self._tapes = {source: Tape(manifest.of_source(source), sample_rate, channels) for source in self.sources}
+        self._readers = {
+            source: SourceReader(manifest.of_source(source), sample_rate, channels) for source in self.sources
+        }
 
     @property
     def segments_per_epoch(self) -> int:
@@ -166,24 +168,24 @@ class SegmentDataset:
 
     def __getitem__(self, index: int) -> Segment:
         """Shape: audio [C, T]"""
-        rejected: list[str] = []
+        skipped_files: list[str] = []
         quiet = 0
         for attempt in range(_ATTEMPTS):
             random = generator(self.seed, index, attempt)
             drawn = int(np.searchsorted(self._cumulative, random.random(), side="right"))
             source = self.sources[min(drawn, len(self.sources) - 1)]
             try:
-                audio = self._tapes[source].read(random.random(), self.frames)
+                audio = self._readers[source].read(random.random(), self.frames)
             except UnreadableAudio as error:
-                rejected.append(error.path)
+                skipped_files.append(error.path)
                 last = error
                 continue
             silent = level_dbfs(audio) < _SILENCE_DBFS
             quiet += silent
             if not silent or quiet > _QUIET_ATTEMPTS:
-                return Segment(audio, source, tuple(dict.fromkeys(rejected)))
+                return Segment(audio, source, tuple(dict.fromkeys(skipped_files)))
         raise DataError(
-            f"{len(rejected)} of {_ATTEMPTS} reads for segment {index} failed, most of the corpus is damaged: {last}"
+            f"{len(skipped_files)} of {_ATTEMPTS} reads for segment {index} failed, most of the corpus is damaged: {last}"
         )
 
 

@@ -41,7 +41,7 @@ _KEYS = {
         *("data", "optimizer", "trainer", "logger", "validation", "checkpoints"),
     ),
     "losses": ("terms", "adversarial", "weights"),
-    "data": ("root", "corpus", "segments", "batch_size", "workers", "held_out"),
+    "data": ("root", "corpus", "segment_seconds", "batch_size", "num_workers", "held_out"),
     "optimizer": ("codec", "discriminator"),
     "logger": ("sinks",),
     "validation": ("bandwidth_kbps", "samples_per_group"),
@@ -55,7 +55,7 @@ CHANGEABLE_ON_RESUME = (
     "trainer.cadence",
     "trainer.device",
     "trainer.doctor",
-    "data.workers",
+    "data.num_workers",
     "logger",
     "checkpoints",
 )
@@ -90,7 +90,7 @@ def build(
         raise ValueError(f"validation.bandwidth_kbps: {error}") from error
     sinks = [*sinks, *make(cfg.logger.sinks)]
     check_loss_names(losses, adversary, balancer)
-    check_windows(losses, adversary, round(float(cfg.data.segments.segment_seconds) * codec.config.sample_rate))
+    check_windows(losses, adversary, round(float(cfg.data.segment_seconds) * codec.config.sample_rate))
     origin = _origin(cfg, folder, codec, adversary)
     if origin is not None:
         plan = replace(plan, initial="random")  # no first weights: these are trained ones
@@ -149,7 +149,7 @@ def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversary: Adversary | 
 
 
 def _name_rejected(corpus: Corpus, logger: RunLogger | SilentLogger) -> None:
-    rejected = [(m.root, *entry) for m in (corpus.train, corpus.held_out) for entry in m.set_aside]
+    rejected = [(m.root, *entry) for m in (corpus.train, corpus.held_out) for entry in m.skipped_files]
     for root, path, reason in rejected:
         logger.skip_file(str(Path(root) / path), reason)
     if rejected:
@@ -181,10 +181,15 @@ def _read_data(
     rate, channels = codec.sample_rate, codec.channels
     corpus: Corpus = make(cfg.data.corpus)
     dataset = SegmentDataset(
-        corpus.train, rate, channels, seed=cfg.seed, source_weights=corpus.source_weights, **make(cfg.data.segments)
+        corpus.train,
+        rate,
+        channels,
+        seed=cfg.seed,
+        source_weights=corpus.source_weights,
+        segment_seconds=cfg.data.segment_seconds,
     )
     clips = held_out_clips(corpus.held_out, rate, channels, **make(cfg.data.held_out))
-    data = TrainingData(dataset, cfg.data.batch_size, cfg.data.workers, processes.rank, processes.count)
+    data = TrainingData(dataset, cfg.data.batch_size, cfg.data.num_workers, processes.rank, processes.count)
     return corpus, data, clips
 
 

@@ -102,7 +102,7 @@ def evaluate_folder(
     if clips_per_group < 1 or not 0 < seconds < math.inf:
         raise ValueError(f"at least 1 clip and more than 0 s of it are wanted, got {clips_per_group} and {seconds:g} s")
     manifest = scan_folder(folder, source_of=_group)
-    set_aside = [f"{folder / path}: {reason}" for path, reason in manifest.set_aside]
+    set_aside = [f"{folder / path}: {reason}" for path, reason in manifest.skipped_files]
     names, notes = [], []
     for group in manifest.sources:
         found = [entry.path for entry in manifest.entries if entry.source == group]

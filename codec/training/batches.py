@@ -17,21 +17,21 @@ class TrainingData:
     Args:
         dataset: Segments by index.
         batch_size: Segments in a batch, over all processes of the run.
-        workers: Processes that read ahead; 0 reads in the training process.
+        num_workers: Processes that read ahead; 0 reads in the training process.
         rank, processes: Which part of each batch this is, of how many equal ones.
     """
 
     dataset: SegmentDataset
     batch_size: int
-    workers: int = 1
+    num_workers: int = 1
     rank: int = 0
     processes: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"batch_size must be a whole number from 1 on, got {self.batch_size!r}")
-        if not isinstance(self.workers, int) or self.workers < 0:
-            raise ValueError(f"workers must be a whole number from 0 on, got {self.workers!r}")
+        if not isinstance(self.num_workers, int) or self.num_workers < 0:
+            raise ValueError(f"num_workers must be a whole number from 0 on, got {self.num_workers!r}")
         if self.batch_size % self.processes:
             raise ValueError(
                 f"batch_size is shared out to {self.processes} processes: wanted a multiple, got {self.batch_size}"
@@ -39,7 +39,7 @@ class TrainingData:
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """Endless, from the batch of `start_step`; of each this process's part."""
-        return self._read(self.workers, start_step)
+        return self._read(self.num_workers, start_step)
 
     def batch(self, step: int) -> Tensor:
         """This process's part of the batch of one step, read here and now.
@@ -48,9 +48,9 @@ class TrainingData:
         """
         return next(self._read(0, step)).audio
 
-    def _read(self, workers: int, start_step: int) -> Iterator[Batch]:
+    def _read(self, num_workers: int, start_step: int) -> Iterator[Batch]:
         size = self.batch_size // self.processes
-        return training_batches(self.dataset, size, workers, start_step, self.rank, self.processes)
+        return training_batches(self.dataset, size, num_workers, start_step, self.rank, self.processes)
 
     @property
     def steps_per_epoch(self) -> float:

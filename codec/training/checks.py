@@ -38,5 +38,5 @@ def check_windows(losses: Mapping[str, nn.Module], adversary: Adversary | None, 
         if segment_samples < needed:
             raise ValueError(
                 f"a segment has {segment_samples} samples, but {name} needs at least {needed}: "
-                "raise data.segments.segment_seconds or use smaller windows"
+                "raise data.segment_seconds or use smaller windows"
             )

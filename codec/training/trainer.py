@@ -246,7 +246,7 @@ class Trainer:
             return_freed_memory()
 
     def _receive(self, batch: Batch) -> Tensor:
-        for path in batch.rejected:
+        for path in batch.skipped_files:
             self.logger.skip_file(path, "did not decode")
         return batch.audio.to(self.device, non_blocking=True)
 

@@ -2,7 +2,7 @@
 
 python -m scripts.bench.data [--seconds S] [--batches N] [--files N] [--json FILE]
 
-One worker reads segments of 1 s at random places of compressed files, as a run with `data.workers=1` does. Training
+One worker reads segments of 1 s at random places of compressed files, as a run with `data.num_workers=1` does. Training
 rates are those of two experiments on this machine, the paper-size model and the starter.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["main", "manifest_cost", "reading_rate", "write_corpus"]
 
 _FORMATS = {"ogg": "VORBIS", "flac": "PCM_16"}
 _STEPS = 3
-_STARTER = ("experiment=starter", "data=clips", "data.workers=0", "name=bench")
+_STARTER = ("experiment=starter", "data=clips", "data.num_workers=0", "name=bench")
 
 
 class OpeningCost(NamedTuple):

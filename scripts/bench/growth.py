@@ -46,7 +46,7 @@ def _losses(count: int) -> list[str]:
 # Name -> what its sizes count, and the overrides of each size.
 SERIES: Mapping[str, tuple[str, Mapping[float, Sequence[str]]]] = {
     "batch": ("signals of 1 s", {size: [f"data.batch_size={size}"] for size in (1, 2, 4, 8)}),
-    "segment": ("s, batch of 4", {s: [f"data.segments.segment_seconds={s}"] for s in (0.25, 0.5, 1.0, 2.0)}),
+    "segment": ("s, batch of 4", {s: [f"data.segment_seconds={s}"] for s in (0.25, 0.5, 1.0, 2.0)}),
     "books": ("of 1024 codes", {count: _books(count) for count in (4, 8, 16, 32)}),
     "losses": ("waveform losses", {count: _losses(count) for count in (1, 2, 4, 8)}),
     "discriminators": (

@@ -33,7 +33,7 @@ AUDIOCRAFT = (
     "experiment=audiocraft_24khz",
     "adversary.update=simultaneous",
     "data=clips",
-    "data.workers=0",
+    "data.num_workers=0",
     "data.batch_size=4",
     "name=bench",
 )

@@ -63,13 +63,13 @@ def test_clips_are_enough_for_weights() -> None:
 def test_held_out_files_depend_on_their_own_paths(tmp_path: Path) -> None:
     for number in range(60):
         write(tmp_path / f"{number}.wav", 0.1, 8000)
-    train, held_out = paths(folder(str(tmp_path), held_out_share=0.2))
+    train, held_out = paths(folder(str(tmp_path), held_out_fraction=0.2))
     assert not train & held_out
     assert len(train | held_out) == 60
     assert 4 <= len(held_out) <= 22
     for number in range(60, 80):
         write(tmp_path / f"{number}.wav", 0.1, 8000)
-    _, more = paths(folder(str(tmp_path), held_out_share=0.2))
+    _, more = paths(folder(str(tmp_path), held_out_fraction=0.2))
     assert held_out == {path for path in more if int(path[:-4]) < 60}
 
 
@@ -92,8 +92,8 @@ def test_one_file_cannot_be_divided(tmp_path: Path) -> None:
     write(tmp_path / "only.wav")
     with pytest.raises(DataError, match="wanted at least two files of a source to hold one out, found 1"):
         folder(str(tmp_path))
-    with pytest.raises(DataError, match="held_out_share between 0 and 1, got 0"):
-        folder(str(tmp_path), held_out_share=0)
+    with pytest.raises(DataError, match="held_out_fraction between 0 and 1, got 0"):
+        folder(str(tmp_path), held_out_fraction=0)
 
 
 def test_what_was_set_aside_is_kept_once(tmp_path: Path) -> None:
@@ -101,15 +101,15 @@ def test_what_was_set_aside_is_kept_once(tmp_path: Path) -> None:
         write(tmp_path / name)
     (tmp_path / "c.wav").touch()
     corpus = folder(str(tmp_path))
-    assert [path for path, _ in corpus.train.set_aside] == ["c.wav"]
-    assert corpus.held_out.set_aside == []
+    assert [path for path, _ in corpus.train.skipped_files] == ["c.wav"]
+    assert corpus.held_out.skipped_files == []
 
 
 def test_a_manifest_may_stand_for_a_folder(tmp_path: Path) -> None:
     for name in ("audio/a.wav", "audio/b.wav", "other/c.wav"):
         write(tmp_path / name)
     scan_folder(tmp_path / "audio").save(tmp_path / "all.jsonl")
-    by_manifest = folder(str(tmp_path / "all.jsonl"), held_out_share=0.5)
+    by_manifest = folder(str(tmp_path / "all.jsonl"), held_out_fraction=0.5)
     assert set.union(*paths(by_manifest)) == {"audio/a.wav", "audio/b.wav"}
     corpus = manifests(str(tmp_path / "all.jsonl"), str(tmp_path / "other"))
     assert paths(corpus) == ({"audio/a.wav", "audio/b.wav"}, {"c.wav"})
@@ -162,7 +162,7 @@ def test_packages_become_two_manifests(shelf: Path) -> None:
         ("effects", "hits", "free"),
         ("speech", "words", "free"),
     }
-    assert corpus.train.set_aside == [("words/usr/short.wav", "7200 frames, 0.300 s, is below 0.5 s")]
+    assert corpus.train.skipped_files == [("words/usr/short.wav", "7200 frames, 0.300 s, is below 0.5 s")]
     assert sorted(path.name for path in shelf.glob("*.jsonl")) == ["starter-held-out.jsonl", "starter-train.jsonl"]
     again = starter(str(shelf), minimum_sample_rate=8000)
     assert paths(again)[0] == {"hits/c.wav", "words/usr/a.wav", "words/usr/low.wav"}

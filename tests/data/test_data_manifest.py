@@ -36,7 +36,7 @@ def test_what_a_scan_finds(tmp_path: Path) -> None:
         ("deep/er/a.flac", 44100, 2, 44100),
         ("eight.WAV", 192000, 8, 38400),
     ]
-    assert manifest.set_aside == []
+    assert manifest.skipped_files == []
     assert manifest.seconds == pytest.approx(0.5 + 1.0 + 0.25 + 0.2)
     assert all(entry.bytes == (tmp_path / entry.path).stat().st_size for entry in manifest.entries)
 
@@ -54,7 +54,7 @@ def test_unusable_files_are_set_aside_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     manifest = scan_folder(tmp_path)
     assert [entry.path for entry in manifest.entries] == ["good.wav"]
-    reasons = dict(manifest.set_aside)
+    reasons = dict(manifest.skipped_files)
     assert reasons["low.wav"] == "sample rate 4000 Hz is below 8000 Hz"
     assert reasons["three.wav"] == "3 frames, 0.000 s, is below 0.1 s"
     assert reasons["header.wav"].startswith("0 frames")
@@ -106,7 +106,7 @@ def test_round_trip_from_another_folder(tmp_path: Path) -> None:
     assert [os.path.realpath(loaded.path(entry)) for entry in loaded.entries] == [
         os.path.realpath(manifest.path(entry)) for entry in manifest.entries
     ]
-    assert loaded.set_aside == [("../audio/bad.wav", "not audio that libsndfile can read")]
+    assert loaded.skipped_files == [("../audio/bad.wav", "not audio that libsndfile can read")]
     loaded.save(tmp_path / "lists/again.jsonl")
     assert (tmp_path / "lists/again.jsonl").read_text() == (tmp_path / "lists/all.jsonl").read_text()
     assert sorted(path.name for path in (tmp_path / "lists").iterdir()) == ["again.jsonl", "all.jsonl"]
@@ -153,7 +153,7 @@ def test_where_keeps_what_was_set_aside() -> None:
     entries = [Entry("a.wav", 22050, 1, 10, 20), Entry("b.wav", 44100, 1, 10, 20)]
     kept = Manifest(Path("x"), entries, [("c.wav", "damaged")]).where(lambda entry: entry.sample_rate > 24000)
     assert [entry.path for entry in kept.entries] == ["b.wav"]
-    assert kept.set_aside == [("c.wav", "damaged")]
+    assert kept.skipped_files == [("c.wav", "damaged")]
 
 
 def test_an_entry_takes_little_memory(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_command_writes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFix
     assert main([str(tmp_path / "audio"), str(tmp_path / "all.jsonl")]) == 0
     printed = capsys.readouterr()
     assert "1 files, 0.0 min" in printed.out
-    assert printed.err == "set aside: b.wav: not audio that libsndfile can read\n"
+    assert printed.err == "skipped: b.wav: not audio that libsndfile can read\n"
     assert len(Manifest.load(tmp_path / "all.jsonl").entries) == 1
     assert main([str(tmp_path / "absent"), str(tmp_path / "no.jsonl")]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -29,7 +29,7 @@ def test_batch_i_holds_its_segments_for_any_number_of_workers() -> None:
         for step, batch in enumerate(take(4, workers)):
             expected = torch.stack([segments[index].audio for index in range(3 * step, 3 * step + 3)])
             assert torch.equal(batch.audio, expected)
-            assert (batch.audio.dtype, batch.rejected) == (torch.float32, ())
+            assert (batch.audio.dtype, batch.skipped_files) == (torch.float32, ())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -82,7 +82,7 @@ def test_damage_is_listed_once_a_batch_and_errors_stay_one_sentence(tmp_path: Pa
     (tmp_path / "b.wav").unlink()
     batch = next(training_batches(segments, 16, workers, 0))
     assert batch.audio.shape == (16, 1, 1600)
-    assert batch.rejected == (str(tmp_path / "b.wav"),)
+    assert batch.skipped_files == (str(tmp_path / "b.wav"),)
     (tmp_path / "a.wav").unlink()
     with pytest.raises(DataError, match="reads for segment 0 failed") as caught:
         next(training_batches(segments, 2, workers, 0))

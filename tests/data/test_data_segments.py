@@ -47,7 +47,7 @@ def test_a_segment_depends_on_seed_and_index_alone() -> None:
     backwards = [second[index] for index in reversed(range(6))]
     for one, other in zip(forwards, reversed(backwards), strict=True):
         assert torch.equal(one.audio, other.audio)
-        assert (one.audio.shape, one.audio.dtype, one.rejected) == ((1, 6000), torch.float32, ())
+        assert (one.audio.shape, one.audio.dtype, one.skipped_files) == ((1, 6000), torch.float32, ())
     other_seed = SegmentDataset(corpus.train, 24000, 1, 0.25, seed=6)
     assert not any(torch.equal(segment.audio, other_seed[index].audio) for index, segment in enumerate(forwards))
     assert len({segment.audio.numpy().tobytes() for segment in forwards}) == 6
@@ -184,14 +184,17 @@ def damaged(tmp_path: Path) -> Path:
 
 def test_damaged_files_are_redrawn_and_reported(damaged: Path) -> None:
     manifest = scan_folder(damaged)
-    assert {path for path, _ in manifest.set_aside} == {"text.wav", "zero.flac", "random.ogg", "header.wav"}
+    assert {path for path, _ in manifest.skipped_files} == {"text.wav", "zero.flac", "random.ogg", "header.wav"}
     dataset = SegmentDataset(manifest, RATE, 1, 0.5)
     segments = [dataset[index] for index in range(200)]
     assert all(torch.isfinite(segment.audio).all() for segment in segments)
-    rejected = Counter(path for segment in segments for path in segment.rejected)
+    rejected = Counter(path for segment in segments for path in segment.skipped_files)
     assert set(rejected) == {str(damaged / "cut.flac"), str(damaged / "nan.wav")}
     again = [dataset[index] for index in range(200)]
-    assert all(torch.equal(a.audio, b.audio) and a.rejected == b.rejected for a, b in zip(segments, again, strict=True))
+    assert all(
+        torch.equal(a.audio, b.audio) and a.skipped_files == b.skipped_files
+        for a, b in zip(segments, again, strict=True)
+    )
 
 
 def test_short_files_skip_damaged_neighbours(tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_short_files_skip_damaged_neighbours(tmp_path: Path) -> None:
     (tmp_path / "10.wav").unlink()
     dataset = SegmentDataset(manifest, RATE, 1, 0.5)
     segments = [dataset[index] for index in range(50)]
-    assert {path for segment in segments for path in segment.rejected} == {str(tmp_path / "10.wav")}
+    assert {path for segment in segments for path in segment.skipped_files} == {str(tmp_path / "10.wav")}
 
 
 def test_a_corpus_damaged_throughout_is_an_error(tmp_path: Path) -> None:
@@ -221,7 +224,7 @@ def test_a_file_that_shrank_is_reported(tmp_path: Path) -> None:
     manifest = scan_folder(tmp_path)
     write(tmp_path / "b.wav", noise(0.1))
     dataset = SegmentDataset(manifest, RATE, 1, 0.5)
-    assert {path for index in range(30) for path in dataset[index].rejected} == {str(tmp_path / "b.wav")}
+    assert {path for index in range(30) for path in dataset[index].skipped_files} == {str(tmp_path / "b.wav")}
 
 
 def test_an_empty_manifest_is_an_error() -> None:

@@ -706,7 +706,7 @@ def test_launchers_run_cells_in_processes_of_their_own(launcher: str, base: Path
     command = [
         *(sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), "seeds=[3]", f"hydra/launcher={launcher}"),
         *limits,
-        f"overrides={listed((*TINY, 'data.workers=1'))}",  # whose process joblib would start in a way of its own
+        f"overrides={listed((*TINY, 'data.num_workers=1'))}",  # whose process joblib would start in a way of its own
     ]
     done = subprocess.run(
         command,

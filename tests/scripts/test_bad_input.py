@@ -31,9 +31,9 @@ TINY = (
     "trainer.codebooks={start: 0, start_batches: 1}",
     "trainer.device=cpu",
     "trainer.precision=float32",
-    "data.workers=0",
+    "data.num_workers=0",
     "data.batch_size=2",
-    "data.segments.segment_seconds=0.2",
+    "data.segment_seconds=0.2",
     "data.held_out={seconds: 0.2, clips_per_source: 1}",
     "name=bad",
 )
@@ -221,7 +221,7 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
         (["+codec.config.filterss=3"], "unexpected keyword argument 'filterss' (in codec.config)"),
         (
             ["+data.wrokers=3"],
-            "there is no setting data.wrokers, only root, corpus, segments, batch_size, workers, held_out",
+            "there is no setting data.wrokers, only root, corpus, segment_seconds, batch_size, num_workers, held_out",
         ),
         (["+tariner.budget.steps=3"], "there is no setting tariner, only name"),
         (["steps"], "wanted group=name or path.to.key=value, got 'steps'"),
@@ -242,18 +242,18 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
         (["~losses.weights.mel"], "and weights for l1, adversarial, feature_matching"),
         (["losses.weights={l1: 1, mel: -1}"], "loss weights must be finite, not negative"),
         (
-            ["data.segments.segment_seconds=0.03", "losses.terms.mel.window_exponents=[5]"],
-            "a segment has 720 samples, but tonality needs at least 4096: raise data.segments.segment_seconds",
+            ["data.segment_seconds=0.03", "losses.terms.mel.window_exponents=[5]"],
+            "a segment has 720 samples, but tonality needs at least 4096: raise data.segment_seconds",
         ),
-        (["data.segments.segment_seconds=0.02"], "a segment has 480 samples, but mel needs at least 2048"),
+        (["data.segment_seconds=0.02"], "a segment has 480 samples, but mel needs at least 2048"),
         (
             [
-                "data.segments.segment_seconds=0.01",
+                "data.segment_seconds=0.01",
                 "losses.terms.mel.window_exponents=[5]",
                 "~losses.terms.tonality",
                 "~losses.weights.tonality",
             ],
-            "a segment has 240 samples, but the discriminator needs at least 256: raise data.segments.segment_seconds",
+            "a segment has 240 samples, but the discriminator needs at least 256: raise data.segment_seconds",
         ),
         (
             ["validation.bandwidth_kbps=13"],
@@ -280,7 +280,7 @@ def test_mistakes_in_the_configuration_are_found_before_the_audio_is_looked_at(t
     missing = from_folder(tmp_path / "nowhere")
     for override, wanted in (
         ("+losses.weights.mell=1", "mell"),
-        ("data.segments.segment_seconds=0.02", "480 samples"),
+        ("data.segment_seconds=0.02", "480 samples"),
         ("validation.bandwidth_kbps=13", "13.0 kbps"),
         ("trainer.device=gpu", "gpu"),
         ("+data.wrokers=3", "wrokers"),
@@ -318,7 +318,7 @@ def test_a_run_may_be_moved_and_go_on_for_longer(tmp_path: Path) -> None:
     train(tmp_path, "data=clips", "trainer.budget.steps=2")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "bad").rename(tmp_path / "elsewhere" / "moved")
-    train(tmp_path / "elsewhere", "data=clips", "name=moved", "data.workers=1")
+    train(tmp_path / "elsewhere", "data=clips", "name=moved", "data.num_workers=1")
     trained(tmp_path / "elsewhere" / "moved")
 
 

@@ -180,7 +180,7 @@ def test_precisions_are_compared_at_one_seed_and_seeds_in_float32() -> None:
 def test_precision_table_plot_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot, path = tmp_path / "precision.svg", tmp_path / "precision.json"
     small = ["codec.config.filters=2", "codec.config.lstm_layers=0", "discriminator.filters=2"]
-    small += ["data.segments.segment_seconds=0.2", "data.held_out.seconds=0.5", "trainer.codebooks.start_batches=2"]
+    small += ["data.segment_seconds=0.2", "data.held_out.seconds=0.5", "trainer.codebooks.start_batches=2"]
     outputs = ["--plot", str(plot), "--json", str(path)]
     with tidied():
         bench_precision.main(["--steps", "10", "--seeds", "0", "1", *outputs, "--", *small])

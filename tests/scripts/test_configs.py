@@ -26,7 +26,7 @@ NOT_GROUPS = ("experiment", "balancer/engine")  # the latter is in every strateg
 # Small where the size is not what is tested; any option of any group may come after it.
 QUICK = (
     "name=test",
-    "data.workers=0",
+    "data.num_workers=0",
     "data.held_out.seconds=0.5",
     "data.held_out.clips_per_source=1",
     "trainer.device=cpu",
@@ -112,7 +112,7 @@ def _no_apt(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("option", options())
 def test_every_option_of_every_group_builds(option: str, built: Build) -> None:
     steps = option.startswith(("balancer", "discriminator=", "losses="))  # where names and shapes have to fit together
-    overrides = ("data.batch_size=1", "data.segments.segment_seconds=0.2", "trainer.precision=float32")
+    overrides = ("data.batch_size=1", "data.segment_seconds=0.2", "trainer.precision=float32")
     trainer = built("experiment=none", *small_with(option), *(overrides if steps else ()))
     names = set(trainer.balancer.weights)
     assert names == set(trainer.losses) | (set() if trainer.adversary is None else {"adversarial", "feature_matching"})
@@ -277,7 +277,7 @@ PAPER: dict[str, object] = {
     "optimizer.discriminator.lr": 3e-4,
     "optimizer.discriminator.betas": [0.5, 0.9],
     "data.batch_size": 64,
-    "data.segments.segment_seconds": 1.0,
+    "data.segment_seconds": 1.0,
     "trainer.budget.steps": 300 * 2000,
     "trainer.codebooks.start": 0.0,
     "trainer.codebooks.dropout": "bandwidths",

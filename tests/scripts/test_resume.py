@@ -50,7 +50,7 @@ SETTINGS = [
     "codec.config.codebooks=4", "codec.config.codebook_size=16", "codec.config.bandwidths_kbps=[0.6,1.2,2.4]",
     "discriminator.filters=2", "discriminator.windows=[64,32]", "losses.terms.mel.window_exponents=[5,6]",
     "+losses.terms.tonality.window_samples=512",
-    "data.batch_size=2", "data.segments.segment_seconds=0.0667", "data.held_out.seconds=0.2",
+    "data.batch_size=2", "data.segment_seconds=0.0667", "data.held_out.seconds=0.2",
     "data.held_out.clips_per_source=1", f"trainer.budget.steps={STEPS}", "trainer.cadence.log=2",
     "trainer.cadence.validate=6", "trainer.cadence.checkpoint=3", "trainer.codebooks.start=0.4",
     "trainer.encoder_until=0.7", "trainer.codebooks.start_batches=2",

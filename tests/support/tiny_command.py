@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
-    "data=clips", "data.workers=0", "data.batch_size=2", "data.segments.segment_seconds=0.0667",
+    "data=clips", "data.num_workers=0", "data.batch_size=2", "data.segment_seconds=0.0667",
     "data.held_out.seconds=0.2", "data.held_out.clips_per_source=1", "validation.bandwidth_kbps=2.4",
     "codec.config.filters=2", "codec.config.strides=[4,5,8]", "codec.config.latent_dim=8",
     "codec.config.codebooks=4", "codec.config.codebook_size=16", "codec.config.bandwidths_kbps=[0.6,1.2,2.4]",

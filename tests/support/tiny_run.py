@@ -76,7 +76,7 @@ def tiny_data(folder: Path, seed: int = 0, workers: int = 0) -> TrainingData:
         for number, audio in enumerate(tones(4, RATE)):
             write_wav(folder / f"{number}.wav", audio, RATE)
     dataset = SegmentDataset(scan_folder(folder), RATE, 1, SAMPLES / RATE, seed)
-    return TrainingData(dataset, batch_size=2, workers=workers)
+    return TrainingData(dataset, batch_size=2, num_workers=workers)
 
 
 def tiny_trainer(

@@ -96,10 +96,10 @@ def test_the_fade_is_linear_and_as_long_as_the_overlap() -> None:
 def test_the_48_khz_experiment_trains_on_segments_with_a_scale_each(tmp_path: Path) -> None:
     """A step at tiny size; then a quiet and a loud segment come back as loud as they were."""
     tiny = [
-        "experiment=encodec_48khz", "data=clips", "data.workers=0", "data.batch_size=2", "codec.config.filters=2",
+        "experiment=encodec_48khz", "data=clips", "data.num_workers=0", "data.batch_size=2", "codec.config.filters=2",
         "codec.config.latent_dim=8", "codec.config.codebooks=4", "codec.config.codebook_size=16",
         "codec.config.bandwidths_kbps=[0.6,1.2,2.4]", "discriminator.filters=2", "discriminator.windows=[256]",
-        "data.segments.segment_seconds=0.1", "trainer.device=cpu", "trainer.precision=float32", "name=tiny",
+        "data.segment_seconds=0.1", "trainer.device=cpu", "trainer.precision=float32", "name=tiny",
         "data.held_out={seconds: 0.2, clips_per_source: 1}", "validation.bandwidth_kbps=2.4",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
