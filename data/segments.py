@@ -185,7 +185,8 @@ class SegmentDataset:
             if not silent or quiet > _QUIET_ATTEMPTS:
                 return Segment(audio, source, tuple(dict.fromkeys(skipped_files)))
         raise DataError(
-            f"{len(skipped_files)} of {_ATTEMPTS} reads for segment {index} failed, most of the corpus is damaged: {last}"
+            f"{len(skipped_files)} of {_ATTEMPTS} reads for segment {index} failed, most of the corpus is damaged: "
+            f"{last}"
         )
 
 

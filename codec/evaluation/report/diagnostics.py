@@ -273,8 +273,8 @@ class Symptoms:
         worth = _number(record.get("seconds", math.inf)) >= _WORTH_SECONDS
         if worth and len(self._shares) >= _LINES and share > _LOADER_BOUND:
             self.present["loading"] = (
-                f"{100 * share:.0f} % of the time went into waiting for data: raise data.num_workers, or put the audio on "
-                "a faster disk."
+                f"{100 * share:.0f} % of the time went into waiting for data: raise data.num_workers, or put the audio "
+                "on a faster disk."
             )
 
 

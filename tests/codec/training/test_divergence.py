@@ -496,7 +496,7 @@ def test_one_reader_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert named(trainer) == ["waiting for data"]
     said = [message for message in messages(trainer) if "waiting for data" in message]
     assert len(said) == 1
-    assert re.match(r"\d\d % of the time went into waiting for data: raise data.num_workers, or put the audio on", said[0])
+    assert re.match(r"\d\d % of the time went into waiting for data: raise data.num_workers", said[0])
 
 
 def test_a_state_leads_on_as_if_nothing_had_been() -> None:
