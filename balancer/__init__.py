@@ -21,8 +21,8 @@ from balancer.directions import (
     Sum,
     UPGrad,
 )
+from balancer.gradient_report import GradientReport
 from balancer.magnitudes import Fixed, Keep, MatchSum, SumOfNorms
-from balancer.monitoring import Balance
 from balancer.scales import (
     AMNL,
     DBMTL,
@@ -33,19 +33,19 @@ from balancer.scales import (
     RLW,
     STCH,
     VQGAN,
+    BaselineLoss,
     EmaNorm,
     FirstEpoch,
     GradientNormalization,
     GradNorm,
     InitialLoss,
     LRModulation,
-    PriorLoss,
     RealtimeLoss,
     Static,
     Uncertainty,
     UncertaintyLog1p,
 )
-from balancer.statistics import Pullback, Statistics
+from balancer.statistics import SharedGradient, Statistics
 from balancer.strategy import Direction, Magnitude, Scale
 
 __all__ = [
@@ -62,9 +62,9 @@ __all__ = [
     "STCH",
     "VQGAN",
     "AlignedMTL",
-    "Balance",
     "Balanced",
     "Balancer",
+    "BaselineLoss",
     "CAGrad",
     "ConflictFree",
     "Direction",
@@ -77,6 +77,7 @@ __all__ = [
     "GradNorm",
     "GradVac",
     "GradientNormalization",
+    "GradientReport",
     "InitialLoss",
     "Keep",
     "LRModulation",
@@ -84,10 +85,9 @@ __all__ = [
     "MatchSum",
     "NashMTL",
     "PCGrad",
-    "PriorLoss",
-    "Pullback",
     "RealtimeLoss",
     "Scale",
+    "SharedGradient",
     "Static",
     "Statistics",
     "Sum",

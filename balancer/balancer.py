@@ -14,9 +14,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from balancer.monitoring import Balance, measure
-from balancer.statistics import Pullback, Statistics, largest_over_processes, mean_over_processes
-from balancer.strategy import Combined, Direction, Magnitude, Scale, Strategy, UsesPriors, WatchesValidation
+from balancer.gradient_report import GradientReport, report_gradients
+from balancer.statistics import SharedGradient, Statistics, largest_over_processes, mean_over_processes
+from balancer.strategy import (
+    CombinedGradient,
+    Direction,
+    Magnitude,
+    Scale,
+    Strategy,
+    UsesConstantBaselines,
+    UsesValidation,
+)
 
 __all__ = ["Balanced", "Balancer", "Warmup"]
 
@@ -36,8 +44,8 @@ class Balanced(NamedTuple):
     gradient: Tensor  # [B, C, T] to send into the decoder output
     weights: dict[str, Tensor]  # loss name -> factor its gradient went in with (the mean, if it varies); 0 if inactive
     dropped: tuple[str, ...]  # losses left out because their value or gradient was not finite
-    sound: Tensor  # [] bool: the strategy's weights are finite; if not, the caller has to skip the step
-    balance: Balance | None  # on monitoring steps
+    is_finite: Tensor  # [] bool: the strategy's weights are finite; if not, the caller has to skip the step
+    report: GradientReport | None  # on monitoring steps
 
 
 class Balancer(nn.Module):
@@ -108,19 +116,21 @@ class Balancer(nn.Module):
         self._refreshed: list[str] = []
         self._looked: int | None = None  # the step of the last look
 
-    def forward(self, losses: Mapping[str, Tensor], output: Tensor, pullback: Pullback | None = None) -> Balanced:
+    def forward(
+        self, losses: Mapping[str, Tensor], output: Tensor, shared_gradient: SharedGradient | None = None
+    ) -> Balanced:
         """Combines the gradients of `losses` at `output`; the losses' graphs are kept.
 
         Args:
             losses: Scalars that depend on `output`.
             output: A leaf that requires a gradient.
-            pullback: For strategies that measure gradients at the shared parameters; called only by them.
+            shared_gradient: For strategies that use gradients at the shared parameters; only they call it.
 
         Shape: output [B, C, T] -> Balanced.
 
         Raises:
-            ValueError: A loss has no weight, or the output is no float32 leaf, or the strategy wants a pullback; the
-                message says which.
+            ValueError: A loss has no weight, or the output is no float32 leaf, or the strategy needs
+                `shared_gradient`; the message says which.
         """
         unknown = sorted(set(losses) - set(self.weights))
         if unknown:
@@ -129,7 +139,7 @@ class Balancer(nn.Module):
             wanted = "the output must be float32 and require a gradient"
             raise ValueError(f"{wanted}, got {output.dtype} and requires_grad={output.requires_grad}")
         with torch.autocast(output.device.type, enabled=False):  # it would round the weights to bfloat16
-            balanced = self._balance(losses, output, pullback)
+            balanced = self._balance(losses, output, shared_gradient)
         self.step += 1
         return balanced
 
@@ -150,7 +160,9 @@ class Balancer(nn.Module):
             return None
         return dict(zip(self.weights, weights, strict=True))
 
-    def _balance(self, losses: Mapping[str, Tensor], output: Tensor, pullback: Pullback | None) -> Balanced:
+    def _balance(
+        self, losses: Mapping[str, Tensor], output: Tensor, shared_gradient: SharedGradient | None
+    ) -> Balanced:
         strategy, monitoring, present = self._current, self._monitors, self._present(losses)
         looks = strategy.needs_gradients and not self._may_reuse(present)
         gradients = {name: _gradient(losses[name], output) for name in present} if looks or monitoring else None
@@ -161,11 +173,13 @@ class Balancer(nn.Module):
         if self.step == self.warmup_steps:
             self._looked = None  # by another strategy
         elapsed = 1 if self._looked is None else self.step - self._looked
-        statistics = self._statistics(active, losses, gradients if looks else None, pullback, output.device, elapsed)
+        statistics = self._statistics(
+            active, losses, gradients if looks else None, shared_gradient, output.device, elapsed
+        )
         if looks:
             self._looked = self.step
         if strategy.needs_gradients and not looks:
-            combined = Combined(self.last[statistics.index], None)
+            combined = CombinedGradient(self.last[statistics.index], None)
         else:
             combined = strategy(statistics)
         weights = combined.weights if combined.weights.ndim == 1 else combined.weights.double().mean(1)
@@ -179,8 +193,8 @@ class Balancer(nn.Module):
             gradient = _gradient((torch.stack([losses[n] for n in active]) * combined.weights).sum(), output).flatten()
         balance = None
         if monitoring:  # of a gradient that was come by as on any other step, so that the training does not change
-            statistics = self._statistics(active, losses, gradients, pullback, output.device)
-            balance = measure(tuple(active), statistics, Combined(combined.weights, gradient))
+            statistics = self._statistics(active, losses, gradients, shared_gradient, output.device)
+            balance = report_gradients(tuple(active), statistics, CombinedGradient(combined.weights, gradient))
         return Balanced(gradient.view_as(output), self._by_name(active, weights), dropped, sound, balance)
 
     @property
@@ -205,7 +219,7 @@ class Balancer(nn.Module):
         active: list[str],
         losses: Mapping[str, Tensor],
         gradients: Mapping[str, Tensor] | None,
-        pullback: Pullback | None,
+        shared_gradient: SharedGradient | None,
         device: torch.device,
         elapsed: int = 1,
     ) -> Statistics:
@@ -215,7 +229,7 @@ class Balancer(nn.Module):
             mean_over_processes(torch.stack([losses[name].detach().double() for name in active])),
             torch.tensor([self.weights[n] for n in active], dtype=torch.float64).to(device, non_blocking=True),
             None if gradients is None else torch.stack([gradients[name] for name in active]),
-            pullback,
+            shared_gradient,
             elapsed,
         )
 
@@ -227,21 +241,21 @@ class Balancer(nn.Module):
     # ------------------------------------------------------------------------------- what strategies hear of the run
 
     @property
-    def uses_priors(self) -> bool:
-        """Whether a strategy wants `set_priors` before the first step."""
-        return any(isinstance(slot, UsesPriors) for slot in self._slots())
+    def uses_constant_baselines(self) -> bool:
+        """Whether a strategy wants `set_constant_baselines` before the first step."""
+        return any(isinstance(slot, UsesConstantBaselines) for slot in self._slots())
 
-    def set_priors(self, losses: Mapping[str, float]) -> None:
+    def set_constant_baselines(self, losses: Mapping[str, float]) -> None:
         """Tells the strategy the losses of the best constant prediction, for those losses that have one."""
         for slot in self._slots():
-            if isinstance(slot, UsesPriors):
-                slot.set_priors(losses)
+            if isinstance(slot, UsesConstantBaselines):
+                slot.set_constant_baselines(losses)
 
-    def validated(self, losses: Mapping[str, float]) -> None:
+    def update_from_validation(self, losses: Mapping[str, float]) -> None:
         """Tells the strategy the losses on held-out audio, for those losses that can be measured there."""
         for slot in self._slots():
-            if isinstance(slot, WatchesValidation):
-                slot.validated(losses)
+            if isinstance(slot, UsesValidation):
+                slot.update_from_validation(losses)
 
     def _slots(self) -> list[object]:
         strategies = [self.strategy] if self.warmup is None else [self.warmup, self.strategy]

@@ -22,17 +22,17 @@ class InverseRates(nn.Module):
 
     Args:
         weights: Names of all losses, as `prepare` is told.
-        rate_free: Losses whose value says nothing of their progress, as those of a discriminator that learns as well:
+        exclude_from_rates: Losses whose value does not show progress, such as adversarial losses:
             r_i is 1, and they are left out of the mean. Names that no loss has are no error.
     """
 
     initial: Tensor
     free: Tensor
 
-    def __init__(self, weights: Mapping[str, float], rate_free: Sequence[str] = ()) -> None:
+    def __init__(self, weights: Mapping[str, float], exclude_from_rates: Sequence[str] = ()) -> None:
         super().__init__()
         self.register_buffer("initial", torch.zeros(len(weights), dtype=torch.float64))
-        self.register_buffer("free", torch.tensor([name in rate_free for name in weights]), persistent=False)
+        self.register_buffer("free", torch.tensor([name in exclude_from_rates for name in weights]), persistent=False)
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""

@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Pullback", "SharedLayers", "Statistics", "largest_over_processes", "mean_over_processes"]
+__all__ = ["SharedGradient", "SharedLayers", "Statistics", "largest_over_processes", "mean_over_processes"]
 
 SharedLayers = Literal["last_layer", "all_shared"]
 
 # Gradient at the output [B, C, T] -> gradient [P] of the parameters that all losses share: those of the last layer
 # before the output, or all of them.
-Pullback = Callable[[Tensor, SharedLayers], Tensor]
+SharedGradient = Callable[[Tensor, SharedLayers], Tensor]
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Statistics:
         user_weights: The weights from the config, float64. Shape [m].
         gradients: d loss_i / d output, one row a loss, or None on steps on which nobody needs them.
             Shape [m, B, C, T] float32.
-        pullback: Takes gradients on to the parameters; None where the caller offers no way to them.
+        shared_gradient: Takes gradients on to the parameters; None where the caller offers no way to them.
         elapsed: Steps that this one stands for: those since the strategy was last asked, this one included.
     """
 
@@ -41,7 +41,7 @@ class Statistics:
     losses: Tensor
     user_weights: Tensor
     gradients: Tensor | None
-    pullback: Pullback | None = None
+    shared_gradient: SharedGradient | None = None
     elapsed: int = 1
 
     def remembered(self, decay: float) -> tuple[float, float]:
@@ -113,10 +113,10 @@ class Statistics:
         Raises:
             ValueError: The balancer was given no way to them.
         """
-        if self.gradients is None or self.pullback is None:
-            raise ValueError(f"norms at {layers} want a pullback, and this step of the balancer was given none")
+        if self.gradients is None or self.shared_gradient is None:
+            raise ValueError(f"norms at {layers} want a shared_gradient, and this step of the balancer was given none")
         lengths = [
-            torch.linalg.vector_norm(mean_over_processes(self.pullback(gradient, layers)), dtype=torch.float64)
+            torch.linalg.vector_norm(mean_over_processes(self.shared_gradient(gradient, layers)), dtype=torch.float64)
             for gradient in self.gradients
         ]
         return torch.stack(lengths)
@@ -134,7 +134,7 @@ class Statistics:
             self.losses * factors,
             self.user_weights,
             self.gradients,
-            self.pullback,
+            self.shared_gradient,
             self.elapsed,
             origin=self,
             factors=factors,

@@ -10,7 +10,7 @@ from balancer.magnitudes import Keep
 from balancer.scales.static import Static
 from balancer.statistics import Statistics
 
-__all__ = ["Combined", "Direction", "Magnitude", "Scale", "Strategy", "UsesPriors", "WatchesValidation"]
+__all__ = ["CombinedGradient", "Direction", "Magnitude", "Scale", "Strategy", "UsesConstantBaselines", "UsesValidation"]
 
 
 class Scale(Protocol):
@@ -56,22 +56,22 @@ class Magnitude(Protocol):
 
 
 @runtime_checkable
-class WatchesValidation(Protocol):
+class UsesValidation(Protocol):
     """A slot that adapts to held-out losses."""
 
-    def validated(self, losses: Mapping[str, float]) -> None:
+    def update_from_validation(self, losses: Mapping[str, float]) -> None:
         """Told the losses on held-out audio after each validation, as far as they can be measured there."""
 
 
 @runtime_checkable
-class UsesPriors(Protocol):
+class UsesConstantBaselines(Protocol):
     """A slot that wants to know what the best constant prediction costs."""
 
-    def set_priors(self, losses: Mapping[str, float]) -> None:
+    def set_constant_baselines(self, losses: Mapping[str, float]) -> None:
         """Told, once and before the first call, the losses of the best constant prediction where there is one."""
 
 
-class Combined(NamedTuple):
+class CombinedGradient(NamedTuple):
     """One gradient out of m."""
 
     weights: Tensor  # [m] float64, or [m, B * C * T] float32: the gradient is their sum over losses x raw gradients
@@ -99,7 +99,7 @@ class Strategy(nn.Module):
         """Whether the user's weights are the weights, whatever the losses are."""
         return [type(slot) for slot in (self.scale, self.direction, self.magnitude)] == [Static, Sum, Keep]
 
-    def forward(self, statistics: Statistics) -> Combined:
+    def forward(self, statistics: Statistics) -> CombinedGradient:
         """User weight x scale x direction x magnitude."""
         factors = statistics.user_weights * self.scale(statistics)
         scaled = statistics.scaled(factors)
@@ -110,9 +110,9 @@ class Strategy(nn.Module):
         else:
             effective = weights * factors
             if statistics.gradients is None:
-                return Combined(effective, None)
+                return CombinedGradient(effective, None)
             gradient = effective.to(statistics.jacobian.dtype) @ statistics.jacobian
         if self.magnitude.needs_gradients:
             length = self.magnitude(scaled, weights, gradient).to(gradient.dtype)
             gradient, effective = gradient * length, effective * length
-        return Combined(effective, gradient)
+        return CombinedGradient(effective, gradient)

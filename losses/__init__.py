@@ -4,29 +4,29 @@ Shapes: audio [B, C, T] with B batch, C channels, T samples; F frames, K sub-dis
 """
 
 from .adversarial import AdversarialLoss, feature_matching_loss
-from .combined import Combined
-from .discriminators import DiscriminatorOutput, MultiScaleSTFT
-from .prior import priors
+from .combined import CombinedDiscriminator
+from .constant_baseline import constant_baselines
+from .discriminators import DiscriminatorOutput, MultiScaleSTFTDiscriminator
 from .spectral import MultiResolutionSTFT, MultiScaleMel, mel_distance
 from .tonality import Tonality
 from .waveform import L1, L2, SISDR, si_sdr
-from .waveform_discriminators import MultiPeriod, MultiScale
+from .waveform_discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator
 
 __all__ = [
     "L1",
     "L2",
     "SISDR",
     "AdversarialLoss",
-    "Combined",
+    "CombinedDiscriminator",
     "DiscriminatorOutput",
-    "MultiPeriod",
+    "MultiPeriodDiscriminator",
     "MultiResolutionSTFT",
-    "MultiScale",
+    "MultiScaleDiscriminator",
     "MultiScaleMel",
-    "MultiScaleSTFT",
+    "MultiScaleSTFTDiscriminator",
     "Tonality",
+    "constant_baselines",
     "feature_matching_loss",
     "mel_distance",
-    "priors",
     "si_sdr",
 ]

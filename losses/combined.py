@@ -4,13 +4,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from .discriminators import DiscriminatorOutput, MultiScaleSTFT
-from .waveform_discriminators import MultiPeriod, MultiScale
+from .discriminators import DiscriminatorOutput, MultiScaleSTFTDiscriminator
+from .waveform_discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator
 
-__all__ = ["Combined"]
+__all__ = ["CombinedDiscriminator"]
 
 
-class Combined(nn.Module):
+class CombinedDiscriminator(nn.Module):
     """Several discriminators as one, their sub-discriminators counted alike.
 
     Args:
@@ -19,7 +19,9 @@ class Combined(nn.Module):
     Shape: audio [B, C, T] -> the logits and features of the first, then of the second ...
     """
 
-    def __init__(self, discriminators: list[MultiScaleSTFT | MultiPeriod | MultiScale]) -> None:
+    def __init__(
+        self, discriminators: list[MultiScaleSTFTDiscriminator | MultiPeriodDiscriminator | MultiScaleDiscriminator]
+    ) -> None:
         super().__init__()
         if not discriminators:
             raise ValueError("expected at least one discriminator to combine, got none")
@@ -27,9 +29,9 @@ class Combined(nn.Module):
         self.minimum_samples = max(discriminator.minimum_samples for discriminator in discriminators)
 
     @property
-    def scales(self) -> list[nn.Module]:
+    def sub_discriminators(self) -> list[nn.Module]:
         """The sub-discriminators of all."""
-        return [scale for each in self.discriminators for scale in cast(nn.ModuleList, each.scales)]
+        return [scale for each in self.discriminators for scale in cast(nn.ModuleList, each.sub_discriminators)]
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         outputs = [discriminator(audio) for discriminator in self.discriminators]

@@ -1,7 +1,7 @@
 """Discriminators: networks that judge audio, and so are learned losses of a codec. Dropped when a model is exported.
 
-Each takes audio [B, C, T], scores its channels separately, and gives a `DiscriminatorOutput`. Each has `scales`, its
-sub-discriminators, which map signals [N, T] to logits and features independently of each other, and a property
+Each takes audio [B, C, T], scores its channels separately, and gives a `DiscriminatorOutput`. Each has
+`sub_discriminators`, which map signals [N, T] to logits and features independently of each other, and a property
 `minimum_samples`, the shortest audio that it can judge. Spectra are float32; convolutions run in the caller's autocast,
 and every Conv2d in `channels_last`: on a CPU the STFT networks gain a third in float32 and a factor of 3 in bfloat16.
 """
@@ -17,7 +17,7 @@ from .narrow_conv import NarrowConv2d
 from .shapes import check_audio
 from .stft import STFT
 
-__all__ = ["DiscriminatorOutput", "MultiScaleSTFT", "judge", "through"]
+__all__ = ["DiscriminatorOutput", "MultiScaleSTFTDiscriminator", "judge", "through"]
 
 _SILENCE = 1e-8  # power of a bin, below which compression is linear and its gradient bounded
 
@@ -29,7 +29,7 @@ class DiscriminatorOutput(NamedTuple):
     features: list[list[Tensor]]  # K lists of layer outputs [B C, channels, ...]
 
 
-class MultiScaleSTFT(nn.Module):
+class MultiScaleSTFTDiscriminator(nn.Module):
     """The multi-scale STFT discriminator of EnCodec (Défossez et al. 2022, section 3.4, figure 2).
 
     One convolutional network on the complex spectrogram of each window. The paper states 3 x 8 kernels; the code of
@@ -68,7 +68,7 @@ class MultiScaleSTFT(nn.Module):
         if len(kernel) != 2 or any(size % 2 == 0 for size in kernel):
             raise ValueError(f"expected a kernel of two odd sizes, got {list(kernel)}")
         self.windows = list(windows)
-        self.scales = nn.ModuleList(
+        self.sub_discriminators = nn.ModuleList(
             _STFTScale(filters, window, (kernel[0], kernel[1]), list(dilations), negative_slope, compression)
             for window in windows
         )
@@ -86,11 +86,11 @@ class MultiScaleSTFT(nn.Module):
                 f"expected audio at least as long as the discriminator's STFT window of {self.minimum_samples} "
                 f"samples, got {audio.shape[-1]} samples"
             )
-        return judge(self.scales, audio.flatten(0, 1))
+        return judge(self.sub_discriminators, audio.flatten(0, 1))
 
 
 class _STFTScale(nn.Module):
-    """One window of `MultiScaleSTFT`. Shape: audio [N, T] -> logits [N, 1, F, bins'], features."""
+    """One window of `MultiScaleSTFTDiscriminator`. Shape: audio [N, T] -> logits [N, 1, F, bins'], features."""
 
     def __init__(
         self,

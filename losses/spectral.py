@@ -72,7 +72,7 @@ class MultiScaleMel(nn.Module):
             raise ValueError(f"expected 0 <= f_min_hz < f_max_hz <= {sample_rate / 2}, got {f_min_hz} and {top}")
         self.mels, self.log_distance, self.floor = mels, log_distance, floor
         scales = [_MelPower(sample_rate, 2**exponent, mels, f_min_hz, top, normalized) for exponent in window_exponents]
-        self.scales = nn.ModuleList(scales)
+        self.resolutions = nn.ModuleList(scales)
         # Reflection must not reach beyond the other end of the signal.
         self.minimum_samples = max(scale.margin_samples for scale in scales) + 1
         self.window_samples = 2 ** max(window_exponents)  # a training segment had better hold one
@@ -81,15 +81,15 @@ class MultiScaleMel(nn.Module):
         check_pair(estimate, reference, self.minimum_samples)
         with without_autocast(estimate):
             with torch.no_grad():
-                targets = [scale(reference) for scale in self.scales]
+                targets = [scale(reference) for scale in self.resolutions]
             terms = [
                 self._distance(scale(estimate), target, alpha)
-                for scale, target, alpha in zip(self.scales, targets, self.alphas, strict=True)
+                for scale, target, alpha in zip(self.resolutions, targets, self.alphas, strict=True)
             ]
             return torch.stack(terms).sum() / sum(1 + alpha for alpha in self.alphas)
 
     @torch.no_grad()
-    def prior(self, reference: Tensor) -> Tensor:
+    def constant_baseline(self, reference: Tensor) -> Tensor:
         """The loss of the best constant spectrum at every scale, one value a filter for the whole batch.
 
         The linear term takes the median, the logarithmic term the mean of the logarithms. No one spectrum is best
@@ -101,7 +101,7 @@ class MultiScaleMel(nn.Module):
         check_audio(reference, self.minimum_samples)
         with without_autocast(reference):
             terms = []
-            for scale, alpha in zip(self.scales, self.alphas, strict=True):
+            for scale, alpha in zip(self.resolutions, self.alphas, strict=True):
                 power = scale(reference)
                 logarithm = (power + self.floor).log10()
                 logarithmic = self._logarithmic(_mean_spectrum(logarithm), logarithm)
@@ -226,7 +226,7 @@ class MultiResolutionSTFT(nn.Module):
             return torch.stack(terms).mean()
 
     @torch.no_grad()
-    def prior(self, reference: Tensor) -> Tensor:
+    def constant_baseline(self, reference: Tensor) -> Tensor:
         """The loss of the best constant spectrum at every resolution, one value a bin for the whole batch.
 
         The spectral convergence takes the mean of the magnitudes, the logarithmic term their median. No one spectrum

@@ -25,7 +25,7 @@ class L1(nn.Module):
             return F.l1_loss(wide(estimate), wide(reference))
 
     @torch.no_grad()
-    def prior(self, reference: Tensor) -> Tensor:
+    def constant_baseline(self, reference: Tensor) -> Tensor:
         """The loss of the best constant prediction, the median over the batch.
 
         Shape: reference [B, C, T] -> scalar.
@@ -47,7 +47,7 @@ class L2(nn.Module):
             return F.mse_loss(wide(estimate), wide(reference))
 
     @torch.no_grad()
-    def prior(self, reference: Tensor) -> Tensor:
+    def constant_baseline(self, reference: Tensor) -> Tensor:
         """The loss of the best constant prediction, the mean over the batch: the variance.
 
         Shape: reference [B, C, T] -> scalar.

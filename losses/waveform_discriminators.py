@@ -10,10 +10,10 @@ from torch.nn.utils.parametrizations import weight_norm
 from .discriminators import DiscriminatorOutput, judge, through
 from .shapes import check_audio
 
-__all__ = ["MultiPeriod", "MultiScale"]
+__all__ = ["MultiPeriodDiscriminator", "MultiScaleDiscriminator"]
 
 
-class MultiPeriod(nn.Module):
+class MultiPeriodDiscriminator(nn.Module):
     """The multi-period discriminator of HiFi-GAN (Kong et al. 2020, section 2.3), also used by DAC and audiocraft.
 
     One network on every p-th sample for each period p. Its logits are also its last feature, as in HiFi-GAN.
@@ -39,7 +39,7 @@ class MultiPeriod(nn.Module):
         if not periods or min(periods) < 1 or not channels:
             raise ValueError(f"expected periods >= 1 and channels, got {list(periods)} and {list(channels)}")
         self.periods = list(periods)
-        self.scales = nn.ModuleList(_Period(period, list(channels), negative_slope) for period in periods)
+        self.sub_discriminators = nn.ModuleList(_Period(period, list(channels), negative_slope) for period in periods)
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -49,11 +49,11 @@ class MultiPeriod(nn.Module):
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         check_audio(audio, self.minimum_samples)
-        return judge(self.scales, audio.flatten(0, 1))
+        return judge(self.sub_discriminators, audio.flatten(0, 1))
 
 
 class _Period(nn.Module):
-    """One period of `MultiPeriod`. Shape: audio [N, T] -> logits [N, 1, F, p], features."""
+    """One period of `MultiPeriodDiscriminator`. Shape: audio [N, T] -> logits [N, 1, F, p], features."""
 
     def __init__(self, period: int, channels: list[int], negative_slope: float) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class _Period(nn.Module):
         return logits, [*features, logits]
 
 
-class MultiScale(nn.Module):
+class MultiScaleDiscriminator(nn.Module):
     """The multi-scale waveform discriminator of MelGAN (Kumar et al. 2019, section 2.3).
 
     One network on the audio, one on its mean over pairs of samples, and so on. audiocraft's version computes those
@@ -109,20 +109,22 @@ class MultiScale(nn.Module):
                 "expected scales >= 1, filters a multiple of 4 and max_filters a multiple of filters, "
                 f"got {scales}, {filters} and {max_filters}"
             )
-        self.scales = nn.ModuleList(_Scale(level, filters, max_filters, negative_slope) for level in range(scales))
+        self.sub_discriminators = nn.ModuleList(
+            _Scale(level, filters, max_filters, negative_slope) for level in range(scales)
+        )
 
     @property
     def minimum_samples(self) -> int:
         """8 samples at the lowest rate: the first layer reflects 7."""
-        return 8 << (len(self.scales) - 1)
+        return 8 << (len(self.sub_discriminators) - 1)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         check_audio(audio, self.minimum_samples)
-        return judge(self.scales, audio.flatten(0, 1))
+        return judge(self.sub_discriminators, audio.flatten(0, 1))
 
 
 class _Scale(nn.Module):
-    """One rate of `MultiScale`. Shape: audio [N, T] -> logits [N, 1, F], features."""
+    """One rate of `MultiScaleDiscriminator`. Shape: audio [N, T] -> logits [N, 1, F], features."""
 
     def __init__(self, level: int, filters: int, max_filters: int, negative_slope: float) -> None:
         super().__init__()

@@ -22,8 +22,7 @@ class IMTLG:
     weights this is the published method.
 
     Args:
-        limit: How often the length of the longest gradient the parts of d, sum_i |a_i| |g_i|, may measure together;
-            parts that are all positive never measure more than once that.
+        limit: Bound on sum_i |a_i| |g_i| as a multiple of the largest norm. Parts that are all positive never exceed 1.
 
     Raises:
         ValueError: The limit is below 1.

@@ -1,6 +1,7 @@
 """How each loss is multiplied before the gradients meet: one file a method."""
 
 from balancer.scales.amnl import AMNL
+from balancer.scales.baseline_loss import BaselineLoss
 from balancer.scales.db_mtl import DBMTL
 from balancer.scales.dwa import DWA
 from balancer.scales.ema_norm import EmaNorm
@@ -12,7 +13,6 @@ from balancer.scales.gradnorm import GradNorm
 from balancer.scales.imtl_l import IMTLL
 from balancer.scales.initial_loss import InitialLoss
 from balancer.scales.lr_modulation import LRModulation
-from balancer.scales.prior_loss import PriorLoss
 from balancer.scales.realtime_loss import RealtimeLoss
 from balancer.scales.rlw import RLW
 from balancer.scales.static import Static
@@ -31,13 +31,13 @@ __all__ = [
     "RLW",
     "STCH",
     "VQGAN",
+    "BaselineLoss",
     "EmaNorm",
     "FirstEpoch",
     "GradNorm",
     "GradientNormalization",
     "InitialLoss",
     "LRModulation",
-    "PriorLoss",
     "RealtimeLoss",
     "Static",
     "Uncertainty",

@@ -23,7 +23,7 @@ class GradientNormalization(nn.Module):
     Args:
         rate_exponent: alpha.
         keep_mean_norm: Multiply by the mean of the lengths, so that the gradients' overall size is kept.
-        rate_free: Losses whose r_i is 1.
+        exclude_from_rates: Losses whose r_i is 1.
 
     Raises:
         ValueError: A setting is out of range.
@@ -31,16 +31,18 @@ class GradientNormalization(nn.Module):
 
     needs_gradients = True
 
-    def __init__(self, rate_exponent: float = 0.0, keep_mean_norm: bool = False, rate_free: Sequence[str] = ()) -> None:
+    def __init__(
+        self, rate_exponent: float = 0.0, keep_mean_norm: bool = False, exclude_from_rates: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         if not 0 <= rate_exponent < float("inf"):
             raise ValueError(f"rate_exponent must be 0 or more, got {rate_exponent}")
         self.rate_exponent = rate_exponent
         self.keep_mean_norm = keep_mean_norm
-        self.rate_free = rate_free
+        self.exclude_from_rates = exclude_from_rates
 
     def prepare(self, weights: Mapping[str, float]) -> None:
-        self.rates = InverseRates(weights, self.rate_free)
+        self.rates = InverseRates(weights, self.exclude_from_rates)
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""

@@ -33,7 +33,7 @@ class GradNorm(nn.Module):
             `all_shared` parameters (one backward pass through the codec a loss).
         alpha: How strongly rates count; 0 makes all lengths equal.
         lr: Of Adam.
-        rate_free: Losses whose r_i is 1.
+        exclude_from_rates: Losses whose r_i is 1.
 
     Raises:
         ValueError: A setting is out of range.
@@ -47,7 +47,7 @@ class GradNorm(nn.Module):
         norm_on: Literal["output"] | SharedLayers = "output",
         alpha: float = 1.5,
         lr: float = 0.025,
-        rate_free: Sequence[str] = ("adversarial", "feature_matching"),
+        exclude_from_rates: Sequence[str] = ("adversarial", "feature_matching"),
     ) -> None:
         super().__init__()
         if norm_on not in ("output", "last_layer", "all_shared"):
@@ -57,12 +57,12 @@ class GradNorm(nn.Module):
         self.norm_on = norm_on
         self.alpha = alpha
         self.lr = lr
-        self.rate_free = rate_free
+        self.exclude_from_rates = exclude_from_rates
 
     def prepare(self, weights: Mapping[str, float]) -> None:
         self.register_buffer("logits", torch.zeros(len(weights), dtype=torch.float64))
         self.adam = VectorAdam(len(weights), self.lr)
-        self.rates = InverseRates(weights, self.rate_free)
+        self.rates = InverseRates(weights, self.exclude_from_rates)
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""

@@ -48,8 +48,8 @@ class LRModulation(nn.Module):
         for name, start in (("k", 1.0), ("best", math.inf), ("stalled", 0.0)):
             self.register_buffer(name, torch.full((len(weights),), start, dtype=torch.float64))
 
-    def validated(self, losses: Mapping[str, float]) -> None:
-        """Adapts k of the given losses, bar values that are not finite; see `balancer.strategy.WatchesValidation`.
+    def update_from_validation(self, losses: Mapping[str, float]) -> None:
+        """Adapts k of the given losses, bar values that are not finite; see `balancer.strategy.UsesValidation`.
 
         Raises:
             ValueError: A name belongs to no loss.

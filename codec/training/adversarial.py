@@ -22,7 +22,7 @@ class Adversary(nn.Module):
     """A discriminator with its loss, its optimizer and the order in which the two players move.
 
     Args:
-        discriminator: Maps audio [B, C, T] to logits and features; has `scales`, see `losses.discriminators`.
+        discriminator: Maps audio [B, C, T] to logits and features; see `losses.discriminators`.
         loss: What the two players want.
         optimizer: Makes the discriminator's optimizer from its parameters.
         update: `simultaneous` runs the discriminator once on reference and estimate and takes the gradients of both
@@ -129,7 +129,9 @@ class Adversary(nn.Module):
         """All sub-discriminators together, or each by itself."""
         if not self.one_by_one:
             return [self.discriminator]
-        return [partial(_judged_by, scale) for scale in cast(Iterable[nn.Module], self.discriminator.scales)]
+        return [
+            partial(_judged_by, scale) for scale in cast(Iterable[nn.Module], self.discriminator.sub_discriminators)
+        ]
 
     def _hear(
         self,

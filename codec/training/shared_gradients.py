@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight
 
-from balancer.statistics import Pullback, SharedLayers
+from balancer.statistics import SharedGradient, SharedLayers
 from codec.model import Codec, CodecOutput
 
-__all__ = ["Pullbacks"]
+__all__ = ["SharedGradients"]
 
 
-class Pullbacks:
+class SharedGradients:
     """Watches a codec's training passes, so that gradients at the output of one can be taken on to its parameters.
 
     The last layer is the decoder's last convolution, with its effective weight: the gradient at the two factors of a
@@ -34,7 +34,7 @@ class Pullbacks:
         if output.requires_grad:
             self._seen = inputs[0].detach(), output
 
-    def at(self, output: CodecOutput) -> Pullback:
+    def at(self, output: CodecOutput) -> SharedGradient:
         """The way from the output of the newest training pass; it holds that pass's graph as long as it is kept.
 
         Raises:
@@ -42,7 +42,9 @@ class Pullbacks:
         """
         seen, self._seen = self._seen, None
         if seen is None:
-            raise RuntimeError("a pullback wants a new forward pass of the codec with gradients enabled, got none")
+            raise RuntimeError(
+                "a shared_gradient wants a new forward pass of the codec with gradients enabled, got none"
+            )
         return partial(self._pull, output.audio, *seen)
 
     def _pull(self, audio: Tensor, padded: Tensor, convolved: Tensor, gradient: Tensor, layers: SharedLayers) -> Tensor:

@@ -23,8 +23,8 @@ from codec.training.logging.meters import Meters, codebook_metrics
 from codec.training.logging.run_logger import RunLogger
 from codec.training.logging.silent_logger import SilentLogger
 from codec.training.schedule import Schedule, codec_optimizer
-from codec.training.shared_gradients import Pullbacks
-from codec.training.startup.initialize import shared_priors, start_codebooks, start_weights, trust_bfloat16
+from codec.training.shared_gradients import SharedGradients
+from codec.training.startup.initialize import shared_constant_baselines, start_codebooks, start_weights, trust_bfloat16
 from codec.training.startup.malloc import return_freed_memory
 from codec.training.startup.precision import choose_precision
 from codec.training.validation import Validation
@@ -87,7 +87,7 @@ class Trainer:
         self.schedule = Schedule(plan.learning_rate, self.optimizers)
         self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(plan.average_decay))
         self.averaged_codec.quantizer = codec.quantizer  # the newest codebooks, not averages of them
-        self.pullbacks = Pullbacks(codec)  # after the copy that is averaged
+        self.shared_gradients = SharedGradients(codec)  # after the copy that is averaged
         self.data, self.validation = data, validation
         self.store = store
         self.logger = logger
@@ -126,9 +126,9 @@ class Trainer:
             start_weights(self.codec, self.average, batches, self.processes, self.logger.message)
         self.prepare_precision()
         if not restored:
-            if self.balancer.uses_priors:
+            if self.balancer.uses_constant_baselines:
                 ahead = self._look_ahead(_PRIOR_BATCHES)
-                self.balancer.set_priors(shared_priors(self.losses, ahead, self.processes))
+                self.balancer.set_constant_baselines(shared_constant_baselines(self.losses, ahead, self.processes))
             self._start_codebooks()
             self.logger.message("scoring the held-out clips before the first step")
             self.validate()
@@ -190,10 +190,10 @@ class Trainer:
             with self.precision.autocast():
                 losses |= adversary.judge(y, audio, learn < adversary.probability, weights)
 
-        balanced = self.balancer(losses, y, self.pullbacks.at(output))
+        balanced = self.balancer(losses, y, self.shared_gradients.at(output))
         quantized = output.quantized
         commitment = y.new_zeros(()) if quantized is None else self.plan.codebooks.commitment_loss(quantized.commitment)
-        flags = torch.stack([balanced.sound, commitment.isfinite()])
+        flags = torch.stack([balanced.is_finite, commitment.isfinite()])
         sound, finite = self.processes.all_true(flags).tolist()  # one look at the device
         if balanced.dropped or not (sound and finite):
             return self._skip(balanced.dropped or ("commitment" if sound else "the balancer's weights",))
@@ -202,7 +202,7 @@ class Trainer:
         roots, gradients = [output.audio], [balanced.gradient.to(output.audio.dtype)]
         if commitment.requires_grad:
             roots, gradients = [*roots, commitment], [*gradients, torch.ones_like(commitment)]
-        watched = balance_metrics(balanced.balance, output, commitment)
+        watched = balance_metrics(balanced.report, output, commitment)
         torch.autograd.backward(roots, gradients)
         norm = nn.utils.clip_grad_norm_(self.codec.parameters(), self.plan.clip_norm or float("inf"))
         if not bool(norm.isfinite()):
@@ -228,7 +228,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Scores the averaged codec on the held-out clips, and logs scores and samples."""
         result = self.validation.shared(self.averaged_codec, self.losses, self.step, self.processes)
-        self.balancer.validated(result.losses)
+        self.balancer.update_from_validation(result.losses)
         self.logger.metrics("validation", self.step, self.seconds, result.scores)
         for name, audio in result.samples.items():
             self.logger.audio(name, self.step, audio, self.codec.config.sample_rate)

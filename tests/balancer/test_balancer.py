@@ -64,13 +64,13 @@ def test_encodecs_own_test() -> None:
 
 def test_monitoring_example() -> None:
     gradients = {"a": torch.tensor([[3.0, 4.0]]), "b": torch.tensor([[0.0, 2.0]])}
-    balance = step(weighted_sum({"a": 1, "b": 5}, monitor_every=1), gradients).balance
-    assert balance is not None
-    assert balance.names == ("a", "b")
-    assert_close(balance.norms, torch.tensor([5.0, 2.0], dtype=torch.float64))
-    assert_close(balance.shares, torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
-    assert_close(balance.cosines, torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64))
-    assert balance.length.item() == pytest.approx(math.hypot(3, 14))
+    report = step(weighted_sum({"a": 1, "b": 5}, monitor_every=1), gradients).report
+    assert report is not None
+    assert report.names == ("a", "b")
+    assert_close(report.norms, torch.tensor([5.0, 2.0], dtype=torch.float64))
+    assert_close(report.shares, torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+    assert_close(report.cosines, torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64))
+    assert report.norm.item() == pytest.approx(math.hypot(3, 14))
 
 
 # Against independent implementations
@@ -110,8 +110,8 @@ def test_norms_that_spread_over_six_decades() -> None:
     assert_close(step(encodec(weights), gradients).gradient.double(), expected, rtol=1e-6, atol=1e-6)
     result = step(Balancer(weights, EmaNorm(), Sum(), Keep(), monitor_every=1), gradients)
     rows = torch.stack([gradients[name].flatten().double() for name in NAMES])
-    assert result.balance is not None
-    assert_close(result.balance.cosines, torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=2))
+    assert result.report is not None
+    assert_close(result.report.cosines, torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=2))
 
 
 # Properties
@@ -176,15 +176,15 @@ def test_monitoring_step_gives_the_ordinary_gradient() -> None:
         (encodec(THREE), encodec(THREE, monitor_every=1)),
     ):
         result, monitored = step(ordinary, gradients), step(monitoring, gradients)
-        assert result.balance is None
-        assert monitored.balance is not None
+        assert result.report is None
+        assert monitored.report is not None
         assert_close(monitored.gradient, result.gradient)
         assert monitored.weights == result.weights
 
 
 def test_monitoring_comes_every_so_many_steps() -> None:
     balancer = weighted_sum(THREE, monitor_every=3)
-    found = [step(balancer, noise("abc", (1, 1, 4), seed)).balance is not None for seed in range(7)]
+    found = [step(balancer, noise("abc", (1, 1, 4), seed)).report is not None for seed in range(7)]
     assert found == [True, False, False, True, False, False, True]
 
 

@@ -149,8 +149,8 @@ def test_extreme_lengths_stay_finite(scale: float) -> None:
     for balancer in (encodec(PAIR, monitor_every=1), encodec(PAIR, decay=0.0), fixed_sum(PAIR, 1.0)):
         result = balancer(losses, output)
         assert result.gradient.isfinite().all()
-        if result.balance is not None:
-            assert all(part.isfinite().all() for part in result.balance[1:])
+        if result.report is not None:
+            assert all(part.isfinite().all() for part in result.report[1:])
 
 
 # State
@@ -163,7 +163,7 @@ def test_state_resumes_bit_for_bit(norm_over: str) -> None:
         for seed in seeds:
             output = leaf(2, 1, 9)
             result = balancer(linear(output, noise("ab", (2, 1, 9), seed)), output)
-            results += [result.gradient, torch.tensor(result.balance is not None)]
+            results += [result.gradient, torch.tensor(result.report is not None)]
         return results
 
     through, stopped, resumed = (encodec(PAIR, 7, decay=0.9, norm_over=norm_over) for _ in range(3))

@@ -173,9 +173,9 @@ def test_a_direction_with_a_weight_for_every_element() -> None:
     result = balancer(linear(output, pair([3, 4, 9, 9], [9, 9, 0.6, 0.8])), output)
     assert_close(result.gradient, torch.tensor([[[3.0, 4.0, 6.0, 8.0]]]))
     assert (result.weights["a"].item(), result.weights["b"].item()) == pytest.approx((0.5, 5.0))
-    assert result.balance is not None
-    assert_close(result.balance.shares, torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
-    assert_close(result.balance.projections, torch.tensor([0.2, 0.8], dtype=torch.float64))
+    assert result.report is not None
+    assert_close(result.report.shares, torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+    assert_close(result.report.projections, torch.tensor([0.2, 0.8], dtype=torch.float64))
     fixed = Balancer({"a": 1, "b": 10}, Static(), Mask(), Fixed(1.0))
     got = fixed(linear(output, pair([3, 4, 9, 9], [9, 9, 0.6, 0.8])), output).gradient
     assert torch.linalg.vector_norm(got).item() == pytest.approx(1.0)
@@ -370,9 +370,9 @@ def test_weights_that_are_not_finite_are_told_and_not_kept() -> None:
     output = leaf(1, 1, 2)
     losses = linear(output, pair([3, 0], [0, 4]))
     balancer = Balancer(WEIGHTS, Static(), Infinite(), Keep(), refresh_every=5)
-    assert not balancer(losses, output).sound
+    assert not balancer(losses, output).is_finite
     balancer.strategy.direction = MinimumNorm()
-    assert balancer(losses, output).sound
+    assert balancer(losses, output).is_finite
 
 
 def test_settings_of_the_schedule_are_checked() -> None:

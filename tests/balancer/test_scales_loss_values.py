@@ -10,6 +10,7 @@ from torchjd import scalarization
 
 from balancer import Balancer, EmaNorm, Keep, Sum, Warmup
 from balancer.scales.amnl import AMNL
+from balancer.scales.baseline_loss import BaselineLoss
 from balancer.scales.dwa import DWA
 from balancer.scales.famo import FAMO
 from balancer.scales.first_epoch import FirstEpoch
@@ -17,7 +18,6 @@ from balancer.scales.gls import GLS
 from balancer.scales.imtl_l import IMTLL
 from balancer.scales.initial_loss import InitialLoss
 from balancer.scales.lr_modulation import LRModulation
-from balancer.scales.prior_loss import PriorLoss
 from balancer.scales.realtime_loss import RealtimeLoss
 from balancer.scales.reciprocal import reciprocal
 from balancer.scales.rlw import RLW
@@ -102,8 +102,8 @@ def test_amnl_in_current_mode_is_the_realtime_loss() -> None:
 
 
 def test_prior_loss_falls_back_on_the_initial_loss() -> None:
-    scale, initial = prepared(PriorLoss(batches=2), 3), prepared(InitialLoss(batches=2), 3)
-    scale.set_priors({"b": 5.0})
+    scale, initial = prepared(BaselineLoss(batches=2), 3), prepared(InitialLoss(batches=2), 3)
+    scale.set_constant_baselines({"b": 5.0})
     for losses in sequence(4):
         expected = initial(step(losses))
         expected[1] = 1 / 5
@@ -112,18 +112,18 @@ def test_prior_loss_falls_back_on_the_initial_loss() -> None:
 
 @pytest.mark.parametrize("prior", [{"z": 1.0}, {"a": float("nan")}, {"a": -1.0}, {"a": float("inf")}])
 def test_bad_priors_are_refused(prior: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="priors must be finite, not negative"):
-        prepared(PriorLoss()).set_priors(prior)
+    with pytest.raises(ValueError, match="constant baselines must be finite, not negative"):
+        prepared(BaselineLoss()).set_constant_baselines(prior)
 
 
 @pytest.mark.parametrize("warm", [False, True])
 def test_priors_reach_the_scale_through_the_balancer(warm: bool) -> None:
-    scales = (PriorLoss(), EmaNorm()) if warm else (EmaNorm(), PriorLoss())
+    scales = (BaselineLoss(), EmaNorm()) if warm else (EmaNorm(), BaselineLoss())
     balancer = Balancer({"a": 1, "b": 1}, scales[1], Sum(), Keep(), warmup=Warmup(5, scales[0], Sum(), Keep()))
-    assert balancer.uses_priors
-    balancer.set_priors({"b": 0.5})
-    assert_close(scales[not warm].priors, float64(float("nan"), 0.5), equal_nan=True)
-    assert not Balancer({"a": 1}, InitialLoss(), Sum(), Keep()).uses_priors
+    assert balancer.uses_constant_baselines
+    balancer.set_constant_baselines({"b": 0.5})
+    assert_close(scales[not warm].baselines, float64(float("nan"), 0.5), equal_nan=True)
+    assert not Balancer({"a": 1}, InitialLoss(), Sum(), Keep()).uses_constant_baselines
 
 
 # Learnt scales
@@ -312,7 +312,7 @@ def test_stch_refuses_an_ideal_value_without_a_loss() -> None:
 def held_out(scale: LRModulation, *losses: float) -> list[float]:
     found = []
     for loss in losses:
-        scale.validated({"a": loss})
+        scale.update_from_validation({"a": loss})
         found.append(scale(step([1, 1]))[0].item())
     return found
 
@@ -328,17 +328,17 @@ def test_lr_modulation_raises_while_a_loss_stalls_and_comes_back() -> None:
 def test_lr_modulation_passes_over_what_is_not_finite_or_not_measured() -> None:
     scale = prepared(LRModulation(patience=1))
     assert held_out(scale, 5, 5, float("nan"), float("inf")) == [1, 1.25, 1.25, 1.25]
-    scale.validated({})
+    scale.update_from_validation({})
     assert scale.stalled.tolist() == [1, 0]
 
 
 def test_lr_modulation_refuses_an_unknown_loss() -> None:
     with pytest.raises(ValueError, match=r"held-out losses must be among \['a', 'b'\], got z"):
-        prepared(LRModulation()).validated({"z": 1.0})
+        prepared(LRModulation()).update_from_validation({"z": 1.0})
 
 
 def test_validations_reach_the_scale_through_the_balancer() -> None:
     balancer = Balancer({"a": 1, "b": 1}, LRModulation(patience=1), Sum(), Keep())
     for _ in range(2):
-        balancer.validated({"b": 1.0})
+        balancer.update_from_validation({"b": 1.0})
     assert_close(balancer.state_dict()["strategy.scale.k"], float64(1, 1.25))

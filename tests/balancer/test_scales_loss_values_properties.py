@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from balancer import Balancer, Keep, Sum
 from balancer.scales.amnl import AMNL
+from balancer.scales.baseline_loss import BaselineLoss
 from balancer.scales.dwa import DWA
 from balancer.scales.famo import FAMO
 from balancer.scales.first_epoch import FirstEpoch
@@ -20,7 +21,6 @@ from balancer.scales.gls import GLS
 from balancer.scales.imtl_l import IMTLL
 from balancer.scales.initial_loss import InitialLoss
 from balancer.scales.lr_modulation import LRModulation
-from balancer.scales.prior_loss import PriorLoss
 from balancer.scales.realtime_loss import RealtimeLoss
 from balancer.scales.rlw import RLW
 from balancer.scales.stch import STCH
@@ -40,7 +40,7 @@ EACH_ALONE: dict[str, Callable[[], Scale]] = {
     "imtl_l": IMTLL,
     "initial_loss": lambda: InitialLoss(batches=5),
     "lr_modulation": lambda: LRModulation(patience=1),
-    "prior_loss": lambda: PriorLoss(batches=5),
+    "baseline_loss": lambda: BaselineLoss(batches=5),
     "realtime_loss": RealtimeLoss,
     "uncertainty": Uncertainty,
     "uncertainty_log1p": UncertaintyLog1p,
@@ -154,7 +154,7 @@ def run(balancer: Balancer, steps: range) -> list[Tensor]:
         result = balancer({name: output.sum() + value for name, value in losses.items()}, output)
         found.append(torch.stack(list(result.weights.values())))
         if count % 3 == 2:
-            balancer.validated({"a": losses["a"].item(), "c": losses["c"].item()})
+            balancer.update_from_validation({"a": losses["a"].item(), "c": losses["c"].item()})
     return found
 
 
@@ -163,7 +163,7 @@ def run(balancer: Balancer, steps: range) -> list[Tensor]:
 def test_a_run_resumes_bit_for_bit(make: Callable[[], Scale], stop: int) -> None:
     through, stopped, resumed = (balancer(make) for _ in range(3))
     for told in (through, stopped):  # once, before the first step; from then on the priors are in the state
-        told.set_priors({"a": 3.0})
+        told.set_constant_baselines({"a": 3.0})
     expected = run(through, range(16))
     run(stopped, range(stop))
     file = io.BytesIO()

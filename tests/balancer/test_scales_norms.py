@@ -14,7 +14,7 @@ from balancer.scales.db_mtl import DBMTL
 from balancer.scales.gradient_normalization import GradientNormalization
 from balancer.scales.gradnorm import GradNorm, norm_gradient, norm_targets
 from balancer.scales.vqgan import VQGAN
-from balancer.statistics import Pullback, SharedLayers
+from balancer.statistics import SharedGradient, SharedLayers
 
 NAMES = "abcdefgh"
 # Two gradients of lengths 5 and 2.
@@ -31,12 +31,12 @@ def statistics(
     losses: list[float] | None = None,
     index: list[int] | None = None,
     weights: list[float] | None = None,
-    pullback: Pullback | None = None,
+    shared_gradient: SharedGradient | None = None,
 ) -> Statistics:
     count = len(rows)
     values = torch.tensor(losses or [1.0] * count, dtype=torch.float64)
     users = torch.tensor(weights or [1.0] * count, dtype=torch.float64)
-    return Statistics(torch.tensor(index or range(count)), values, users, rows[:, None, None].float(), pullback)
+    return Statistics(torch.tensor(index or range(count)), values, users, rows[:, None, None].float(), shared_gradient)
 
 
 def rows_of(lengths: list[float], seed: int = 0, size: int = 12) -> Tensor:
@@ -96,7 +96,7 @@ def test_rates_of_any_losses_are_bounded(first: float, then: float) -> None:
         ({}, [0.6, 1.8]),
         ({"rate_exponent": 1.0}, [0.4, 1.866667]),
         ({"rate_exponent": 1.0, "keep_mean_norm": True}, [1.4, 6.533333]),
-        ({"rate_exponent": 1.0, "rate_free": ["a"]}, [0.6, 1.8]),
+        ({"rate_exponent": 1.0, "exclude_from_rates": ["a"]}, [0.6, 1.8]),
     ],
 )
 def test_gradient_normalization_example(settings: dict[str, Any], expected: list[float]) -> None:
@@ -229,20 +229,20 @@ def test_absent_losses_keep_their_logits() -> None:
     assert (scale.logits != before).tolist() == [True, False, True]
 
 
-def matrix_pullback(seen: list[str] | None = None, fill: float | None = None) -> Pullback:
+def matrix_pullback(seen: list[str] | None = None, fill: float | None = None) -> SharedGradient:
     """Parameters that the output depends on linearly: 20 of the last layer, 40 in all."""
     matrices = {
         layers: torch.randn(12, size, generator=torch.Generator().manual_seed(size))
         for layers, size in (("last_layer", 20), ("all_shared", 40))
     }
 
-    def pullback(gradient: Tensor, layers: SharedLayers) -> Tensor:
+    def shared_gradient(gradient: Tensor, layers: SharedLayers) -> Tensor:
         if seen is not None:
             seen.append(layers)
         found = gradient.flatten() @ matrices[layers]
         return found if fill is None else torch.full_like(found, fill)
 
-    return pullback
+    return shared_gradient
 
 
 @pytest.mark.parametrize("layers", ["last_layer", "all_shared"])
@@ -251,7 +251,7 @@ def test_gradnorm_at_parameters_makes_lengths_there_equal(layers: SharedLayers) 
     scale = prepared(GradNorm(layers, alpha=0.0))
     rows = rows_of([6.0, 0.5])
     for _ in range(400):
-        factors = scale(statistics(rows, pullback=matrix_pullback(seen)))
+        factors = scale(statistics(rows, shared_gradient=matrix_pullback(seen)))
     lengths = torch.stack([torch.linalg.vector_norm(matrix_pullback()(row, layers)) for row in rows]).double()
     assert_close((factors * lengths) / (factors * lengths).mean(), double(1, 1), rtol=0, atol=0.1)
     assert set(seen) == {layers}
@@ -262,15 +262,15 @@ def test_gradnorm_at_parameters_makes_lengths_there_equal(layers: SharedLayers) 
 def test_lengths_that_are_no_numbers_leave_no_trace(fill: float) -> None:
     scale = prepared(GradNorm("last_layer"))
     for step in range(10):
-        pullback = matrix_pullback(fill=fill if step == 4 else None)
-        factors = scale(statistics(rows_of([1.0, 3.0]), pullback=pullback))
+        shared_gradient = matrix_pullback(fill=fill if step == 4 else None)
+        factors = scale(statistics(rows_of([1.0, 3.0]), shared_gradient=shared_gradient))
         assert factors.isfinite().all()
     assert all(buffer.isfinite().all() for buffer in scale.buffers())
 
 
 def test_lengths_at_parameters_want_a_pullback() -> None:
     for scale in (GradNorm("last_layer"), VQGAN("all_shared")):
-        with pytest.raises(ValueError, match="want a pullback"):
+        with pytest.raises(ValueError, match="want a shared_gradient"):
             prepared(scale)(statistics(PAIR))
 
 
@@ -298,10 +298,10 @@ def test_the_reconstruction_is_the_weighted_sum_of_all_other_losses() -> None:
 def test_vqgan_takes_two_gradients_to_the_parameters(layers: SharedLayers) -> None:
     seen: list[str] = []
     rows, names = rows_of([1.0, 2.0, 0.5]), ["l1", "mel", "adversarial"]
-    pullback = matrix_pullback(seen)
-    factors = prepared(VQGAN(layers), names)(statistics(rows, pullback=pullback))
+    shared_gradient = matrix_pullback(seen)
+    factors = prepared(VQGAN(layers), names)(statistics(rows, shared_gradient=shared_gradient))
     assert seen == [layers, layers]
-    parts = [torch.linalg.vector_norm(pullback(each, layers)).item() for each in (rows[0] + rows[1], rows[2])]
+    parts = [torch.linalg.vector_norm(shared_gradient(each, layers)).item() for each in (rows[0] + rows[1], rows[2])]
     assert_close(factors, double(1, 1, parts[0] / (parts[1] + 1e-4)))
 
 

@@ -53,15 +53,15 @@ def config(strategy: str) -> Any:
 
 def make(strategy: str, weights: Mapping[str, float]) -> Balancer:
     balancer: Balancer = instantiate(config(strategy), weights=dict(weights), monitor_every=0, _convert_="all")
-    if balancer.uses_priors:
-        balancer.set_priors({name: 1.5 for name in weights if name in ("mel", "l1")})
+    if balancer.uses_constant_baselines:
+        balancer.set_constant_baselines({name: 1.5 for name in weights if name in ("mel", "l1")})
     return balancer
 
 
 _TO_PARAMETERS = torch.randn(16, 24, generator=torch.Generator().manual_seed(0))
 
 
-def pullback(gradient: Tensor, layers: SharedLayers) -> Tensor:
+def shared_gradient(gradient: Tensor, layers: SharedLayers) -> Tensor:
     """Parameters that the output depends on linearly."""
     return gradient.flatten() @ _TO_PARAMETERS
 
@@ -77,14 +77,14 @@ def step(balancer: Balancer, rows: Mapping[str, Tensor], values: Mapping[str, fl
     losses = {}
     for name, row in rows.items():
         losses |= linear(output, {name: row}, values if isinstance(values, float) else values[name])
-    return balancer(losses, output, pullback)
+    return balancer(losses, output, shared_gradient)
 
 
 def check(result: Balanced, balancer: Balancer, rows: Mapping[str, Tensor], limit: float = LIMIT) -> None:
     """The result is finite, no longer than it may be, and the sum that its weights say."""
     assert result.gradient.dtype == torch.float32
     assert result.gradient.isfinite().all()
-    assert result.sound
+    assert result.is_finite
     longest = sum(balancer.weights[name] * max(1.0, row.norm().item()) for name, row in rows.items())
     assert result.gradient.norm() <= limit * longest
     if type(balancer.strategy.direction).__name__ != "GradDrop":  # its weights differ from element to element
@@ -157,7 +157,7 @@ def test_a_loss_that_returns_is_not_amplified(strategy: str, absence: str) -> No
     if absence != "no value":
         losses |= linear(output, {"adversarial": 0 * rows["adversarial"]}, 0.0 if absence == "zero" else 1.0)
     for _ in range(100):
-        result = away(losses, output, pullback)
+        result = away(losses, output, shared_gradient)
     check(result, away, {"mel": rows["mel"]})
     assert cosine(result.gradient, rows["mel"]) == pytest.approx(1, abs=1e-5)
     for _ in range(20):
@@ -205,7 +205,7 @@ def test_a_gradient_that_is_not_finite_leaves_no_trace(strategy: str, entry: flo
             losses = linear(output, rows)
             losses["l1"] = _Gradient.apply(output, bad) + 1.0
             looks = struck.strategy.needs_gradients
-            result = struck(losses, output, pullback)
+            result = struck(losses, output, shared_gradient)
             expected = step(spared, {name: row for name, row in rows.items() if name != "l1" or not looks})
             if not looks:
                 assert not result.gradient.isfinite().all()
@@ -239,7 +239,7 @@ def test_two_losses_that_oppose_each_other(strategy: str, factor: float) -> None
         rows = {"mel": row, "adversarial": -factor * row}
         result = step(balancer, rows)
         assert result.gradient.isfinite().all()
-        assert result.sound
+        assert result.is_finite
         assert result.gradient.norm() <= LIMIT * row.norm()
 
 
@@ -251,7 +251,7 @@ def test_duplicate_and_dependent_gradients(strategy: str) -> None:
         rows = {"mel": a, "l1": 2 * a, "adversarial": b, "feature_matching": a + b}
         result = step(balancer, rows)
         assert result.gradient.isfinite().all()
-        assert result.sound
+        assert result.is_finite
         assert result.gradient.norm() <= LIMIT
 
 
@@ -266,7 +266,7 @@ def test_losses_computed_in_bfloat16(strategy: str) -> None:
         assert {loss.dtype for loss in losses.values()} == {torch.bfloat16}
         for _ in range(3):
             with torch.autocast("cpu", torch.bfloat16, enabled=below):
-                results.append(balancer(losses, output, pullback).gradient)
+                results.append(balancer(losses, output, shared_gradient).gradient)
     for a, b in zip(results[:3], results[3:], strict=True):
         assert a.dtype == torch.float32
         assert a.isfinite().all()
@@ -284,7 +284,7 @@ def test_the_state_resumes_bit_for_bit(strategy: str) -> None:
             if seed % 5 == 2:
                 del rows["adversarial"]
             found.append(step(balancer, rows, 1 / (1.0 + seed % 7)).gradient)
-            balancer.validated({"mel": 1.0 + seed % 3, "l1": 1.0})
+            balancer.update_from_validation({"mel": 1.0 + seed % 3, "l1": 1.0})
         return found
 
     expected = run(through, range(24))

@@ -9,16 +9,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from losses import AdversarialLoss, Combined, MultiPeriod, MultiScale, MultiScaleSTFT
+from losses import (
+    AdversarialLoss,
+    CombinedDiscriminator,
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiScaleSTFTDiscriminator,
+)
 
-Discriminator = MultiScaleSTFT | MultiPeriod | MultiScale | Combined
+Discriminator = MultiScaleSTFTDiscriminator | MultiPeriodDiscriminator | MultiScaleDiscriminator | CombinedDiscriminator
 
 SMALL: dict[str, Callable[[], Discriminator]] = {
-    "stft": lambda: MultiScaleSTFT(4, [128, 64]),
-    "compressed": lambda: MultiScaleSTFT(4, [128, 64], compression=0.3),
-    "period": lambda: MultiPeriod([2, 5], [4, 8]),
-    "scale": lambda: MultiScale(2, 4, 16),
-    "combined": lambda: Combined([MultiScaleSTFT(4, [128]), MultiPeriod([3], [4, 8])]),
+    "stft": lambda: MultiScaleSTFTDiscriminator(4, [128, 64]),
+    "compressed": lambda: MultiScaleSTFTDiscriminator(4, [128, 64], compression=0.3),
+    "period": lambda: MultiPeriodDiscriminator([2, 5], [4, 8]),
+    "scale": lambda: MultiScaleDiscriminator(2, 4, 16),
+    "combined": lambda: CombinedDiscriminator(
+        [MultiScaleSTFTDiscriminator(4, [128]), MultiPeriodDiscriminator([3], [4, 8])]
+    ),
 }
 
 
@@ -49,8 +57,8 @@ def _encodec(filters: int, windows: list[int]) -> nn.Module:
 def test_multi_scale_stft_equals_encodecs() -> None:
     windows = [256, 512, 128]
     torch.manual_seed(0)
-    reference, ours = _encodec(6, windows), MultiScaleSTFT(6, windows)
-    for theirs, mine in zip(reference.discriminators, ours.scales, strict=True):
+    reference, ours = _encodec(6, windows), MultiScaleSTFTDiscriminator(6, windows)
+    for theirs, mine in zip(reference.discriminators, ours.sub_discriminators, strict=True):
         source, target = theirs.state_dict(), mine.state_dict()
         names = {f"convs.{index}": f"convs.{index}.conv" for index in range(5)} | {"output": "conv_post.conv"}
         parts = {
@@ -77,15 +85,19 @@ def test_multi_scale_stft_equals_encodecs() -> None:
 def test_paper_sizes_have_the_published_parameter_counts() -> None:
     # Per scale: 2·32·27 + 32, three of 32·32·27 + 2·32, 32·32·9 + 2·32, and 32·9 + 2.
     per_scale = 1760 + 3 * (27_648 + 64) + 9216 + 64 + 290
-    assert _parameters(MultiScaleSTFT()) == 5 * per_scale == _parameters(_encodec(32, [2048, 1024, 512, 256, 128]))
+    assert (
+        _parameters(MultiScaleSTFTDiscriminator())
+        == 5 * per_scale
+        == _parameters(_encodec(32, [2048, 1024, 512, 256, 128]))
+    )
     # HiFi-GAN's multi-period discriminator has 41.1 million, MelGAN's multi-scale one 16.9 million.
-    assert _parameters(MultiPeriod()) == 41_105_770
-    assert _parameters(MultiScale()) == 16_924_086
+    assert _parameters(MultiPeriodDiscriminator()) == 41_105_770
+    assert _parameters(MultiScaleDiscriminator()) == 16_924_086
 
 
 def test_arguments_of_multi_scale_stft_change_the_network() -> None:
     audio = _audio(samples=256)
-    output = MultiScaleSTFT(4, [64], kernel=[5, 3], dilations=[1, 3])(audio)
+    output = MultiScaleSTFTDiscriminator(4, [64], kernel=[5, 3], dilations=[1, 3])(audio)
     # 256 samples: 1 + (256 - 64) / 16 = 13 frames; 33 bins, halved by each of two strides.
     assert [list(layer.shape) for layer in output.features[0]] == [
         [2, 4, 13, 33],
@@ -94,14 +106,17 @@ def test_arguments_of_multi_scale_stft_change_the_network() -> None:
         [2, 4, 13, 9],
     ]
     assert output.logits[0].shape == (2, 1, 13, 9)
-    assert min(layer.min().item() for layer in MultiScaleSTFT(4, [64], negative_slope=0.0)(audio).features[0]) == 0.0
+    assert (
+        min(layer.min().item() for layer in MultiScaleSTFTDiscriminator(4, [64], negative_slope=0.0)(audio).features[0])
+        == 0.0
+    )
 
 
 def test_compression_keeps_phases_and_takes_a_power_of_magnitudes() -> None:
     seen: list[Tensor] = []
     for compression in (1.0, 0.3):
-        discriminator = MultiScaleSTFT(4, [64], compression=compression)
-        first = discriminator.scales[0].convs[0]  # type: ignore[union-attr, index]
+        discriminator = MultiScaleSTFTDiscriminator(4, [64], compression=compression)
+        first = discriminator.sub_discriminators[0].convs[0]  # type: ignore[union-attr, index]
         first.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
         discriminator(_audio(samples=256))
     plain, compressed = (torch.complex(*image.double().unbind(1)).numpy() for image in seen)
@@ -113,7 +128,7 @@ def test_compression_keeps_phases_and_takes_a_power_of_magnitudes() -> None:
 
 def test_compression_has_finite_gradients_in_silence_and_hears_what_is_quiet() -> None:
     silence = torch.zeros(1, 1, 256, requires_grad=True)
-    output = MultiScaleSTFT(4, [64], compression=0.3)(silence)
+    output = MultiScaleSTFTDiscriminator(4, [64], compression=0.3)(silence)
     (gradient,) = torch.autograd.grad(AdversarialLoss().generator(output.logits), silence)
     assert bool(gradient.isfinite().all())
     # A tone 60 dB below another: how much of the first layer's output is due to it.
@@ -122,7 +137,7 @@ def test_compression_has_finite_gradients_in_silence_and_hears_what_is_quiet() -
     heard = []
     for compression in (1.0, 0.3):
         torch.manual_seed(0)
-        first = MultiScaleSTFT(4, [512], compression=compression)
+        first = MultiScaleSTFTDiscriminator(4, [512], compression=compression)
         without, with_it = (first(audio).features[0][0] for audio in (loud, loud + 1e-3 * quiet))
         heard.append(((with_it - without).norm() / without.norm()).item())
     assert heard[1] > 10 * heard[0]
@@ -131,11 +146,11 @@ def test_compression_has_finite_gradients_in_silence_and_hears_what_is_quiet() -
 @pytest.mark.parametrize("compression", [0.0, -0.3, 1.1, math.nan])
 def test_compression_out_of_range_is_refused(compression: float) -> None:
     with pytest.raises(ValueError, match=f"compression in .0, 1., got {compression}"):
-        MultiScaleSTFT(4, [64], compression=compression)
+        MultiScaleSTFTDiscriminator(4, [64], compression=compression)
 
 
 def test_periods_see_every_pth_sample() -> None:
-    discriminator = MultiPeriod([5], [3])
+    discriminator = MultiPeriodDiscriminator([5], [3])
     audio = _audio(1, 1, 50)
     changed = audio.clone()
     changed[..., 7] += 1.0
@@ -146,13 +161,13 @@ def test_periods_see_every_pth_sample() -> None:
 
 
 def test_each_scale_sees_half_the_rate_of_the_one_before() -> None:
-    output = MultiScale(3, 4, 16)(_audio(1, 1, 640))
+    output = MultiScaleDiscriminator(3, 4, 16)(_audio(1, 1, 640))
     assert [features[0].shape[-1] for features in output.features] == [640, 320, 160]
     # The mean over four samples, two apart, takes away the highest frequency: lower scales do not see it.
     constant, alternating = torch.zeros(1, 1, 640), torch.ones(1, 1, 640)
     alternating[..., 1::2] = -1.0
     torch.manual_seed(0)
-    discriminator = MultiScale(2, 4, 16)
+    discriminator = MultiScaleDiscriminator(2, 4, 16)
     still, moving = discriminator(constant), discriminator(alternating)
     assert not torch.allclose(still.logits[0], moving.logits[0])
     torch.testing.assert_close(still.features[1][0][..., 10:-10], moving.features[1][0][..., 10:-10])
@@ -229,7 +244,7 @@ def test_one_graph_serves_the_discriminator_and_the_generator(small: Discriminat
 
 def test_gradient_at_the_audio_matches_finite_differences() -> None:
     torch.manual_seed(0)
-    discriminator = MultiScaleSTFT(2, [8], dilations=[1]).double()
+    discriminator = MultiScaleSTFTDiscriminator(2, [8], dilations=[1]).double()
     audio = _audio(1, 2, 12).double().requires_grad_()
     loss = AdversarialLoss("least_squares")
     assert torch.autograd.gradcheck(lambda signal: loss.generator(discriminator(signal).logits), audio)
@@ -238,7 +253,9 @@ def test_gradient_at_the_audio_matches_finite_differences() -> None:
 def test_convolutions_follow_autocast_and_the_spectrum_does_not() -> None:
     discriminator = SMALL["stft"]()
     inputs: list[torch.dtype] = []
-    discriminator.scales[0].convs[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0].dtype))
+    discriminator.sub_discriminators[0].convs[0].register_forward_pre_hook(
+        lambda module, args: inputs.append(args[0].dtype)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         output = discriminator(_audio())
     assert inputs == [torch.float32]
@@ -267,15 +284,15 @@ def test_shortest_audio_works_and_shorter_is_refused(kind: str, minimum: int) ->
 
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 4"):
-        MultiScaleSTFT(4, [1022])
+        MultiScaleSTFTDiscriminator(4, [1022])
     with pytest.raises(ValueError, match="two odd sizes"):
-        MultiScaleSTFT(4, [64], kernel=[3, 8])
+        MultiScaleSTFTDiscriminator(4, [64], kernel=[3, 8])
     with pytest.raises(ValueError, match="periods >= 1"):
-        MultiPeriod([0])
+        MultiPeriodDiscriminator([0])
     with pytest.raises(ValueError, match="multiple of 4"):
-        MultiScale(filters=6)
+        MultiScaleDiscriminator(filters=6)
     with pytest.raises(ValueError, match="at least one discriminator"):
-        Combined([])
+        CombinedDiscriminator([])
 
 
 def test_state_dict_holds_parameters_only_and_restores_the_outputs(small: Discriminator) -> None:

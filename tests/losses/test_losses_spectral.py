@@ -124,7 +124,7 @@ def test_gradient_equals_that_of_a_plain_autograd_spectrogram() -> None:
         audio = torch.nn.functional.pad(audio, (0, -3001 % 64)).flatten(0, 1)
         hann = torch.hann_window(256, dtype=torch.float64)
         spectrum = torch.stft(audio, 256, 64, window=hann, center=False, return_complex=True).mT
-        return spectrum.abs().square() / hann.square().sum() @ loss.scales[0].filters[::2].double()
+        return spectrum.abs().square() / hann.square().sum() @ loss.resolutions[0].filters[::2].double()
 
     a, b = mel(estimate), mel(reference)
     filled = a.shape[-1] / 64

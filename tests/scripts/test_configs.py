@@ -396,9 +396,9 @@ def test_what_the_experiments_leave_to_the_defaults_of_the_classes(name: str, bu
     trainer = built(f"experiment={name}", "codec.config.filters=2", "discriminator.filters=2", "data=clips")
     mel: Any = trainer.losses["mel"]
     assert mel.mels == 64
-    assert mel.alphas == [1.0] * len(mel.scales)
+    assert mel.alphas == [1.0] * len(mel.resolutions)
     assert mel.log_distance == ("l2" if name.startswith("encodec") else "mse")
-    assert [scale.hop_samples * 4 for scale in mel.scales] == [
+    assert [scale.hop_samples * 4 for scale in mel.resolutions] == [
         2**exponent
         for exponent in EXPECTED[name]["losses.terms.mel.window_exponents"]  # type: ignore[attr-defined]
     ]

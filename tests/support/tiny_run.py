@@ -25,7 +25,7 @@ from codec.training import (
     Validation,
 )
 from data import Batch, HeldOutClip, SegmentDataset, scan_folder, write_wav
-from losses import L1, AdversarialLoss, MultiScaleMel, MultiScaleSTFT
+from losses import L1, AdversarialLoss, MultiScaleMel, MultiScaleSTFTDiscriminator
 
 RATE = 8000
 SAMPLES = 1600
@@ -49,7 +49,9 @@ def tiny_adversary(
 ) -> Adversary:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Adversary(MultiScaleSTFT(filters=2, windows=[64, 32]), AdversarialLoss(), optimizer, **settings)
+        return Adversary(
+            MultiScaleSTFTDiscriminator(filters=2, windows=[64, 32]), AdversarialLoss(), optimizer, **settings
+        )
 
 
 def plain_losses() -> dict[str, nn.Module]:

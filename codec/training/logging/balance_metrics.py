@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from balancer import Balance
+from balancer import GradientReport
 from codec.model import CodecOutput
 
 __all__ = ["balance_metrics", "level_metrics"]
@@ -11,7 +11,7 @@ __all__ = ["balance_metrics", "level_metrics"]
 _SILENCE = 1e-3  # root mean square, -60 dB: what the sampler takes for silence
 
 
-def balance_metrics(balance: Balance | None, output: CodecOutput, commitment: Tensor) -> dict[str, Tensor]:
+def balance_metrics(balance: GradientReport | None, output: CodecOutput, commitment: Tensor) -> dict[str, Tensor]:
     """Metrics of one step, to be asked for before its backward pass, which adds `commitment_ratio` to them.
 
     Nothing is computed, and the result stays empty, on a step without a report; there is no ratio where nothing was
@@ -23,7 +23,7 @@ def balance_metrics(balance: Balance | None, output: CodecOutput, commitment: Te
     """
     if balance is None:
         return {}
-    names, metrics = balance.names, {"conflicts": balance.conflicts, "balanced_norm": balance.length}
+    names, metrics = balance.names, {"conflicts": balance.conflicts, "balanced_norm": balance.norm}
     for prefix, values in (("norm", balance.norms), ("share", balance.shares), ("projection", balance.projections)):
         metrics |= {f"{prefix}/{name}": value for name, value in zip(names, values.unbind(), strict=True)}
     for i, first in enumerate(names):

@@ -12,9 +12,9 @@ from codec.training.adversarial import Adversary
 from codec.training.distributed import Processes
 from codec.training.startup.pca_init import start_as_transform
 from codec.training.startup.precision import Precision, keep_float32, verify_bfloat16
-from losses import priors
+from losses import constant_baselines
 
-__all__ = ["latent_vectors", "shared_priors", "start_codebooks", "start_weights", "trust_bfloat16"]
+__all__ = ["latent_vectors", "shared_constant_baselines", "start_codebooks", "start_weights", "trust_bfloat16"]
 
 
 def trust_bfloat16(
@@ -43,9 +43,11 @@ def trust_bfloat16(
     message(f"bfloat16 checked against float32, {len(everywhere)} layers failed")
 
 
-def shared_priors(losses: Mapping[str, nn.Module], batches: Iterable[Tensor], processes: Processes) -> dict[str, float]:
-    """What `losses.priors` finds in some batches, on average over the processes."""
-    found = processes.listed(priors(losses, batches))
+def shared_constant_baselines(
+    losses: Mapping[str, nn.Module], batches: Iterable[Tensor], processes: Processes
+) -> dict[str, float]:
+    """What `losses.constant_baselines` finds in some batches, on average over the processes."""
+    found = processes.listed(constant_baselines(losses, batches))
     return {name: fmean(each[name] for each in found) for name in found[0]}
 
 

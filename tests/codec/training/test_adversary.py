@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from codec.training import Adversary
 from codec.training.adversarial import ADVERSARIAL_LOSSES
-from losses import AdversarialLoss, Combined, MultiPeriod, MultiScale, MultiScaleSTFT
+from losses import (
+    AdversarialLoss,
+    CombinedDiscriminator,
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiScaleSTFTDiscriminator,
+)
 from tiny_run import SAMPLES, copied, differences, tiny_adversary, tones
 
 BOTH = pytest.mark.parametrize("update", ["simultaneous", "alternating"])
@@ -81,8 +87,10 @@ def test_both_players_equal_a_plain_loop(update: Update) -> None:
 @pytest.mark.parametrize(
     "discriminator",
     [
-        lambda: MultiScaleSTFT(filters=2, windows=[64, 32, 16]),
-        lambda: Combined([MultiScale(filters=4, max_filters=16), MultiPeriod([2, 3], [4, 8])]),
+        lambda: MultiScaleSTFTDiscriminator(filters=2, windows=[64, 32, 16]),
+        lambda: CombinedDiscriminator(
+            [MultiScaleDiscriminator(filters=4, max_filters=16), MultiPeriodDiscriminator([2, 3], [4, 8])]
+        ),
     ],
     ids=["stft", "waveforms"],
 )
@@ -122,7 +130,7 @@ def test_one_by_one_with_weights_that_are_known_gives_their_sum(
         total = sum(3 * weights[name] * loss for name, loss in losses.items())
         seen.append((losses, gradient_of(total, estimate), adversary.learn(), adversary.metrics))
     torch.testing.assert_close(*seen)
-    assert len(passes) == len(apart.discriminator.scales)  # type: ignore[arg-type]
+    assert len(passes) == len(apart.discriminator.sub_discriminators)  # type: ignore[arg-type]
 
 
 def test_a_loss_that_is_left_out_of_a_known_sum_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +152,7 @@ def test_one_by_one_holds_one_graph_at_a_time(update: Update) -> None:
     held: dict[bool, tuple[int, int]] = {}
     for one_by_one in (False, True):
         adversary = tiny_adversary(update=update, one_by_one=one_by_one)
-        adversary.discriminator = MultiScaleSTFT(filters=2, windows=[64] * 4)
+        adversary.discriminator = MultiScaleSTFTDiscriminator(filters=2, windows=[64] * 4)
         kept = _Kept()
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
             losses = adversary.judge(*_pair(), learn=True)
@@ -260,7 +268,7 @@ def test_under_autocast_the_alternating_order_judges_with_its_new_weights() -> N
     adversary = tiny_adversary(optimizer=partial(torch.optim.SGD, lr=10.0), update="alternating")
     estimate, reference = _pair()
     seen: list[Tensor] = []
-    first = adversary.discriminator.scales[0].convs[0]  # type: ignore[union-attr, index]
+    first = adversary.discriminator.sub_discriminators[0].convs[0]  # type: ignore[union-attr, index]
     first.register_forward_hook(lambda layer, args, output: seen.append(output.detach().clone()))
     with torch.autocast("cpu", torch.bfloat16):
         adversary.judge(estimate, reference, learn=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from balancer import Statistics
-from balancer.monitoring import Balance, measure
-from balancer.strategy import Combined
+from balancer.gradient_report import GradientReport, report_gradients
+from balancer.strategy import CombinedGradient
 from balancer_inputs import leaf, linear, noise, weighted_sum
 from codec.training import Budget, Cadence, CodebookPlan, Trainer
 from codec.training.logging.run_logger import RunLogger, TensorBoardSink
@@ -37,13 +37,15 @@ def _tidied() -> Iterator[None]:
         yield
 
 
-def measured(rows: Tensor, weights: Tensor) -> Balance:
+def measured(rows: Tensor, weights: Tensor) -> GradientReport:
     """The report on gradients [m, n] that weights [m] or [m, n] combine."""
     count = len(rows)
     ones = torch.ones(count, dtype=torch.float64)
     statistics = Statistics(torch.arange(count), ones, ones, rows[:, None, None])
     columns = weights[:, None] if weights.ndim == 1 else weights
-    return measure(tuple("abcdefgh"[:count]), statistics, Combined(weights, (columns.float() * rows).sum(0)))
+    return report_gradients(
+        tuple("abcdefgh"[:count]), statistics, CombinedGradient(weights, (columns.float() * rows).sum(0))
+    )
 
 
 def exactly(*values: float) -> Tensor:
@@ -61,7 +63,7 @@ def test_worked_numbers() -> None:
     assert_close(balance.projections, exactly(33 / 45, 12 / 45))  # .7333, .2667
     assert_close(balance.cosines, exactly(1, 0.8, 0.8, 1).view(2, 2))
     assert balance.conflicts == 0
-    assert balance.length.item() == pytest.approx(45**0.5)
+    assert balance.norm.item() == pytest.approx(45**0.5)
 
 
 def test_weights_turn_the_result_and_leave_norms_and_cosines() -> None:
@@ -139,8 +141,8 @@ def as_measured(values: Mapping[str, Tensor], prefix: str) -> list[float]:
 
 def test_a_monitoring_step_reports_all_of_it_and_the_others_none(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), monitor_every=2, budget=Budget(steps=9))
-    reports: list[Balance | None] = []
-    trainer.balancer.register_forward_hook(lambda module, args, result: reports.append(result.balance))
+    reports: list[GradientReport | None] = []
+    trainer.balancer.register_forward_hook(lambda module, args, result: reports.append(result.report))
     metrics = take_steps(trainer, 3)
     balance = reports[0]
     assert balance is not None
@@ -148,7 +150,7 @@ def test_a_monitoring_step_reports_all_of_it_and_the_others_none(tmp_path: Path)
     assert as_measured(metrics[0], "share") == balance.shares.tolist()
     assert as_measured(metrics[0], "projection") == balance.projections.tolist()
     assert metrics[0]["cosine/l1/mel"] == balance.cosines[0, 1]
-    assert (metrics[0]["conflicts"], metrics[0]["balanced_norm"]) == (balance.conflicts, balance.length)
+    assert (metrics[0]["conflicts"], metrics[0]["balanced_norm"]) == (balance.conflicts, balance.norm)
     only = set(metrics[0]) - set(metrics[1])
     assert only == {
         *(f"{prefix}/{name}" for prefix in ("norm", "share", "projection") for name in ("l1", "mel")),
@@ -252,7 +254,7 @@ def test_the_report_is_measured_on_the_gradients_of_the_losses() -> None:
     rows = noise("abc", (2, 1, 30), seed=5, spread=50)
     output = leaf(2, 1, 30)
     weights = {"a": 1.0, "b": 5.0, "c": 0.5}
-    balance = weighted_sum(weights, monitor_every=1)(linear(output, rows), output).balance
+    balance = weighted_sum(weights, monitor_every=1)(linear(output, rows), output).report
     assert balance is not None
     expected = measured(torch.stack([row.flatten() for row in rows.values()]), exactly(*weights.values()))
     for one, other in zip(balance[1:], expected[1:], strict=True):

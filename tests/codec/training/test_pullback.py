@@ -18,7 +18,7 @@ from balancer.scales.gradnorm import GradNorm
 from balancer.statistics import SharedLayers
 from codec.model import Codec
 from codec.network.conv import pad
-from codec.training.shared_gradients import Pullbacks
+from codec.training.shared_gradients import SharedGradients
 from codec.training.startup.precision import keep_float32
 from tiny_run import SAMPLES, started, take_steps, tidied, tiny_codec, tiny_trainer, tones
 
@@ -48,10 +48,10 @@ def test_the_last_layers_gradient_is_that_of_its_effective_weight(settings: dict
     entered: list[Tensor] = []
     last = codec.decoder.layers[-1]
     last.register_forward_pre_hook(lambda module, args: entered.append(args[1](args[0]).detach()))  # x, activation
-    pullbacks, audio = Pullbacks(codec), audio_for(codec)
+    shared_gradients, audio = SharedGradients(codec), audio_for(codec)
     output = codec(audio)
     gradient = torch.randn(output.audio.shape)
-    found = pullbacks.at(output)(gradient, "last_layer")
+    found = shared_gradients.at(output)(gradient, "last_layer")
 
     weight = last.conv.weight.detach().clone().requires_grad_()
     padded = pad(entered[0], last.left_padding, last.right_padding, last.padding)
@@ -69,10 +69,10 @@ def test_the_last_layers_gradient_is_that_of_its_effective_weight(settings: dict
 def test_all_shared_parameters_get_what_a_backward_pass_gives_them(settings: dict[str, Any], quantized: bool) -> None:
     codec = started(tiny_codec(**settings))
     twin = deepcopy(codec)
-    pullbacks, audio = Pullbacks(codec), audio_for(codec)
+    shared_gradients, audio = SharedGradients(codec), audio_for(codec)
     output = codec(audio, quantize=quantized)
     gradient = torch.randn(output.audio.shape)
-    found = pullbacks.at(output)(gradient, "all_shared")
+    found = shared_gradients.at(output)(gradient, "all_shared")
     twin(audio, quantize=quantized).audio.backward(gradient)
     expected = torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None])
     assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
@@ -82,21 +82,21 @@ def test_all_shared_parameters_get_what_a_backward_pass_gives_them(settings: dic
 def test_frozen_parameters_are_left_out() -> None:
     codec = tiny_codec()
     codec.encoder.requires_grad_(False)
-    pullbacks = Pullbacks(codec)
+    shared_gradients = SharedGradients(codec)
     output = codec(audio_for(codec), quantize=False)
-    found = pullbacks.at(output)(torch.ones_like(output.audio), "all_shared")
+    found = shared_gradients.at(output)(torch.ones_like(output.audio), "all_shared")
     assert len(found) == sum(parameter.numel() for parameter in codec.decoder.parameters())
 
 
 @pytest.mark.parametrize("layers", LAYERS)
 def test_gradients_are_taken_on_linearly_and_the_graph_stays_usable(layers: SharedLayers) -> None:
     codec = started(tiny_codec())
-    pullbacks = Pullbacks(codec)
+    shared_gradients = SharedGradients(codec)
     output = codec(audio_for(codec))
-    pullback = pullbacks.at(output)
+    shared_gradient = shared_gradients.at(output)
     first, second = torch.randn(2, *output.audio.shape)
-    parts = pullback(first, layers), pullback(second, layers)
-    assert_close(pullback(first - 3 * second, layers), parts[0] - 3 * parts[1], rtol=1e-3, atol=1e-3)
+    parts = shared_gradient(first, layers), shared_gradient(second, layers)
+    assert_close(shared_gradient(first - 3 * second, layers), parts[0] - 3 * parts[1], rtol=1e-3, atol=1e-3)
     assert all(parameter.grad is None for parameter in codec.parameters())
     assert not any(part.requires_grad for part in parts)
     output.audio.backward(first)
@@ -109,11 +109,11 @@ def test_bfloat16_is_close_to_float32(layers: SharedLayers) -> None:
     for enabled in (False, True):
         codec = tiny_codec()
         keep_float32(codec.decoder.layers[-1])
-        pullbacks = Pullbacks(codec)
+        shared_gradients = SharedGradients(codec)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             output = codec(audio_for(codec), quantize=False)
         gradient = torch.randn(output.audio.shape, generator=torch.Generator().manual_seed(0))
-        found.append(pullbacks.at(output)(gradient, layers))
+        found.append(shared_gradients.at(output)(gradient, layers))
         assert found[-1].dtype == torch.float32
     assert F.cosine_similarity(found[0], found[1], dim=0) > 0.98
 
@@ -122,34 +122,34 @@ def test_a_last_layer_in_bfloat16_is_close_too() -> None:
     found = []
     for enabled in (False, True):
         codec = tiny_codec()
-        pullbacks = Pullbacks(codec)
+        shared_gradients = SharedGradients(codec)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             output = codec(audio_for(codec), quantize=False)
-        found.append(pullbacks.at(output)(torch.ones(output.audio.shape), "last_layer"))
+        found.append(shared_gradients.at(output)(torch.ones(output.audio.shape), "last_layer"))
     assert output.audio.dtype == torch.bfloat16
     assert F.cosine_similarity(found[0], found[1], dim=0) > 0.98
 
 
 def test_passes_without_gradients_are_not_watched() -> None:
     codec = started(tiny_codec())
-    pullbacks, audio = Pullbacks(codec), audio_for(codec)
+    shared_gradients, audio = SharedGradients(codec), audio_for(codec)
     with torch.no_grad():
         output = codec(audio)
     codec.eval()
     codec.decode(codec.encode(audio))
     with pytest.raises(RuntimeError, match="wants a new forward pass of the codec with gradients enabled, got none"):
-        pullbacks.at(output)
+        shared_gradients.at(output)
 
 
 def test_a_validation_after_the_pass_does_not_take_its_place() -> None:
     codec = started(tiny_codec())
-    pullbacks, audio = Pullbacks(codec), audio_for(codec)
+    shared_gradients, audio = SharedGradients(codec), audio_for(codec)
     output = codec(audio)
-    expected = pullbacks.at(codec(audio))(torch.ones_like(audio), "last_layer")
+    expected = shared_gradients.at(codec(audio))(torch.ones_like(audio), "last_layer")
     output = codec(audio)
     with torch.no_grad():
         codec(0 * audio)
-    assert torch.equal(pullbacks.at(output)(torch.ones_like(audio), "last_layer"), expected)
+    assert torch.equal(shared_gradients.at(output)(torch.ones_like(audio), "last_layer"), expected)
 
 
 def parameter_balancer(layers: SharedLayers) -> Balancer:

@@ -10,7 +10,7 @@ from torch import Tensor
 from balancer import Balancer, Keep, Statistics, Sum
 from codec.training import Budget, Cadence, Trainer, Validation
 from data import HeldOutClip
-from losses import L1, MultiScaleMel, priors
+from losses import L1, MultiScaleMel, constant_baselines
 from tiny_run import (
     RATE,
     interrupt_at,
@@ -49,10 +49,10 @@ class Listener:
         self.told.append(("step", {}))
         return torch.full_like(statistics.losses, self.factor)
 
-    def set_priors(self, losses: Mapping[str, float]) -> None:
-        self.told.append(("priors", dict(losses)))
+    def set_constant_baselines(self, losses: Mapping[str, float]) -> None:
+        self.told.append(("constant_baselines", dict(losses)))
 
-    def validated(self, losses: Mapping[str, float]) -> None:
+    def update_from_validation(self, losses: Mapping[str, float]) -> None:
         self.told.append(("validated", dict(losses)))
 
 
@@ -93,16 +93,20 @@ def test_a_strategy_hears_of_priors_then_validations_then_steps(tmp_path: Path) 
     )
     listener = listening(trainer)
     trainer.run()
-    assert [kind for kind, _ in listener.told] == ["priors", "validated", *(["step"] * 2 + ["validated"]) * 2]
+    assert [kind for kind, _ in listener.told] == [
+        "constant_baselines",
+        "validated",
+        *(["step"] * 2 + ["validated"]) * 2,
+    ]
     batches = [trainer.data.batch(i) for i in range(8)]
-    assert listener.told[0][1] == priors(trainer.losses, batches)
+    assert listener.told[0][1] == constant_baselines(trainer.losses, batches)
     lines = metric_lines(trainer, "validation")
     heard = [losses for kind, losses in listener.told if kind == "validated"]
     assert [losses["l1"] for losses in heard] == [line["all/l1_loss"] for line in lines]
     assert all(set(losses) == {"l1", "mel"} for losses in heard)  # a discriminator's are not measured
 
 
-def test_a_resumed_run_hears_no_priors(tmp_path: Path) -> None:
+def test_a_resumed_run_gets_no_constant_baselines(tmp_path: Path) -> None:
     first = tiny_trainer(tmp_path, cadence=Cadence(100, 100, checkpoint=3))
     interrupt_at(first, 4)
     with pytest.raises(KeyboardInterrupt):

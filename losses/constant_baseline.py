@@ -6,16 +6,16 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["priors"]
+__all__ = ["constant_baselines"]
 
 
 @runtime_checkable
 class _HasPrior(Protocol):
-    def prior(self, reference: Tensor) -> Tensor:
+    def constant_baseline(self, reference: Tensor) -> Tensor:
         """Shape: reference [B, C, T] -> scalar."""
 
 
-def priors(losses: Mapping[str, nn.Module], batches: Iterable[Tensor]) -> dict[str, float]:
+def constant_baselines(losses: Mapping[str, nn.Module], batches: Iterable[Tensor]) -> dict[str, float]:
     """Mean over batches of the loss of the best constant prediction, from the data alone.
 
     Every batch takes a constant of its own, so with small batches the mean lies below what one constant for all
@@ -34,7 +34,7 @@ def priors(losses: Mapping[str, nn.Module], batches: Iterable[Tensor]) -> dict[s
     with_prior = {name: loss for name, loss in losses.items() if isinstance(loss, _HasPrior)}
     if not with_prior:
         return {}
-    values = [torch.stack([loss.prior(batch) for loss in with_prior.values()]) for batch in batches]
+    values = [torch.stack([loss.constant_baseline(batch) for loss in with_prior.values()]) for batch in batches]
     if not values:
-        raise ValueError("priors want one batch or more, got none")
+        raise ValueError("constant_baselines want one batch or more, got none")
     return dict(zip(with_prior, torch.stack(values).double().mean(dim=0).tolist(), strict=True))

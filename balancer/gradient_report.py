@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from balancer.statistics import Statistics
-from balancer.strategy import Combined
+from balancer.strategy import CombinedGradient
 
-__all__ = ["Balance", "measure"]
+__all__ = ["GradientReport", "report_gradients"]
 
 _TINY = torch.finfo(torch.float64).tiny
 
 
-class Balance(NamedTuple):
+class GradientReport(NamedTuple):
     """What each active loss did in one step, for the log."""
 
     names: tuple[str, ...]
@@ -22,10 +22,10 @@ class Balance(NamedTuple):
     projections: Tensor  # [m] of the weighted gradients on the result, as a share of its length
     cosines: Tensor  # [m, m] between the raw gradients
     conflicts: Tensor  # [] share of the pairs whose cosine is negative, 0 if there is no pair
-    length: Tensor  # [] of the result
+    norm: Tensor  # [] of the result
 
 
-def measure(names: tuple[str, ...], statistics: Statistics, combined: Combined) -> Balance:
+def report_gradients(names: tuple[str, ...], statistics: Statistics, combined: CombinedGradient) -> GradientReport:
     """What a step with gradients did.
 
     With d the result and w_i g_i the weighted gradients that add up to it, loss i has the share
@@ -45,7 +45,7 @@ def measure(names: tuple[str, ...], statistics: Statistics, combined: Combined) 
         terms, along = statistics.length(weighted), statistics.product(weighted, unit)
     rounding = torch.finfo(torch.float32).eps * terms.sum()
     pairs = torch.ones_like(statistics.cosines, dtype=torch.bool).triu(1)
-    return Balance(
+    return GradientReport(
         names,
         statistics.norms,
         terms / terms.sum().clamp_min(_TINY),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from losses import L1, L2, SISDR, AdversarialLoss, MultiResolutionSTFT, MultiScaleMel, priors
+from losses import L1, L2, SISDR, AdversarialLoss, MultiResolutionSTFT, MultiScaleMel, constant_baselines
 
 RATE = 24_000
 SPECTRAL = [
@@ -24,14 +24,14 @@ def _batch(seed: int = 0, shape: tuple[int, ...] = (2, 2, 1500)) -> Tensor:
 
 def test_worked_numbers() -> None:
     reference = torch.tensor([[[0.0, 0.0, 3.0]]])
-    assert L1().prior(reference).item() == 1.0
-    assert L2().prior(reference).item() == 2.0
+    assert L1().constant_baseline(reference).item() == 1.0
+    assert L2().constant_baseline(reference).item() == 2.0
 
 
 @pytest.mark.parametrize("loss", [L1(), L2()])
 def test_no_constant_waveform_does_better(loss: nn.Module) -> None:
     reference = _batch().double()
-    prior = loss.prior(reference).item()
+    prior = loss.constant_baseline(reference).item()
     candidates = torch.linspace(-0.3, 0.3, 601, dtype=torch.float64)
     values = [loss(constant.expand_as(reference), reference).item() for constant in candidates]
     assert prior <= min(values) + 1e-12
@@ -40,7 +40,7 @@ def test_no_constant_waveform_does_better(loss: nn.Module) -> None:
 
 def _numpy_mel_prior(loss: MultiScaleMel, reference: Tensor) -> float:
     total, parts = 0.0, 0.0
-    for scale, alpha in zip(loss.scales, loss.alphas, strict=True):
+    for scale, alpha in zip(loss.resolutions, loss.alphas, strict=True):
         power = scale(reference).double().numpy()
         filled = power.shape[-1] / loss.mels
         logs = np.log10(power + loss.floor)
@@ -56,7 +56,7 @@ def _numpy_mel_prior(loss: MultiScaleMel, reference: Tensor) -> float:
 
 @pytest.mark.parametrize("loss", SPECTRAL[:2])
 def test_mel_prior_equals_numpy(loss: MultiScaleMel) -> None:
-    assert loss.prior(_batch()).item() == pytest.approx(_numpy_mel_prior(loss, _batch()), rel=1e-5)
+    assert loss.constant_baseline(_batch()).item() == pytest.approx(_numpy_mel_prior(loss, _batch()), rel=1e-5)
 
 
 def test_stft_prior_equals_numpy() -> None:
@@ -67,7 +67,7 @@ def test_stft_prior_equals_numpy() -> None:
     magnitude = np.sqrt(np.maximum(np.abs(np.fft.rfft(frames * window)) ** 2, 1e-7))
     convergence = np.linalg.norm(magnitude - magnitude.mean(axis=0)) / np.linalg.norm(magnitude)
     logarithmic = np.abs(np.log(magnitude) - np.median(np.log(magnitude), axis=0)).mean()
-    assert loss.prior(reference).item() == pytest.approx(convergence + logarithmic, rel=1e-4)
+    assert loss.constant_baseline(reference).item() == pytest.approx(convergence + logarithmic, rel=1e-4)
 
 
 @pytest.mark.parametrize("level", [0.03, 0.1, 0.3])
@@ -76,48 +76,50 @@ def test_a_constant_tone_does_no_better_than_the_prior(loss: nn.Module, level: f
     # A tone's spectrum is the same in every frame; so is that of silence, to which the level tends.
     reference = _batch()
     time = torch.arange(reference.shape[-1]) / RATE
-    prior = loss.prior(reference).item()
+    prior = loss.constant_baseline(reference).item()
     for estimate in (level * (2 * torch.pi * 3000 * time).sin(), torch.zeros_like(time)):
         assert prior < loss(estimate.expand_as(reference), reference).item()
 
 
 @pytest.mark.parametrize("loss", [L1(), L2(), *SPECTRAL])
 def test_silence_has_prior_zero(loss: nn.Module) -> None:
-    assert loss.prior(torch.zeros(1, 1, 1000)).item() == pytest.approx(0.0, abs=1e-6)
+    assert loss.constant_baseline(torch.zeros(1, 1, 1000)).item() == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", [L1(), L2(), *SPECTRAL])
 def test_autocast_changes_nothing_and_no_graph_is_kept(loss: nn.Module) -> None:
     reference = _batch().requires_grad_()
-    expected = loss.prior(reference)
+    expected = loss.constant_baseline(reference)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(loss.prior(reference), expected)
+        assert torch.equal(loss.constant_baseline(reference), expected)
     assert not expected.requires_grad
-    assert loss.prior(_batch().bfloat16()).dtype == torch.float32
+    assert loss.constant_baseline(_batch().bfloat16()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("loss", [L1(), L2(), *SPECTRAL])
 def test_audio_without_channels_is_refused(loss: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"expected audio \[B, C, T\], got \[2, 1000\]"):
-        loss.prior(torch.zeros(2, 1000))
+        loss.constant_baseline(torch.zeros(2, 1000))
 
 
 def test_priors_are_means_over_batches_of_the_losses_that_have_one() -> None:
     losses = {"l1": L1(), "si_sdr": SISDR(), "mel": SPECTRAL[0], "adversarial": AdversarialLoss("hinge")}
     batches = [_batch(seed) for seed in range(3)]
-    found = priors(losses, iter(batches))
+    found = constant_baselines(losses, iter(batches))
     assert list(found) == ["l1", "mel"]
     for name, value in found.items():
-        assert value == pytest.approx(np.mean([losses[name].prior(batch).item() for batch in batches]), rel=1e-6)
+        assert value == pytest.approx(
+            np.mean([losses[name].constant_baseline(batch).item() for batch in batches]), rel=1e-6
+        )
 
 
 def test_without_a_loss_that_has_a_prior_no_batch_is_read() -> None:
     def never() -> Tensor:
         raise AssertionError
 
-    assert priors({"si_sdr": SISDR()}, iter(never, None)) == {}
+    assert constant_baselines({"si_sdr": SISDR()}, iter(never, None)) == {}
 
 
 def test_no_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="one batch or more, got none"):
-        priors({"l1": L1()}, [])
+        constant_baselines({"l1": L1()}, [])
