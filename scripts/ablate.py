@@ -15,8 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from codec.evaluation.perceptual import check_packages
-from codec.evaluation.report.scores import METRICS as SHOWN
+from codec.evaluation import METRICS, check_packages, select_metrics
 from codec.training import Budget, CheckpointError, load_checkpoint
 from codec.training.checkpoint.pretrained import check_architecture
 from scripts.ablation.display import GridDisplay
@@ -24,7 +23,7 @@ from scripts.ablation.grid import BASE, ablation_folder, base_config, check_grid
 from scripts.ablation.report.page import write_ablation_report
 from scripts.ablation.report.runs import conditions_by_weights, ordered, read_runs
 from scripts.ablation.report.tables import score_table
-from scripts.ablation.run import METRICS, error_path, run_job
+from scripts.ablation.run import error_path, run_job
 from scripts.command_line import compose, execute
 from scripts.composition import CHANGEABLE_ON_RESUME, CONFIGS, check_keys, check_unchanged, make, save_config
 from scripts.train import SUMMARY
@@ -80,11 +79,7 @@ def _plan(cfg: DictConfig) -> Plan:
     """
     check_grid(cfg)
     folder = ablation_folder(cfg)
-    unknown = [name for name in cfg.metrics if name not in METRICS]
-    if unknown:
-        raise ValueError(f"there is no metric {unknown[0]}, only {', '.join(METRICS)}")
-    if not {"stoi", "pesq", "visqol"}.isdisjoint(cfg.metrics):
-        check_packages()
+    check_packages(select_metrics(cfg.metrics).values())
     if any((folder / "runs").glob("*/config.yaml")):
         check_unchanged(folder, folder / "ablation.yaml", _settings(cfg), _GRID)
     trainings = {name: run_config(cfg, cell) for name, cell in grid_runs(cfg).items()}
@@ -139,7 +134,7 @@ def _raise_failures(folder: Path, jobs: list[str]) -> None:
 def _print_scores(folder: Path, reference: str) -> None:
     cells, _, _ = read_runs(folder)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    metrics = ordered((name for cell in cells for name in cell.scores), SHOWN)
+    metrics = ordered((name for cell in cells for name in cell.scores), METRICS)
     for weights, conditions in conditions_by_weights(cells, reference).items():
         scores = score_table(
             f"loss weights: {weights}", conditions, metrics, lambda cell, name: cell.scores.get(name, float("nan"))

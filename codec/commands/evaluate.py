@@ -42,11 +42,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from codec.evaluation.perceptual import check_packages
+    from codec.evaluation.metrics import METRICS, check_packages
     from codec.evaluation.rate_distortion import evaluate_folder
     from codec.evaluation.rate_distortion_output import print_evaluation, write_evaluation
 
-    check_packages()
+    check_packages(METRICS.values())
     model = model_path(options.checkpoint)
     coder = load(options)
     offered = coder.codec.config.bandwidths_kbps

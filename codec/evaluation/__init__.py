@@ -1,32 +1,36 @@
-"""Evaluation: scores of reconstructed audio and of codes, by signal (`metrics`) and as heard (`perceptual`), a model's
-rate-distortion curve (`rate_distortion`, beside that of `opus`), and the page that shows a run (`report`)."""
+"""Evaluation: the registry of metrics, baselines, rate-distortion curves, and the report page of a training run."""
 
+from codec.evaluation.codebook_usage import bitrate_efficiency, codebook_usage, codes_used, count_codes
 from codec.evaluation.metrics import (
-    bitrate_efficiency,
-    codebook_usage,
-    count_codes,
-    evaluate,
-    mel_distance,
-    ripple_db,
-    si_sdr_db,
-    stft_distance,
-    usage_of_counts,
-    validate,
+    METRICS,
+    Metric,
+    check_packages,
+    describe,
+    score_audio,
+    score_codes,
+    select_metrics,
 )
 from codec.evaluation.perceptual import pesq, stoi, visqol
+from codec.evaluation.signal_metrics import mel_distance, ripple_db, si_sdr_db, stft_distance, validate
 
 __all__ = [
+    "METRICS",
+    "Metric",
     "bitrate_efficiency",
+    "check_packages",
     "codebook_usage",
+    "codes_used",
     "count_codes",
-    "evaluate",
+    "describe",
     "mel_distance",
     "pesq",
     "ripple_db",
+    "score_audio",
+    "score_codes",
+    "select_metrics",
     "si_sdr_db",
     "stft_distance",
     "stoi",
-    "usage_of_counts",
     "validate",
     "visqol",
 ]

@@ -1,243 +1,153 @@
-"""Scores of reconstructed audio and of the codes it came from.
+"""The registry of metrics: how each one is computed, named and displayed.
 
-Conventions: audio is [B, C, T], arguments are (estimate, reference), sample rates are in Hz, and every score of audio
-is [B], one number a clip, so that clips can be grouped afterwards. Nothing here is meant to be trained on.
-
-Metrics:
-    si_sdr_db: scale-invariant signal-to-distortion ratio in dB, higher is better.
-    mel_distance: audiocraft's multi-scale mel loss, lower is better.
-    stft_distance: the multi-scale STFT distance of the Descript audio codec's evaluation, lower is better.
-    ripple_db: tones where the reference has noise, which no other score hears; lower is better.
-    codebook_usage, bitrate_efficiency: how much of their nominal bits the codes carry.
+Validation, `codec evaluate`, the report and the ablation read `METRICS`. To add a metric, define one `Metric` in a
+module of your own and name it as `my_package.my_module:MY_METRIC` wherever a metric is chosen.
 """
 
-import math
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from codec.quantization.residual import CodebookUsage
-from losses import spectral
-from losses.waveform import si_sdr
+from codec.evaluation.codebook_usage import bitrate_efficiency, codes_used
+from codec.evaluation.perceptual import pesq, stoi, visqol
+from codec.evaluation.signal_metrics import mel_distance, ripple_db, si_sdr_db, stft_distance
 
-__all__ = [
-    "bitrate_efficiency",
-    "codebook_usage",
-    "count_codes",
-    "evaluate",
-    "mel_distance",
-    "ripple_db",
-    "si_sdr_db",
-    "stft_distance",
-    "usage_of_counts",
-    "validate",
-]
-
-_LONGEST_MEL_WINDOW = 2**10
-_STFT_WINDOWS = (2048, 512)
-# Of the ripple. Its bins lie closer than the tones of any frame rate; below the band voices have tones of their own,
-# and above it, as a share of the highest frequency there is, filters end. Nobody hears what is below the noise.
-_BIN_HZ, _RIPPLE_FROM_HZ, _RIPPLE_TO, _MOVING_MEAN_HZ, _NOISE_DBFS = 24000 / 4096, 2500.0, 11 / 12, 380.0, -90.0
+__all__ = ["METRICS", "Metric", "check_packages", "describe", "score_audio", "score_codes", "select_metrics"]
 
 
-def validate(estimate: Tensor, reference: Tensor) -> None:
-    """Checks that an estimate can be scored against a reference.
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
 
-    A non-finite *estimate* passes: the scores of a model that diverged are NaN, which is for the caller to judge.
+    Args:
+        name: Its key in settings, logs, tables and files.
+        label: Its heading in tables and charts, without the unit.
+        function: For the domains "audio" and "speech", (estimate [B, C, T], reference [B, C, T], sample rate in Hz)
+            -> scores [B], NaN where the metric is undefined. For the domain "codes", (counts [K, largest codebook
+            size], codebook sizes) -> a number.
+        higher_is_better: The direction; None where neither direction is better.
+        digits: Digits shown after the decimal point.
+        unit: Unit of the scores; empty for a plain number.
+        domain: "audio" for any audio, "speech" where other audio has no meaningful score, "codes" for codebook usage.
+        packages: Import names of the optional packages that the function needs.
+    """
 
-    Shape: estimate [B, C, T], reference [B, C, T].
+    name: str
+    label: str
+    function: Callable[..., Any]
+    higher_is_better: bool | None = None
+    digits: int = 3
+    unit: str = ""
+    domain: Literal["audio", "speech", "codes"] = "audio"
+    packages: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """The label with the unit."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+    @property
+    def sign(self) -> int:
+        """1 when higher is better, -1 when lower is better, 0 when neither is."""
+        return 0 if self.higher_is_better is None else 1 if self.higher_is_better else -1
+
+
+_ENTRIES = (
+    Metric("si_sdr_db", "SI-SDR", lambda e, r, _: si_sdr_db(e, r), higher_is_better=True, digits=2, unit="dB"),
+    Metric("visqol", "ViSQOL", visqol, higher_is_better=True, packages=("visqol",)),
+    Metric("mel_distance", "mel distance", mel_distance, higher_is_better=False, digits=4),
+    Metric("stft_distance", "STFT distance", lambda e, r, _: stft_distance(e, r), higher_is_better=False),
+    Metric("ripple_db", "ripple", ripple_db, higher_is_better=False, digits=2, unit="dB"),
+    Metric("stoi", "STOI", stoi, higher_is_better=True, domain="speech", packages=("torchmetrics", "pystoi")),
+    Metric("pesq", "PESQ", pesq, higher_is_better=True, domain="speech", packages=("torchmetrics", "pesq")),
+    Metric("codes_used", "codes used", codes_used, higher_is_better=True, domain="codes"),
+    Metric("bitrate_efficiency", "bitrate efficiency", bitrate_efficiency, higher_is_better=True, domain="codes"),
+)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ENTRIES}
+
+
+def select_metrics(chosen: Iterable[str | Metric], known: Mapping[str, Metric] = METRICS) -> dict[str, Metric]:
+    """Chosen metrics by name, in the given order.
+
+    Args:
+        chosen: Names in `known`, import paths of the form `module:ATTRIBUTE`, or metrics.
+        known: Registry that names refer to.
 
     Raises:
-        TypeError: when one of them does not hold floating-point numbers.
-        ValueError: when the shapes are not equal and [B, C, T] with at least one of each, or the reference holds
-            NaN or infinity.
+        ValueError: A name is unknown, an import path does not lead to a `Metric`, or two metrics have the same name.
     """
-    for name, audio in (("estimate", estimate), ("reference", reference)):
-        if not audio.is_floating_point():
-            raise TypeError(f"{name}: floating-point audio is wanted, got {audio.dtype}")
-        if audio.ndim != 3 or 0 in audio.shape:
-            raise ValueError(f"{name}: audio [B, C, T], none of them 0, is wanted, got {list(audio.shape)}")
-    if estimate.shape[:2] == reference.shape[:2] and estimate.shape != reference.shape:
-        raise ValueError(
-            f"an estimate as long as its reference is wanted, got {estimate.shape[-1]} and {reference.shape[-1]} "
-            "samples: cut off what the codec padded"
-        )
-    if estimate.shape != reference.shape:
-        raise ValueError(f"equal shapes are wanted, got {list(estimate.shape)} and {list(reference.shape)}")
-    if not reference.isfinite().all():
-        raise ValueError("a reference of finite samples is wanted, got NaN or infinity")
+    selected: dict[str, Metric] = {}
+    for choice in chosen:
+        metric = choice if isinstance(choice, Metric) else _find(choice, known)
+        if metric.name in selected:
+            raise ValueError(f"metrics must have different names, got {metric.name} twice")
+        selected[metric.name] = metric
+    return selected
 
 
-def evaluate(estimate: Tensor, reference: Tensor, sample_rate: int) -> dict[str, Tensor]:
-    """All scores of audio by their names.
+def _find(name: str, known: Mapping[str, Metric]) -> Metric:
+    if ":" not in name:
+        if name not in known:
+            raise ValueError(f"there is no metric {name}; choose from {', '.join(known)}, or give module:ATTRIBUTE")
+        return known[name]
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"metric {name} cannot be imported: {error}") from error
+    if not isinstance(found, Metric):
+        raise ValueError(f"metric {name}: expected a codec.evaluation.Metric, got {type(found).__name__}")
+    return found
+
+
+def describe(name: str, known: Mapping[str, Metric] = METRICS) -> Metric:
+    """How to display scores of that name. Names outside the registry get their words as label and no direction."""
+    return known.get(name) or Metric(name, name.replace("_", " "), _unavailable)
+
+
+def _unavailable(*arguments: Any) -> float:
+    raise NotImplementedError("this metric can be displayed but not computed")
+
+
+def check_packages(metrics: Iterable[Metric]) -> None:
+    """Checks that the optional packages of the given metrics are installed.
+
+    Raises:
+        ValueError: Names the missing packages and the command that installs them.
+    """
+    needed = dict.fromkeys(package for metric in metrics for package in metric.packages)
+    missing = [package for package in needed if find_spec(package) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} not installed: bash scripts/setup.sh evaluation (needs a C compiler)")
+
+
+def score_audio(
+    estimate: Tensor, reference: Tensor, sample_rate: int, metrics: Mapping[str, Metric] = METRICS
+) -> dict[str, Tensor]:
+    """Scores of the metrics that compare audio, by name; metrics of codes are left out.
+
+    Args:
+        sample_rate: In Hz.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> each score [B].
     """
-    return {
-        "mel_distance": mel_distance(estimate, reference, sample_rate),
-        "stft_distance": stft_distance(estimate, reference),
-        "si_sdr_db": si_sdr_db(estimate, reference),
-        "ripple_db": ripple_db(estimate, reference, sample_rate),
-    }
+    audio_metrics = {name: metric for name, metric in metrics.items() if metric.domain != "codes"}
+    return {name: metric.function(estimate, reference, sample_rate) for name, metric in audio_metrics.items()}
 
 
-@torch.no_grad()
-def si_sdr_db(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019), the mean left in; see losses.waveform.si_sdr.
-
-    An identical estimate scores what the epsilons leave, about 110 dB for a second of loud audio; a silent estimate
-    scores 0 dB, so untrained models can seem better silent than noisy.
-
-    Shape: estimate [B, C, T], reference [B, C, T] -> [B], in dB.
-    """
-    validate(estimate, reference)
-    return si_sdr(estimate, reference)
-
-
-@torch.no_grad()
-def mel_distance(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """Multi-scale mel distance (audiocraft: 64 filters above 64 Hz, windows 2^6 .. 2^10); 0 for an identical estimate.
-
-    Clips below 1024 samples are continued with silence.
+def score_codes(
+    counts: Tensor, codebook_sizes: Sequence[int], metrics: Mapping[str, Metric] = METRICS
+) -> dict[str, float]:
+    """Scores of the metrics of codes, by name; metrics that compare audio are left out.
 
     Args:
-        estimate: what the codec made.
-        reference: what it was given.
-        sample_rate: of both, in Hz.
+        counts: How often each code occurs, from `count_codes`.
+        codebook_sizes: Size of each of the K codebooks.
 
-    Shape: estimate [B, C, T], reference [B, C, T] -> [B].
+    Shape: counts [K, largest codebook size].
     """
-    validate(estimate, reference)
-    estimate, reference = (_at_least(audio, _LONGEST_MEL_WINDOW) for audio in (estimate, reference))
-    pairs = zip(estimate.split(1), reference.split(1), strict=True)
-    return torch.stack([spectral.mel_distance(e, r, sample_rate) for e, r in pairs])
-
-
-@torch.no_grad()
-def stft_distance(estimate: Tensor, reference: Tensor) -> Tensor:
-    """L1 of magnitudes plus L1 of their log10 powers, windows 2048 and 512 (Kumar et al. 2023, section 4.2).
-
-    Hann windows, hop a quarter, powers held at 1e-5 or more, the sum over both windows: the form of the "STFT distance"
-    that the Descript audio codec reports. Clips below 2048 samples are continued with silence.
-
-    Shape: estimate [B, C, T], reference [B, C, T] -> [B].
-    """
-    validate(estimate, reference)
-    distance = estimate.new_zeros(len(estimate), dtype=torch.float32)
-    for window_samples in _STFT_WINDOWS:
-        e, r = (_magnitude(audio, window_samples) for audio in (estimate, reference))
-        e_log, r_log = (magnitude.square().clamp(min=1e-5).log10() for magnitude in (e, r))
-        distance += (e - r).abs().flatten(1).mean(1) + (e_log - r_log).abs().flatten(1).mean(1)
-    return distance
-
-
-@torch.no_grad()
-def ripple_db(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """How unevenly the treble of the estimate follows that of its reference; 0 for an identical estimate.
-
-    A decoder that repeats one waveform in every frame writes noise as tones at multiples of its frame rate. Their
-    energy is right in every band of a mel filter, so that scores of bands miss them, and a listener hears a buzz. This
-    is the standard deviation over frequency of the ratio of both long-term spectra, in dB, less its moving mean over
-    380 Hz; from 2.5 kHz (or a third of the highest frequency) to 11/12 of the highest, in bins of about 6 Hz. Channels
-    are taken together, and both signals with white noise at -90 dBFS.
-
-    Two noises that have nothing in common score 1.0 in 3 s and 1.9 in 1 s; noise, and a frame of noise repeated 75
-    times a second, 23. The project's own measure: docs/starter.md, "What the mel distance does not hear".
-
-    Shape: estimate [B, C, T], reference [B, C, T] -> [B], in dB.
-    """
-    validate(estimate, reference)
-    window_samples = 2 ** round(math.log2(sample_rate / _BIN_HZ))
-    bin_hz = sample_rate / window_samples
-    low, high = min(_RIPPLE_FROM_HZ, sample_rate / 6) / bin_hz, _RIPPLE_TO * sample_rate / 2 / bin_hz
-    half = round(_MOVING_MEAN_HZ / 2 / bin_hz)
-    levels = [_long_term_level_db(audio, window_samples) for audio in (estimate, reference)]
-    ratio = (levels[0] - levels[1])[:, None]
-    mean = F.avg_pool1d(ratio, 2 * half + 1, stride=1, padding=half, count_include_pad=False)
-    return (ratio - mean)[:, 0, math.ceil(low) : math.floor(high) + 1].std(1, correction=0)
-
-
-def count_codes(codes: Tensor, codebook_size: int) -> Tensor:
-    """How often each code of each book occurs. Counts of several batches add up; then see `usage_of_counts`.
-
-    Shape: codes [B, K, F] of integers -> [K, codebook_size] int64.
-
-    Raises:
-        TypeError: when the codes are not integers.
-        ValueError: when they are not [B, K, F], or lie outside 0 .. codebook_size - 1.
-    """
-    if codes.is_floating_point() or codes.dtype == torch.bool:
-        raise TypeError(f"integer codes are wanted, got {codes.dtype}")
-    if codes.ndim != 3 or 0 in codes.shape:
-        raise ValueError(f"codes [B, K, F], none of them 0, are wanted, got {list(codes.shape)}")
-    low, high = int(codes.min()), int(codes.max())
-    if low < 0 or high >= codebook_size:
-        raise ValueError(f"codes in 0 .. {codebook_size - 1} are wanted, got {low} .. {high}")
-    books = codes.shape[1]
-    # One histogram for all books: book k counts in its own range of codebook_size numbers.
-    offsets = codebook_size * torch.arange(books, device=codes.device)
-    flat = (codes.long() + offsets[:, None]).flatten()
-    return torch.bincount(flat, minlength=books * codebook_size).view(books, codebook_size)
-
-
-def usage_of_counts(counts: Tensor) -> CodebookUsage:
-    """Perplexity, share of codes that never occur, and entropy in bits of each book.
-
-    Few codes bound all three: N of them reach a perplexity of N at most.
-
-    Shape: counts [K, codebook_size] -> each [K] float64.
-
-    Raises:
-        ValueError: when a book has no code at all.
-    """
-    total = counts.sum(1, keepdim=True)
-    if (total == 0).any():
-        raise ValueError("at least one code of every book is wanted, got a book without any")
-    entropy_nats = torch.special.entr(counts.double() / total).sum(1)
-    return CodebookUsage(
-        perplexity=entropy_nats.exp(),
-        dead_share=(counts == 0).double().mean(1),
-        bits=entropy_nats / math.log(2),
-    )
-
-
-def codebook_usage(codes: Tensor, codebook_size: int) -> CodebookUsage:
-    """`usage_of_counts` of the codes of one batch; here dead means that a code does not occur in it.
-
-    Shape: codes [B, K, F] of integers -> each [K] float64.
-    """
-    return usage_of_counts(count_codes(codes, codebook_size))
-
-
-def bitrate_efficiency(usage: CodebookUsage, codebook_size: int) -> float:
-    """Sum of the books' entropies over the sum of the bits they cost (Kumar et al. 2023), in [0, 1].
-
-    Raises:
-        ValueError: when a book has fewer than two codes, and so costs no bits.
-    """
-    if codebook_size < 2:
-        raise ValueError(f"books of at least 2 codes are wanted, got {codebook_size}")
-    return float(usage.bits.sum() / (len(usage.bits) * math.log2(codebook_size)))
-
-
-def _magnitude(audio: Tensor, window_samples: int) -> Tensor:
-    """Shape: audio [B, C, T] -> [B, C, bins, F]."""
-    padded = _at_least(audio.float(), max(_STFT_WINDOWS))
-    window = torch.hann_window(window_samples, device=audio.device)
-    spectrum = torch.stft(padded.flatten(0, 1), window_samples, window_samples // 4, window=window, return_complex=True)
-    return spectrum.abs().unflatten(0, audio.shape[:2])
-
-
-def _long_term_level_db(audio: Tensor, window_samples: int) -> Tensor:
-    """Shape: audio [B, C, T] -> [B, bins]."""
-    padded = _at_least(audio.float(), window_samples)
-    window = torch.hann_window(window_samples, device=audio.device)
-    hop = window_samples // 4
-    spectrum = torch.stft(padded.flatten(0, 1), window_samples, hop, window=window, center=False, return_complex=True)
-    power = spectrum.abs().square().mean(-1).unflatten(0, audio.shape[:2]).mean(1)
-    return 10 * (power + 10 ** (_NOISE_DBFS / 10) * window.square().sum()).log10()
-
-
-def _at_least(audio: Tensor, samples: int) -> Tensor:
-    return F.pad(audio, (0, max(0, samples - audio.shape[-1])))
+    code_metrics = {name: metric for name, metric in metrics.items() if metric.domain == "codes"}
+    return {name: float(metric.function(counts, codebook_sizes)) for name, metric in code_metrics.items()}

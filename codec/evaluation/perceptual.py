@@ -1,61 +1,48 @@
-"""Scores of reconstructed audio by models of human listening.
+"""Metrics based on models of human hearing.
 
-Conventions as in `metrics`: audio is [B, C, T], arguments are (estimate, reference), sample rates are in Hz, every
-score is [B]. All three judge one channel, the mean of all of them, and change the sample rate as they need.
+Conventions: audio is [B, C, T], arguments are (estimate, reference), sample rates are in Hz, and every score is [B].
+Each metric scores the mean of the channels and resamples as it needs.
 
-A score is NaN where it is not defined: when the estimate or the reference is silent (no sample of the mean above
-2^-24), the estimate is not finite, or the clip is too short for the method. NaN is neither good nor bad: leave it out
-of means, and say how often it occurred.
+A score is NaN where the metric is undefined: the estimate or the reference is silent (no sample of the mean above
+2^-24), the estimate is not finite, or the clip is too short. Leave NaN out of means and report how often it occurred.
 
 Metrics:
-    stoi: intelligibility of speech, at most 1, higher is better.
-    pesq: quality of speech as a mean opinion score, about 1 to 4.64, higher is better.
-    visqol: quality of any audio as a mean opinion score, 1 to 4.73, higher is better.
+    stoi: Intelligibility of speech, at most 1, higher is better.
+    pesq: Quality of speech as a mean opinion score, about 1 to 4.64, higher is better.
+    visqol: Quality of any audio as a mean opinion score, 1 to 4.73, higher is better.
 """
 
 import math
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from codec.evaluation.metrics import validate
+from codec.evaluation.signal_metrics import validate
 from data import resample
 
-__all__ = ["check_packages", "pesq", "stoi", "visqol"]
+__all__ = ["pesq", "stoi", "visqol"]
 
 _SILENCE = 2**-24
-_STOI_SECONDS = 0.39  # 30 frames of 256 samples every 128 at 10 kHz take more
+_STOI_SECONDS = 0.39  # STOI needs 30 frames of 256 samples at 10 kHz, with a hop of 128: just over 0.39 s
 _PESQ_RATE = 16_000
-# The pesq package writes past the end of a table when there are more than 50 utterances, and the process dies. An
-# utterance lasts 0.2 s or more, and so does the gap to the next, so 10 s hold half as many.
+# The pesq package writes past the end of a table at more than 50 utterances, and the process crashes. An utterance and
+# the gap after it last at least 0.2 s each, so 10 s hold at most 25 of them.
 _PESQ_SECONDS = 10
 _VISQOL_RATE = 48_000
-_VISQOL_SAMPLES = 46_080  # one and a half patches of 30 frames, each 80 ms long and 20 ms after the one before
-
-
-def check_packages() -> None:
-    """Looks for what this module's scores are made with, which is not installed with the rest.
-
-    Raises:
-        ValueError: Names what is missing, and how to get it.
-    """
-    missing = [name for name in ("torchmetrics", "pesq", "pystoi", "visqol") if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"{', '.join(missing)} not installed: bash scripts/setup.sh evaluation (needs a C compiler)")
+_VISQOL_SAMPLES = 46_080  # one and a half patches of 30 frames; a frame lasts 80 ms, the hop is 20 ms
 
 
 def stoi(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """Short-time objective intelligibility (Taal et al. 2011), through pystoi; 1 for an identical estimate.
+    """Short-time objective intelligibility (Taal et al. 2011), computed by pystoi; 1 for identical audio.
 
-    NaN also where less than 30 frames (0.4 s) of the reference lie within 40 dB of its loudest one.
+    Also NaN where fewer than 30 frames (0.4 s) of the reference lie within 40 dB of its loudest frame.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> [B].
 
     Raises:
-        ValueError: as `metrics.validate`, among others for unequal lengths.
+        TypeError, ValueError: See `validate`.
     """
     from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility  # takes seconds to import
 
@@ -69,20 +56,19 @@ def stoi(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
             except RuntimeWarning:
                 return math.nan
 
-    return _clip_by_clip(score, estimate, reference)
+    return _score_each_clip(score, estimate, reference)
 
 
 def pesq(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """Wideband perceptual evaluation of speech quality (ITU-T P.862.2) at 16 kHz; 4.64 for an identical estimate.
+    """Wideband perceptual evaluation of speech quality (ITU-T P.862.2) at 16 kHz; 4.64 for identical audio.
 
-    Clips of more than 10 s are scored in equal pieces of at most that length, and their scores averaged. NaN also for
-    less than 0.25 s, and where the method finds no utterance. Of audio that is not speech it is a number without a
-    meaning in P.862.
+    A clip longer than 10 s is split into equal pieces of at most 10 s, and their scores are averaged. Also NaN below
+    0.25 s and where the method finds no utterance. P.862 defines no meaning for scores of audio other than speech.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> [B].
 
     Raises:
-        ValueError: as `metrics.validate`, among others for unequal lengths.
+        TypeError, ValueError: See `validate`.
     """
 
     def score(estimate: Tensor, reference: Tensor) -> float:
@@ -91,7 +77,7 @@ def pesq(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
         pieces = zip(estimate.chunk(count), reference.chunk(count), strict=True)
         return float(torch.tensor([_pesq_of_piece(e, r) for e, r in pieces]).nanmean())
 
-    return _clip_by_clip(score, estimate, reference)
+    return _score_each_clip(score, estimate, reference)
 
 
 def _pesq_of_piece(estimate: Tensor, reference: Tensor) -> float:
@@ -99,7 +85,7 @@ def _pesq_of_piece(estimate: Tensor, reference: Tensor) -> float:
     from pesq import BufferTooShortError, NoUtterancesError
     from torchmetrics.functional.audio.pesq import perceptual_evaluation_speech_quality  # takes seconds to import
 
-    if not (_heard(estimate) and _heard(reference)):
+    if not (_is_scorable(estimate) and _is_scorable(reference)):
         return math.nan
     try:
         return float(perceptual_evaluation_speech_quality(estimate, reference, _PESQ_RATE, "wb"))
@@ -108,14 +94,14 @@ def _pesq_of_piece(estimate: Tensor, reference: Tensor) -> float:
 
 
 def visqol(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """ViSQOL v3 in audio mode (Chinen et al. 2020) at 48 kHz; 4.73 for an identical estimate.
+    """ViSQOL v3 in audio mode (Chinen et al. 2020) at 48 kHz; 4.73 for identical audio.
 
-    It takes about as long as the audio. NaN also for clips of less than 0.96 s.
+    It takes about as long as the audio lasts. Also NaN for clips below 0.96 s.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> [B].
 
     Raises:
-        ValueError: as `metrics.validate`, among others for unequal lengths.
+        TypeError, ValueError: See `validate`.
     """
     from visqol import VisqolApi
 
@@ -126,19 +112,19 @@ def visqol(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
         e, r = (resample(audio, sample_rate, _VISQOL_RATE).numpy() for audio in (estimate, reference))
         return float(api.measure_from_arrays(r, e, _VISQOL_RATE).moslqo) if len(r) >= _VISQOL_SAMPLES else math.nan
 
-    return _clip_by_clip(score, estimate, reference)
+    return _score_each_clip(score, estimate, reference)
 
 
-def _clip_by_clip(score: Callable[[Tensor, Tensor], float], estimate: Tensor, reference: Tensor) -> Tensor:
-    """Applies `score` to the mean of the channels of each clip, NaN where that is silent or not finite.
+def _score_each_clip(score: Callable[[Tensor, Tensor], float], estimate: Tensor, reference: Tensor) -> Tensor:
+    """Applies `score` to the mean of the channels of each clip; NaN where that is silent or not finite.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> [B].
     """
     validate(estimate, reference)
     pairs = zip(*(audio.detach().double().mean(1).cpu() for audio in (estimate, reference)), strict=True)
-    return torch.tensor([score(e, r) if _heard(e) and _heard(r) else math.nan for e, r in pairs])
+    return torch.tensor([score(e, r) if _is_scorable(e) and _is_scorable(r) else math.nan for e, r in pairs])
 
 
-def _heard(audio: Tensor) -> bool:
+def _is_scorable(audio: Tensor) -> bool:
     """Whether `audio` [T] is finite and not silent."""
     return _SILENCE < float(audio.abs().max()) < math.inf

@@ -20,9 +20,9 @@ from torch import Tensor
 from codec.audio.reader import AudioFileError, AudioReader
 from codec.bitstream.reader import BitstreamReader
 from codec.coding.file_codec import FileCodec, bitrate_kbps
-from codec.evaluation import metrics
 from codec.evaluation.baselines import code_with_opus, opus_bandwidths
-from codec.evaluation.perceptual import pesq, stoi, visqol
+from codec.evaluation.codebook_usage import bitrate_efficiency, codebook_usage, count_codes
+from codec.evaluation.metrics import score_audio
 from data import scan_folder
 
 __all__ = ["EVERYTHING", "OPUS_KBPS", "Evaluation", "Measurement", "Point", "evaluate_folder", "score", "summarise"]
@@ -133,9 +133,7 @@ def score(estimate: Tensor, reference: Tensor, sample_rate: int) -> dict[str, fl
 
     Shape: estimate [C, T], reference [C, T].
     """
-    pair = estimate[None], reference[None]
-    scores = metrics.evaluate(*pair, sample_rate)
-    scores |= {metric.__name__: metric(*pair, sample_rate) for metric in (stoi, pesq, visqol)}
+    scores = score_audio(estimate[None], reference[None], sample_rate)
     return {name: float(values) for name, values in scores.items()}
 
 
@@ -157,9 +155,10 @@ def _point(group: str, measurements: Sequence[Measurement]) -> Point:
     counts = [m.code_counts for m in measurements if m.code_counts is not None]
     perplexity, efficiency = [], math.nan
     if counts:
-        usage = metrics.usage_of_counts(torch.stack(counts).sum(0))
-        perplexity = usage.perplexity.tolist()
-        efficiency = metrics.bitrate_efficiency(usage, counts[0].shape[1])
+        total = torch.stack(counts).sum(0)
+        sizes = [total.shape[1]] * len(total)
+        perplexity = codebook_usage(total, sizes).perplexity.tolist()
+        efficiency = bitrate_efficiency(total, sizes)
     return Point(
         group,
         measurements[0].coder,
@@ -195,7 +194,7 @@ def _measure(coder: FileCodec, clip: _Clip, bandwidths_kbps: Sequence[float]) ->
             file_bytes = coder.encode(original, encoded, kbps, coding="fixed").encoded_bytes
             coder.decode(encoded, decoded)
             payload_bytes, codes = _content(encoded)
-            counts = metrics.count_codes(codes[None], coder.codec.config.codebook_size)
+            counts = count_codes(codes[None], [coder.codec.config.codebook_size] * len(codes))
             audio, _ = soundfile.read(decoded, dtype="float32", always_2d=True)
             scores = score(torch.from_numpy(audio.T.copy()), clip.audio, sample_rate)
             measurements.append(

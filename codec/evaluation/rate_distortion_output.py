@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.atomic_file import atomic_write
+from codec.evaluation.metrics import describe
 from codec.evaluation.rate_distortion import EVERYTHING, Evaluation, Point
 from codec.evaluation.report.charts import colors
-from codec.evaluation.report.scores import metric_of
 
 __all__ = ["print_evaluation", "write_evaluation"]
 
@@ -39,7 +38,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     for heading in (
         "kbps",
         "with\nheaders",
-        *(re.split("[ ,]", metric_of(name).label)[0] for name in names),
+        *(describe(name).label.split()[0] for name in names),
         "bits\nused",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -132,12 +131,12 @@ def _write_plot(evaluation: Evaluation, about: Mapping[str, Any], path: Path) ->
         figure = Figure(figsize=(9, 5.4), layout="constrained")
         panels = figure.subplots(2, math.ceil(len(names) / 2))
         for axes, name in zip(panels.flat, names, strict=False):
-            label, sign, _ = metric_of(name)
+            metric = describe(name)
             for group, color in zip(groups, colors(len(groups)), strict=True):
                 for coder in _STYLES:
                     curve = [p for p in evaluation.points if (p.group, p.coder) == (group, coder)]
                     _draw(axes, curve, name, f"{coder}, {group}", color)
-            axes.set_title(f"{label}, lower is better" if sign < 0 else label)
+            axes.set_title(f"{metric.heading}, lower is better" if metric.sign < 0 else metric.heading)
         for axes in panels[-1]:
             axes.set_xlabel("bitrate without headers, kbps")
         handles, labels = panels.flat[0].get_legend_handles_labels()

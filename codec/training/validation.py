@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.atomic_file import atomic_write
-from codec.evaluation.metrics import codebook_usage, mel_distance, ripple_db, si_sdr_db
+from codec.evaluation import Metric, codebook_usage, count_codes, score_audio, select_metrics
 from codec.model import Codec
 from codec.training.distributed import Processes
 from codec.training.logging.meters import codebook_metrics
@@ -36,6 +36,7 @@ class Validation:
         clips: What to code; scored singly, so they may differ in length.
         samples_folder: Where the first `samples_per_group` clips of each group are written.
         bandwidth_kbps: Rate to code at.
+        metrics: What to compute, see `codec.evaluation.select_metrics`.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Validation:
         samples_folder: Path,
         bandwidth_kbps: float,
         samples_per_group: int = 2,
+        metrics: Sequence[str | Metric] = ("mel_distance", "si_sdr_db", "ripple_db"),
     ) -> None:
+        self.metrics = select_metrics(metrics)
         self.clips = list(clips)
         self.samples_folder = samples_folder
         self.bandwidth_kbps = bandwidth_kbps
@@ -91,14 +94,10 @@ class Validation:
                 codes += [segment.codes for segment in segments]
             else:
                 estimate = codec(reference, quantize=False).audio
-            of_clip = {
-                "mel_distance": float(mel_distance(estimate, reference, config.sample_rate)),
-                "si_sdr_db": float(si_sdr_db(estimate, reference)),
-                "ripple_db": float(ripple_db(estimate, reference, config.sample_rate)),
-            }
+            of_clip = score_audio(estimate, reference, config.sample_rate, self.metrics)
             for group in ("all", clip.group):
                 for metric, value in of_clip.items():
-                    per_group[f"{group}/{metric}"].append(value)
+                    per_group[f"{group}/{metric}"].append(float(value))
             for name, loss in losses.items():
                 if reference.shape[-1] >= getattr(loss, "minimum_samples", 1):
                     per_loss[name].append(float(loss(estimate, reference)))
@@ -109,8 +108,9 @@ class Validation:
         held_out = _means(per_loss)
         scores |= {f"all/{name}_loss": value for name, value in held_out.items()}
         if codes:
-            usage = codebook_usage(torch.cat([c.flatten(2) for c in codes], dim=2)[:, :books], config.codebook_size)
-            scores |= codebook_metrics(usage)
+            sizes = [config.codebook_size] * books
+            counts = count_codes(torch.cat([c.flatten(2) for c in codes], dim=2)[:, :books], sizes)
+            scores |= codebook_metrics(codebook_usage(counts, sizes))
         return ValidationResult(scores, held_out, samples)
 
     def _write(self, clip: HeldOutClip, estimate: Tensor, step: int, sample_rate: int) -> None:

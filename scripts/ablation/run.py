@@ -7,29 +7,17 @@ import math
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
 from codec import Codec
 from codec.atomic_file import atomic_write
-from codec.evaluation import (
-    bitrate_efficiency,
-    count_codes,
-    mel_distance,
-    pesq,
-    ripple_db,
-    si_sdr_db,
-    stft_distance,
-    stoi,
-    usage_of_counts,
-    visqol,
-)
+from codec.evaluation import Metric, count_codes, score_codes, select_metrics
 from codec.training import Trainer, TrainingError
 from codec.training.startup.malloc import keep_freed_memory
 from data import HeldOutClip
@@ -38,20 +26,7 @@ from scripts.command_line import describe_error
 from scripts.composition import open_run
 from scripts.train import run
 
-__all__ = ["METRICS", "SPEECH_METRICS", "Metric", "error_path", "run_job", "score"]
-
-Metric = Callable[[Tensor, Tensor, int], Tensor]  # estimate [B, C, T], reference [B, C, T], Hz -> [B]
-
-METRICS: Mapping[str, Metric] = {
-    "mel_distance": mel_distance,
-    "stft_distance": lambda estimate, reference, sample_rate: stft_distance(estimate, reference),
-    "si_sdr_db": lambda estimate, reference, sample_rate: si_sdr_db(estimate, reference),
-    "ripple_db": ripple_db,
-    "stoi": stoi,
-    "pesq": pesq,
-    "visqol": visqol,
-}
-SPEECH_METRICS = ("stoi", "pesq")
+__all__ = ["error_path", "run_job", "score"]
 
 
 def run_job(cfg: DictConfig) -> None:
@@ -92,7 +67,7 @@ def _train_and_score(cfg: DictConfig, cell: Cell) -> None:
         peak_mib = memory.read_mib(trainer.device)
         if failure is None:
             trainer.logger.message("scoring")
-            metrics = {name: METRICS[name] for name in cfg.metrics}
+            metrics = select_metrics(cfg.metrics)
             bandwidth = train.validation.bandwidth_kbps
             scores, clips = score(
                 trainer.averaged_codec, trainer.validation.clips, bandwidth, metrics, cfg.speech_groups
@@ -129,7 +104,7 @@ def score(
     """Codes clips at one bandwidth, and compares them with what they were.
 
     Args:
-        speech: Groups of clips; all others get no `SPEECH_METRICS`.
+        speech: Groups of clips; all others get no metrics of speech.
 
     Returns:
         Means over the clips for which a metric is defined, with codes_used (share of each book's codes that occur, mean
@@ -137,25 +112,26 @@ def score(
     """
     config = codec.config
     device = next(codec.parameters()).device
-    counts = torch.zeros(config.codebooks_for(bandwidth_kbps), config.codebook_size, dtype=torch.int64, device=device)
+    sizes = [config.codebook_size] * config.codebooks_for(bandwidth_kbps)
+    counts = torch.zeros(len(sizes), max(sizes), dtype=torch.int64, device=device)
     of_clips: dict[str, dict[str, Any]] = {}
     for clip in clips:
         reference = clip.audio[None].to(device)
         segments = codec.encode(reference, bandwidth_kbps)
         for segment in segments:
-            counts += count_codes(segment.codes, config.codebook_size)
+            counts += count_codes(segment.codes, sizes)
         estimate = codec.decode(segments, reference.shape[-1])
         of_clips[clip.name] = {"group": clip.group}
         for name, metric in metrics.items():
-            asked = name not in SPEECH_METRICS or clip.group in speech
-            of_clips[clip.name][name] = float(metric(estimate, reference, config.sample_rate)) if asked else math.nan
+            applies = metric.domain != "speech" or clip.group in speech
+            of_clips[clip.name][name] = (
+                float(metric.function(estimate, reference, config.sample_rate)) if applies else math.nan
+            )
     values = {name: np.array([of_clip[name] for of_clip in of_clips.values()]) for name in metrics}
     defined = {name: of_metric[np.isfinite(of_metric)] for name, of_metric in values.items()}
-    usage = usage_of_counts(counts)
     return {
         **{name: float(of_metric.mean()) if len(of_metric) else math.nan for name, of_metric in defined.items()},
-        "codes_used": float(1 - usage.dead_share.mean()),
-        "bitrate_efficiency": bitrate_efficiency(usage, config.codebook_size),
+        **score_codes(counts, sizes),
     }, of_clips
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from codec.evaluation.metrics import describe
 from codec.evaluation.report.advice import complaints, findings_of_the_losses
 from codec.evaluation.report.charts import Series, area_chart, bar_chart, color_ramp, colors, line_chart
 from codec.evaluation.report.samples import read_clips
-from codec.evaluation.report.scores import duration, metric_of, number, score_keys, score_table
+from codec.evaluation.report.scores import duration, number, score_keys, score_table
 
 __all__ = ["read_metrics", "write_report"]
 
@@ -129,7 +130,7 @@ def _validation_charts(validation: Sequence[Record]) -> list[Chart]:
     charts = []
     for metric in _unique(key.rpartition("/")[2] for key in keys):
         named = {key.removesuffix(f"/{metric}"): key for key in keys if key.endswith(f"/{metric}")}
-        charts += _lines(metric_of(metric).label, _series(validation, named))
+        charts += _lines(describe(metric).heading, _series(validation, named))
     return charts
 
 

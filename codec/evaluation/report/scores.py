@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from codec.evaluation.metrics import describe
+
 __all__ = [
-    "METRICS",
-    "Metric",
     "Score",
     "duration",
     "in_short",
-    "metric_of",
     "number",
     "score_keys",
     "score_table",
@@ -21,27 +20,6 @@ __all__ = [
 Record = Mapping[str, Any]
 
 _UNKNOWN, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-
-
-class Metric(NamedTuple):
-    """How a score is shown."""
-
-    label: str
-    sign: int  # 1 when higher is better, -1 when lower is, 0 where it is not known
-    digits: int  # after the point
-
-
-METRICS = {
-    "si_sdr_db": Metric("SI-SDR, dB", 1, 2),
-    "visqol": Metric("ViSQOL", 1, 3),
-    "mel_distance": Metric("mel distance", -1, 4),
-    "stft_distance": Metric("STFT distance", -1, 3),
-    "ripple_db": Metric("ripple, dB", -1, 2),
-    "stoi": Metric("STOI", 1, 3),
-    "pesq": Metric("PESQ", 1, 3),
-    "codes_used": Metric("codes used", 1, 3),
-    "bitrate_efficiency": Metric("bitrate efficiency", 1, 3),
-}
 
 
 class Score(NamedTuple):
@@ -67,7 +45,7 @@ def score_table(validation: Sequence[Record]) -> list[Score]:
                 change = f"{now - first:+.1f} dB"
             elif first:
                 change = f"{now / first - 1:+.0%}"
-        scores.append(Score(group, metric_of(metric).label, shown(first), shown(now), change.replace("-", _MINUS)))
+        scores.append(Score(group, describe(metric).heading, shown(first), shown(now), change.replace("-", _MINUS)))
     return scores
 
 
@@ -79,11 +57,6 @@ def in_short(scores: Mapping[str, float]) -> str:
     groups = ", ".join(f"{group} {value:.3g}" for group, value in mel.items() if group != "all")
     sdr = f"  SI-SDR {scores['all/si_sdr_db']:.1f} dB" if "all/si_sdr_db" in scores else ""
     return f"mel distance {mel['all']:.4g}{f' ({groups})' if groups else ''}{sdr}"
-
-
-def metric_of(name: str) -> Metric:
-    """How the score of that name is shown, also one that is not in `METRICS`."""
-    return METRICS.get(name, Metric(name.replace("_", " "), 0, 3))
 
 
 def score_keys(validation: Sequence[Record]) -> list[str]:

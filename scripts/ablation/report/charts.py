@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from codec.evaluation import describe
 from codec.evaluation.report.charts import Series, area_chart, colors, line_chart
 from codec.evaluation.report.page import Chart, read_metrics
-from codec.evaluation.report.scores import metric_of
 from scripts.ablation.report.runs import Condition, number
 
 __all__ = ["Multiples", "curves"]
@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 
 _A_PANEL = 7  # strategies in one panel beside the reference, as many as there are colours
 _REFERENCE_COLOR = "#8a8a8a"
-_VALIDATION = {f"all/{metric}": metric_of(metric).label for metric in ("mel_distance", "si_sdr_db", "ripple_db")}
+_VALIDATION = {f"all/{metric}": describe(metric).heading for metric in ("mel_distance", "si_sdr_db", "ripple_db")}
 
 
 class Multiples(NamedTuple):

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.sparse.csgraph import connected_components
 
 from codec.atomic_file import atomic_write
-from codec.evaluation.report.scores import METRICS
+from codec.evaluation import METRICS
 from scripts.ablation.report.charts import Multiples, curves
 from scripts.ablation.report.runs import (
     Cell,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codec.evaluation.report.scores import METRICS, Metric, metric_of
+from codec.evaluation import METRICS, Metric, describe
 from scripts.ablation.report.runs import Cell, Condition, ordered
 from scripts.ablation.report.statistics import (
     LEVEL,
@@ -82,7 +82,7 @@ def score_table(
         for metric in metrics:
             interval = intervals[row, metric]
             is_best = condition.loss_ablation is None and interval.mean == best[metric]
-            text = _interval(interval, metric_of(metric).digits)
+            text = _interval(interval, describe(metric).digits)
             entries.append(Entry(text, interval.mean, mark="best" if is_best else ""))
         rows.append(_row(condition, entries))
     return Table(caption, ["strategy", *(_heading(m) for m in metrics)], _bodies(conditions, rows))
@@ -105,7 +105,7 @@ def difference_table(
     tests = {(d.test, d.n) for differences in columns.values() for d in differences if d is not None}
     rows = []
     for row, condition in enumerate(compared):
-        entries = [_difference(columns[m][row], corrected[m][row], metric_of(m), len(tests) > 1) for m in metrics]
+        entries = [_difference(columns[m][row], corrected[m][row], describe(m), len(tests) > 1) for m in metrics]
         rows.append(_row(condition, entries))
     table = Table(caption, ["strategy", *(_heading(m) for m in metrics)], _bodies(compared, rows))
     return table, _what_can_be_shown(list(columns.values()))
@@ -180,7 +180,7 @@ def balancing_table(settings: Mapping[str, Sequence[Condition]]) -> Table | None
             intervals = [mean_interval(values) for values in scores]
             best = _best([interval.mean for interval in intervals], metric)
             for interval, condition in zip(intervals, pair, strict=True):
-                text = _interval(interval, metric_of(metric).digits) if condition.finished else "failed"
+                text = _interval(interval, describe(metric).digits) if condition.finished else "failed"
                 entries.append(Entry(text, interval.mean, mark="best" if interval.mean == best else ""))
         rows.append(Row(weights, "", entries))
     head = ["weights", *(f"with balancing ({_BALANCED})", f"without ({_UNBALANCED})") * len(metrics)]
@@ -243,13 +243,13 @@ def _bodies(conditions: Sequence[Condition], rows: Sequence[Row]) -> list[list[R
 def _best(means: Sequence[float], metric: str) -> float:
     """NaN when there are no two different ones to choose from, or it is not known which end is the good one."""
     known = {mean for mean in means if np.isfinite(mean)}
-    sign = metric_of(metric).sign
+    sign = describe(metric).sign
     return sign * max(sign * mean for mean in known) if sign and len(known) > 1 else np.nan
 
 
 def _heading(metric: str) -> str:
-    label, sign, _ = metric_of(metric)
-    return f"{label} {' ↑↓'[sign]}".rstrip()
+    described = describe(metric)
+    return f"{described.heading} {' ↑↓'[described.sign]}".rstrip()
 
 
 def _interval(interval: Interval, digits: int, signed: bool = False) -> str:

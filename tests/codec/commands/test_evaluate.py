@@ -15,13 +15,13 @@ from PIL import Image
 from codec import Codec, CodecConfig
 from codec.cli import main
 from codec.coding.file_codec import FileCodec
-from codec.evaluation import bitrate_efficiency, codebook_usage, pesq, si_sdr_db, stft_distance
+from codec.evaluation import pesq, si_sdr_db, stft_distance
 from codec.evaluation.baselines import code_with_opus, opus_bandwidths, packet_bytes
 from codec.evaluation.rate_distortion import Measurement, evaluate_folder, score, summarise
 
 CLIPS = Path(__file__).parents[3] / "data/clips/held_out"
 SPEECH = CLIPS / "speech/new_world_fr_4.ogg"
-SCORES = ["mel_distance", "stft_distance", "si_sdr_db", "ripple_db", "stoi", "pesq", "visqol"]
+SCORES = ["si_sdr_db", "visqol", "mel_distance", "stft_distance", "ripple_db", "stoi", "pesq"]
 TINY: dict[str, Any] = {
     "filters": 4,
     "latent_dim": 16,
@@ -147,9 +147,9 @@ def test_clips_are_spread_and_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert {(m.group, m.seconds) for m in evaluation.measurements} == {("audio", 0.1)}
     assert evaluation.notes == [
         "3 of the 7 files of audio were taken: --clips takes more",
+        "visqol is not defined for 3 of the 3 clips, which its means leave out",
         "stoi is not defined for 3 of the 3 clips, which its means leave out",
         "pesq is not defined for 3 of the 3 clips, which its means leave out",
-        "visqol is not defined for 3 of the 3 clips, which its means leave out",
     ]
     point = evaluation.points[0]
     assert (point.group, point.clips, point.undefined) == ("audio", 3, {"stoi": 3, "pesq": 3, "visqol": 3})
@@ -171,9 +171,8 @@ def test_points_are_means_over_clips_and_rates_over_time() -> None:
     music, speech, opus, every, every_opus = summarise(measurements)
     assert (music.clips, music.payload_kbps, music.file_kbps) == (2, 1.2, 1.6)
     assert (music.scores, music.undefined) == ({"pesq": 2.0}, {"pesq": 1})
-    usage = codebook_usage(codes[None], 4)
-    assert music.perplexity == pytest.approx(usage.perplexity.tolist()) == [4.0, 2.0]
-    assert music.bitrate_efficiency == pytest.approx(bitrate_efficiency(usage, 4)) == 0.75
+    assert music.perplexity == pytest.approx([4.0, 2.0])
+    assert music.bitrate_efficiency == pytest.approx(0.75)
     assert (speech.group, speech.scores) == ("speech", {"pesq": 4.0})
     assert (opus.payload_kbps, opus.file_kbps, opus.perplexity) == (6.0, 14.0, [])
     assert math.isnan(opus.bitrate_efficiency)

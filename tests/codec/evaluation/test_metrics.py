@@ -1,286 +1,96 @@
-"""Scores against independent NumPy references and worked numbers, and their behaviour at the edges."""
+"""The registry of metrics, and a metric that is added from outside the packages."""
 
-import math
+import sys
+from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
-from codec.evaluation import (
-    bitrate_efficiency,
-    codebook_usage,
-    count_codes,
-    evaluate,
-    mel_distance,
-    ripple_db,
-    si_sdr_db,
-    stft_distance,
-    usage_of_counts,
-    validate,
-)
-from losses.spectral import mel_distance as mel_loss
-
-SAMPLE_RATE = 24000
+from codec.evaluation import METRICS, Metric, check_packages, describe, score_audio, score_codes, select_metrics
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return 0.2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def peak_difference(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
+    """Shape: estimate [B, C, T], reference [B, C, T] -> [B]."""
+    return (estimate - reference).abs().amax((1, 2))
 
 
-def numpy_stft_distance(estimate: np.ndarray, reference: np.ndarray) -> float:
-    """One channel; frames centred with reflection, written with plain loops."""
-    total = 0.0
-    for n in (2048, 512):
-        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
-        magnitudes = []
-        for audio in (estimate, reference):
-            padded = np.pad(audio.astype(np.float64), n // 2, mode="reflect")
-            starts = range(0, len(padded) - n + 1, n // 4)
-            magnitudes.append(np.abs([np.fft.rfft(padded[s : s + n] * hann) for s in starts]))
-        e, r = magnitudes
-        total += np.abs(e - r).mean()
-        total += np.abs(np.log10(np.maximum(e**2, 1e-5)) - np.log10(np.maximum(r**2, 1e-5))).mean()
-    return total
+PEAK = Metric("peak", "peak difference", peak_difference, higher_is_better=False, digits=1, unit="FS")
 
 
-def numpy_ripple_db(estimate: np.ndarray, reference: np.ndarray, rate: int, n: int) -> float:
-    """Of audio [C, T], with plain loops; n samples a frame."""
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
-    levels = []
-    for audio in (estimate, reference):
-        starts = range(0, audio.shape[1] - n + 1, n // 4)
-        power = np.mean([np.abs(np.fft.rfft(channel[s : s + n] * hann)) ** 2 for channel in audio for s in starts], 0)
-        levels.append(10 * np.log10(power + 1e-9 * (hann**2).sum()))
-    ratio = levels[0] - levels[1]
-    hertz = np.arange(len(ratio)) * rate / n
-    uneven = [r - ratio[np.abs(hertz - f) <= 190].mean() for r, f in zip(ratio, hertz, strict=True)]
-    return float(np.std(np.array(uneven)[(hertz >= min(2500, rate / 6)) & (hertz <= 11 / 24 * rate)]))
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module outside the packages."""
+    module = ModuleType("my_metrics")
+    module.PEAK = PEAK  # type: ignore[attr-defined]
+    module.text = "no metric"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_metrics", module)
+    return "my_metrics"
 
 
-def test_si_sdr_of_known_distortions() -> None:
-    t = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
-    reference = torch.sin(2 * math.pi * 440 * t)
-    orthogonal = torch.cos(2 * math.pi * 440 * t)
-    # An orthogonal part of a tenth of the amplitude is a hundredth of the power: 20 dB, whatever the gain.
-    estimates = torch.stack([reference + 0.1 * orthogonal, 3 * (reference + 0.01 * orthogonal)])[:, None]
-    scores = si_sdr_db(estimates, reference.expand(2, 1, -1))
-    torch.testing.assert_close(scores, torch.tensor([20.0, 40.0]), atol=0.02, rtol=0)
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-def test_si_sdr_is_that_of_torchmetrics(channels: int) -> None:
-    reference = noise(3, channels, 5000, seed=1)
-    estimate = 0.5 * reference + torch.tensor([1.0, 0.1, 0.01])[:, None, None] * noise(3, channels, 5000, seed=2)
-    expected = scale_invariant_signal_distortion_ratio(estimate, reference).mean(1)
-    torch.testing.assert_close(si_sdr_db(estimate, reference), expected, rtol=0, atol=1e-3)
-
-
-def test_stored_values() -> None:
-    """Of three tones under white noise from NumPy's generator with seed 0, so that any change of a score is noticed."""
-    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-    reference = 0.1 * sum(np.sin(2 * np.pi * hertz * time) for hertz in (220, 1330, 7000))
-    estimate = reference + 0.01 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
-    pair = (torch.from_numpy(audio).float()[None, None] for audio in (estimate, reference))
-    scores = {name: float(value) for name, value in evaluate(*pair, SAMPLE_RATE).items()}
-    assert scores == pytest.approx(
-        {"mel_distance": 0.630773, "stft_distance": 6.22036, "si_sdr_db": 21.79895, "ripple_db": 3.417058}, rel=1e-4
-    )
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-def test_stft_distance_is_that_of_numpy(channels: int) -> None:
-    estimate, reference = noise(2, channels, 5000, seed=1), noise(2, channels, 5000, seed=2)
-    expected = [
-        np.mean([numpy_stft_distance(e.numpy(), r.numpy()) for e, r in zip(*pair, strict=True)])
-        for pair in zip(estimate, reference, strict=True)
-    ]
-    torch.testing.assert_close(stft_distance(estimate, reference), torch.tensor(expected).float(), rtol=1e-4, atol=0)
-
-
-def test_stft_distance_of_a_gain() -> None:
-    # Half the amplitude moves each log10 power by log10(4) = 0.602 in both windows, and halves the magnitudes.
-    reference = noise(1, 1, 8000)
-    magnitudes = [
-        torch.stft(reference[0], n, n // 4, window=torch.hann_window(n), return_complex=True).abs().mean()
-        for n in (2048, 512)
-    ]
-    expected = 2 * math.log10(4) + 0.5 * torch.stack(magnitudes).sum()
-    torch.testing.assert_close(stft_distance(reference / 2, reference), expected.reshape(1), rtol=1e-3, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("rate", "channels", "window"), [(8000, 1, 1024), (24000, 1, 4096), (24000, 2, 4096), (44100, 1, 8192)]
-)
-def test_ripple_is_that_of_numpy(rate: int, channels: int, window: int) -> None:
-    estimate, reference = noise(2, channels, rate, seed=1), noise(2, channels, rate, seed=2)
-    expected = [
-        numpy_ripple_db(e.double().numpy(), r.double().numpy(), rate, window)
-        for e, r in zip(estimate, reference, strict=True)
-    ]
-    torch.testing.assert_close(ripple_db(estimate, reference, rate), torch.tensor(expected).float(), rtol=1e-3, atol=0)
-
-
-def test_ripple_hears_a_frame_that_repeats_where_the_mel_distance_does_not() -> None:
-    hop, seconds = 320, 3
-    reference, other = (noise(1, 1, seconds * SAMPLE_RATE, seed=seed) for seed in (1, 2))
-    repeated = noise(1, 1, hop, seed=3).repeat(1, 1, seconds * SAMPLE_RATE // hop)
-    assert ripple_db(other, reference, SAMPLE_RATE) == pytest.approx(1.0, abs=0.1)
-    assert ripple_db(repeated, reference, SAMPLE_RATE) > 20
-    # Half the repeated frame, half noise of its own in every frame: a codec that is on its way.
-    assert 3 < ripple_db(math.sqrt(0.5) * (repeated + other), reference, SAMPLE_RATE) < 10
-    mel = [mel_distance(estimate, reference, SAMPLE_RATE) for estimate in (repeated, other)]
-    assert mel[0] < 1.5 * mel[1]
-
-
-def test_ripple_leaves_out_what_is_even_and_what_nobody_hears() -> None:
-    reference = noise(1, 1, 2 * SAMPLE_RATE)
-    duller = torch.nn.functional.conv1d(reference, torch.tensor([[[0.2, 0.6, 0.2]]]), padding="same")
-    silence = torch.zeros(1, 1, SAMPLE_RATE)
-    tone = 1e-6 * torch.sin(2 * math.pi * 3000 / SAMPLE_RATE * torch.arange(SAMPLE_RATE))
-    assert ripple_db(0.1 * reference, reference, SAMPLE_RATE) < 0.01
-    assert ripple_db(duller, reference, SAMPLE_RATE) < 0.3
-    assert ripple_db(silence + tone, silence, SAMPLE_RATE) < 0.1
-    assert ripple_db(silence + 1000 * tone, silence, SAMPLE_RATE) > 1
-
-
-def test_mel_distance_is_audiocrafts_loss_clip_by_clip() -> None:
-    estimate, reference = noise(3, 1, 4000, seed=1), noise(3, 1, 4000, seed=2)
-    scores = mel_distance(estimate, reference, SAMPLE_RATE)
-    assert scores.shape == (3,)
-    # The loss averages over everything, so the mean over clips of equal length is the loss of the batch.
-    torch.testing.assert_close(scores.mean(), mel_loss(estimate, reference, SAMPLE_RATE))
-    torch.testing.assert_close(scores[1:2], mel_distance(estimate[1:2], reference[1:2], SAMPLE_RATE))
-
-
-def test_scores_fall_with_less_noise() -> None:
-    reference = noise(1, 1, 6000)
-    scores = [evaluate(reference + gain * noise(1, 1, 6000, seed=9), reference, SAMPLE_RATE) for gain in (1, 0.1, 0.01)]
-    for name, falling in (("mel_distance", True), ("stft_distance", True), ("ripple_db", True), ("si_sdr_db", False)):
-        values = [float(score[name]) for score in scores]
-        assert values == sorted(values, reverse=falling)
-
-
-def test_identity_scores_best() -> None:
-    audio = noise(2, 2, 6000)
-    scores = evaluate(audio, audio, SAMPLE_RATE)
-    assert list(scores) == ["mel_distance", "stft_distance", "si_sdr_db", "ripple_db"]
-    for name in ("mel_distance", "stft_distance", "ripple_db"):
-        assert scores[name].tolist() == [0.0, 0.0]
-    assert (scores["si_sdr_db"] > 60).all()
-
-
-@pytest.mark.parametrize("samples", [1, 2, 300, 1025])
-def test_short_clips_and_silence_have_finite_scores(samples: int) -> None:
-    audio, silence = noise(1, 1, samples), torch.zeros(1, 1, samples)
-    for estimate, reference in ((audio, audio), (silence, audio), (audio, silence), (silence, silence)):
-        for score in evaluate(estimate, reference, SAMPLE_RATE).values():
-            assert score.shape == (1,)
-            assert score.isfinite().all()
-
-
-def test_silence_against_silence_is_no_distance() -> None:
-    silence = torch.zeros(1, 1, 3000)
-    scores = evaluate(silence, silence, SAMPLE_RATE)
-    assert {name: float(score) for name, score in scores.items()} == {
-        "mel_distance": 0.0,
-        "stft_distance": 0.0,
-        "si_sdr_db": 0.0,
-        "ripple_db": 0.0,
+def test_every_entry_has_its_own_name_as_key() -> None:
+    assert all(name == metric.name for name, metric in METRICS.items())
+    assert {name for name, metric in METRICS.items() if metric.domain == "speech"} == {"stoi", "pesq"}
+    assert {name for name, metric in METRICS.items() if metric.domain == "codes"} == {
+        "codes_used",
+        "bitrate_efficiency",
     }
+    assert len({metric.label for metric in METRICS.values()}) == len(METRICS)
 
 
-def test_a_diverged_estimate_scores_nan_and_only_its_own_clip() -> None:
-    estimate, reference = noise(2, 1, 3000), noise(2, 1, 3000, seed=1)
-    estimate[0, 0, 7] = float("nan")
-    for score in evaluate(estimate, reference, SAMPLE_RATE).values():
-        assert score.isnan().tolist() == [True, False]
+def test_headings_and_signs() -> None:
+    assert [(METRICS[name].heading, METRICS[name].sign) for name in ("si_sdr_db", "mel_distance")] == [
+        ("SI-SDR, dB", 1),
+        ("mel distance", -1),
+    ]
+    assert describe("si_sdr_db") is METRICS["si_sdr_db"]
+    other = describe("mel_loss")
+    assert (other.name, other.heading, other.sign) == ("mel_loss", "mel loss", 0)
 
 
-def test_scores_record_no_gradient() -> None:
-    estimate = noise(1, 1, 3000).requires_grad_()
-    scores = evaluate(estimate, noise(1, 1, 3000, seed=1), SAMPLE_RATE)
-    assert not any(score.requires_grad for score in scores.values())
+def test_a_metric_from_outside_the_packages(outside: str) -> None:
+    metrics = select_metrics(["si_sdr_db", f"{outside}:PEAK"])
+    assert list(metrics) == ["si_sdr_db", "peak"]
+    reference = torch.ones(2, 1, 100)
+    scores = score_audio(reference - torch.tensor([0.25, 0.5])[:, None, None], reference, 8000, metrics)
+    assert list(scores) == ["si_sdr_db", "peak"]
+    assert scores["peak"].tolist() == [0.25, 0.5]
+    assert describe("peak", metrics).heading == "peak difference, FS"
+    assert select_metrics([PEAK]) == {"peak": PEAK}
+    assert select_metrics(["peak"], {"peak": PEAK}) == {"peak": PEAK}
 
 
-@pytest.mark.parametrize(
-    ("estimate", "reference", "message"),
-    [
-        (torch.zeros(1, 1, 90), torch.zeros(1, 1, 100), "got 90 and 100 samples: cut off"),
-        (torch.zeros(1, 2, 100), torch.zeros(1, 1, 100), r"equal shapes are wanted, got \[1, 2, 100\]"),
-        (torch.zeros(1, 100), torch.zeros(1, 100), r"estimate: audio \[B, C, T\].* got \[1, 100\]"),
-        (torch.zeros(1, 1, 0), torch.zeros(1, 1, 0), r"got \[1, 1, 0\]"),
-        (torch.zeros(1, 1, 9), torch.full((1, 1, 9), math.inf), "reference of finite samples"),
-    ],
-)
-def test_unusable_pairs_are_named(estimate: Tensor, reference: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        validate(estimate, reference)
-    with pytest.raises(ValueError, match=message):
-        evaluate(estimate, reference, SAMPLE_RATE)
-
-
-def test_integer_audio_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"estimate: floating-point audio is wanted, got torch.int16"):
-        validate(torch.zeros(1, 1, 9, dtype=torch.int16), torch.zeros(1, 1, 9))
-
-
-def test_usage_of_known_codes() -> None:
-    # Book 0 uses four of eight codes evenly, book 1 one code only, book 2 three quarters one and a quarter another.
-    codes = torch.tensor([[[0, 1, 2, 3], [5, 5, 5, 5], [7, 7, 7, 0]]])
-    usage = codebook_usage(codes, 8)
-    lopsided_bits = 0.75 * math.log2(4 / 3) + 0.25 * 2
-    torch.testing.assert_close(usage.bits, torch.tensor([2.0, 0.0, lopsided_bits]).double())
-    torch.testing.assert_close(usage.perplexity, 2**usage.bits)
-    torch.testing.assert_close(usage.dead_share, torch.tensor([0.5, 0.875, 0.75]).double())
-    assert bitrate_efficiency(usage, 8) == pytest.approx((2 + lopsided_bits) / 9)
-
-
-def test_even_use_is_efficiency_one() -> None:
-    codes = torch.arange(16).repeat(3, 2, 1)
-    usage = codebook_usage(codes, 16)
-    assert bitrate_efficiency(usage, 16) == pytest.approx(1)
-    assert usage.perplexity.tolist() == pytest.approx([16, 16])
-    assert usage.dead_share.tolist() == [0, 0]
-
-
-def test_usage_is_that_of_a_numpy_histogram() -> None:
-    codes = torch.randint(0, 32, (4, 3, 50), generator=torch.Generator().manual_seed(0)) // 2
-    usage = codebook_usage(codes, 32)
-    for book in range(3):
-        counts = np.bincount(codes[:, book].flatten().numpy(), minlength=32)
-        share = counts[counts > 0] / counts.sum()
-        assert float(usage.bits[book]) == pytest.approx(-(share * np.log2(share)).sum())
-        assert float(usage.dead_share[book]) == pytest.approx((counts == 0).mean())
-
-
-def test_counts_of_batches_add_up() -> None:
-    codes = torch.randint(0, 8, (4, 2, 20), generator=torch.Generator().manual_seed(0))
-    whole = count_codes(codes, 8)
-    assert whole.sum(1).tolist() == [80, 80]
-    assert torch.equal(whole, count_codes(codes[:1], 8) + count_codes(codes[1:], 8))
-    torch.testing.assert_close(usage_of_counts(whole).bits, codebook_usage(codes, 8).bits)
+def test_metrics_of_codes_and_of_audio_are_kept_apart() -> None:
+    metrics = select_metrics(["codes_used", "mel_distance"])
+    counts = torch.tensor([[1, 1, 0, 0]])
+    assert score_codes(counts, [4], metrics) == {"codes_used": 0.5}
+    assert list(score_audio(torch.zeros(1, 1, 9), torch.zeros(1, 1, 9), 8000, metrics)) == ["mel_distance"]
+    assert score_codes(counts, [4]) == {"codes_used": 0.5, "bitrate_efficiency": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("codes", "error", "message"),
+    ("chosen", "message"),
     [
-        (torch.zeros(1, 1, 4), TypeError, "integer codes are wanted, got torch.float32"),
-        (torch.zeros(1, 1, 4, dtype=torch.bool), TypeError, "torch.bool"),
-        (torch.zeros(1, 4).long(), ValueError, r"codes \[B, K, F\].* got \[1, 4\]"),
-        (torch.zeros(1, 2, 0).long(), ValueError, r"got \[1, 2, 0\]"),
-        (torch.full((1, 1, 4), 8), ValueError, r"codes in 0 .. 7 are wanted, got 8 .. 8"),
-        (torch.full((1, 1, 4), -1), ValueError, r"got -1 .. -1"),
+        (["vizqol"], "no metric vizqol; choose from si_sdr_db, visqol, "),
+        (["stoi", "stoi"], "got stoi twice"),
+        (["my_metrics:text"], r"expected a codec\.evaluation\.Metric, got str"),
+        (["my_metrics:NONE"], "my_metrics:NONE cannot be imported"),
+        (["no_such_module:X"], "no_such_module:X cannot be imported"),
+        (["no module:X"], "no module:X cannot be imported"),
     ],
 )
-def test_unusable_codes_are_named(codes: Tensor, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        codebook_usage(codes, 8)
+def test_invalid_choices_raise(outside: str, chosen: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        select_metrics(chosen)
 
 
-def test_books_without_codes_or_bits_are_refused() -> None:
-    with pytest.raises(ValueError, match="a book without any"):
-        usage_of_counts(torch.tensor([[1, 2], [0, 0]]))
-    with pytest.raises(ValueError, match="at least 2 codes"):
-        bitrate_efficiency(codebook_usage(torch.zeros(1, 1, 3).long(), 1), 1)
+def test_only_packages_of_the_chosen_metrics_are_required() -> None:
+    check_packages(select_metrics(["mel_distance", "codes_used"]).values())
+    missing = Metric("x", "x", peak_difference, packages=("no_such_package_a", "torch", "no_such_package_b"))
+    with pytest.raises(ValueError, match="no_such_package_a, no_such_package_b not installed"):
+        check_packages([missing])
+
+
+def test_scores_of_unknown_metrics_cannot_be_computed() -> None:
+    with pytest.raises(NotImplementedError):
+        describe("unknown").function()

@@ -1,7 +1,7 @@
-"""Perceptual scores against values stored from the packages themselves, and their behaviour at the edges.
+"""Perceptual metrics against values stored from their packages, and their behaviour at the edges.
 
-The stored values belong to `speech(rate)` under white noise from NumPy's generator with seed 0 and the standard
-deviation given, scored by calling pystoi 0.4.1, pesq 0.0.4 and visqol-python 3.8.0 directly on float64 arrays.
+The stored values are scores of `speech(rate)` in white noise of the given standard deviation, from NumPy's generator
+with seed 0. They were computed by pystoi 0.4.1, pesq 0.0.4 and visqol-python 3.8.0 on float64 arrays.
 """
 
 import functools
@@ -57,7 +57,7 @@ def test_stored_values(metric: Metric, sample_rate: int, deviation: float, store
 
 
 @pytest.mark.parametrize(
-    # PESQ: the raw score of 4.5 under the mapping of P.862.2. ViSQOL: stored.
+    # PESQ: the raw score 4.5 mapped by P.862.2. ViSQOL: stored.
     ("metric", "best"),
     [(stoi, 1.0), (pesq, 0.999 + 4 / (1 + math.exp(3.8224 - 1.3669 * 4.5))), (visqol, 4.7321)],
 )
@@ -76,7 +76,7 @@ def test_sample_rates_are_converted(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_mean_of_the_channels_is_judged(metric: Metric) -> None:
+def test_the_mean_of_the_channels_is_scored(metric: Metric) -> None:
     reference = speech(24_000, 1.5)
     estimate = noisy(reference, 0.01)
     stereo = torch.cat([1.5 * estimate, 0.5 * estimate], 1)
@@ -85,7 +85,7 @@ def test_the_mean_of_the_channels_is_judged(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_silence_on_either_side_is_not_defined(metric: Metric) -> None:
+def test_silent_clips_are_undefined(metric: Metric) -> None:
     audio = speech(24_000, 1.5)
     silence = torch.zeros_like(audio)
     estimates, references = torch.cat([silence, audio, silence]), torch.cat([audio, silence, silence])
@@ -95,7 +95,7 @@ def test_silence_on_either_side_is_not_defined(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_diverged_estimate_is_not_defined_and_only_its_own_clip(metric: Metric) -> None:
+def test_a_clip_that_is_not_finite_is_undefined_and_the_others_are_not(metric: Metric) -> None:
     reference = speech(24_000, 1.5).expand(3, 1, -1)
     estimate = noisy(reference, 0.01)
     estimate[0, 0, 7] = math.nan
@@ -107,7 +107,7 @@ def test_a_diverged_estimate_is_not_defined_and_only_its_own_clip(metric: Metric
     ("metric", "sample_rate", "enough", "too_few"),
     [(pesq, 16_000, 4000, 3999), (visqol, 48_000, 46_080, 46_079), (stoi, 10_000, 4225, 3900), (stoi, 10_000, 4225, 1)],
 )
-def test_clips_that_are_too_short_are_not_defined(metric: Metric, sample_rate: int, enough: int, too_few: int) -> None:
+def test_too_short_clips_are_undefined(metric: Metric, sample_rate: int, enough: int, too_few: int) -> None:
     reference = speech(sample_rate)[..., sample_rate // 2 :]
     estimate = noisy(reference, 0.01)
     assert metric(estimate[..., :enough], reference[..., :enough], sample_rate).isfinite().all()
@@ -120,7 +120,7 @@ def test_a_word_in_silence_is_too_short_for_stoi() -> None:
     assert stoi(noisy(reference, 0.01), reference, 24_000).isnan().all()
 
 
-def test_pesq_without_an_utterance_is_not_defined() -> None:
+def test_pesq_without_an_utterance_is_undefined() -> None:
     burst = noisy(torch.zeros(1, 1, 48_000), 0.1)
     burst[..., :16_000], burst[..., 16_800:] = 0, 0
     assert pesq(burst, burst, 16_000).isnan().all()
@@ -131,17 +131,17 @@ def test_pesq_of_a_long_clip_is_the_mean_over_its_pieces() -> None:
     estimate = torch.cat([noisy(reference[..., :160_000], 0.01), noisy(reference[..., 160_000:], 0.001)], -1)
     halves = [pesq(e, r, 16_000) for e, r in zip(estimate.chunk(2, -1), reference.chunk(2, -1), strict=True)]
     torch.testing.assert_close(pesq(estimate, reference, 16_000), torch.stack(halves).mean(0))
-    estimate[..., 160_000:] = 0  # a silent half says nothing
+    estimate[..., 160_000:] = 0  # a silent piece is left out of the mean
     torch.testing.assert_close(pesq(estimate, reference, 16_000), halves[0])
 
 
-def test_pesq_survives_more_utterances_than_its_package() -> None:
-    """More than 50 in one call end the process; here there are 120."""
+def test_pesq_handles_more_utterances_than_its_package() -> None:
+    """The package crashes at more than 50 utterances in one call; this clip has 120."""
     bursts = noisy(torch.zeros(1, 1, 120 * 16_000), 0.1) * (torch.arange(120 * 16_000) % 16_000 < 7000)
     assert pesq(noisy(bursts, 0.001), bursts, 16_000).isfinite().all()
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_unequal_lengths_are_refused(metric: Metric) -> None:
-    with pytest.raises(ValueError, match="an estimate as long as its reference is wanted, got 90 and 100 samples"):
+def test_unequal_lengths_raise(metric: Metric) -> None:
+    with pytest.raises(ValueError, match="expected an estimate as long as its reference, got 90 and 100 samples"):
         metric(torch.zeros(1, 1, 90), torch.zeros(1, 1, 100), 24_000)
