@@ -114,7 +114,7 @@ class Statistics:
             ValueError: The balancer was given no way to them.
         """
         if self.gradients is None or self.shared_gradient is None:
-            raise ValueError(f"norms at {layers} want a shared_gradient, and this step of the balancer was given none")
+            raise ValueError(f"norms at {layers} need a shared_gradient, and this step of the balancer was given none")
         lengths = [
             torch.linalg.vector_norm(mean_over_processes(self.shared_gradient(gradient, layers)), dtype=torch.float64)
             for gradient in self.gradients

@@ -97,7 +97,7 @@ class Codec(nn.Module):
         estimate = self.decoder(decoder_input)[..., : audio.shape[-1]]
         return CodecOutput(_rescale(estimate, scale), latent, quantized)
 
-    def latent_of(self, audio: Tensor) -> Tensor:
+    def encode_latent(self, audio: Tensor) -> Tensor:
         """What the encoder makes of `audio`, before quantization.
 
         Shape: audio [B, C, T] -> latent [B, D, F].

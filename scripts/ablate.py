@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.evaluation import METRICS, check_packages, select_metrics
-from codec.training import Budget, CheckpointError, load_checkpoint
+from codec.training import CheckpointError, TrainingConfig, load_checkpoint
 from codec.training.checkpoint.pretrained import check_architecture
 from scripts.ablation.display import GridDisplay
 from scripts.ablation.grid import BASE, ablation_folder, base_config, check_grid, grid_runs, run_config
@@ -30,7 +30,8 @@ from scripts.train import SUMMARY
 
 # A changed grid keeps the cells it has; all else is the same for all of them, how long they train first of all.
 _GRID = ("name", "runs_folder", "strategies", "baseline", "seeds", "weights", "loss_ablations")
-_FREE_IN_CELLS = {*CHANGEABLE_ON_RESUME, "trainer.cadence.checkpoint"} - {"trainer.budget", "trainer.cadence"}
+_FREE_IN_CELLS = {*CHANGEABLE_ON_RESUME} - {"trainer.max_steps", "trainer.max_epochs", "trainer.max_minutes"}
+_FREE_IN_CELLS -= {"trainer.log_every", "trainer.validate_every"}
 
 
 class Plan(NamedTuple):
@@ -61,7 +62,7 @@ def _run(plan: Plan) -> None:
         _raise_failures(folder, [BASE])
     pending = [name for name in plan.cells if not (folder / "runs" / name / "result.json").exists()]
     if pending:
-        budget = Budget(cfg.budget.steps, None, cfg.budget.minutes)
+        budget = TrainingConfig(max_steps=cfg.max_steps, max_minutes=cfg.max_minutes)
         with GridDisplay(folder / "runs", plan.cells, budget).shown():
             _launch(folder, pending)
     page = write_ablation_report(folder, cfg.baseline)

@@ -14,12 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from codec import Codec, CodecConfig
 from codec.atomic_file import atomic_write
 from codec.training import (
-    Adversary,
+    AdversarialTraining,
     CheckpointError,
     CheckpointStore,
-    Plan,
     RunLogger,
     Trainer,
+    TrainingConfig,
     TrainingData,
     Validation,
 )
@@ -37,7 +37,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # in these places a misspelt one, in an experiment file for example, would just have no effect.
 _KEYS = {
     "": (
-        *("name", "runs_folder", "seed", "init_from", "codec", "discriminator", "adversary", "losses", "balancer"),
+        *("name", "runs_folder", "seed", "init_from", "codec", "discriminator", "adversarial", "losses", "balancer"),
         *("data", "optimizer", "trainer", "logger", "validation", "checkpoints"),
     ),
     "losses": ("terms", "adversarial", "weights"),
@@ -51,10 +51,10 @@ _KEYS = {
 CHANGEABLE_ON_RESUME = (
     "name",
     "runs_folder",
-    "trainer.budget",
-    "trainer.cadence",
+    *("trainer.max_steps", "trainer.max_epochs", "trainer.max_minutes"),
+    *("trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every"),
     "trainer.device",
-    "trainer.doctor",
+    "trainer.rollback",
     "data.num_workers",
     "logger",
     "checkpoints",
@@ -78,8 +78,8 @@ def build(
         sinks: Where metrics and sounds go beside the configured places.
     """
     processes = processes or Processes()
-    plan: Plan = make(cfg.trainer, device=str(device))
-    codec, adversary = _players(cfg)
+    config: TrainingConfig = make(cfg.trainer, device=str(device))
+    codec, adversarial = _players(cfg)
     losses = make(cfg.losses.terms)
     balancer = make(cfg.balancer)
     optimizer = make(cfg.optimizer.codec)
@@ -89,23 +89,25 @@ def build(
     except ValueError as error:
         raise ValueError(f"validation.bandwidth_kbps: {error}") from error
     sinks = [*sinks, *make(cfg.logger.sinks)]
-    check_loss_names(losses, adversary, balancer)
-    check_windows(losses, adversary, round(float(cfg.data.segment_seconds) * codec.config.sample_rate))
-    origin = _origin(cfg, folder, codec, adversary)
+    check_loss_names(losses, adversarial, balancer)
+    check_windows(losses, adversarial, round(float(cfg.data.segment_seconds) * codec.config.sample_rate))
+    origin = _origin(cfg, folder, codec, adversarial)
     if origin is not None:
-        plan = replace(plan, initial="random")  # no first weights: these are trained ones
-    elif plan.encoder_rate == 0 and plan.initial == "random":
-        raise ValueError("an encoder of random weights would never learn: raise trainer.encoder_rate above 0")
+        config = replace(config, init="random")  # no first weights: these are trained ones
+    elif config.encoder_lr_factor == 0 and config.init == "random":
+        raise ValueError("an encoder of random weights would never learn: raise trainer.encoder_lr_factor above 0")
 
-    with processes.first_goes_ahead():
+    with processes.main_process_first():
         corpus, data, clips = _read_data(cfg, codec.config, processes)
-    budget = plan.budget.in_steps(data.steps_per_epoch)
+    config = config.in_steps(data.steps_per_epoch)
     logger: RunLogger | SilentLogger = SilentLogger(folder)
-    if processes.first:
-        display = ProgressDisplay(budget.steps, None if budget.minutes is None else 60 * budget.minutes, console)
+    if processes.is_main:
+        display = ProgressDisplay(
+            config.max_steps, None if config.max_minutes is None else 60 * config.max_minutes, console
+        )
         logger = RunLogger(folder, sinks, display, resolved(cfg))
     try:
-        if processes.first:
+        if processes.is_main:
             _name_rejected(corpus, logger)
         logger.message(
             f"{corpus.name}: {corpus.train.seconds / 60:.1f} min to train on, {len(clips)} held-out clips; "
@@ -114,12 +116,12 @@ def build(
         store = CheckpointStore(folder / "checkpoints", **make(cfg.checkpoints), report=logger.message)
         validation = Validation(clips, folder / "samples", bandwidth, cfg.validation.samples_per_group)
         trainer = Trainer(
-            codec, losses, adversary, balancer, optimizer, plan, data, validation, store, logger, processes
+            codec, losses, adversarial, balancer, optimizer, config, data, validation, store, logger, processes
         )
         if origin is not None:
             trainer.average.load_state_dict(origin.state["average"])
             logger.message(f"starts with the weights of {origin.description}")
-            if adversary is not None and "adversary" not in origin.state:
+            if adversarial is not None and "adversarial" not in origin.state:
                 logger.message("no discriminator came with them: it starts afresh")
         return trainer
     except BaseException:
@@ -127,22 +129,22 @@ def build(
         raise
 
 
-def _players(cfg: DictConfig) -> tuple[Codec, Adversary | None]:
+def _players(cfg: DictConfig) -> tuple[Codec, AdversarialTraining | None]:
     """Each has its own seed, so that another discriminator leaves the codec's first weights as they were."""
     torch.manual_seed(cfg.seed)
     codec = make(cfg.codec)
     torch.manual_seed(cfg.seed + 1)
-    return codec, None if cfg.discriminator is None else make(cfg.adversary)
+    return codec, None if cfg.discriminator is None else make(cfg.adversarial)
 
 
-def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversary: Adversary | None) -> Origin | None:
+def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversarial: AdversarialTraining | None) -> Origin | None:
     """What this run starts from, once codec and discriminator have its weights."""
     # A run with a checkpoint of its own goes on from that, and the other run may be gone.
     if cfg.init_from is None or CheckpointStore(folder / "checkpoints").paths():
         return None
     try:
         origin = read_origin(Path(cfg.init_from))
-        take_weights(origin.state, codec, adversary)
+        take_weights(origin.state, codec, adversarial)
     except (CheckpointError, ValueError) as error:
         raise ValueError(f"init_from={cfg.init_from}: {error}") from error
     return origin
@@ -189,7 +191,7 @@ def _read_data(
         segment_seconds=cfg.data.segment_seconds,
     )
     clips = held_out_clips(corpus.held_out, rate, channels, **make(cfg.data.held_out))
-    data = TrainingData(dataset, cfg.data.batch_size, cfg.data.num_workers, processes.rank, processes.count)
+    data = TrainingData(dataset, cfg.data.batch_size, cfg.data.num_workers, processes.rank, processes.world_size)
     return corpus, data, clips
 
 
@@ -278,7 +280,7 @@ def open_run(cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sin
         with joined(select_device(cfg.trainer.device)) as (processes, device):
             trainer = build(cfg, folder, console, processes, device, sinks)
             try:
-                if processes.first:
+                if processes.is_main:
                     save_config(cfg, folder / "config.yaml")
                 yield trainer
             finally:

@@ -27,10 +27,10 @@ def run(cfg: DictConfig) -> None:
     """Trains, with a page that shows how far it is, and says in the end what came of it and where everything is."""
     with open_run(cfg, sinks=[LiveReport()]) as trainer:
         folder = trainer.logger.folder
-        page, interval = folder / "report.html", cfg.trainer.cadence.validate
+        page, interval = folder / "report.html", cfg.trainer.validate_every
         trainer.logger.message(f"listen and look, at first in a moment, then every {interval} steps: {page}")
         trainer.run()
-    if trainer.processes.first:
+    if trainer.processes.is_main:
         text = "\n".join(summary(trainer, cfg.validation.bandwidth_kbps))
         print(f"\n{text}")
         with atomic_write(folder / SUMMARY) as temporary:

@@ -11,14 +11,14 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from codec.training.distributed import Processes
 from losses import AdversarialLoss, DiscriminatorOutput
 
-__all__ = ["ADVERSARIAL_LOSSES", "Adversary"]
+__all__ = ["ADVERSARIAL_LOSSES", "AdversarialTraining"]
 
-ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")  # what `Adversary.judge` returns
+ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")  # what `AdversarialTraining.generator_losses` returns
 
 _Judge = Callable[[Tensor], DiscriminatorOutput]
 
 
-class Adversary(nn.Module):
+class AdversarialTraining(nn.Module):
     """A discriminator with its loss, its optimizer and the order in which the two players move.
 
     Args:
@@ -28,12 +28,12 @@ class Adversary(nn.Module):
         update: `simultaneous` runs the discriminator once on reference and estimate and takes the gradients of both
             players from these two graphs. `alternating` lets the discriminator move first and judges with its new
             weights, the paper's order, at the price of a second pass.
-        probability: Share of the steps on which the discriminator learns (2/3 at 24 kHz and 1/2 at 48 kHz in the
+        update_probability: Share of the steps on which the discriminator learns (2/3 at 24 kHz and 1/2 at 48 kHz in the
             paper).
-        start: Share of the run from which on the discriminator takes part.
+        start_fraction: Share of the run from which on the discriminator takes part.
         one_by_one: Takes all gradients of one sub-discriminator before the next one judges, so that the graph of one
             is held at a time and not those of all. The same losses and gradients. Each of the codec's two losses has a
-            backward pass of its own then, as under any strategy that looks at gradients, unless `judge` is told how
+            backward pass of its own then, as under any strategy that looks at gradients, unless it is told how
             they will be weighed. Two passes add up to what one gives but for rounding, so here, and here alone, a step
             that monitors differs from one that does not by as much.
 
@@ -51,66 +51,76 @@ class Adversary(nn.Module):
         loss: AdversarialLoss,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         update: Literal["simultaneous", "alternating"] = "simultaneous",
-        probability: float = 1.0,
-        start: float = 0.0,
+        update_probability: float = 1.0,
+        start_fraction: float = 0.0,
         one_by_one: bool = False,
     ) -> None:
         super().__init__()
         if update not in ("simultaneous", "alternating"):
             raise ValueError(f"discriminator update must be simultaneous or alternating, got {update!r}")
-        if not 0 < probability <= 1:
-            raise ValueError(f"the discriminator's update probability must be in (0, 1], got {probability}")
-        if not 0 <= start < 1:
-            raise ValueError(f"the discriminator's start must be a share of the run in [0, 1), got {start}")
+        if not 0 < update_probability <= 1:
+            raise ValueError(f"the discriminator's update probability must be in (0, 1], got {update_probability}")
+        if not 0 <= start_fraction < 1:
+            raise ValueError(f"the discriminator's start must be a share of the run in [0, 1), got {start_fraction}")
         self.discriminator = discriminator
         self.loss = loss
         self.optimizer = optimizer(discriminator.parameters())
         self.update = update
-        self.probability = probability
-        self.start = start
+        self.update_probability = update_probability
+        self.start_fraction = start_fraction
         self.one_by_one = one_by_one
         self.processes = Processes()
         self.metrics: dict[str, Tensor] = {}
-        self._due = False  # whether the gradients of the discriminator's own loss are there, and no step was taken
+        self._has_gradients = (
+            False  # whether the gradients of the discriminator's own loss are there, and no step was taken
+        )
 
-    def judge(
-        self, estimate: Tensor, reference: Tensor, learn: bool, weights: Mapping[str, Tensor] | None = None
+    def generator_losses(
+        self,
+        estimate: Tensor,
+        reference: Tensor,
+        update_discriminator: bool,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The codec's adversarial and feature matching losses.
 
         Args:
             estimate: Leaf that the codec's gradients are wanted at.
-            learn: Whether the discriminator learns from this batch.
+            update_discriminator: Whether the discriminator learns from this batch.
             weights: Of the two losses in the sum whose gradient will be asked for, if that is known
                 (`Balancer.foreseen`). One by one, the losses then have no other gradient than that of this sum.
 
         Shape: estimate [B, C, T], reference [B, C, T] -> two scalars.
         """
-        self._forget()
+        self.zero_grad()
         self.metrics = {}
         moves_first = self.update == "alternating"
         judges = self._judges()
-        if moves_first and learn:
+        if moves_first and update_discriminator:
             for judge in judges:
-                self._teach(*_both(judge, estimate.detach(), reference, learn), len(judges))
-            self.learn()
+                self._discriminator_backward(
+                    *_both(judge, estimate.detach(), reference, update_discriminator), len(judges)
+                )
+            self.step()
             torch.clear_autocast_cache()  # it holds casts of the weights before the move
         # Nothing flows into frozen parameters: only the gradient at the estimate is computed.
         self.discriminator.requires_grad_(not moves_first)
-        teach = learn and not moves_first
-        verdicts = [self._hear(judge, estimate, reference, teach, len(judges), weights) for judge in judges]
+        teach = update_discriminator and not moves_first
+        losses = [
+            self._sub_discriminator_losses(judge, estimate, reference, teach, len(judges), weights) for judge in judges
+        ]
         self.discriminator.requires_grad_(True)
         # Each has a graph of its own: through one tensor of both, the gradient of one would go back through the other.
-        means = (torch.stack(losses).mean() for losses in zip(*verdicts, strict=True))
+        means = (torch.stack(losses).mean() for losses in zip(*losses, strict=True))
         return dict(zip(ADVERSARIAL_LOSSES, means, strict=True))
 
-    def learn(self) -> bool:
+    def step(self) -> bool:
         """The discriminator's step on what it judged, if one is due; a gradient that is not finite is not taken.
 
         Returns:
             Whether a step was taken.
         """
-        if not self._due:
+        if not self._has_gradients:
             return False
         parameters = list(self.discriminator.parameters())
         self.processes.average_gradients(parameters)
@@ -118,12 +128,12 @@ class Adversary(nn.Module):
         sound = bool(norm.isfinite())
         if sound:
             self.optimizer.step()
-        self._forget()
+        self.zero_grad()
         return sound
 
-    def _forget(self) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        self._due = False
+        self._has_gradients = False
 
     def _judges(self) -> list[_Judge]:
         """All sub-discriminators together, or each by itself."""
@@ -133,29 +143,29 @@ class Adversary(nn.Module):
             partial(_judged_by, scale) for scale in cast(Iterable[nn.Module], self.discriminator.sub_discriminators)
         ]
 
-    def _hear(
+    def _sub_discriminator_losses(
         self,
         judge: _Judge,
         estimate: Tensor,
         reference: Tensor,
-        learn: bool,
+        update_discriminator: bool,
         of: int,
         weights: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, ...]:
-        """The codec's two losses by one of `of` judges, who may learn. No graph outlives this if it is one by one.
+        """The codec's two losses by one of `of` judges, who may update. No graph outlives this if it is one by one.
 
         Shape: estimate [B, C, T], reference [B, C, T] -> two scalars.
         """
-        fake, real = _both(judge, estimate, reference, learn)
+        fake, real = _both(judge, estimate, reference, update_discriminator)
         targets = [[feature.detach() for feature in features] for features in real.features]
         losses: tuple[Tensor, ...] = self.loss.generator(fake.logits), self.loss.features(fake.features, targets)
         if self.one_by_one:
             losses = _without_graph(losses, estimate, weights)
-        if learn:
-            self._teach(fake, real, of)
+        if update_discriminator:
+            self._discriminator_backward(fake, real, of)
         return losses
 
-    def _teach(self, fake: DiscriminatorOutput, real: DiscriminatorOutput, of: int) -> None:
+    def _discriminator_backward(self, fake: DiscriminatorOutput, real: DiscriminatorOutput, of: int) -> None:
         """Takes the gradient of the discriminator's own loss, of which one of `of` judges makes a part."""
         loss = self.loss.discriminator(fake.logits, real.logits) / of
         # Named inputs: the graph also leads to the estimate, whose gradient is none of this player's business.
@@ -165,7 +175,7 @@ class Adversary(nn.Module):
         for name, logits in (("real", real.logits), ("fake", fake.logits)):
             seen[f"discriminator/{name}"] = torch.stack([each.detach().float().mean() for each in logits]).mean() / of
         self.metrics = {name: self.metrics.get(name, 0) + value for name, value in seen.items()}
-        self._due = True
+        self._has_gradients = True
 
 
 def _judged_by(scale: nn.Module, audio: Tensor) -> DiscriminatorOutput:
@@ -175,14 +185,14 @@ def _judged_by(scale: nn.Module, audio: Tensor) -> DiscriminatorOutput:
 
 
 def _both(
-    judge: _Judge, estimate: Tensor, reference: Tensor, learn: bool
+    judge: _Judge, estimate: Tensor, reference: Tensor, update_discriminator: bool
 ) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
     """What it says of each: of the reference with a graph only if that is to be learnt from.
 
     Shape: estimate [B, C, T], reference [B, C, T].
     """
     fake = judge(estimate)
-    with torch.set_grad_enabled(learn):
+    with torch.set_grad_enabled(update_discriminator):
         return fake, judge(reference)
 
 

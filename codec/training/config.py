@@ -1,9 +1,9 @@
-"""The settings of a run that belong to no single part: budget, schedules, cadence, precision, seed."""
+"""Settings of the trainer: length of the run, schedules, intervals, precision, seed."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -11,234 +11,212 @@ from torch import Tensor
 
 from codec.config import CodecConfig
 
-__all__ = ["Budget", "Cadence", "CodebookPlan", "DoctorPlan", "LearningRate", "Plan"]
+__all__ = ["CodebookConfig", "LRSchedule", "RollbackConfig", "TrainingConfig"]
+
+_LIMITS = ("max_steps", "max_epochs", "max_minutes")
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long a run goes on; exactly one of the three is given.
+def _number(default: Any, allowed: str) -> Any:
+    """A dataclass field whose value must lie in `allowed`, an interval such as "[0, 1)"."""
+    return field(default=default, metadata={"allowed": allowed})
 
-    Only `steps` and `epochs` make a run repeatable to the bit, since under `minutes` the schedules follow the clock.
 
-    Args:
-        steps: Optimizer steps.
-        epochs: Passes over the training audio, in whole steps.
-        minutes: Training time, interruptions not counted.
+def _check(settings: Any) -> None:
+    """Checks the choices and the numbers of a settings dataclass; None passes where it is the default.
 
     Raises:
-        ValueError: None or several are given, or one is not positive.
+        ValueError: Names the setting, what it must be and what it is.
     """
-
-    steps: int | None = None
-    epochs: float | None = None
-    minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        given = {k: v for k, v in vars(self).items() if v is not None}
-        if not all(isinstance(v, int | float) for v in given.values()):
-            raise ValueError(f"a budget is a number, got {given}")
-        if len(given) != 1 or not min(given.values()) > 0:
-            raise ValueError(f"a budget is one positive number of steps, epochs or minutes; got {given or 'none'}")
-
-    def in_steps(self, steps_per_epoch: float) -> "Budget":
-        """The same budget with epochs turned into steps."""
-        return self if self.epochs is None else Budget(steps=max(1, math.ceil(self.epochs * steps_per_epoch)))
-
-    def progress(self, step: int, seconds: float) -> float:
-        """Share of the budget that is spent; 1 or more when it is used up."""
-        if self.steps is not None:
-            return step / self.steps
-        if self.minutes is not None:
-            return seconds / (60 * self.minutes)
-        raise ValueError("a budget in epochs has no progress before in_steps")
+    for name, declared in settings.__dataclass_fields__.items():
+        value, kind = getattr(settings, name), get_type_hints(type(settings))[name]
+        if value is None and declared.default is None:
+            continue
+        if get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+        elif "allowed" in declared.metadata:
+            allowed = declared.metadata["allowed"]
+            whole = int in (kind, *get_args(kind)) and float not in get_args(kind)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise ValueError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
+            low, high = (float(bound) for bound in allowed[1:-1].split(","))
+            above = low <= value if allowed[0] == "[" else low < value
+            below = value <= high if allowed[-1] == "]" else value < high
+            if not (above and below):
+                raise ValueError(f"{name} must be in {allowed}, got {value!r}")
 
 
 @dataclass(frozen=True)
-class LearningRate:
-    """Factor of the learning rate over the run.
+class LRSchedule:
+    """Factor of all learning rates over the run.
 
     Args:
-        warmup: Share of the run over which the factor rises linearly to 1.
-        decay: `none`, `linear` or `cosine` from the end of the warm-up to the end of the run.
-        final: Factor at the end of a decay.
+        warmup_fraction: Share of the run over which the factor rises linearly to 1.
+        decay: Shape of the decay from the end of the warm-up to the end of the run.
+        final_factor: Factor at the end of the decay.
 
     Raises:
         ValueError: A value is out of range.
     """
 
-    warmup: float = 0.0
+    warmup_fraction: float = _number(0.0, "[0, 1)")
     decay: Literal["none", "linear", "cosine"] = "none"
-    final: float = 0.0
+    final_factor: float = _number(0.0, "[0, 1]")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must be a share of the run in [0, 1), got {self.warmup}")
-        if self.decay not in ("none", "linear", "cosine"):
-            raise ValueError(f"decay must be none, linear or cosine, got {self.decay!r}")
-        if not 0 <= self.final <= 1:
-            raise ValueError(f"final must be a factor in [0, 1], got {self.final}")
+        _check(self)
 
     def factor(self, progress: float) -> float:
-        """Factor at `progress` in [0, 1] of the run; never 0 during the warm-up, so that no step is lost."""
-        if progress < self.warmup:
-            return max(progress / self.warmup, 1e-3)
+        """Factor at `progress` in [0, 1] of the run; at least 0.001 during the warm-up, so that no step is lost."""
+        if progress < self.warmup_fraction:
+            return max(progress / self.warmup_fraction, 1e-3)
         if self.decay == "none":
             return 1.0
-        share = min(1.0, (progress - self.warmup) / (1 - self.warmup))
+        share = min(1.0, (progress - self.warmup_fraction) / (1 - self.warmup_fraction))
         left = 1 - share if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * share))
-        return self.final + (1 - self.final) * left
+        return self.final_factor + (1 - self.final_factor) * left
 
 
 @dataclass(frozen=True)
-class CodebookPlan:
+class CodebookConfig:
     """How the codebooks take part in training.
 
     Args:
-        start: Share of the run before which latents pass through unquantized. k-means on the latents of an untrained
-            encoder, which hardly vary yet, leaves only a handful of codes in use.
-        start_batches: Batches that the k-means start sees, and first weights that depend on the audio.
-        dropout: `none` always uses all books; `books` draws their number uniformly from 1 to K for each batch
-            (audiocraft); `bandwidths` draws one of the codec's bandwidths (the paper).
-        commitment: Weight of the commitment loss.
-        commitment_over: `mean` over the books in use (encodec's code) or their `sum` (the paper's equation 3).
+        start_fraction: Share of the run during which latents are not quantized. An untrained encoder's latents hardly
+            vary, and k-means on them leaves only a handful of codes in use.
+        init_batches: Number of batches for the k-means initialization of the codebooks and for `init: pca`.
+        dropout: Quantizer dropout, drawn once per batch. `codebooks` draws a number from 1 to K uniformly
+            (audiocraft), `bandwidths` draws one of the codec's bandwidths (EnCodec), `none` always uses all K.
+        commitment_weight: Weight of the commitment loss.
+        commitment_reduction: `mean` over the codebooks in use (encodec's code), or their `sum` (the paper's
+            equation 3).
 
     Raises:
         ValueError: A value is out of range.
     """
 
-    start: float = 0.0
-    start_batches: int = 8
-    dropout: Literal["none", "books", "bandwidths"] = "bandwidths"
-    commitment: float = 1.0
-    commitment_over: Literal["mean", "sum"] = "mean"
+    start_fraction: float = _number(0.0, "[0, 1)")
+    init_batches: int = _number(8, "[1, inf)")
+    dropout: Literal["none", "codebooks", "bandwidths"] = "bandwidths"
+    commitment_weight: float = _number(1.0, "[0, inf)")
+    commitment_reduction: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < 1:
-            raise ValueError(f"the codebooks' start must be a share of the run in [0, 1), got {self.start}")
-        if self.start_batches < 1:
-            raise ValueError(f"start_batches must be 1 or more, got {self.start_batches}")
-        if self.dropout not in ("none", "books", "bandwidths"):
-            raise ValueError(f"dropout must be none, books or bandwidths, got {self.dropout!r}")
-        if not 0 <= self.commitment < math.inf:
-            raise ValueError(f"commitment must be a finite weight of 0 or more, got {self.commitment}")
-        if self.commitment_over not in ("mean", "sum"):
-            raise ValueError(f"commitment_over must be mean or sum, got {self.commitment_over!r}")
+        _check(self)
 
     def draw(self, config: CodecConfig, generator: torch.Generator) -> int:
-        """Number of books for one batch; the generator advances alike under every setting."""
+        """Number of codebooks for one batch; every setting draws one number from the generator."""
         choices: Sequence[int] = {
             "none": [config.codebooks],
-            "books": range(1, config.codebooks + 1),
+            "codebooks": range(1, config.codebooks + 1),
             "bandwidths": [config.codebooks_for(b) for b in config.bandwidths_kbps],
         }[self.dropout]
         position = int(torch.rand((), generator=generator).item() * len(choices))
         return choices[min(position, len(choices) - 1)]
 
-    def commitment_loss(self, per_book: Tensor) -> Tensor:
-        """Shape: per_book [K] of the books in use -> scalar, weighted."""
-        return self.commitment * (per_book.mean() if self.commitment_over == "mean" else per_book.sum())
+    def commitment_loss(self, per_codebook: Tensor) -> Tensor:
+        """Weighted commitment loss. Shape: per_codebook [K] -> []."""
+        reduced = per_codebook.mean() if self.commitment_reduction == "mean" else per_codebook.sum()
+        return self.commitment_weight * reduced
 
 
 @dataclass(frozen=True)
-class Cadence:
-    """How often, in steps, a run logs, validates and saves; it always does all three at its end.
-
-    Raises:
-        ValueError: An interval is less than one step.
-    """
-
-    log: int = 20
-    validate: int = 1000
-    checkpoint: int = 1000
-
-    def __post_init__(self) -> None:
-        bad = {k: v for k, v in vars(self).items() if v < 1}
-        if bad:
-            raise ValueError(f"intervals are whole steps from 1 on, got {bad}")
-
-
-@dataclass(frozen=True)
-class DoctorPlan:
-    """What a run does when it diverges.
+class RollbackConfig:
+    """What happens when a run diverges.
 
     Args:
-        max_returns: So often it goes back to a checkpoint that is known to be good; if it diverges once more, it ends.
-            With 0 a divergence is named and nothing is done, but that too many steps that are not finite end the run.
-        rate_factor: Of the learning rates, for each return.
+        max_rollbacks: Number of times the run returns to a checkpoint that is known to be good; the next divergence
+            ends it. With 0 a divergence is only reported, and the run ends after `max_skipped_steps` skipped steps.
+        lr_factor: Factor of the learning rates for each rollback.
 
     Raises:
         ValueError: A value is out of range.
     """
 
-    max_returns: int = 3
-    rate_factor: float = 0.5
+    max_rollbacks: int = _number(3, "[0, inf)")
+    lr_factor: float = _number(0.5, "(0, 1)")
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_returns, int) or self.max_returns < 0:
-            raise ValueError(f"doctor.max_returns must be a whole number of 0 or more, got {self.max_returns}")
-        if not 0 < self.rate_factor < 1:
-            raise ValueError(f"doctor.rate_factor must be between 0 and 1, got {self.rate_factor}")
+        _check(self)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The settings of a run that belong to no single part.
+class TrainingConfig:
+    """Settings of a `Trainer`. Exactly one of `max_steps`, `max_epochs` and `max_minutes` is set.
 
     Args:
-        budget, learning_rate, codebooks, cadence, doctor: See their classes.
-        initial: First weights of the codec, unless it comes with trained ones: `random`, or `transform`, see
-            `start_as_transform`.
-        encoder_rate: Learning rate of the encoder over that of the decoder; 0 leaves the encoder as it is.
-        encoder_until: Share of the run until which the encoder learns. From then on it stays, with its averaged
-            weights, and k-means places the codebooks anew: averages of small batches lag behind latents that move.
-        clip_norm: Largest Euclidean norm of the codec's gradient, None for no clipping.
-        average_decay: Of the moving average of the weights that is validated and exported.
-        precision: `auto`, `float32` or `bfloat16`; see `choose_precision`.
-        max_skipped: So many steps in a row that are not finite end the run.
-        seed: Of every draw the trainer makes.
-        device: Where to train.
+        max_steps: Optimizer steps of the run.
+        max_epochs: Passes over the training audio, rounded up to whole steps.
+        max_minutes: Training time without interruptions. Schedules then follow the clock, and a run cannot be
+            repeated to the bit.
+        lr_schedule, codebooks, rollback: See their classes.
+        log_every: Steps between lines of training metrics. A run also logs, validates and saves at its end.
+        validate_every: Steps between validations.
+        checkpoint_every: Steps between checkpoints.
+        init: Initial weights of a codec that is not pretrained: `random`, or `pca` (see `startup.pca_init`).
+        encoder_lr_factor: Learning rate of the encoder relative to that of the decoder; 0 freezes the encoder.
+        freeze_encoder_at: Share of the run after which the encoder is frozen with its averaged weights. k-means then
+            initializes the codebooks again, because averages of small batches lag behind latents that change.
+        gradient_clip_norm: Largest Euclidean norm of the codec's gradient; None disables clipping.
+        ema_decay: Decay per step of the averaged weights, which are validated and exported.
+        precision: `auto`, `float32` or `bfloat16`; see `startup.precision.choose_precision`.
+        max_skipped_steps: Number of consecutive non-finite steps that counts as a divergence.
+        seed: Seed of all random numbers of the trainer.
+        device: Device to train on.
 
     Raises:
         ValueError: A value is out of range.
     """
 
-    budget: Budget
-    learning_rate: LearningRate = field(default_factory=LearningRate)
-    codebooks: CodebookPlan = field(default_factory=CodebookPlan)
-    cadence: Cadence = field(default_factory=Cadence)
-    doctor: DoctorPlan = field(default_factory=DoctorPlan)
-    initial: Literal["random", "transform"] = "random"
-    encoder_rate: float = 1.0
-    encoder_until: float = 1.0
-    clip_norm: float | None = None
-    average_decay: float = 0.99
-    precision: str = "auto"
-    max_skipped: int = 20
-    seed: int = 0
+    max_steps: int | None = _number(None, "[1, inf)")
+    max_epochs: float | None = _number(None, "(0, inf)")
+    max_minutes: float | None = _number(None, "(0, inf)")
+    lr_schedule: LRSchedule = field(default_factory=LRSchedule)
+    codebooks: CodebookConfig = field(default_factory=CodebookConfig)
+    rollback: RollbackConfig = field(default_factory=RollbackConfig)
+    log_every: int = _number(20, "[1, inf)")
+    validate_every: int = _number(1000, "[1, inf)")
+    checkpoint_every: int = _number(1000, "[1, inf)")
+    init: Literal["random", "pca"] = "random"
+    encoder_lr_factor: float = _number(1.0, "[0, inf)")
+    freeze_encoder_at: float = _number(1.0, "(0, 1]")
+    gradient_clip_norm: float | None = _number(None, "(0, inf)")
+    ema_decay: float = _number(0.99, "[0, 1)")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_skipped_steps: int = _number(20, "[1, inf)")
+    seed: int = _number(0, "[0, inf)")
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.initial not in ("random", "transform"):
-            raise ValueError(f"initial must be random or transform, got {self.initial!r}")
-        if not 0 <= self.encoder_rate < math.inf:
-            raise ValueError(f"encoder_rate must be a finite factor of 0 or more, got {self.encoder_rate}")
-        if not self.codebooks.start < self.encoder_until <= 1:
+        _check(self)
+        given = {name: getattr(self, name) for name in _LIMITS if getattr(self, name) is not None}
+        if len(given) != 1:
+            raise ValueError(f"exactly one of {', '.join(_LIMITS)} must be set, got {given or 'none'}")
+        if not self.codebooks.start_fraction < self.freeze_encoder_at:
             raise ValueError(
-                "encoder_until must be a share of the run, at most 1 and after the start of the codebooks at "
-                f"{self.codebooks.start}, got {self.encoder_until}"
+                "freeze_encoder_at must be greater than codebooks.start_fraction, "
+                f"got {self.freeze_encoder_at} and {self.codebooks.start_fraction}"
             )
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive or null, got {self.clip_norm}")
-        if not 0 <= self.average_decay < 1:
-            raise ValueError(f"average_decay must be in [0, 1), got {self.average_decay}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
-        if self.max_skipped < 1:
-            raise ValueError(f"max_skipped must be 1 or more, got {self.max_skipped}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
 
-    def draws(self, step: int) -> torch.Generator:
-        """What one step draws from: a function of seed and step alone."""
-        # Hashed, since torch's CPU generator looks at no more than the low 32 bits of its seed.
+    def in_steps(self, steps_per_epoch: float) -> "TrainingConfig":
+        """The same settings with `max_epochs` converted to `max_steps`."""
+        if self.max_epochs is None:
+            return self
+        return replace(self, max_steps=max(1, math.ceil(self.max_epochs * steps_per_epoch)), max_epochs=None)
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the run that is done; 1 or more at its end.
+
+        Raises:
+            ValueError: The length of the run is in epochs; see `in_steps`.
+        """
+        if self.max_steps is not None:
+            return step / self.max_steps
+        if self.max_minutes is not None:
+            return seconds / (60 * self.max_minutes)
+        raise ValueError("max_epochs must be converted with in_steps first")
+
+    def step_generator(self, step: int) -> torch.Generator:
+        """Random generator of one step; its seed depends on `seed` and `step` only."""
+        # Hashed, because torch's CPU generator uses only the low 32 bits of its seed.
         return torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))

@@ -30,21 +30,21 @@ class Processes:
 
     Args:
         rank: Number of this process, from 0.
-        count: How many there are; more than one wants an initialised default process group.
+        world_size: How many there are; more than one wants an initialised default process group.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
-        self.count = count
+        self.world_size = world_size
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes, scores and speaks for all."""
         return self.rank == 0
 
-    def replicated(self, module: nn.Module, device: torch.device) -> nn.Module:
+    def data_parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module, with parameters as in the first process and gradients averaged over all in a backward pass."""
-        if self.count == 1:
+        if self.world_size == 1:
             return module
         settings: dict[str, Any] = {"device_ids": [device] if device.type == "cuda" else None}
         # Buffers need no broadcast in each step: all processes derive them from the same sums.
@@ -55,67 +55,67 @@ class Processes:
         return DistributedDataParallel(module, **settings | {buffers: False})
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """For a module whose backward pass is not one of `replicated`."""
+        """For a module whose backward pass is not one of `data_parallel`."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.count == 1 or not gradients:
+        if self.world_size == 1 or not gradients:
             return
-        joined_up = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        joined_up = self.all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, joined_up.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def mean(self, tensor: Tensor) -> Tensor:
+    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """Shape: [*] floating point -> [*]."""
-        if self.count == 1:
+        if self.world_size == 1:
             return tensor
         total = tensor.clone()
         dist.all_reduce(total)
-        return total / self.count
+        return total / self.world_size
 
-    def all_true(self, flags: Tensor) -> Tensor:
+    def all_reduce_and(self, flags: Tensor) -> Tensor:
         """Shape: [*] bool -> [*] bool, true where it is in every process."""
-        if self.count == 1:
+        if self.world_size == 1:
             return flags
         votes = flags.to(torch.uint8)
         dist.all_reduce(votes, dist.ReduceOp.MIN)
         return votes.bool()
 
-    def gathered(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes, in their order. Shape: [n, *] -> [count * n, *]."""
-        if self.count == 1:
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, in their order. Shape: [n, *] -> [world_size * n, *]."""
+        if self.world_size == 1:
             return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.count)]
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def listed(self, value: _T) -> list[_T]:
+    def all_gather_object(self, value: _T) -> list[_T]:
         """The values of all processes, in their order; of plain Python, for what is asked once."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, value: _T) -> _T:
+    def broadcast_object(self, value: _T) -> _T:
         """The value of the first process; of plain Python."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box)
         return box[0]
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Gives every process the first one's tensors, in place."""
-        if self.count > 1:
+        if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     @contextmanager
-    def first_goes_ahead(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """The first process runs the block while the others wait: it fetches and caches what they then find."""
-        if self.count > 1 and not self.first:
+        if self.world_size > 1 and not self.is_main:
             dist.barrier()
         yield
-        if self.count > 1 and self.first:
+        if self.world_size > 1 and self.is_main:
             dist.barrier()
 
 

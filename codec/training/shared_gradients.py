@@ -42,9 +42,7 @@ class SharedGradients:
         """
         seen, self._seen = self._seen, None
         if seen is None:
-            raise RuntimeError(
-                "a shared_gradient wants a new forward pass of the codec with gradients enabled, got none"
-            )
+            raise RuntimeError("expected a new forward pass of the codec with gradients enabled, got none")
         return partial(self._pull, output.audio, *seen)
 
     def _pull(self, audio: Tensor, padded: Tensor, convolved: Tensor, gradient: Tensor, layers: SharedLayers) -> Tensor:

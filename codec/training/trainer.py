@@ -10,13 +10,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from balancer import Balancer
 from codec.model import Codec, CodecOutput
-from codec.training.adversarial import ADVERSARIAL_LOSSES, Adversary
+from codec.training.adversarial import ADVERSARIAL_LOSSES, AdversarialTraining
 from codec.training.batches import TrainingData
 from codec.training.checkpoint.checkpointer import Checkpointer
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor, TrainingError
 from codec.training.checkpoint.store import CheckpointStore
 from codec.training.checks import check_loss_names, check_windows
-from codec.training.config import Plan
+from codec.training.config import TrainingConfig
 from codec.training.distributed import Processes
 from codec.training.logging.balance_metrics import balance_metrics, level_metrics
 from codec.training.logging.meters import Meters, codebook_metrics
@@ -42,7 +42,7 @@ class Trainer:
 
     Args:
         losses: Name -> loss of (estimate, reference).
-        adversary: None trains without a discriminator.
+        adversarial: None trains without a discriminator.
         optimizer: Makes the codec's optimizer from its parameters.
         data: Training batches.
         validation: Scores the averaged codec on held-out clips.
@@ -57,55 +57,54 @@ class Trainer:
         self,
         codec: Codec,
         losses: Mapping[str, nn.Module],
-        adversary: Adversary | None,
+        adversarial: AdversarialTraining | None,
         balancer: Balancer,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-        plan: Plan,
+        config: TrainingConfig,
         data: TrainingData,
         validation: Validation,
         store: CheckpointStore,
         logger: RunLogger | SilentLogger,
         processes: Processes | None = None,
     ) -> None:
-        check_loss_names(losses, adversary, balancer)
-        check_windows(losses, adversary, data.dataset.frames)
-        self.plan = plan
-        self.budget = plan.budget.in_steps(data.steps_per_epoch)
-        self.device = torch.device(plan.device)
+        check_loss_names(losses, adversarial, balancer)
+        check_windows(losses, adversarial, data.dataset.frames)
+        self.config = config = config.in_steps(data.steps_per_epoch)
+        self.device = torch.device(config.device)
         self.processes = processes or Processes()
         self.codec = codec.to(self.device)
-        self.optimizer = codec_optimizer(optimizer, codec.encoder, codec.decoder, plan.encoder_rate)
-        self.settled = False  # whether the encoder has learnt, see Plan.encoder_until
+        self.optimizer = codec_optimizer(optimizer, codec.encoder, codec.decoder, config.encoder_lr_factor)
+        self.encoder_frozen = False  # whether the encoder has learnt, see TrainingConfig.freeze_encoder_at
         self.codec.encoder.requires_grad_(self.encoder_learns)
-        self.replica = self.processes.replicated(self.codec, self.device)
+        self.replica = self.processes.data_parallel(self.codec, self.device)
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
-        self.adversary = None if adversary is None else adversary.to(self.device)
-        if adversary is not None:
-            adversary.processes = self.processes
+        self.adversarial = None if adversarial is None else adversarial.to(self.device)
+        if adversarial is not None:
+            adversarial.processes = self.processes
         self.balancer = balancer.to(self.device)
-        self.optimizers = [self.optimizer, *([adversary.optimizer] if adversary is not None else [])]
-        self.schedule = Schedule(plan.learning_rate, self.optimizers)
-        self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(plan.average_decay))
+        self.optimizers = [self.optimizer, *([adversarial.optimizer] if adversarial is not None else [])]
+        self.schedule = Schedule(config.lr_schedule, self.optimizers)
+        self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.averaged_codec.quantizer = codec.quantizer  # the newest codebooks, not averages of them
         self.shared_gradients = SharedGradients(codec)  # after the copy that is averaged
         self.data, self.validation = data, validation
         self.store = store
         self.logger = logger
-        self.divergence_monitor = DivergenceMonitor(plan.doctor, logger.message)
+        self.divergence_monitor = DivergenceMonitor(config.rollback, logger.message)
         self.checkpointer = Checkpointer(store, self.divergence_monitor, validation, logger, self.processes)
-        self.precision = choose_precision(plan.precision, self.device)
+        self.precision = choose_precision(config.precision, self.device)
         self.meters = Meters()
         self.step, self.seconds, self.skipped, self.skipped_in_a_row = 0, 0.0, 0, 0
 
     @property
     def progress(self) -> float:
         """Share of the budget that is spent."""
-        return self.budget.progress(self.step, self.seconds)
+        return self.config.progress(self.step, self.seconds)
 
     @property
     def encoder_learns(self) -> bool:
         """If not, its parameters want no gradient, and no backward pass goes through it."""
-        return self.plan.encoder_rate > 0 and not self.settled
+        return self.config.encoder_lr_factor > 0 and not self.encoder_frozen
 
     @property
     def averaged_codec(self) -> Codec:
@@ -121,8 +120,8 @@ class Trainer:
             TrainingError: It diverged, or too many steps in a row were not finite, and going back did not help.
         """
         restored = self.checkpointer.restore(self)
-        if not restored and self.plan.initial == "transform":
-            batches = self._look_ahead(min(self.plan.codebooks.start_batches, _TRANSFORM_BATCHES))
+        if not restored and self.config.init == "pca":
+            batches = self._look_ahead(min(self.config.codebooks.init_batches, _TRANSFORM_BATCHES))
             start_weights(self.codec, self.average, batches, self.processes, self.logger.message)
         self.prepare_precision()
         if not restored:
@@ -132,7 +131,7 @@ class Trainer:
             self._start_codebooks()
             self.logger.message("scoring the held-out clips before the first step")
             self.validate()
-            if self.plan.doctor.max_returns:
+            if self.config.rollback.max_rollbacks:
                 self.save(None)  # what a run goes back to that diverges in its first minutes
         scores: dict[str, float] = {}
         while self.progress < 1:
@@ -145,7 +144,6 @@ class Trainer:
 
     def _train(self) -> dict[str, float]:
         """Until the budget is spent, or DivergenceError is raised; returns the last scores."""
-        cadence = self.plan.cadence
         scores: dict[str, float] = {}
         clock = time.monotonic() - self.seconds
         batches = self.data.batches(self.step)
@@ -160,10 +158,10 @@ class Trainer:
             self.seconds = self._agreed(time.monotonic() - clock)
             self.logger.progress(self.step, self.seconds)
             done = self.progress >= 1
-            saving = done or self.step % cadence.checkpoint == 0
-            if saving or self.step % cadence.log == 0:
+            saving = done or self.step % self.config.checkpoint_every == 0
+            if saving or self.step % self.config.log_every == 0:
                 self._log()
-            scores = self.validate() if done or self.step % cadence.validate == 0 else {}
+            scores = self.validate() if done or self.step % self.config.validate_every == 0 else {}
             if saving:
                 self.save(scores.get("all/mel_distance"))
         return scores
@@ -174,27 +172,31 @@ class Trainer:
         Shape: audio [B, C, T] -> metrics, on the device.
         """
         self.schedule.set(self.progress, self.divergence_monitor.lr_factor)
-        draws = self.plan.draws(self.step)
-        books = self.plan.codebooks.draw(self.codec.config, draws)
-        learn = torch.rand((), generator=draws).item()
+        generator = self.config.step_generator(self.step)
+        books = self.config.codebooks.draw(self.codec.config, generator)
+        update_draw = torch.rand((), generator=generator).item()
 
         with self.precision.autocast():
             output: CodecOutput = self.replica(audio, books, quantize=bool(self.codec.quantizer.started))
         # The losses see a leaf: their graphs end there, and the codec is traversed once, by the one backward below.
         y = output.audio.detach().float().requires_grad_()
         losses = {name: loss(y, audio) for name, loss in self.losses.items()}
-        adversary = self.adversary if self.adversary and self.progress >= self.adversary.start else None
-        if adversary is not None:
+        adversarial = (
+            self.adversarial if self.adversarial and self.progress >= self.adversarial.start_fraction else None
+        )
+        if adversarial is not None:
             names = [*losses, *ADVERSARIAL_LOSSES]
-            weights = self.balancer.foreseen(names) if adversary.one_by_one else None
+            weights = self.balancer.foreseen(names) if adversarial.one_by_one else None
             with self.precision.autocast():
-                losses |= adversary.judge(y, audio, learn < adversary.probability, weights)
+                losses |= adversarial.generator_losses(y, audio, update_draw < adversarial.update_probability, weights)
 
         balanced = self.balancer(losses, y, self.shared_gradients.at(output))
         quantized = output.quantized
-        commitment = y.new_zeros(()) if quantized is None else self.plan.codebooks.commitment_loss(quantized.commitment)
+        commitment = (
+            y.new_zeros(()) if quantized is None else self.config.codebooks.commitment_loss(quantized.commitment)
+        )
         flags = torch.stack([balanced.is_finite, commitment.isfinite()])
-        sound, finite = self.processes.all_true(flags).tolist()  # one look at the device
+        sound, finite = self.processes.all_reduce_and(flags).tolist()  # one look at the device
         if balanced.dropped or not (sound and finite):
             return self._skip(balanced.dropped or ("commitment" if sound else "the balancer's weights",))
 
@@ -204,7 +206,7 @@ class Trainer:
             roots, gradients = [*roots, commitment], [*gradients, torch.ones_like(commitment)]
         watched = balance_metrics(balanced.report, output, commitment)
         torch.autograd.backward(roots, gradients)
-        norm = nn.utils.clip_grad_norm_(self.codec.parameters(), self.plan.clip_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(self.codec.parameters(), self.config.gradient_clip_norm or float("inf"))
         if not bool(norm.isfinite()):
             return self._skip(("the codec's gradient",))
 
@@ -212,15 +214,15 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if quantized is not None:
             self.codec.quantizer.update(quantized)
-        if adversary is not None:
-            adversary.learn()
+        if adversarial is not None:
+            adversarial.step()
         self.average.update_parameters(self.codec)
         self.skipped_in_a_row = 0
         return (
             {f"loss/{name}": loss.detach() for name, loss in losses.items()}
             | {f"weight/{name}": weight for name, weight in balanced.weights.items()}
-            | {"commitment": commitment.detach(), "gradient_norm": norm, "codebooks": torch.tensor(float(books))}
-            | (adversary.metrics if adversary is not None else {})
+            | {"commitment": commitment.detach(), "gradient_norm": norm, "num_codebooks": torch.tensor(float(books))}
+            | (adversarial.metrics if adversarial is not None else {})
             | level_metrics(y, audio)
             | watched
         )
@@ -242,7 +244,7 @@ class Trainer:
         self.logger.message(f"precision: {self.precision.description}")
         if self.precision.dtype != torch.float32:
             audio = self.data.batch(self.step).to(self.device)
-            trust_bfloat16(self.precision, self.codec, self.adversary, audio, self.processes, self.logger.message)
+            trust_bfloat16(self.precision, self.codec, self.adversarial, audio, self.processes, self.logger.message)
             return_freed_memory()
 
     def _receive(self, batch: Batch) -> Tensor:
@@ -252,18 +254,18 @@ class Trainer:
 
     def _agreed(self, seconds: float) -> float:
         """The first process's clock where it decides how long the run is."""
-        return seconds if self.budget.minutes is None else self.processes.from_first(seconds)
+        return seconds if self.config.max_minutes is None else self.processes.broadcast_object(seconds)
 
     def _look_ahead(self, count: int) -> Iterator[Tensor]:
         return (self.data.batch(self.step + i).to(self.device) for i in range(count))
 
     def _settle_encoder(self) -> None:
         """Once, when it has learnt: the average of its weights stays, and the codebooks start anew from its latents."""
-        if not self.encoder_learns or self.progress < self.plan.encoder_until:
+        if not self.encoder_learns or self.progress < self.config.freeze_encoder_at:
             return
         self.codec.encoder.load_state_dict(self.averaged_codec.encoder.state_dict())
         self.codec.quantizer.started.fill_(False)
-        self.settled = True
+        self.encoder_frozen = True
         self._hold_encoder()
         self.logger.message(f"the encoder stays as it is from step {self.step} on")
 
@@ -271,15 +273,15 @@ class Trainer:
         """Gradients for the encoder or not; the replica counts on those that were there at first."""
         if any(parameter.requires_grad != self.encoder_learns for parameter in self.codec.encoder.parameters()):
             self.codec.encoder.requires_grad_(self.encoder_learns)
-            self.replica = self.processes.replicated(self.codec, self.device)
+            self.replica = self.processes.data_parallel(self.codec, self.device)
 
     def _start_codebooks(self) -> None:
-        plan = self.plan.codebooks
-        if bool(self.codec.quantizer.started) or self.progress < plan.start:
+        settings = self.config.codebooks
+        if bool(self.codec.quantizer.started) or self.progress < settings.start_fraction:
             return
-        count = plan.start_batches
+        count = settings.init_batches
         found = start_codebooks(
-            self.codec, self._look_ahead(count), count, self.precision, self.processes, self.plan.seed
+            self.codec, self._look_ahead(count), count, self.precision, self.processes, self.config.seed
         )
         if not found:
             raise DivergenceError(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr.")
@@ -292,11 +294,11 @@ class Trainer:
         self.skipped += 1
         self.skipped_in_a_row += 1
         self.logger.message(f"step {self.step} skipped: not finite: {', '.join(culprits)}")
-        if self.skipped_in_a_row >= self.plan.max_skipped:
+        if self.skipped_in_a_row >= self.config.max_skipped_steps:
             raise DivergenceError(
                 f"{self.skipped_in_a_row} steps in a row up to step {self.step} were not finite, the last in "
-                f"{', '.join(culprits)}: lower optimizer.codec.lr or set trainer.clip_norm; checkpoints are in "
-                f"{self.store.folder}."
+                f"{', '.join(culprits)}: lower optimizer.codec.lr or set trainer.gradient_clip_norm; checkpoints are "
+                f"in {self.store.folder}."
             )
         return {}
 
@@ -305,10 +307,10 @@ class Trainer:
         if bool(self.codec.quantizer.started):
             values |= codebook_metrics(self.codec.quantizer.usage())
             values["codebook_size"] = self.codec.config.codebook_size
-        values |= {"learning_rate": self.optimizer.param_groups[-1]["lr"], "skipped_steps": self.skipped}
+        values |= {"lr": self.optimizer.param_groups[-1]["lr"], "skipped_steps": self.skipped}
         values["rollbacks"] = self.divergence_monitor.rollbacks
         self.logger.metrics("train", self.step, self.seconds, values)
-        self.divergence_monitor.update("train", self.step, self.processes.from_first(values), self.seconds)
+        self.divergence_monitor.update("train", self.step, self.processes.broadcast_object(values), self.seconds)
 
     # ------------------------------------------------------------------------------------------------ state
 
@@ -320,7 +322,7 @@ class Trainer:
         """Everything the continuation of the run depends on; tensors and primitives only."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         counters = {name: getattr(self, name) for name in _COUNTERS}
-        phase = {"settled": self.settled, "random": torch.get_rng_state()}
+        phase = {"encoder_frozen": self.encoder_frozen, "random": torch.get_rng_state()}
         return {"codec_config": self.codec.config.to_dict(), **parts, **counters, **phase}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -329,13 +331,13 @@ class Trainer:
             part.load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])
-        self.settled = state["settled"]
+        self.encoder_frozen = state["encoder_frozen"]
         self._hold_encoder()
         torch.set_rng_state(state["random"])
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"codec": self.codec, "average": self.average, "optimizer": self.optimizer}
         parts |= {"balancer": self.balancer, "divergence_monitor": self.divergence_monitor}
-        if self.adversary is not None:
-            parts |= {"adversary": self.adversary, "adversary_optimizer": self.adversary.optimizer}
+        if self.adversarial is not None:
+            parts |= {"adversarial": self.adversarial, "adversarial_optimizer": self.adversarial.optimizer}
         return parts

@@ -62,8 +62,8 @@ class Validation:
         self, codec: Codec, losses: Mapping[str, nn.Module], step: int, processes: Processes
     ) -> ValidationResult:
         """The first process does it, and keeps the samples; all of them get scores and losses."""
-        result = self(codec, losses, step) if processes.first else ValidationResult({}, {}, {})
-        scores, held_out = processes.from_first((result.scores, result.losses))
+        result = self(codec, losses, step) if processes.is_main else ValidationResult({}, {}, {})
+        scores, held_out = processes.broadcast_object((result.scores, result.losses))
         return result._replace(scores=scores, losses=held_out)
 
     def forget_after(self, step: int) -> None:

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from codec.training import Budget
+from codec.training import TrainingConfig
 from codec.training.logging.progress_bar import clock
 
 __all__ = ["GridDisplay"]
@@ -43,7 +43,7 @@ class GridDisplay:
         stream: Where to print, standard output when None. What is not a terminal gets no control codes.
     """
 
-    def __init__(self, cells: Path, names: Sequence[str], budget: Budget, stream: TextIO | None = None) -> None:
+    def __init__(self, cells: Path, names: Sequence[str], budget: TrainingConfig, stream: TextIO | None = None) -> None:
         self._cells, self._names, self._budget = cells, list(names), budget
         self._stream = stream or sys.stdout
         # rich would take FORCE_COLOR, which many build servers set, for a terminal.

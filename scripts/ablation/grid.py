@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hydra import compose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from codec.training import Budget
+from codec.training import TrainingConfig
 
 __all__ = ["BASE", "Cell", "ablation_folder", "base_config", "check_grid", "grid_runs", "run_config"]
 
@@ -77,7 +77,7 @@ def check_grid(cfg: DictConfig) -> None:
             f"baseline={cfg.baseline} must be one of the strategies, got {', '.join(cfg.strategies)}: add it, or "
             "choose another baseline="
         )
-    Budget(cfg.budget.steps, None, cfg.budget.minutes)
+    TrainingConfig(max_steps=cfg.max_steps, max_minutes=cfg.max_minutes)
 
 
 def _is_factor(value: object) -> bool:
@@ -142,8 +142,8 @@ def run_config(cfg: DictConfig, cell: Cell) -> DictConfig:
     train.runs_folder = str(ablation_folder(cfg) / "runs")
     train.seed = cell.seed
     train.init_from = cfg.base if cfg.start == "from_base" else None
-    train.trainer.doctor.max_returns = 0  # a cell that went on at a lower rate could not be compared
-    train.trainer.budget.update(steps=cfg.budget.steps, epochs=None, minutes=cfg.budget.minutes)
+    train.trainer.rollback.max_rollbacks = 0  # a cell that went on at a lower rate could not be compared
+    train.trainer.update(max_steps=cfg.max_steps, max_epochs=None, max_minutes=cfg.max_minutes)
     return train
 
 

@@ -70,7 +70,7 @@ class Step:
             filters=32, n_ffts=windows, win_lengths=windows, hop_lengths=[w // 4 for w in windows],
             activation="LeakyReLU", activation_params={"negative_slope": 0.3},
         )  # fmt: skip
-        self.adversary = AdversarialLoss(
+        self.adversarial = AdversarialLoss(
             discriminator,
             torch.optim.Adam(discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9)),
             adversarial.get_adv_criterion("hinge"),
@@ -89,8 +89,8 @@ class Step:
             x = self.audio
             quantized = self.quantizer(self.encoder(x), 75)
             y = self.decoder(quantized.x)[..., : x.shape[-1]]
-            self.adversary.train_adv(y, x)
-            adversarial, features = self.adversary(y, x)
+            self.adversarial.train_adv(y, x)
+            adversarial, features = self.adversarial(y, x)
             losses = {"adv": adversarial, "feat": features, "l1": nn.functional.l1_loss(y, x), "mel": self.mel(y, x)}
             quantized.penalty.backward(retain_graph=True)
             self.balancer.backward(losses, y)

@@ -10,7 +10,7 @@ steps, past the first ones in which it always looks.
 
 What lies outside the balancer is the same work in every step, but not the same time on a machine that others use. So
 the first column of the table takes the balancer's part alone, from the losses to one gradient at the decoder's output
-(with `adversary.one_by_one`, whose passes come earlier, from where the discriminator judges): what it takes beyond that
+(with `adversarial.one_by_one` from where the discriminator is run): what it takes beyond that
 of `weighted_sum`, over the reference step. Whole steps stand beside it.
 """
 
@@ -102,7 +102,7 @@ def time_steps(trainer: Trainer, balancers: Mapping[str, Balancer], rounds: int)
 
 def _time_step(trainer: Trainer, balancer: Balancer, audio: Tensor) -> _Seconds:
     times: list[float] = []
-    adversary = trainer.adversary
+    adversarial = trainer.adversarial
 
     def mark(*_: object) -> None:
         times.append(time.perf_counter())
@@ -114,14 +114,14 @@ def _time_step(trainer: Trainer, balancer: Balancer, audio: Tensor) -> _Seconds:
     with ExitStack() as marks:
         marks.callback(balancer.register_forward_pre_hook(enter).remove)
         marks.callback(balancer.register_forward_hook(mark).remove)
-        if adversary is not None and adversary.one_by_one:
-            judge = adversary.judge
+        if adversarial is not None and adversarial.one_by_one:
+            judge = adversarial.generator_losses
 
             def judging(*arguments: Any) -> dict[str, Tensor]:
                 enter()
                 return judge(*arguments)
 
-            marks.enter_context(patch.object(adversary, "judge", judging))
+            marks.enter_context(patch.object(adversarial, "generator_losses", judging))
         trainer.balancer = balancer
         mark()
         trainer.train_step(audio)

@@ -70,7 +70,7 @@ def same_models(kbps: float, peers: Sequence[str]) -> dict[str, Coder]:
     weights = translated(package.state_dict())
     codec = codec_with(weights, config_of_encodec(weights))
     with torch.no_grad():
-        codec.quantizer.start(codec.latent_of(torch.randn(1, 1, 20 * codec.config.sample_rate))[0].t())
+        codec.quantizer.start(codec.encode_latent(torch.randn(1, 1, 20 * codec.config.sample_rate))[0].t())
     for layer, embed in zip(package.quantizer.vq.layers, codec.quantizer.embed, strict=True):
         layer._codebook.embed.copy_(embed)
         layer._codebook.inited.fill_(1)  # else its first call would run k-means

@@ -64,8 +64,10 @@ def _train(precision: str, seed: int, steps: int, overrides: Sequence[str]) -> d
             f"runs_folder={folder}",
             f"seed={seed}",
             f"trainer.precision={precision}",
-            f"trainer.budget.steps={steps}",
-            f"trainer.cadence={{log:{_LOG_EVERY},validate:{steps},checkpoint:{steps}}}",
+            f"trainer.max_steps={steps}",
+            f"trainer.log_every={_LOG_EVERY}",
+            f"trainer.validate_every={steps}",
+            f"trainer.checkpoint_every={steps}",
             *overrides,
         ]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -31,7 +31,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 # The model, losses and discriminator of audiocraft's 24 kHz solver, on batches of 4 x 1 s.
 AUDIOCRAFT = (
     "experiment=audiocraft_24khz",
-    "adversary.update=simultaneous",
+    "adversarial.update=simultaneous",
     "data=clips",
     "data.num_workers=0",
     "data.batch_size=4",

@@ -81,7 +81,7 @@ def _codec(name: str) -> Codec:
         cfg = compose(None, [f"+codec={name}", "+sample_rate=24000"])
     codec: Codec = instantiate(cfg.codec, _convert_="all")
     codec.quantizer.start(
-        codec.latent_of(torch.randn(1, codec.config.channels, 20 * codec.config.sample_rate))[0].t().detach()
+        codec.encode_latent(torch.randn(1, codec.config.channels, 20 * codec.config.sample_rate))[0].t().detach()
     )
     fold_weight_norm(codec)
     return codec.eval()

@@ -51,7 +51,7 @@ def assert_same_codec(config: CodecConfig, lengths: list[int], bandwidths: list[
             for (codes, scale), segment in zip(theirs, ours, strict=True):
                 if not torch.equal(segment.codes, codes):
                     assert len(ours) == len(audio) == 1
-                    assert_ties(codec.latent_of(audio), codec.quantizer.embed, segment.codes, codes)
+                    assert_ties(codec.encode_latent(audio), codec.quantizer.embed, segment.codes, codes)
                 assert segment.codes.shape[1] == config.codebooks_for(bandwidth)
                 assert (segment.scale is None) == (scale is None)
                 if scale is not None:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from codec.evaluation import Metric, score_audio
-from codec.training import Adversary, Budget, Trainer, load_checkpoint
+from codec.training import AdversarialTraining, Trainer, TrainingConfig, load_checkpoint
 from data import HeldOutClip
 from scripts.ablate import ablate, main
 from scripts.ablation.display import GridDisplay
@@ -57,7 +57,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("codec.training.logging.live_report.write_report", lambda folder, running: None)
         from scripts.train import run
 
-        run(composed("train", *TINY, "name=base", f"runs_folder={runs}", "trainer.budget.steps=2"))
+        run(composed("train", *TINY, "name=base", f"runs_folder={runs}", "trainer.max_steps=2"))
     return runs / "base"
 
 
@@ -84,7 +84,7 @@ def settings(base: Path, runs: Path) -> list[str]:
     return [
         "name=tiny", f"runs_folder={runs}", f"base={base}",
         f"overrides={listed(TINY)}", f"base_overrides={listed(TINY)}",
-        "strategies=[weighted_sum,encodec]", "seeds=[0]", "budget.steps=3", FAST,
+        "strategies=[weighted_sum,encodec]", "seeds=[0]", "max_steps=3", FAST,
     ]  # fmt: skip
 
 
@@ -120,11 +120,11 @@ def test_the_default_grid_is_eight_strategies_and_three_seeds_from_the_starter()
         assert train.init_from == "runs/starter"
         assert train.name == name
         assert train.runs_folder == "runs/ablations/starter/runs"
-        assert train.adversary.start == 0
+        assert train.adversarial.start_fraction == 0
         assert (train.optimizer.codec.lr, train.optimizer.discriminator.lr) == (1e-4, 3e-4)
-        assert train.trainer.budget.steps == 120
+        assert train.trainer.max_steps == 120
         # at the start, in the middle, at the end
-        assert train.trainer.cadence.validate == 60
+        assert train.trainer.validate_every == 60
         make(train.balancer)
     assert {name.partition(".")[0] for name in cells} == set(cfg.strategies)
 
@@ -189,11 +189,11 @@ def test_end_points_are_each_loss_alone_and_each_left_out() -> None:
 
 def test_from_scratch_and_minutes() -> None:
     (train,) = planned(
-        *("strategies=[weighted_sum]", "seeds=[1]", "start=from_scratch", "budget.steps=null", "budget.minutes=2")
+        *("strategies=[weighted_sum]", "seeds=[1]", "start=from_scratch", "max_steps=null", "max_minutes=2")
     ).values()
     assert train.init_from is None
-    assert (train.trainer.budget.steps, train.trainer.budget.minutes) == (None, 2)
-    assert train.trainer.initial == composed("train").trainer.initial == "transform"
+    assert (train.trainer.max_steps, train.trainer.max_minutes) == (None, 2)
+    assert train.trainer.init == composed("train").trainer.init == "pca"
 
 
 # -------------------------------------------------------------------------------------------------------- fairness
@@ -208,24 +208,26 @@ class Witness:
         self.books: dict[str, list[float]] = defaultdict(list)
         self.starts: dict[str, str] = {}
         self._cell = ""
-        step, judge = Trainer.train_step, Adversary.judge
+        step, judge = Trainer.train_step, AdversarialTraining.generator_losses
 
         def train_step(trainer: Trainer, audio: Tensor) -> dict[str, Tensor]:
             self._cell = trainer.logger.folder.name
             if trainer.step == 0:
                 state = trainer.state_dict()
-                self.starts[self._cell] = _digest(*(state[part] for part in ("codec", "average", "adversary")))
+                self.starts[self._cell] = _digest(*(state[part] for part in ("codec", "average", "adversarial")))
             self.batches[self._cell].append(_digest(audio))
             metrics = step(trainer, audio)
-            self.books[self._cell].append(float(metrics["codebooks"]))
+            self.books[self._cell].append(float(metrics["num_codebooks"]))
             return metrics
 
-        def judging(adversary: Adversary, estimate: Tensor, reference: Tensor, learn: bool, weights: Any) -> Any:
+        def judging(
+            adversarial: AdversarialTraining, estimate: Tensor, reference: Tensor, learn: bool, weights: Any
+        ) -> Any:
             self.learns[self._cell].append(learn)
-            return judge(adversary, estimate, reference, learn, weights)
+            return judge(adversarial, estimate, reference, learn, weights)
 
         monkeypatch.setattr(Trainer, "train_step", train_step)
-        monkeypatch.setattr(Adversary, "judge", judging)
+        monkeypatch.setattr(AdversarialTraining, "generator_losses", judging)
 
     def of(self, cell: str) -> tuple[Any, ...]:
         return self.starts[cell], self.batches[cell], self.books[cell], self.learns[cell]
@@ -372,9 +374,9 @@ def test_ctrl_c_says_how_to_go_on(
 def test_a_cell_that_diverges_is_recorded_and_the_grid_goes_on(
     ablation: Ablate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = "weighted_sum optimizer.codec.lr=1e30 trainer.max_skipped=1"
-    folder = ablation(f"strategies=['{broken}',encodec]", "baseline=encodec", "budget.steps=5")
-    name = "weighted_sum-optimizer.codec.lr-1e30-trainer.max_skipped-1.default.seed0"
+    broken = "weighted_sum optimizer.codec.lr=1e30 trainer.max_skipped_steps=1"
+    folder = ablation(f"strategies=['{broken}',encodec]", "baseline=encodec", "max_steps=5")
+    name = "weighted_sum-optimizer.codec.lr-1e30-trainer.max_skipped_steps-1.default.seed0"
     assert finished(folder) == {name, "encodec.default.seed0"}
     found = entry(folder, name)
     assert "steps in a row up to step" in found["failure"]
@@ -383,7 +385,7 @@ def test_a_cell_that_diverges_is_recorded_and_the_grid_goes_on(
     assert 0 < found["steps"] < 5
     assert found["skipped_steps"] == 1
     assert f"{name}  failed: 1 steps in a row" in capsys.readouterr().out
-    ablation(f"strategies=['{broken}',encodec]", "baseline=encodec", "budget.steps=5")  # it is finished
+    ablation(f"strategies=['{broken}',encodec]", "baseline=encodec", "max_steps=5")  # it is finished
 
 
 def test_a_cell_that_cannot_be_run_is_told_when_the_others_are_done(
@@ -416,7 +418,7 @@ def test_the_base_is_trained_once(
     new = tmp_path / "new base"
     overrides = (
         f"base='{new}'",
-        f"base_overrides={listed((*TINY, 'trainer.budget.steps=2'))}",
+        f"base_overrides={listed((*TINY, 'trainer.max_steps=2'))}",
         "strategies=[weighted_sum]",
     )
     ablation(*overrides)
@@ -458,16 +460,16 @@ def test_a_strategy_in_a_folder_of_ones_own(ablation: Ablate, tmp_path: Path) ->
         (["weights=[adversarial]"], "weights must be a list of {loss: factor}, factors not negative, got"),
         (["metrics=[mel_distance,vizqol]"], "there is no metric vizqol; choose from si_sdr_db, visqol"),
         (["metrics=[]"], "metrics must be a list of at least one, got []"),
-        (["budget.minutes=1"], "one positive number of steps, epochs or minutes; got {'steps': 3, 'minutes': 1}"),
-        (["budget.steps=null"], "one positive number of steps, epochs or minutes; got none"),
-        (["budget.epochs=1"], "there is no setting budget.epochs, only steps, minutes"),
+        (["max_minutes=1"], "must be set, got {'max_steps': 3, 'max_minutes': 1}"),
+        (["max_steps=null"], "must be set, got none"),
+        (["max_epochs=1"], "there is no setting max_epochs, only"),
         (["start=from_bsae"], "start must be from_base or from_scratch, got 'from_bsae'"),
         (["loss_ablations=[single_loss,left]"], "loss_ablations must be single_loss or leave_one_out, got 'left'"),
         (["baseline=pcgrad"], "baseline=pcgrad must be one of the strategies, got weighted_sum, encodec: add it, or"),
         (["magnitude=louder"], "there is no balancer/magnitude=louder: wanted one of fixed, keep"),
         (["experiments.from_base=abalation"], "there is no experiment=abalation: wanted one of"),
         (["overrides=[trainer.sed=1]"], "wanted group=name or path.to.key=value, got 'overrides=[trainer.sed=1]'"),
-        (["overrides=['trainer.sed=1']"], "there is no setting trainer.sed, only _target_, budget"),
+        (["overrides=['trainer.sed=1']"], "there is no setting trainer.sed, only _target_, max_steps"),
         (["overrides=['+tariner.sed=1']"], "there is no setting tariner, only name"),
         (["overrides=['codec=starter']"], "a codec of the same architecture is wanted, got another one"),
         (["name=../x"], "name must be that of a folder in "),
@@ -488,7 +490,7 @@ def test_several_configurations_are_refused(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(sys, "argv", ["ablate", "--multirun", *settings(base, tmp_path), "budget.steps=1,2"])
+    monkeypatch.setattr(sys, "argv", ["ablate", "--multirun", *settings(base, tmp_path), "max_steps=1,2"])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1
@@ -507,7 +509,7 @@ def test_a_base_of_another_architecture_is_refused_before_it_is_trained(ablation
 @pytest.mark.parametrize(
     ("override", "difference"),
     [
-        ("budget.steps=4", "budget.steps was 3, is 4"),
+        ("max_steps=4", "max_steps was 3, is 4"),
         ("start=from_scratch", "start was from_base, is from_scratch"),
         ("magnitude=fixed", "magnitude was None, is fixed"),
         ("metrics=[mel_distance]", "metrics was ['mel_distance', 'si_sdr_db'], is ['mel_distance']"),
@@ -539,7 +541,7 @@ def test_how_often_a_cell_is_saved_may_change(ablation: Ablate) -> None:
     assert config.read_text() != text
     ablation("strategies=[weighted_sum]")
     config.write_text(text.replace("validate: 2", "validate: 1"))
-    with pytest.raises(ValueError, match=r"trainer\.cadence\.validate was 1, is 2"):
+    with pytest.raises(ValueError, match=r"trainer\.validate_every was 1, is 2"):
         ablation("strategies=[weighted_sum]")
 
 
@@ -633,7 +635,7 @@ def test_the_display_follows_the_folders(tmp_path: Path, monkeypatch: pytest.Mon
     end(tmp_path, "a")
     log_step(tmp_path, "b", 2)  # of an earlier session
     stream = io.StringIO()
-    display = GridDisplay(tmp_path, ["a", "b", "c", "d"], Budget(steps=10), stream)
+    display = GridDisplay(tmp_path, ["a", "b", "c", "d"], TrainingConfig(max_steps=10), stream)
     display.refresh()
     assert stream.getvalue() == ""
     assert display.seconds_left() is None
@@ -656,7 +658,7 @@ def test_the_display_on_a_terminal_names_the_cells_that_run(tmp_path: Path, monk
     log_step(tmp_path, "asleep", 2)
     os.utime(tmp_path / "asleep" / "metrics.jsonl", (1, 1))
     stream = Terminal()
-    display = GridDisplay(tmp_path, ["asleep", "busy", "scored"], Budget(minutes=1), stream)
+    display = GridDisplay(tmp_path, ["asleep", "busy", "scored"], TrainingConfig(max_minutes=1), stream)
     log_step(tmp_path, "busy", 3, seconds=30)
     log_step(tmp_path, "scored", 9, seconds=61)
     with display.shown():
@@ -670,7 +672,7 @@ def test_the_display_on_a_terminal_names_the_cells_that_run(tmp_path: Path, monk
 
 def test_the_display_looks_by_itself_and_stops(tmp_path: Path) -> None:
     stream = io.StringIO()
-    display = GridDisplay(tmp_path, ["a"], Budget(steps=10), stream)
+    display = GridDisplay(tmp_path, ["a"], TrainingConfig(max_steps=10), stream)
     before = signal.getsignal(signal.SIGALRM)
     with display.shown():
         end(tmp_path, "a")
@@ -730,7 +732,7 @@ def test_launchers_run_cells_in_processes_of_their_own(launcher: str, base: Path
 
 @pytest.mark.slow
 def test_a_stopped_grid_goes_on(base: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), "budget.steps=60"]
+    command = [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), "max_steps=60"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

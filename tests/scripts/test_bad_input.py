@@ -24,11 +24,13 @@ RATE = 24000
 TINY = (
     "codec.config.filters=2",
     "codec.config.latent_dim=4",
-    "adversary.start=0",
+    "adversarial.start_fraction=0",
     "discriminator.windows=[256]",
-    "trainer.budget.steps=3",
-    "trainer.cadence={log: 1, validate: 3, checkpoint: 3}",
-    "trainer.codebooks={start: 0, start_batches: 1}",
+    "trainer.max_steps=3",
+    "trainer.log_every=1",
+    "trainer.validate_every=3",
+    "trainer.checkpoint_every=3",
+    "trainer.codebooks={start_fraction: 0, init_batches: 1}",
     "trainer.device=cpu",
     "trainer.precision=float32",
     "data.num_workers=0",
@@ -175,7 +177,7 @@ def test_a_folder_of_silence(tmp_path: Path) -> None:
     assert "every held-out file is below -45 dBFS" in refused(tmp_path, *from_folder(tmp_path / "audio"))
 
 
-@pytest.mark.parametrize("settings", [("codec=starter",), ("codec=encodec_48khz", "trainer.initial=random")])
+@pytest.mark.parametrize("settings", [("codec=starter",), ("codec=encodec_48khz", "trainer.init=random")])
 def test_training_on_silence_alone_stays_finite(settings: tuple[str, ...], tmp_path: Path) -> None:
     """encodec_48khz divides by the level of the segment; silence has no components for the starter's first weights."""
     write(tmp_path / "audio" / "silence.wav", np.zeros((RATE, 1), np.float32))
@@ -216,14 +218,14 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
     [
         (["codec=encodec_24hkz"], "there is no codec=encodec_24hkz: wanted one of audiocraft_16khz, audiocraft_24khz"),
         (["codecs=starter"], "there is no setting codecs, only name, runs_folder, seed"),
-        (["trainer.sed=1"], "there is no setting trainer.sed, only _target_, budget"),
+        (["trainer.sed=1"], "there is no setting trainer.sed, only _target_, max_steps"),
         (["codec.config.filterss=3"], "there is no setting codec.config.filterss, only _target_, sample_rate"),
         (["+codec.config.filterss=3"], "unexpected keyword argument 'filterss' (in codec.config)"),
         (
             ["+data.wrokers=3"],
             "there is no setting data.wrokers, only root, corpus, segment_seconds, batch_size, num_workers, held_out",
         ),
-        (["+tariner.budget.steps=3"], "there is no setting tariner, only name"),
+        (["+tariner.max_steps=3"], "there is no setting tariner, only name"),
         (["steps"], "wanted group=name or path.to.key=value, got 'steps'"),
         (["experiment=null"], "a group wants the name of a file in its folder, got null"),
         (["name=null"], "the run needs a name: name=something, or an experiment"),
@@ -262,13 +264,13 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
         ),
         (["codec.config.bandwidths_kbps=[24]"], "needs 32 codebooks of 0.75 kbps, but this codec has 1 to 16"),
         (
-            ["trainer.initial=random", "trainer.encoder_rate=0"],
-            "an encoder of random weights would never learn: raise trainer.encoder_rate",
+            ["trainer.init=random", "trainer.encoder_lr_factor=0"],
+            "an encoder of random weights would never learn: raise trainer.encoder_lr_factor",
         ),
         (["codec.config.codebook_size=1000"], "codebook_size must be a power of two, got 1000 (in codec.config)"),
         (["trainer.device=gpu"], "trainer.device must be auto, cpu or a device torch can use here, got gpu"),
-        (["trainer.budget.minutes=1"], "one positive number of steps, epochs or minutes; got {'steps': 3, 'minutes'"),
-        (["adversary.probability=0"], "update probability must be in (0, 1], got 0"),
+        (["trainer.max_minutes=1"], "must be set, got {'max_steps': 3, 'max_minutes'"),
+        (["adversarial.update_probability=0"], "update_probability must be in (0, 1], got 0"),
         (["checkpoints.keep_last=0"], "keep_last must be 1 or more, got 0"),
     ],
 )
@@ -306,7 +308,14 @@ def test_the_folder_of_another_run(tmp_path: Path) -> None:
     trained(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="holds a run with other settings") as caught:
-        train(tmp_path, "data=clips", "seed=1", "losses.weights.mel=3", "trainer.clip_norm=1", "data.batch_size=3")
+        train(
+            tmp_path,
+            "data=clips",
+            "seed=1",
+            "losses.weights.mel=3",
+            "trainer.gradient_clip_norm=1",
+            "data.batch_size=3",
+        )
     assert describe_error(caught.value) == (
         f"{folder} holds a run with other settings (seed was 0, is 1; losses.weights.mel was 1, is 3; "
         "balancer.weights.mel was 1, is 3; ...): choose another name=, or move that folder away"
@@ -315,7 +324,7 @@ def test_the_folder_of_another_run(tmp_path: Path) -> None:
 
 
 def test_a_run_may_be_moved_and_go_on_for_longer(tmp_path: Path) -> None:
-    train(tmp_path, "data=clips", "trainer.budget.steps=2")
+    train(tmp_path, "data=clips", "trainer.max_steps=2")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "bad").rename(tmp_path / "elsewhere" / "moved")
     train(tmp_path / "elsewhere", "data=clips", "name=moved", "data.num_workers=1")
@@ -350,7 +359,7 @@ def test_the_command_says_one_line_and_exits_with_1(tmp_path: Path) -> None:
     """Once for what Hydra refuses, and once for what the run refuses."""
     (tmp_path / "empty").mkdir()
     for overrides, line in (
-        (["trainer.sed=1"], "there is no setting trainer.sed, only _target_, budget, initial"),
+        (["trainer.sed=1"], "there is no setting trainer.sed, only _target_, max_steps, max_epochs"),
         (from_folder(tmp_path / "empty"), f"{tmp_path}/empty: the folder is empty (in data.corpus)"),
     ):
         done = command(f"runs_folder={tmp_path / 'runs'}", *overrides)

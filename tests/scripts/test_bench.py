@@ -25,7 +25,7 @@ from scripts.bench import startup as bench_startup
 from scripts.bench import step as bench
 from scripts.bench.step import AUDIOCRAFT, Worker
 from scripts.composition import CONFIGS, check_keys
-from tiny_run import tidied, tiny_adversary, tiny_trainer
+from tiny_run import tidied, tiny_adversarial, tiny_trainer
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def test_the_balancers_part_of_a_step(
         return slow
 
     with tidied():
-        trainer = tiny_trainer(tmp_path, adversary=tiny_adversary(one_by_one=one_by_one))
-        monkeypatch.setattr(trainer.adversary, "judge", slowed(trainer.adversary.judge, 3))  # type: ignore[union-attr]
+        trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(one_by_one=one_by_one))
+        monkeypatch.setattr(trainer.adversarial, "generator_losses", slowed(trainer.adversarial.generator_losses, 3))  # type: ignore[union-attr]
         balancer = bench_balancers.make_balancer(trainer.balancer.weights, "upgrad")
         monkeypatch.setattr(balancer, "_balance", slowed(balancer._balance, 2))
         taken = bench_balancers._time_step(trainer, balancer, trainer.data.batch(0))
@@ -180,7 +180,7 @@ def test_precisions_are_compared_at_one_seed_and_seeds_in_float32() -> None:
 def test_precision_table_plot_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot, path = tmp_path / "precision.svg", tmp_path / "precision.json"
     small = ["codec.config.filters=2", "codec.config.lstm_layers=0", "discriminator.filters=2"]
-    small += ["data.segment_seconds=0.2", "data.held_out.seconds=0.5", "trainer.codebooks.start_batches=2"]
+    small += ["data.segment_seconds=0.2", "data.held_out.seconds=0.5", "trainer.codebooks.init_batches=2"]
     outputs = ["--plot", str(plot), "--json", str(path)]
     with tidied():
         bench_precision.main(["--steps", "10", "--seeds", "0", "1", *outputs, "--", *small])

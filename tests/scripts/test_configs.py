@@ -115,7 +115,9 @@ def test_every_option_of_every_group_builds(option: str, built: Build) -> None:
     overrides = ("data.batch_size=1", "data.segment_seconds=0.2", "trainer.precision=float32")
     trainer = built("experiment=none", *small_with(option), *(overrides if steps else ()))
     names = set(trainer.balancer.weights)
-    assert names == set(trainer.losses) | (set() if trainer.adversary is None else {"adversarial", "feature_matching"})
+    assert names == set(trainer.losses) | (
+        set() if trainer.adversarial is None else {"adversarial", "feature_matching"}
+    )
     if steps:
         metrics = trainer.train_step(trainer.data.batch(0))
         assert {name.removeprefix("loss/") for name in metrics if name.startswith("loss/")} == names
@@ -199,24 +201,24 @@ def test_the_settings_that_are_read_one_by_one_are_those_of_the_files() -> None:
 @pytest.mark.parametrize(
     ("overrides", "path", "value"),
     [
-        (["adversary.update=alternating"], "adversary.update", "alternating"),
+        (["adversarial.update=alternating"], "adversarial.update", "alternating"),
         # 138 s in segments of 1 s and batches of 16, twice
-        (["trainer.budget.steps=null", "trainer.budget.epochs=2"], "budget.steps", 18),
-        (["trainer.budget.steps=null", "trainer.budget.minutes=1"], "budget.minutes", 1),
-        (["trainer.learning_rate.decay=linear"], "plan.learning_rate.decay", "linear"),
-        (["trainer.learning_rate.decay=cosine"], "plan.learning_rate.decay", "cosine"),
-        (["trainer.codebooks.dropout=books"], "plan.codebooks.dropout", "books"),
-        (["trainer.codebooks.dropout=none"], "plan.codebooks.dropout", "none"),
-        (["trainer.codebooks.commitment_over=sum"], "plan.codebooks.commitment_over", "sum"),
-        (["trainer.clip_norm=1"], "plan.clip_norm", 1),
+        (["trainer.max_steps=null", "trainer.max_epochs=2"], "config.max_steps", 18),
+        (["trainer.max_steps=null", "trainer.max_minutes=1"], "config.max_minutes", 1),
+        (["trainer.lr_schedule.decay=linear"], "config.lr_schedule.decay", "linear"),
+        (["trainer.lr_schedule.decay=cosine"], "config.lr_schedule.decay", "cosine"),
+        (["trainer.codebooks.dropout=codebooks"], "config.codebooks.dropout", "codebooks"),
+        (["trainer.codebooks.dropout=none"], "config.codebooks.dropout", "none"),
+        (["trainer.codebooks.commitment_reduction=sum"], "config.codebooks.commitment_reduction", "sum"),
+        (["trainer.gradient_clip_norm=1"], "config.gradient_clip_norm", 1),
         (["trainer.precision=float32"], "precision.dtype", torch.float32),
         (["checkpoints.keep_every=10"], "store.keep_every", 10),
         (["data.corpus.source_weights=null"], "data.dataset.seed", 0),
         (["seed=7"], "data.dataset.seed", 7),
-        (["seed=7"], "plan.seed", 7),
+        (["seed=7"], "config.seed", 7),
         (["balancer.scale.batch_invariant=true"], "balancer.strategy.scale.batch_invariant", True),
         (["balancer.monitor_every=1"], "balancer.monitor_every", 1),
-        (["optimizer.codec.lr=0.001"], "adversary.optimizer.defaults.lr", 0.001),
+        (["optimizer.codec.lr=0.001"], "adversarial.optimizer.defaults.lr", 0.001),
         (["optimizer.codec.lr=0.001"], "optimizer.defaults.lr", 0.001),
     ],
 )
@@ -269,8 +271,8 @@ PAPER: dict[str, object] = {
     "balancer.refresh_every": 8,
     "balancer.refresh_from": 1000,
     "codec.config.celu_alpha": 1.0,
-    "adversary.update": "alternating",
-    "adversary.start": 0.0,
+    "adversarial.update": "alternating",
+    "adversarial.start_fraction": 0.0,
     "optimizer.codec._target_": "torch.optim.Adam",
     "optimizer.codec.lr": 3e-4,
     "optimizer.codec.betas": [0.5, 0.9],
@@ -278,14 +280,14 @@ PAPER: dict[str, object] = {
     "optimizer.discriminator.betas": [0.5, 0.9],
     "data.batch_size": 64,
     "data.segment_seconds": 1.0,
-    "trainer.budget.steps": 300 * 2000,
-    "trainer.codebooks.start": 0.0,
+    "trainer.max_steps": 300 * 2000,
+    "trainer.codebooks.start_fraction": 0.0,
     "trainer.codebooks.dropout": "bandwidths",
-    "trainer.codebooks.commitment": 1.0,
-    "trainer.codebooks.commitment_over": "sum",
-    "trainer.learning_rate.warmup": 0.0,
-    "trainer.learning_rate.decay": "none",
-    "trainer.clip_norm": None,
+    "trainer.codebooks.commitment_weight": 1.0,
+    "trainer.codebooks.commitment_reduction": "sum",
+    "trainer.lr_schedule.warmup_fraction": 0.0,
+    "trainer.lr_schedule.decay": "none",
+    "trainer.gradient_clip_norm": None,
 }
 # audiocraft's config/solver/compression/default.yaml and its two models.
 AUDIOCRAFT: dict[str, object] = PAPER | {
@@ -304,10 +306,10 @@ AUDIOCRAFT: dict[str, object] = PAPER | {
     "balancer.scale.norm_over": "item",
     "balancer.scale.batch_invariant": False,
     "balancer.refresh_every": 1,
-    "adversary.probability": 1.0,
-    "trainer.budget.steps": 200 * 2000,
-    "trainer.codebooks.commitment_over": "mean",
-    "trainer.average_decay": 0.99,
+    "adversarial.update_probability": 1.0,
+    "trainer.max_steps": 200 * 2000,
+    "trainer.codebooks.commitment_reduction": "mean",
+    "trainer.ema_decay": 0.99,
 }
 EXPECTED: dict[str, dict[str, object]] = {
     "encodec_24khz": PAPER
@@ -322,7 +324,7 @@ EXPECTED: dict[str, dict[str, object]] = {
         "codec.config.bandwidths_kbps": [1.5, 3, 6, 12, 24],
         "discriminator.windows": [2048, 1024, 512, 256, 128],
         "losses.weights": {"l1": 0.1, "mel": 1.0, "adversarial": 3.0, "feature_matching": 3.0},
-        "adversary.probability": 2 / 3,
+        "adversarial.update_probability": 2 / 3,
     },
     "encodec_48khz": PAPER
     | {
@@ -337,14 +339,14 @@ EXPECTED: dict[str, dict[str, object]] = {
         "codec.config.bandwidths_kbps": [3, 6, 12, 24],
         "discriminator.windows": [4096, 2048, 1024, 512, 256],
         "losses.weights": {"l1": 0.1, "mel": 1.0, "adversarial": 4.0, "feature_matching": 4.0},
-        "adversary.probability": 0.5,
+        "adversarial.update_probability": 0.5,
     },
     "audiocraft_24khz": AUDIOCRAFT
     | {
         "codec.config.sample_rate": 24000,
         "codec.config.causal": True,
         "codec.config.codebooks": 32,
-        "trainer.codebooks.dropout": "books",
+        "trainer.codebooks.dropout": "codebooks",
     },
     "audiocraft_32khz": AUDIOCRAFT
     | {
@@ -428,9 +430,9 @@ def test_an_ablation_goes_on_with_what_the_starter_has_learnt() -> None:
     starter, cell = (configuration(f"experiment={name}") for name in ("starter", "ablation"))
     for part in ("codec", "discriminator", "losses", "data"):
         assert cell[part] == starter[part], part
-    plan = instantiate(cell.trainer, _convert_="all")
-    assert (cell.adversary.start, plan.codebooks.start, plan.average_decay) == (0, 0, 0.99)
+    config = instantiate(cell.trainer, _convert_="all")
+    assert (cell.adversarial.start_fraction, config.codebooks.start_fraction, config.ema_decay) == (0, 0, 0.99)
     assert cell.optimizer.codec.lr < starter.optimizer.codec.lr
-    assert [plan.learning_rate.factor(share) for share in (0.05, 1)] == [1, pytest.approx(0.1)]
-    assert plan.learning_rate.warmup * plan.budget.steps == 6
-    assert 2 * plan.cadence.validate == plan.budget.steps
+    assert [config.lr_schedule.factor(share) for share in (0.05, 1)] == [1, pytest.approx(0.1)]
+    assert config.lr_schedule.warmup_fraction * config.max_steps == 6
+    assert 2 * config.validate_every == config.max_steps

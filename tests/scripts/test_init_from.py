@@ -32,9 +32,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def train(runs: Path, *overrides: str, steps: int = 3) -> None:
-    with open_run(
-        composed("train", *TINY, f"runs_folder={runs}", f"trainer.budget.steps={steps}", *overrides)
-    ) as trainer:
+    with open_run(composed("train", *TINY, f"runs_folder={runs}", f"trainer.max_steps={steps}", *overrides)) as trainer:
         trainer.run()
 
 
@@ -58,7 +56,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose best checkpoint is not its newest."""
     runs = tmp_path_factory.mktemp("origin")
     torch.manual_seed(0)
-    train(runs, "name=origin", "trainer.cadence={log: 1, validate: 3, checkpoint: 1}", "checkpoints.keep_last=9")
+    train(runs, "name=origin", "trainer.validate_every=3", "trainer.checkpoint_every=1", "checkpoints.keep_last=9")
     store = CheckpointStore(runs / "origin" / "checkpoints")
     first = load_checkpoint(store.paths()[1])
     store.best_path.unlink()
@@ -71,12 +69,12 @@ def test_weights_are_taken_and_all_else_is_fresh(origin: Path, tmp_path: Path) -
     taken = first_state(tmp_path, f"init_from={origin}", "seed=5")
     newest = load_checkpoint(origin).state
     assert newest["step"] == 3
-    for part in ("codec", "average", "adversary"):
+    for part in ("codec", "average", "adversarial"):
         assert differences(taken[part], newest[part]) == []
     fresh = first_state(tmp_path / "plain", "seed=5")
-    for part in ("optimizer", "adversary_optimizer", "balancer", "step", "seconds", "skipped", "skipped_in_a_row"):
+    for part in ("optimizer", "adversarial_optimizer", "balancer", "step", "seconds", "skipped", "skipped_in_a_row"):
         assert differences(taken[part], fresh[part]) == [], part
-    for part in ("codec", "average", "adversary"):
+    for part in ("codec", "average", "adversarial"):
         assert differences(taken[part], fresh[part]) != []
     assert bool(taken["codec"]["quantizer.started"])
     text = (tmp_path / "fresh" / "log.txt").read_text()
@@ -154,12 +152,12 @@ def test_a_resumed_run_needs_the_other_no_more(origin: Path, tmp_path: Path, mon
 def test_a_discriminator_on_one_side_only(origin: Path, tmp_path: Path) -> None:
     without = tuple(item for item in TINY if not item.startswith(("discriminator.", "+losses.terms.tonality")))
     plain = [*without, f"runs_folder={tmp_path}", "discriminator=none", "losses=reconstruction"]
-    with open_run(composed("train", *plain, "name=plain", f"init_from={origin}", "trainer.budget.steps=1")) as trainer:
+    with open_run(composed("train", *plain, "name=plain", f"init_from={origin}", "trainer.max_steps=1")) as trainer:
         assert differences(trainer.codec.state_dict(), load_checkpoint(origin).state["codec"]) == []
         trainer.run()
     taken = first_state(tmp_path, f"init_from={tmp_path / 'plain'}")
     assert differences(taken["codec"], load_checkpoint(tmp_path / "plain").state["codec"]) == []
-    assert differences(taken["adversary"], first_state(tmp_path / "new")["adversary"]) == []
+    assert differences(taken["adversarial"], first_state(tmp_path / "new")["adversarial"]) == []
 
 
 def test_another_architecture_is_refused_in_one_line(origin: Path, tmp_path: Path) -> None:
@@ -211,7 +209,7 @@ def test_an_imported_model_will_do(imported: Path, tmp_path: Path) -> None:
         assert int(average.pop("n_averaged")) == 1
         assert differences(average, dict(codec.state_dict())) == []
         fresh = first_state(tmp_path / f"plain{number}", *IMPORTED)
-        assert differences(taken["adversary"], fresh["adversary"]) == []
+        assert differences(taken["adversarial"], fresh["adversarial"]) == []
         text = (tmp_path / str(number) / "fresh" / "log.txt").read_text()
         assert f"starts with the weights of the model {start} ({codec.fingerprint()})" in text
         assert "no discriminator came with them: it starts afresh" in text
@@ -220,7 +218,7 @@ def test_an_imported_model_will_do(imported: Path, tmp_path: Path) -> None:
 @torch.no_grad()
 def quantization_error(codec: Codec, embed: torch.Tensor) -> float:
     """Mean square of what these codebooks leave over of the latents that `codec` makes of the clips."""
-    latent = codec.latent_of(audio_of_clips())
+    latent = codec.encode_latent(audio_of_clips())
     codec.quantizer.embed.copy_(embed)
     return float((latent - codec.quantizer.decode(codec.quantizer.encode(latent))).square().mean())
 
@@ -264,8 +262,8 @@ def test_no_checkpoint_or_a_damaged_one_is_refused_in_one_line(origin: Path, tmp
 
 def test_first_weights_are_not_put_over_those_that_come_trained(origin: Path, tmp_path: Path) -> None:
     settings = composed(
-        "train", *TINY, f"runs_folder={tmp_path}", "name=fresh", f"init_from={origin}", "trainer.initial=transform",
-        "trainer.budget.steps=1", "optimizer.codec.lr=0.0",
+        "train", *TINY, f"runs_folder={tmp_path}", "name=fresh", f"init_from={origin}", "trainer.init=pca",
+        "trainer.max_steps=1", "optimizer.codec.lr=0.0",
     )  # fmt: skip
     with open_run(settings) as trainer:
         trainer.run()

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 
 from codec.model import Codec
 from codec.training import (
-    Budget,
-    Cadence,
     CheckpointError,
     CheckpointStore,
-    CodebookPlan,
-    LearningRate,
+    CodebookConfig,
+    LRSchedule,
     Trainer,
 )
 from tiny_run import (
@@ -34,14 +32,14 @@ from tiny_run import (
     metric_lines,
     take_steps,
     tidied,
-    tiny_adversary,
+    tiny_adversarial,
     tiny_codec,
     tiny_trainer,
 )
 
-TIMES = ("seconds", "audio_seconds_per_second", "loading_share")
-ALL_BOOKS = CodebookPlan(dropout="none", start_batches=2)
-NEVER = Cadence(log=1000, validate=1000, checkpoint=1000)
+TIMES = ("seconds", "audio_seconds_per_second", "data_wait_fraction")
+ALL_BOOKS = CodebookConfig(dropout="none", init_batches=2)
+NEVER: dict[str, Any] = {"log_every": 1000, "validate_every": 1000, "checkpoint_every": 1000}
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
 SETTINGS = [
@@ -51,10 +49,10 @@ SETTINGS = [
     "discriminator.filters=2", "discriminator.windows=[64,32]", "losses.terms.mel.window_exponents=[5,6]",
     "+losses.terms.tonality.window_samples=512",
     "data.batch_size=2", "data.segment_seconds=0.0667", "data.held_out.seconds=0.2",
-    "data.held_out.clips_per_source=1", f"trainer.budget.steps={STEPS}", "trainer.cadence.log=2",
-    "trainer.cadence.validate=6", "trainer.cadence.checkpoint=3", "trainer.codebooks.start=0.4",
-    "trainer.encoder_until=0.7", "trainer.codebooks.start_batches=2",
-    "adversary.start=0.2", "adversary.probability=0.7",
+    "data.held_out.clips_per_source=1", f"trainer.max_steps={STEPS}", "trainer.log_every=2",
+    "trainer.validate_every=6", "trainer.checkpoint_every=3", "trainer.codebooks.start_fraction=0.4",
+    "trainer.freeze_encoder_at=0.7", "trainer.codebooks.init_batches=2",
+    "adversarial.start_fraction=0.2", "adversarial.update_probability=0.7",
 ]  # fmt: skip
 
 # Runs scripts.train, and kills its own process at the n-th call of a function.
@@ -113,13 +111,15 @@ def test_three_steps_a_checkpoint_and_three_steps_are_six(tmp_path: Path, worker
         return tiny_trainer(
             folder,
             codec=tiny_codec(seed),
-            adversary=tiny_adversary(seed + 1, probability=0.6, start=0.2),
+            adversarial=tiny_adversarial(seed + 1, update_probability=0.6, start_fraction=0.2),
             encodec=encodec,
             workers=workers,
-            clip_norm=0.5,
-            codebooks=CodebookPlan(start=0.6, start_batches=2, dropout="books"),
-            learning_rate=LearningRate(warmup=0.3, decay="cosine"),
-            cadence=Cadence(log=2, validate=2, checkpoint=3),
+            gradient_clip_norm=0.5,
+            codebooks=CodebookConfig(start_fraction=0.6, init_batches=2, dropout="codebooks"),
+            lr_schedule=LRSchedule(warmup_fraction=0.3, decay="cosine"),
+            log_every=2,
+            validate_every=2,
+            checkpoint_every=3,
         )
 
     whole = make(tmp_path / "a", 0)
@@ -142,17 +142,17 @@ def test_three_steps_a_checkpoint_and_three_steps_are_six(tmp_path: Path, worker
 
 def test_every_part_of_the_state_matters(tmp_path: Path) -> None:
     """The comparison above would see a part that was left out: each of them differs after three more steps."""
-    trainer = tiny_trainer(tmp_path, adversary=tiny_adversary(), encodec=True, codebooks=ALL_BOOKS)
+    trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(), encodec=True, codebooks=ALL_BOOKS)
     trainer._start_codebooks()
     take_steps(trainer, 3)
     before = copied(trainer.state_dict())
     take_steps(trainer, 1)
     changed = {place.split("/")[1] for place in differences(before, trainer.state_dict())}
     assert changed == {
-        "codec", "average", "optimizer", "adversary", "adversary_optimizer", "balancer", "step"
+        "codec", "average", "optimizer", "adversarial", "adversarial_optimizer", "balancer", "step"
     }  # fmt: skip
     assert set(before) - changed == {
-        "codec_config", "divergence_monitor", "seconds", "skipped", "skipped_in_a_row", "settled", "random"
+        "codec_config", "divergence_monitor", "seconds", "skipped", "skipped_in_a_row", "encoder_frozen", "random"
     }  # fmt: skip
     trainer._log()  # the doctor reads what is logged
     assert {place.split("/")[1] for place in differences(before, trainer.state_dict())} == changed | {
@@ -161,12 +161,12 @@ def test_every_part_of_the_state_matters(tmp_path: Path) -> None:
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
-    first = tiny_trainer(tmp_path, cadence=Cadence(1, 1000, 1000))
+    first = tiny_trainer(tmp_path, log_every=1)
     interrupt_at(first, 4)
     with pytest.raises(KeyboardInterrupt):
         first.run()
     assert [line["step"] for line in metric_lines(first)] == [1, 2, 3, 4]
-    second = tiny_trainer(tmp_path, cadence=Cadence(1, 1000, 1000))
+    second = tiny_trainer(tmp_path, log_every=1)
     second.run()
     assert [line["step"] for line in metric_lines(second)] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in metric_lines(second, "validation")] == [0, 6]
@@ -174,7 +174,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path: Path) -
 
 def test_a_model_is_there_once_the_last_checkpoint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill between the two must not leave a finished run with the model of an earlier step."""
-    trainer = tiny_trainer(tmp_path, cadence=Cadence(1000, 1000, checkpoint=3))
+    trainer = tiny_trainer(tmp_path, log_every=1000, validate_every=1000, checkpoint_every=3)
     save, models = trainer.store.save, []
 
     def look(step: int, state: dict[str, Any], *rest: Any) -> Path:
@@ -216,14 +216,20 @@ def test_half_a_reference_does_not_survive_a_kill(tmp_path: Path, monkeypatch: p
 
 
 def test_bfloat16_resumes_exactly(tmp_path: Path) -> None:
-    plan: dict[str, Any] = {"precision": "bfloat16", "cadence": Cadence(2, 1000, 3), "codebooks": ALL_BOOKS}
-    whole = tiny_trainer(tmp_path / "a", adversary=tiny_adversary(), **plan)
+    plan: dict[str, Any] = {
+        "precision": "bfloat16",
+        "log_every": 2,
+        "validate_every": 1000,
+        "checkpoint_every": 3,
+        "codebooks": ALL_BOOKS,
+    }
+    whole = tiny_trainer(tmp_path / "a", adversarial=tiny_adversarial(), **plan)
     whole.run()
-    first = tiny_trainer(tmp_path / "b", adversary=tiny_adversary(), **plan)
+    first = tiny_trainer(tmp_path / "b", adversarial=tiny_adversarial(), **plan)
     interrupt_at(first, 4)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    second = tiny_trainer(tmp_path / "b", adversary=tiny_adversary(seed=8), codec=tiny_codec(seed=8), **plan)
+    second = tiny_trainer(tmp_path / "b", adversarial=tiny_adversarial(seed=8), codec=tiny_codec(seed=8), **plan)
     second.run()
     assert differences(_without_times(whole.state_dict()), _without_times(second.state_dict())) == []
 
@@ -234,7 +240,7 @@ def test_bfloat16_resumes_exactly(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_written_is_reported_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = tiny_trainer(tmp_path, cadence=Cadence(100, 100, checkpoint=2))
+    trainer = tiny_trainer(tmp_path, log_every=100, validate_every=100, checkpoint_every=2)
     save = trainer.store.save
 
     def full(step: int, state: dict[str, Any], *rest: Any) -> Path:
@@ -252,7 +258,7 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_training_goes_on(
 def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Path) -> None:
     """Every file that would grow beyond some kilobytes fails, checkpoint and exported model alike."""
     resource = pytest.importorskip("resource")
-    trainer = tiny_trainer(tmp_path, cadence=Cadence(1000, 1000, checkpoint=2), budget=Budget(steps=4))
+    trainer = tiny_trainer(tmp_path, log_every=1000, validate_every=1000, checkpoint_every=2, max_steps=4)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(module: nn.Module, args: Any) -> None:
@@ -277,7 +283,7 @@ def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Pa
 def test_a_model_that_cannot_be_written_does_not_cost_the_checkpoint(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = tiny_trainer(tmp_path, cadence=NEVER)
+    trainer = tiny_trainer(tmp_path, **NEVER)
 
     def fail(path: Path) -> None:
         raise error

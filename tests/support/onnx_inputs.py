@@ -82,7 +82,7 @@ def spread_codec(config: CodecConfig, clips: list[Tensor]) -> Codec:
     for name, parameter in codec.named_parameters():
         if name.endswith(("conv.weight", "weight.original0")):
             parameter *= 2
-    latents = [codec.latent_of(clip[..., : config.segment_samples_or(clip.shape[-1])])[0].t() for clip in clips]
+    latents = [codec.encode_latent(clip[..., : config.segment_samples_or(clip.shape[-1])])[0].t() for clip in clips]
     codec.quantizer.start(torch.cat(latents))
     return codec
 
@@ -112,7 +112,7 @@ def assert_same_codes(codec: Codec, audio: Tensor, codes: Tensor, expected: Tens
     """
     assert codes.shape == expected.shape
     assert codes.dtype == torch.int64
-    latent = codec.latent_of(audio).detach().double()
+    latent = codec.encode_latent(audio).detach().double()
     books = codec.quantizer.embed.double()
     for b, f in (codes != expected).any(1).nonzero().tolist():
         k = int((codes[b, :, f] != expected[b, :, f]).nonzero()[0])

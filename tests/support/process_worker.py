@@ -24,7 +24,7 @@ def train() -> None:
             die_at(trainer, *map(int, kill.split("@")), mark=Path(out) / "killed")
         trainer.run()
         processes = trainer.processes
-        torch.save(trainer.state_dict(), Path(out) / f"{processes.rank} of {processes.count}.pt")
+        torch.save(trainer.state_dict(), Path(out) / f"{processes.rank} of {processes.world_size}.pt")
 
 
 def die_at(trainer: Trainer, rank: int, step: int, mark: Path) -> None:

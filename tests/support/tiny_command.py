@@ -13,9 +13,10 @@ TINY = (
     "codec.config.codebooks=4", "codec.config.codebook_size=16", "codec.config.bandwidths_kbps=[0.6,1.2,2.4]",
     "discriminator.filters=2", "discriminator.windows=[64,32]", "losses.terms.mel.window_exponents=[5,6]",
     "+losses.terms.tonality.window_samples=512",
-    "adversary.start=0", "adversary.probability=0.6", "trainer.device=cpu", "trainer.precision=float32",
-    "trainer.codebooks.start_batches=2", "trainer.cadence.log=1", "trainer.cadence.validate=2",
-    "trainer.cadence.checkpoint=2", "trainer.learning_rate.warmup=0",
+    "adversarial.start_fraction=0", "adversarial.update_probability=0.6",
+    "trainer.device=cpu", "trainer.precision=float32",
+    "trainer.codebooks.init_batches=2", "trainer.log_every=1", "trainer.validate_every=2",
+    "trainer.checkpoint_every=2", "trainer.lr_schedule.warmup_fraction=0",
 )  # fmt: skip
 
 

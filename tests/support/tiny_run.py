@@ -15,12 +15,11 @@ from balancer import Balancer, EmaNorm, Keep, Static, Sum
 from codec.config import CodecConfig
 from codec.model import Codec
 from codec.training import (
-    Adversary,
-    Budget,
+    AdversarialTraining,
     CheckpointStore,
-    Plan,
     RunLogger,
     Trainer,
+    TrainingConfig,
     TrainingData,
     Validation,
 )
@@ -44,12 +43,12 @@ def tiny_codec(seed: int = 0, **config: Any) -> Codec:
         return Codec(CodecConfig(**settings | config), codebook_decay=0.9, revive_below=0.0)
 
 
-def tiny_adversary(
+def tiny_adversarial(
     seed: int = 1, optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = ADAM, **settings: Any
-) -> Adversary:
+) -> AdversarialTraining:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Adversary(
+        return AdversarialTraining(
             MultiScaleSTFTDiscriminator(filters=2, windows=[64, 32]), AdversarialLoss(), optimizer, **settings
         )
 
@@ -87,32 +86,35 @@ def tiny_trainer(
     codec: Codec | None = None,
     losses: Mapping[str, nn.Module] | None = None,
     weights: Mapping[str, float] | None = None,
-    adversary: Adversary | None = None,
+    adversarial: AdversarialTraining | None = None,
     encodec: bool = False,
     monitor_every: int = 4,
     workers: int = 0,
-    **plan: Any,
+    **config: Any,
 ) -> Trainer:
     """A run in `folder / "run"` on the audio in `folder / "audio"`; its messages also in `logger.messages`.
 
     Args:
         weights: 1 for each loss, and `ADVERSARIAL`, if None.
         encodec: Balances as EnCodec does rather than with a plain weighted sum.
-        plan: Settings of `Plan`; six steps in float32 if it says nothing else.
+        config: Settings of `TrainingConfig`; six steps in float32 if it says nothing else.
     """
     losses = plain_losses() if losses is None else losses
     if weights is None:
-        weights = dict.fromkeys(losses, 1.0) | (ADVERSARIAL if adversary is not None else {})
-    settings: dict[str, Any] = {"budget": Budget(steps=6), "precision": "float32", "average_decay": 0.9} | plan
+        weights = dict.fromkeys(losses, 1.0) | (ADVERSARIAL if adversarial is not None else {})
+    limits = {"max_steps", "max_epochs", "max_minutes"} & config.keys()
+    settings: dict[str, Any] = (
+        {"precision": "float32", "ema_decay": 0.9} | ({} if limits else {"max_steps": 6}) | config
+    )
     logger = RecordingLogger(folder / "run")
     clips = [HeldOutClip(name, name, audio) for name, audio in zip(("speech", "music"), tones(2, 3200, 9), strict=True)]
     return Trainer(
         codec or tiny_codec(),
         losses,
-        adversary,
+        adversarial,
         tiny_balancer(weights, encodec, monitor_every),
         ADAM,
-        Plan(**settings),
+        TrainingConfig(**settings),
         tiny_data(folder / "audio", settings.get("seed", 0), workers),
         Validation(clips, folder / "run" / "samples", bandwidth_kbps=3.2),
         CheckpointStore(folder / "run" / "checkpoints", report=logger.message),

@@ -66,7 +66,7 @@ def _of_the_returns(train: Sequence[Record]) -> list[str]:
     returns = _column(train, "rollbacks")
     if not len(returns) or not returns[-1]:
         return []
-    rate = train[-1].get("learning_rate")
+    rate = train[-1].get("lr")
     return [
         f"The run diverged and went back to an earlier checkpoint, with lower learning rates, {returns[-1]:.0f} "
         f"time{'s' if returns[-1] > 1 else ''}{f' (the last is {rate:.2g})' if isinstance(rate, float) else ''}: "
@@ -81,7 +81,7 @@ def _of_the_steps(train: Sequence[Record]) -> list[str]:
     steps = train[-1]["step"]
     return [
         f"{skipped[-1]:,.0f} of {steps:,} steps ({_percent(skipped[-1] / max(steps, 1))}) were skipped as not finite: "
-        "log.txt names the losses; lower optimizer.codec.lr or set trainer.clip_norm."
+        "log.txt names the losses; lower optimizer.codec.lr or set trainer.gradient_clip_norm."
     ]
 
 
@@ -91,7 +91,7 @@ def _of_the_treble(train: Sequence[Record], scores: Sequence[Record]) -> list[st
         return []
     changes = ["raise losses.weights.tonality (losses=starter has that loss)"]
     if any("loss/adversarial" in record for record in train):
-        changes += ["set discriminator.compression=0.3", "lower adversary.start"]
+        changes += ["set discriminator.compression=0.3", "lower adversarial.start_fraction"]
     return [
         f"Treble comes out as tones (a ripple of {ripple[-1]:.1f} dB over the held-out clips, where two noises have "
         f"1): the mel distance misses them, a listener hears a buzz; {', or '.join(changes)}."
@@ -105,7 +105,7 @@ def _of_one_weight(train: Sequence[Record], name: str) -> list[str]:
         if any(f"loss/{name}" in record for record in train):
             reason = f"its gradient is 0, or losses.weights.{name} is"
         else:
-            reason = "nor was it computed; lower adversary.start or lengthen trainer.budget"
+            reason = "nor was it computed; lower adversarial.start_fraction or raise trainer.max_steps"
         return [f"{name} was never active in {len(weights)} lines of the log: {reason}."]
     if len(active) < 4 * _FEWEST:
         return []
@@ -205,13 +205,13 @@ def _of_the_commitment(train: Sequence[Record]) -> list[str]:
         return [
             f"At the latent the commitment gradient is {_percent(ratio)} as long as the balanced one (median of "
             f"{len(ratios)} measurements): hardly anything keeps the latents near their codes; raise "
-            "trainer.codebooks.commitment."
+            "trainer.codebooks.commitment_weight."
         ]
     if ratio > _COMMITMENT[1]:
         return [
             f"At the latent the commitment gradient is {ratio:.3g} times as long as the balanced one (median of "
             f"{len(ratios)} measurements): the encoder learns to stay near its codes rather than from the losses; "
-            "lower trainer.codebooks.commitment."
+            "lower trainer.codebooks.commitment_weight."
         ]
     return []
 

@@ -117,7 +117,7 @@ class Symptoms:
         line = {k: _number(record[k]) for k in record if k.startswith("loss/") and k not in _MAY_RISE}
         excess = [phrase for name, value in line.items() if (phrase := self._excess(name, value, _RISE))]
         exploded = [phrase for name, value in line.items() if (phrase := self._excess(name, value, _EXPLOSION))]
-        level = _number(record.get("level/estimate", 0.0))
+        level = _number(record.get("rms/estimate", 0.0))
         loud = f"the output is {_times(level)} as loud as full scale"
         excess += [loud] if level > _LOUD else []
         exploded += [loud] if level > _LOUDEST else []
@@ -170,7 +170,7 @@ class Symptoms:
     def _diverges(self, record: Record, phrases: Sequence[str]) -> None:
         self.present[DIVERGENCE] = (
             f"Training diverges: at step {record['step']} {phrases[0]}; lower optimizer.codec.lr, lengthen "
-            "trainer.learning_rate.warmup or set trainer.clip_norm."
+            "trainer.lr_schedule.warmup_fraction or set trainer.gradient_clip_norm."
         )
 
     def _is_over(self) -> None:
@@ -180,9 +180,9 @@ class Symptoms:
     # ------------------------------------------------------------------------------------------ the other signs
 
     def _read_levels(self, record: Record) -> None:
-        if "silent_share" not in record:
+        if "silent_fraction" not in record:
             return
-        self._silent = [*self._silent, _number(record["silent_share"])][-_LINES:]
+        self._silent = [*self._silent, _number(record["silent_fraction"])][-_LINES:]
         share = median(self._silent)
         if len(self._silent) == _LINES and share > _SILENT:
             self.present["silence"] = (
@@ -205,7 +205,7 @@ class Symptoms:
         if mean - 1 < _COLLAPSED * (size - 1):
             self.present["collapse"] = (
                 f"The codebooks have collapsed: {mean:.1f} of {size} codes are in effective use (mean over books); "
-                "raise trainer.codebooks.start, so that they start on a trained encoder, or codec.revive_below."
+                "raise trainer.codebooks.start_fraction so that the encoder is trained first, or codec.revive_below."
             )
             return
         dead = [str(k + 1) for k, codes in enumerate(highest) if codes < max(_DEAD_CODES, _DEAD * size)]
@@ -240,12 +240,12 @@ class Symptoms:
             self.present["discriminator won"] = (
                 f"The discriminator has outrun the codec: its loss is {loss:.2g}, its logits of real and coded audio "
                 f"are {gap:.2g} apart, and the codec's adversarial loss stays at {adversarial:.2g}; lower "
-                "optimizer.discriminator.lr or adversary.probability, or raise adversary.start."
+                "optimizer.discriminator.lr or adversarial.update_probability, or raise adversarial.start_fraction."
             )
         elif self._marks["gap"] < _GAP and steps >= _GAP_STEPS:
             self.present["discriminator learns nothing"] = (
                 f"The discriminator learns nothing: after {steps:.0f} steps its logits of real and coded audio differ "
-                f"by {gap:.2g}; raise optimizer.discriminator.lr or adversary.probability."
+                f"by {gap:.2g}; raise optimizer.discriminator.lr or adversarial.update_probability."
             )
 
     def _won(self) -> bool:
@@ -263,12 +263,12 @@ class Symptoms:
         return max(losses) > _WORSE_THAN_NOTHING and max(gaps) > _WON_GAP
 
     def _read_loading(self, record: Record) -> None:
-        if "loading_share" not in record:
+        if "data_wait_fraction" not in record:
             return
         if self._shares is None:  # the first line waits for the readers to start
             self._shares = []
             return
-        self._shares = [*self._shares, _number(record["loading_share"])][-_LOADING_LINES:]
+        self._shares = [*self._shares, _number(record["data_wait_fraction"])][-_LOADING_LINES:]
         share = median(self._shares)
         worth = _number(record.get("seconds", math.inf)) >= _WORTH_SECONDS
         if worth and len(self._shares) >= _LINES and share > _LOADER_BOUND:

@@ -189,15 +189,15 @@ def _codebook_charts(train: Sequence[Record], validation: Sequence[Record]) -> l
 def _optimisation_charts(train: Sequence[Record]) -> list[Chart]:
     charts = []
     for key, title in {
-        "learning_rate": "learning rate",
+        "lr": "learning rate",
         "gradient_norm": "gradient norm of the codec's weights",
         "balanced_norm": "norm of the balanced gradient",
         "audio_seconds_per_second": "audio seconds per second",
-        "loading_share": "share of the time spent waiting for data",
-        "codebooks": "books in use",
+        "data_wait_fraction": "share of the time spent waiting for data",
+        "num_codebooks": "codebooks in use",
     }.items():
         log = None if key.endswith("_norm") else False
-        charts += _lines(title, _series(train, {title: key}), log=log, smooth=key != "learning_rate")
+        charts += _lines(title, _series(train, {title: key}), log=log, smooth=key != "lr")
     skipped = _series(train, {"skipped steps": "skipped_steps"})
     return charts + (_lines("skipped steps", skipped) if skipped[0].values.any() else [])
 

@@ -50,7 +50,7 @@ class Checkpointer:
     def save(self, run: Run, model: Codec, score: float | None, done: bool) -> None:
         """Writes the model, and a checkpoint with this step's score if there is one; goes on if the disk is full."""
         self.divergence_monitor.register_checkpoint(run.step)
-        if not self.processes.first:
+        if not self.processes.is_main:
             return
         try:
             # The model first: a run that has its last checkpoint makes no further step, so nothing would write it.
@@ -71,13 +71,13 @@ class Checkpointer:
             CheckpointError: None can be read, or the processes find different ones.
         """
         found = self.store.load_newest()
-        steps = self.processes.listed(None if found is None else found.step)
+        steps = self.processes.all_gather_object(None if found is None else found.step)
         if len(set(steps)) > 1:
             raise CheckpointError(f"the processes find different checkpoints in {self.store.folder}, of steps {steps}")
         if found is None:
             self.logger.truncate_after(-1)  # a run that was stopped before its first checkpoint begins anew
             return False
-        if self.processes.first:
+        if self.processes.is_main:
             self.store.complete(found.step)
         run.load_state_dict(found.state)
         self.divergence_monitor.resumed(run.step)
@@ -100,10 +100,10 @@ class Checkpointer:
         run.seconds = seconds
         self.divergence_monitor.rolled_back(step, returns)
         self.logger.truncate_after(step)
-        if self.processes.first:
+        if self.processes.is_main:
             self.store.forget_after(step)
             self.validation.forget_after(step)
         self.save(run, model, None, done=False)
 
     def _there(self) -> set[int]:
-        return self.processes.from_first(self.store.steps())
+        return self.processes.broadcast_object(self.store.steps())

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from codec.evaluation.report.diagnostics import DIVERGENCE, Symptoms
-from codec.training.config import DoctorPlan
+from codec.training.config import RollbackConfig
 
 __all__ = ["DivergenceError", "DivergenceMonitor", "TrainingError"]
 
@@ -36,8 +36,8 @@ class DivergenceMonitor:
         returns: How often the run has gone back.
     """
 
-    def __init__(self, plan: DoctorPlan, message: Callable[[str], None]) -> None:
-        self.plan = plan
+    def __init__(self, config: RollbackConfig, message: Callable[[str], None]) -> None:
+        self.config = config
         self.rollbacks = 0
         self.good_step: int | None = None
         self._on_probation: int | None = None
@@ -51,7 +51,7 @@ class DivergenceMonitor:
     @property
     def lr_factor(self) -> float:
         """Factor of the learning rates."""
-        return self.plan.rate_factor**self.rollbacks
+        return self.config.lr_factor**self.rollbacks
 
     @property
     def protected_steps(self) -> set[int]:
@@ -66,11 +66,11 @@ class DivergenceMonitor:
         """
         self._symptoms.read({"split": split, "step": step, "seconds": seconds, **values})
         for name, sentence in self._symptoms.present.items():
-            if name not in self._said and not (name == DIVERGENCE and self.plan.max_returns):
+            if name not in self._said and not (name == DIVERGENCE and self.config.max_rollbacks):
                 self._said.add(name)
                 self._message(sentence)
         self._judge(split, step)
-        if self.plan.max_returns and DIVERGENCE in self._symptoms.present:
+        if self.config.max_rollbacks and DIVERGENCE in self._symptoms.present:
             raise DivergenceError(self._symptoms.present[DIVERGENCE])
 
     def _judge(self, split: str, step: int) -> None:
@@ -111,17 +111,17 @@ class DivergenceMonitor:
         """
         sound = [each for each in there if self.good_step is not None and each <= self.good_step and each < step]
         sound = sound or [each for each in there if each == self._resumed and each < step]
-        if not self.plan.max_returns or not sound:
+        if not self.config.max_rollbacks or not sound:
             raise divergence
-        if self.rollbacks >= self.plan.max_returns:
+        if self.rollbacks >= self.config.max_rollbacks:
             raise DivergenceError(
                 f"{divergence} It was taken back to an earlier checkpoint {self.rollbacks} times, in the end with "
                 f"{self.lr_factor:.2g} times the learning rates, and that did not help."
             )
         returns = self.rollbacks + 1
         self._message(
-            f"{divergence} Going back to step {max(sound)} with {self.plan.rate_factor**returns:.2g} times the "
-            f"learning rates (return {returns} of {self.plan.max_returns})."
+            f"{divergence} Going back to step {max(sound)} with {self.config.lr_factor**returns:.2g} times the "
+            f"learning rates (return {returns} of {self.config.max_rollbacks})."
         )
         return max(sound), returns
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from codec.config import CodecConfig
 from codec.model import Codec
-from codec.training.adversarial import Adversary
+from codec.training.adversarial import AdversarialTraining
 from codec.training.checkpoint.store import CheckpointError, load_checkpoint
 
 __all__ = ["Origin", "averaged_codec", "check_architecture", "read_origin", "take_weights"]
@@ -87,7 +87,7 @@ def check_architecture(state: Mapping[str, Any], codec: Codec) -> None:
         )
 
 
-def take_weights(state: Mapping[str, Any], codec: Codec, adversary: Adversary | None) -> bool:
+def take_weights(state: Mapping[str, Any], codec: Codec, adversarial: AdversarialTraining | None) -> bool:
     """Gives the weights in the state of a `Trainer`, codebooks included, to a codec and a discriminator.
 
     Returns:
@@ -98,10 +98,10 @@ def take_weights(state: Mapping[str, Any], codec: Codec, adversary: Adversary | 
     """
     check_architecture(state, codec)
     codec.load_state_dict(state["codec"])
-    if adversary is None or "adversary" not in state:
+    if adversarial is None or "adversarial" not in state:
         return False
-    _check_shapes(state["adversary"], adversary)
-    adversary.load_state_dict(state["adversary"])
+    _check_shapes(state["adversarial"], adversarial)
+    adversarial.load_state_dict(state["adversarial"])
     return True
 
 

@@ -30,7 +30,7 @@ def balance_metrics(balance: GradientReport | None, output: CodecOutput, commitm
         for j in range(i + 1, len(names)):
             metrics[f"cosine/{first}/{names[j]}"] = balance.cosines[i, j]
     if output.quantized is not None and commitment.requires_grad:
-        _watch_commitment(output.latent, output.quantized.latent, commitment, metrics)
+        _add_commitment_ratio(output.latent, output.quantized.latent, commitment, metrics)
     return metrics
 
 
@@ -42,13 +42,13 @@ def level_metrics(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
     """
     levels = reference.float().square().mean((1, 2)).sqrt()
     return {
-        "level/reference": levels.square().mean().sqrt(),
-        "level/estimate": estimate.square().mean().sqrt(),
-        "silent_share": (levels < _SILENCE).float().mean(),
+        "rms/reference": levels.square().mean().sqrt(),
+        "rms/estimate": estimate.square().mean().sqrt(),
+        "silent_fraction": (levels < _SILENCE).float().mean(),
     }
 
 
-def _watch_commitment(latent: Tensor, quantized: Tensor, commitment: Tensor, metrics: dict[str, Tensor]) -> None:
+def _add_commitment_ratio(latent: Tensor, quantized: Tensor, commitment: Tensor, metrics: dict[str, Tensor]) -> None:
     """Length of the commitment's gradient over that of the balanced gradient, both at the encoder's output.
 
     The straight-through estimator hands the encoder's output what arrives at the decoder's input, and the commitment

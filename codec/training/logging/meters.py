@@ -52,7 +52,7 @@ class Meters:
         busy = max(self._busy_seconds, 1e-9)
         pace = {
             "audio_seconds_per_second": audio_seconds_per_step * self._steps / busy,
-            "loading_share": self._waited_seconds / busy,
+            "data_wait_fraction": self._waited_seconds / busy,
         }
         self._clear()
         return means | pace
@@ -69,5 +69,5 @@ def _to_floats(tensors: list[Tensor], processes: Processes) -> list[float]:
     if not tensors:  # every step of the interval was skipped
         return []
     device = next((t.device for t in tensors if t.device.type != "cpu"), torch.device("cpu"))
-    result: list[float] = processes.mean(torch.stack([t.to(device) for t in tensors])).tolist()
+    result: list[float] = processes.all_reduce_mean(torch.stack([t.to(device) for t in tensors])).tolist()
     return result

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from codec.model import Codec
-from codec.training.adversarial import Adversary
+from codec.training.adversarial import AdversarialTraining
 from codec.training.distributed import Processes
-from codec.training.startup.pca_init import start_as_transform
+from codec.training.startup.pca_init import pca_init_
 from codec.training.startup.precision import Precision, keep_float32, verify_bfloat16
 from losses import constant_baselines
 
@@ -20,7 +20,7 @@ __all__ = ["latent_vectors", "shared_constant_baselines", "start_codebooks", "st
 def trust_bfloat16(
     precision: Precision,
     codec: Codec,
-    adversary: Adversary | None,
+    adversarial: AdversarialTraining | None,
     audio: Tensor,
     processes: Processes,
     message: Callable[[str], None],
@@ -33,10 +33,10 @@ def trust_bfloat16(
     # that the spectral losses ask for.
     keep_float32(codec.encoder.layers[0])
     keep_float32(codec.decoder.layers[-1])
-    discriminator = {} if adversary is None else {"discriminator": adversary.discriminator}
+    discriminator = {} if adversarial is None else {"discriminator": adversarial.discriminator}
     parts = nn.ModuleDict({"codec": codec, **discriminator})
     failed = verify_bfloat16(precision, parts, lambda: [part(audio) for part in parts.values()])
-    everywhere = {layer.name: layer for found in processes.listed(failed) for layer in found}
+    everywhere = {layer.name: layer for found in processes.all_gather_object(failed) for layer in found}
     for name, layer in everywhere.items():
         keep_float32(parts.get_submodule(name))
         message(f"stays in float32, bfloat16 is wrong here: {layer}")
@@ -47,7 +47,7 @@ def shared_constant_baselines(
     losses: Mapping[str, nn.Module], batches: Iterable[Tensor], processes: Processes
 ) -> dict[str, float]:
     """What `losses.constant_baselines` finds in some batches, on average over the processes."""
-    found = processes.listed(constant_baselines(losses, batches))
+    found = processes.all_gather_object(constant_baselines(losses, batches))
     return {name: fmean(each[name] for each in found) for name in found[0]}
 
 
@@ -58,8 +58,8 @@ def latent_vectors(codec: Codec, batches: Iterable[Tensor], precision: Precision
     Shape: batches [B, C, T] each -> vectors [N, D].
     """
     with precision.autocast():
-        latents = [codec.latent_of(batch).float().transpose(1, 2) for batch in batches]
-    return torch.cat([processes.gathered(latent).flatten(0, 1) for latent in latents])
+        latents = [codec.encode_latent(batch).float().transpose(1, 2) for batch in batches]
+    return torch.cat([processes.all_gather(latent).flatten(0, 1) for latent in latents])
 
 
 def start_weights(
@@ -75,12 +75,12 @@ def start_weights(
 
     Shape: batches [B, C, T] each.
     """
-    audio = torch.cat([processes.gathered(batch) for batch in batches])
+    audio = torch.cat([processes.all_gather(batch) for batch in batches])
     if not bool(audio.any()):
         message("the first batches are silent: the codec's first weights stay random")
         return
-    start_as_transform(codec, audio)
-    processes.share(codec.parameters())
+    pca_init_(codec, audio)
+    processes.broadcast(codec.parameters())
     average.module.load_state_dict(codec.state_dict())
 
 
@@ -98,5 +98,5 @@ def start_codebooks(
     if not bool(vectors.isfinite().all()):
         return 0
     codec.quantizer.start(vectors, seed, count)
-    processes.share(codec.quantizer.buffers())
+    processes.broadcast(codec.quantizer.buffers())
     return len(vectors)

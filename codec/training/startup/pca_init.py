@@ -26,7 +26,7 @@ from codec.model import Codec
 from codec.network.conv import Conv1d, ConvTranspose1d, scale_of
 from codec.network.seanet import ResidualLSTM, ResidualUnit
 
-__all__ = ["start_as_transform"]
+__all__ = ["pca_init_"]
 
 
 class _Pairs(NamedTuple):
@@ -46,7 +46,7 @@ _SHAPING = 0.7
 
 
 @torch.no_grad()
-def start_as_transform(codec: Codec, audio: Tensor) -> None:
+def pca_init_(codec: Codec, audio: Tensor) -> None:
     """Sets all weights of encoder and decoder from what the principal components of `audio` are; the codebooks stay.
 
     Args:
@@ -59,7 +59,7 @@ def start_as_transform(codec: Codec, audio: Tensor) -> None:
     """
     config = codec.config
     if config.norm == "time_group_norm":
-        raise ValueError("a codec with group norms is no transform, whatever its weights: set trainer.initial=random")
+        raise ValueError("a codec with group norms is no transform, whatever its weights: set trainer.init=random")
     if config.filters < 2 * config.channels:
         raise ValueError(
             f"a signal takes two channels: expected at least {2 * config.channels} filters, got {config.filters}"

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from codec.evaluation.report.advice import findings
 from codec.evaluation.report.page import write_report
-from codec.training import Budget, Cadence
 from tiny_run import metric_lines, tidied, tiny_trainer
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -59,7 +58,10 @@ def test_nothing_to_say_without_a_log() -> None:
     ("lines", "change"),
     [
         ({}, "a buzz; raise losses.weights.tonality (losses=starter has that loss)."),
-        ({"loss__adversarial": 1.0}, "that loss), or set discriminator.compression=0.3, or lower adversary.start."),
+        (
+            {"loss__adversarial": 1.0},
+            "that loss), or set discriminator.compression=0.3, or lower adversarial.start_fraction.",
+        ),
     ],
 )
 def test_treble_that_came_out_as_tones(lines: dict[str, float], change: str) -> None:
@@ -77,13 +79,13 @@ def test_treble_that_came_out_as_tones(lines: dict[str, float], change: str) -> 
 
 
 def test_a_run_that_waits_for_its_data_is_told_so() -> None:
-    assert one(log(loading_share=0.47, seconds=100), "waiting for data").startswith(
+    assert one(log(data_wait_fraction=0.47, seconds=100), "waiting for data").startswith(
         "47 % of the time went into waiting for data"
     )
     # Starting the readers is not starving, nor are a few slow intervals.
     for records in (
-        log(loading_share=lambda number: 0.9 if number < 10 else 0.02, seconds=100),
-        log(loading_share=0.47, seconds=20),
+        log(data_wait_fraction=lambda number: 0.9 if number < 10 else 0.02, seconds=100),
+        log(data_wait_fraction=0.47, seconds=20),
     ):
         assert not [sentence for sentence in findings(records) if "waiting" in sentence]
 
@@ -182,7 +184,7 @@ def test_a_loss_that_is_computed_but_never_active() -> None:
 
 def test_a_loss_whose_turn_never_came() -> None:
     found = one(log(weight__adversarial=0.0), "never active")
-    assert found.endswith("nor was it computed; lower adversary.start or lengthen trainer.budget.")
+    assert found.endswith("nor was it computed; lower adversarial.start_fraction or raise trainer.max_steps.")
     assert len(findings(log(weight__adversarial=lambda number: float(number == 39)))) == 1
 
 
@@ -226,7 +228,7 @@ def test_a_constant_weight_that_starts_in_the_middle_of_a_line_is_no_finding() -
 def test_a_commitment_out_of_proportion(ratio: float, words: str) -> None:
     found = one(log(commitment_ratio=lambda number: 1.0 if number < 10 else ratio), "commitment gradient is")
     assert words in found
-    assert "trainer.codebooks.commitment" in found
+    assert "trainer.codebooks.commitment_weight" in found
 
 
 def test_a_commitment_that_is_switched_off_or_in_proportion_is_no_finding() -> None:
@@ -283,7 +285,7 @@ def test_every_setting_that_a_finding_names_exists() -> None:
     ]
     text = " ".join(sentence for records in provoked for sentence in findings(records))
     config = compose("train", overrides=["experiment=starter"])
-    settings = set(re.findall(r"(?:losses|balancer|optimizer|trainer|adversary|discriminator)(?:\.\w+)+", text))
+    settings = set(re.findall(r"(?:losses|balancer|optimizer|trainer|adversarial|discriminator)(?:\.\w+)+", text))
     assert len(settings) >= 12
     missing = [setting for setting in sorted(settings) if OmegaConf.select(config, setting, default="-") == "-"]
     assert missing == []
@@ -311,7 +313,7 @@ def test_two_opposed_losses_of_a_run_are_found_and_shown(tmp_path: Path) -> None
         trainer = tiny_trainer(
             tmp_path,
             losses={"up": Level(1.0), "down": Level(-1.0)}, weights={"up": 1.0, "down": 3.0},
-            monitor_every=1, cadence=Cadence(1, 1000, 1000), budget=Budget(steps=8),
+            monitor_every=1, log_every=1, max_steps=8,
         )  # fmt: skip
         trainer.run()
     found = findings(metric_lines(trainer))

@@ -52,13 +52,13 @@ def train_records(count: int) -> list[dict[str, Any]]:
             "conflicts": 1.0,
             "commitment_ratio": 0.3,
             "commitment": 0.1,
-            "learning_rate": 3e-4,
+            "lr": 3e-4,
             "gradient_norm": 1.0,
             "balanced_norm": 0.5,
             "audio_seconds_per_second": 20.0 + i,
             "discriminator/loss": 1.5,
             "codebook/0/perplexity": 99.0,
-            "codebooks": 2,
+            "num_codebooks": 2,
             "skipped_steps": i // 3,
         }
         for i in range(1, count + 1)
@@ -132,7 +132,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         "gradient norm of the codec&#39;s weights",
         "norm of the balanced gradient",
         "audio seconds per second",
-        "books in use",
+        "codebooks in use",
         "skipped steps",
     ]
     cells = re.findall(r"<td>(.*?)</td>", page.source)

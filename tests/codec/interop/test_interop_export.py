@@ -78,7 +78,7 @@ def test_transformers_computes_the_same(kind: str, tmp_path: Path) -> None:
             frames = segment.codes.shape[-1]
             if not torch.equal(segment.codes, codes[..., :frames]):
                 assert len(ours) == 1
-                assert_ties(codec.latent_of(audio), codec.quantizer.embed, segment.codes, codes[..., :frames])
+                assert_ties(codec.encode_latent(audio), codec.quantizer.embed, segment.codes, codes[..., :frames])
                 ours[place] = segment._replace(codes=codes[..., :frames])
             used |= set(codes.flatten().tolist())
         assert theirs.audio_codes.shape[-1] - frames == theirs.last_frame_pad_length
@@ -129,11 +129,11 @@ def test_export_and_import_change_the_scale_of_the_activations(kind: str, tmp_pa
     assert again.config == replace(codec.config, celu_alpha=1.0, padding=again.config.padding)
     assert codec.config.celu_alpha < 1  # untouched
     audio = 0.3 * torch.randn(1, 1, 600)
-    torch.testing.assert_close(again.latent_of(audio), codec.latent_of(audio), rtol=0, atol=1e-5)
+    torch.testing.assert_close(again.encode_latent(audio), codec.encode_latent(audio), rtol=0, atol=1e-5)
     # Without the scale it is another function.
     other = Codec(again.config).eval()
     other.load_state_dict(codec.state_dict())
-    assert (other.latent_of(audio) - codec.latent_of(audio)).abs().max() > 0.01
+    assert (other.encode_latent(audio) - codec.encode_latent(audio)).abs().max() > 0.01
 
 
 def test_nothing_in_the_files_is_new_to_transformers(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_streams_and_files_take_the_codes_of_the_whole(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", audio[0, 0].numpy(), 24_000, subtype="FLOAT")
     greedy, beams = (searching(codec, n).encode(audio)[0].codes for n in (1, 4))
     assert not torch.equal(greedy, beams)
-    latent, embed = codec.latent_of(audio), codec.quantizer.embed
+    latent, embed = codec.encode_latent(audio), codec.quantizer.embed
     assert error(latent, embed, beams) < error(latent, embed, greedy)
     stream = StreamingEncoder(codec)
     assert torch.equal(torch.cat([*map(stream.push, audio.split(1000, -1)), stream.flush()], -1), beams)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from codec import Codec
 from codec.training import Trainer
-from codec.training.config import CodebookPlan
+from codec.training.config import CodebookConfig
 from tiny_run import (
     copied,
     differences,
@@ -39,12 +39,12 @@ def scores_before_the_first_step(trainer: Trainer) -> float:
 
 def test_the_first_validation_already_hears_the_clips(tmp_path: Path) -> None:
     random = scores_before_the_first_step(tiny_trainer(tmp_path / "random"))
-    transform = scores_before_the_first_step(tiny_trainer(tmp_path / "transform", initial="transform"))
+    transform = scores_before_the_first_step(tiny_trainer(tmp_path / "pca", init="pca"))
     assert random < -20 < -3 < transform
 
 
 def test_the_average_and_the_codec_begin_alike(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, initial="transform")
+    trainer = tiny_trainer(tmp_path, init="pca")
     interrupt_at(trainer, 0)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
@@ -54,12 +54,12 @@ def test_the_average_and_the_codec_begin_alike(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_is_not_begun_anew(tmp_path: Path) -> None:
-    whole = tiny_trainer(tmp_path / "whole", initial="transform", encoder_rate=0.1)
+    whole = tiny_trainer(tmp_path / "whole", init="pca", encoder_lr_factor=0.1)
     whole.run()
-    stopped = tiny_trainer(tmp_path / "stopped", initial="transform", encoder_rate=0.1)
+    stopped = tiny_trainer(tmp_path / "stopped", init="pca", encoder_lr_factor=0.1)
     interrupt_at(stopped, 4)
     take_steps_until_interrupted(stopped)
-    resumed = tiny_trainer(tmp_path / "stopped", initial="transform", encoder_rate=0.1)
+    resumed = tiny_trainer(tmp_path / "stopped", init="pca", encoder_lr_factor=0.1)
     resumed.run()
     assert differences(resumed.codec.state_dict(), whole.codec.state_dict()) == []
 
@@ -71,7 +71,7 @@ def take_steps_until_interrupted(trainer: Trainer) -> None:
 
 
 def test_a_rate_of_zero_leaves_the_encoder_as_it_is(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_rate=0.0)
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_lr_factor=0.0)
     before = copied(trainer.codec.state_dict())
     take_steps(trainer, 2)
     after = trainer.codec.state_dict()
@@ -83,7 +83,7 @@ def test_a_rate_of_zero_leaves_the_encoder_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [0.1, 3.0])
 def test_the_encoder_moves_at_its_own_rate(tmp_path: Path, rate: float) -> None:
     """Adam's first step is the learning rate in every weight that has a gradient well above its epsilon."""
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_rate=rate)
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_lr_factor=rate)
     before = copied(trainer.codec.state_dict())
     take_steps(trainer, 1)
     moved = {name: (tensor - before[name]).abs() for name, tensor in trainer.codec.named_parameters()}
@@ -94,7 +94,9 @@ def test_the_encoder_moves_at_its_own_rate(tmp_path: Path, rate: float) -> None:
 
 def test_a_commitment_to_an_encoder_that_stays_costs_nothing(tmp_path: Path) -> None:
     codec = started(tiny_codec())
-    trainer = tiny_trainer(tmp_path, codec=codec, encoder_rate=0.0, codebooks=CodebookPlan(commitment=5.0))
+    trainer = tiny_trainer(
+        tmp_path, codec=codec, encoder_lr_factor=0.0, codebooks=CodebookConfig(commitment_weight=5.0)
+    )
     metrics = take_steps(trainer, 1)[0]
     assert float(metrics["commitment"]) > 0
     assert "commitment_ratio" not in metrics
@@ -102,7 +104,7 @@ def test_a_commitment_to_an_encoder_that_stays_costs_nothing(tmp_path: Path) -> 
 
 def test_an_encoder_that_has_learnt_stays_and_its_codebooks_start_anew(tmp_path: Path) -> None:
     """At half of six steps: with the average of its weights, and books of the latents that these give."""
-    trainer = tiny_trainer(tmp_path, initial="transform", encoder_until=0.5)
+    trainer = tiny_trainer(tmp_path, init="pca", freeze_encoder_at=0.5)
     seen: dict[int, dict[str, Tensor]] = {}
     step = trainer.train_step
 
@@ -123,43 +125,43 @@ def test_an_encoder_that_has_learnt_stays_and_its_codebooks_start_anew(tmp_path:
     assert [message.split()[4] for message in started] == ["0", "3"]
     anew = Codec(now.config)
     anew.load_state_dict(seen[3])
-    batches = [trainer.data.batch(3 + i) for i in range(trainer.plan.codebooks.start_batches)]
-    anew.quantizer.start(torch.cat([anew.latent_of(batch).transpose(1, 2).flatten(0, 1) for batch in batches]).detach())
+    batches = [trainer.data.batch(3 + i) for i in range(trainer.config.codebooks.init_batches)]
+    anew.quantizer.start(
+        torch.cat([anew.encode_latent(batch).transpose(1, 2).flatten(0, 1) for batch in batches]).detach()
+    )
     torch.testing.assert_close(anew.quantizer.embed, seen[3]["quantizer.embed"])
 
 
 @pytest.mark.parametrize("stop", [2, 5])
 def test_a_run_stopped_before_or_after_its_encoder_stays_ends_alike(tmp_path: Path, stop: int) -> None:
     def make(name: str) -> Trainer:
-        return tiny_trainer(tmp_path / name, initial="transform", encoder_until=0.5)
+        return tiny_trainer(tmp_path / name, init="pca", freeze_encoder_at=0.5)
 
     whole, stopped, resumed = make("whole"), make("stopped"), make("stopped")
     whole.run()
     interrupt_at(stopped, stop)
     take_steps_until_interrupted(stopped)
-    assert stopped.settled == (stop == 5)
+    assert stopped.encoder_frozen == (stop == 5)
     resumed.run()
     assert differences(resumed.codec.state_dict(), whole.codec.state_dict()) == []
     assert sum(message.startswith("codebooks started") for message in messages(resumed)) == (stop == 2)
 
 
 def test_a_run_that_goes_back_before_the_end_of_its_encoder_lets_it_learn(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_until=0.5)
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), freeze_encoder_at=0.5)
     take_steps(trainer, 2)
     before = copied(trainer.state_dict())
     take_steps(trainer, 1)
     trainer._settle_encoder()
-    assert trainer.settled
+    assert trainer.encoder_frozen
     assert not any(parameter.requires_grad for parameter in trainer.codec.encoder.parameters())
     trainer.load_state_dict(before)
-    assert not trainer.settled
+    assert not trainer.encoder_frozen
     assert all(parameter.requires_grad for parameter in trainer.codec.encoder.parameters())
-    trainer.load_state_dict({name: value for name, value in before.items() if name != "settled"})  # an older checkpoint
-    assert not trainer.settled
 
 
 def test_an_encoder_that_never_learnt_has_no_end(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, initial="transform", encoder_rate=0.0, encoder_until=0.5)
+    trainer = tiny_trainer(tmp_path, init="pca", encoder_lr_factor=0.0, freeze_encoder_at=0.5)
     trainer.run()
-    assert not trainer.settled
+    assert not trainer.encoder_frozen
     assert sum(message.startswith("codebooks started") for message in messages(trainer)) == 1

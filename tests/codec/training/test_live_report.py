@@ -43,7 +43,7 @@ def test_the_page_renews_itself_while_the_run_goes_and_the_summary_says_what_cam
         return step(trainer, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "train_step", look)
-    settings = ("trainer.cadence.validate=2", "trainer.budget.steps=2", "validation.samples_per_group=1")
+    settings = ("trainer.validate_every=2", "trainer.max_steps=2", "validation.samples_per_group=1")
     run(composed("train", *TINY, *settings, "name='a run'", f"runs_folder={tmp_path}"))
     assert [page[:2] for page in pages] == [(0, True), (1, True)]
     assert all(sounds >= 2 for _, _, sounds in pages)  # to be heard before the first step

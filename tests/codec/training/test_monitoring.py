@@ -13,7 +13,7 @@ from balancer import Statistics
 from balancer.gradient_report import GradientReport, report_gradients
 from balancer.strategy import CombinedGradient
 from balancer_inputs import leaf, linear, noise, weighted_sum
-from codec.training import Budget, Cadence, CodebookPlan, Trainer
+from codec.training import CodebookConfig, Trainer
 from codec.training.logging.run_logger import RunLogger, TensorBoardSink
 from tiny_run import (
     copied,
@@ -23,12 +23,12 @@ from tiny_run import (
     started,
     take_steps,
     tidied,
-    tiny_adversary,
+    tiny_adversarial,
     tiny_codec,
     tiny_trainer,
 )
 
-ALL_BOOKS = CodebookPlan(dropout="none")
+ALL_BOOKS = CodebookConfig(dropout="none")
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,7 @@ def as_measured(values: Mapping[str, Tensor], prefix: str) -> list[float]:
 
 
 def test_a_monitoring_step_reports_all_of_it_and_the_others_none(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), monitor_every=2, budget=Budget(steps=9))
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), monitor_every=2, max_steps=9)
     reports: list[GradientReport | None] = []
     trainer.balancer.register_forward_hook(lambda module, args, result: reports.append(result.report))
     metrics = take_steps(trainer, 3)
@@ -160,12 +160,17 @@ def test_a_monitoring_step_reports_all_of_it_and_the_others_none(tmp_path: Path)
 
 
 def test_a_line_of_the_log_holds_means_over_its_monitoring_steps(tmp_path: Path) -> None:
-    def lines(folder: str, cadence: Cadence) -> list[dict[str, float]]:
-        trainer = tiny_trainer(tmp_path / folder, monitor_every=2, cadence=cadence, budget=Budget(steps=6))
+    def lines(folder: str, log_every: int) -> list[dict[str, float]]:
+        trainer = tiny_trainer(
+            tmp_path / folder,
+            monitor_every=2,
+            log_every=log_every,
+            max_steps=6,
+        )
         trainer.run()
         return metric_lines(trainer)
 
-    each, all_in_one = lines("a", Cadence(1, 1000, 1000)), lines("b", Cadence(6, 1000, 1000))[0]
+    each, all_in_one = lines("a", 1), lines("b", 6)[0]
     for name in ("share/l1", "projection/mel", "cosine/l1/mel", "balanced_norm", "commitment_ratio"):
         found = [line[name] for line in each if name in line]
         assert len(found) == 3
@@ -176,7 +181,7 @@ def test_a_line_of_the_log_holds_means_over_its_monitoring_steps(tmp_path: Path)
 @pytest.mark.parametrize("encodec", [False, True])
 def test_the_commitment_ratio_is_that_of_two_backward_passes(tmp_path: Path, encodec: bool, over: str) -> None:
     codec = started(tiny_codec())
-    plan = CodebookPlan(dropout="none", commitment=0.3, commitment_over=over)  # type: ignore[arg-type]
+    plan = CodebookConfig(dropout="none", commitment_weight=0.3, commitment_reduction=over)  # type: ignore[arg-type]
     trainer = tiny_trainer(tmp_path, codec=codec, codebooks=plan, monitor_every=1, encodec=encodec)
     audio = trainer.data.batch(0)
     output = codec(audio)
@@ -214,7 +219,7 @@ def test_the_commitment_ratio_under_bfloat16(tmp_path: Path) -> None:
 
 def test_there_is_no_commitment_ratio_before_the_codebooks_start(tmp_path: Path) -> None:
     trainer = tiny_trainer(
-        tmp_path, codebooks=CodebookPlan(start=0.5), monitor_every=1, cadence=Cadence(1, 1000, 1000)
+        tmp_path, codebooks=CodebookConfig(start_fraction=0.5), monitor_every=1, log_every=1
     )  # fmt: skip
     trainer.run()
     assert ["commitment_ratio" in line for line in metric_lines(trainer)] == [False] * 3 + [True] * 3
@@ -228,7 +233,7 @@ def test_monitoring_does_not_change_the_training(tmp_path: Path, precision: str,
     for monitor_every in (0, 1):
         trainer = tiny_trainer(
             tmp_path / str(monitor_every),
-            adversary=tiny_adversary(), encodec=encodec, monitor_every=monitor_every, precision=precision,
+            adversarial=tiny_adversarial(), encodec=encodec, monitor_every=monitor_every, precision=precision,
         )  # fmt: skip
         trainer.run()
         trainers.append(trainer)

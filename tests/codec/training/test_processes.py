@@ -30,9 +30,9 @@ SGD = [
 # lengthen what rounding leaves of its gradient. A discriminator of little weight. And a slow encoder: at the decoder's
 # rate rounding grows tenfold within three steps (1e-6 after the first, 1e-4 after the sixth).
 SETTINGS = (
-    "name=tiny", "data.batch_size=4", "trainer.budget.steps=20", "balancer=encodec", "balancer.monitor_every=5",
-    "trainer.cadence.log=5", "trainer.cadence.validate=10", "trainer.cadence.checkpoint=5",
-    "trainer.codebooks.start=0.2", "trainer.encoder_rate=0.01", "trainer.encoder_until=0.6",
+    "name=tiny", "data.batch_size=4", "trainer.max_steps=20", "balancer=encodec", "balancer.monitor_every=5",
+    "trainer.log_every=5", "trainer.validate_every=10", "trainer.checkpoint_every=5",
+    "trainer.codebooks.start_fraction=0.2", "trainer.encoder_lr_factor=0.01", "trainer.freeze_encoder_at=0.6",
     "codec.config.celu_alpha=1", "discriminator.compression=1", "losses.weights.adversarial=0.1",
     "losses.weights.feature_matching=0.2", "losses.weights.tonality=0", *SGD,
 )  # fmt: skip
@@ -83,8 +83,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def check_alike(state: dict[str, Any], expected: dict[str, Any]) -> None:
     """To rounding: codec, codebooks, averages, discriminator and balancer after 20 steps."""
-    expected_tensors = dict(tensors({name: expected[name] for name in ("codec", "average", "adversary", "balancer")}))
-    found = dict(tensors({name: state[name] for name in ("codec", "average", "adversary", "balancer")}))
+    expected_tensors = dict(tensors({name: expected[name] for name in ("codec", "average", "adversarial", "balancer")}))
+    found = dict(tensors({name: state[name] for name in ("codec", "average", "adversarial", "balancer")}))
     assert found.keys() == expected_tensors.keys()
     for name, tensor in expected_tensors.items():
         size, error = tensor.double().norm(), (found[name].double() - tensor.double()).norm()
@@ -137,7 +137,7 @@ def test_what_is_wrong_in_one_process_is_said_and_no_process_waits_for_ever(tmp_
 @pytest.mark.slow
 def test_two_processes_go_back_together(tmp_path: Path) -> None:
     """At a rate a million times too high, which the first return mends."""
-    rates = ("optimizer.codec.lr=5000", "trainer.doctor.rate_factor=1e-6", "trainer.max_skipped=3")
+    rates = ("optimizer.codec.lr=5000", "trainer.rollback.lr_factor=1e-6", "trainer.max_skipped_steps=3")
     done = train(tmp_path, 2, *rates)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Going back to step 0 with 1e-06 times the learning rates (return 1 of 3)") == 1
@@ -149,14 +149,14 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
 
 def test_alone_nothing_is_exchanged() -> None:
     with joined("cpu") as (processes, device):
-        assert (processes.rank, processes.count, device.type) == (0, 1, "cpu")
-        assert processes.first
+        assert (processes.rank, processes.world_size, device.type) == (0, 1, "cpu")
+        assert processes.is_main
     module, tensor = torch.nn.Linear(1, 1), torch.ones(2, 3)
     alone = Processes()
-    assert alone.replicated(module, torch.device("cpu")) is module
-    assert alone.mean(tensor) is tensor
-    assert alone.gathered(tensor) is tensor
-    assert alone.listed(3) == [3]
-    assert alone.from_first("a") == "a"
-    with alone.first_goes_ahead():
+    assert alone.data_parallel(module, torch.device("cpu")) is module
+    assert alone.all_reduce_mean(tensor) is tensor
+    assert alone.all_gather(tensor) is tensor
+    assert alone.all_gather_object(3) == [3]
+    assert alone.broadcast_object("a") == "a"
+    with alone.main_process_first():
         pass

@@ -66,9 +66,9 @@ def logged(folder: Path, steps: range) -> None:
 
 def test_metrics_are_flat_lines_flushed_at_once(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path / "run")
-    logger.metrics("train", 10, 2.34567, {"loss/l1": torch.tensor(0.5), "codebooks": 8})
+    logger.metrics("train", 10, 2.34567, {"loss/l1": torch.tensor(0.5), "num_codebooks": 8})
     assert lines_of(tmp_path / "run") == [
-        {"split": "train", "step": 10, "seconds": 2.346, "loss/l1": 0.5, "codebooks": 8}
+        {"split": "train", "step": 10, "seconds": 2.346, "loss/l1": 0.5, "num_codebooks": 8}
     ]
     logger.metrics("validation", 10, 3, {"all/mel_distance": 1.25})
     assert lines_of(tmp_path / "run")[1]["all/mel_distance"] == 1.25

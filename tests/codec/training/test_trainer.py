@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from codec.model import Codec
 from codec.training import (
-    Budget,
-    Cadence,
-    CodebookPlan,
-    DoctorPlan,
-    LearningRate,
+    CodebookConfig,
+    LRSchedule,
+    RollbackConfig,
     Trainer,
     TrainingError,
 )
@@ -38,14 +36,14 @@ from tiny_run import (
     started,
     take_steps,
     tidied,
-    tiny_adversary,
+    tiny_adversarial,
     tiny_codec,
     tiny_trainer,
     tones,
 )
 
 Update = Literal["simultaneous", "alternating"]
-NEVER = Cadence(log=1000, validate=1000, checkpoint=1000)
+NEVER: dict[str, Any] = {"log_every": 1000, "validate_every": 1000, "checkpoint_every": 1000}
 
 
 @pytest.fixture(autouse=True)
@@ -120,12 +118,12 @@ def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update, one_by_one: bo
     trainer = tiny_trainer(
         tmp_path,
         codec=started(tiny_codec()),
-        adversary=tiny_adversary(update=update, one_by_one=one_by_one),
-        codebooks=CodebookPlan(dropout="none", commitment=0.25),
+        adversarial=tiny_adversarial(update=update, one_by_one=one_by_one),
+        codebooks=CodebookConfig(dropout="none", commitment_weight=0.25),
         monitor_every=2,  # the weighted sum has two ways of being computed: both are taken
     )
-    assert trainer.adversary is not None
-    codec, discriminator = deepcopy(trainer.codec), deepcopy(trainer.adversary.discriminator)
+    assert trainer.adversarial is not None
+    codec, discriminator = deepcopy(trainer.codec), deepcopy(trainer.adversarial.discriminator)
     # A large epsilon keeps Adam from blowing up the rounding of gradients that are almost zero.
     for group in (g for each in trainer.optimizers for g in each.param_groups):
         group["eps"] = 1e-3
@@ -138,7 +136,7 @@ def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update, one_by_one: bo
         average = [0.9 * a + 0.1 * b for a, b in zip(average, now, strict=True)] if average else now
     take_steps(trainer, 3)
 
-    for own, plain in ((trainer.codec, codec), (trainer.adversary.discriminator, discriminator)):
+    for own, plain in ((trainer.codec, codec), (trainer.adversarial.discriminator, discriminator)):
         for name, tensor in plain.state_dict().items():
             torch.testing.assert_close(own.state_dict()[name], tensor, rtol=1e-4, atol=2e-6, msg=name)
     for own_average, wanted in zip(trainer.averaged_codec.parameters(), average, strict=True):
@@ -155,7 +153,7 @@ def test_one_by_one_equals_all_at_once_between_looks(tmp_path: Path) -> None:
         trainer = tiny_trainer(
             tmp_path / str(one_by_one),
             codec=started(tiny_codec()),
-            adversary=tiny_adversary(one_by_one=one_by_one),
+            adversarial=tiny_adversarial(one_by_one=one_by_one),
             encodec=True,
             monitor_every=4,
         )
@@ -163,7 +161,7 @@ def test_one_by_one_equals_all_at_once_between_looks(tmp_path: Path) -> None:
         for group in (g for each in trainer.optimizers for g in each.param_groups):
             group["eps"] = 1e-3
         take_steps(trainer, 7)
-        states.append(copied(trainer.codec.state_dict() | trainer.adversary.state_dict()))  # type: ignore[union-attr]
+        states.append(copied(trainer.codec.state_dict() | trainer.adversarial.state_dict()))  # type: ignore[union-attr]
     torch.testing.assert_close(*states, rtol=1e-4, atol=2e-6)
     begun = started(tiny_codec()).state_dict()
     assert max((begun[name] - states[0][name]).abs().max().item() for name in begun if "decoder" in name) > 1e-4
@@ -184,7 +182,7 @@ def test_the_codec_is_traversed_once_forward_and_once_backward(
     tmp_path: Path, encodec: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = tiny_trainer(
-        tmp_path, codec=started(tiny_codec()), adversary=tiny_adversary(), encodec=encodec, monitor_every=1
+        tmp_path, codec=started(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec, monitor_every=1
     )
     passes: list[str] = []
     backward = torch.autograd.backward
@@ -207,15 +205,15 @@ def test_the_codec_is_traversed_once_forward_and_once_backward(
 def test_the_discriminators_learning_leaves_the_codec_alone(tmp_path: Path, update: Update) -> None:
     """With adversarial losses of weight 0 the codec is the same to the last bit as without a discriminator."""
     zero = dict.fromkeys(plain_losses(), 1.0) | dict.fromkeys(ADVERSARIAL, 0.0)
-    with_one = tiny_trainer(tmp_path / "a", adversary=tiny_adversary(update=update), weights=zero)
+    with_one = tiny_trainer(tmp_path / "a", adversarial=tiny_adversarial(update=update), weights=zero)
     without = tiny_trainer(tmp_path / "b")
-    assert with_one.adversary is not None
-    before = copied(with_one.adversary.state_dict())
+    assert with_one.adversarial is not None
+    before = copied(with_one.adversarial.state_dict())
     for trainer in (with_one, without):
         trainer._start_codebooks()
         take_steps(trainer, 3)
     assert differences(with_one.codec.state_dict(), without.codec.state_dict()) == []
-    assert differences(before, with_one.adversary.state_dict())
+    assert differences(before, with_one.adversarial.state_dict())
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
@@ -223,33 +221,33 @@ def test_the_codecs_losses_leave_the_discriminator_alone(tmp_path: Path, update:
     states = []
     for number, weight in enumerate((1.0, 100.0)):
         weights = dict.fromkeys(plain_losses(), 1.0) | dict.fromkeys(ADVERSARIAL, weight)
-        trainer = tiny_trainer(tmp_path / str(number), adversary=tiny_adversary(update=update), weights=weights)
-        assert trainer.adversary is not None
+        trainer = tiny_trainer(tmp_path / str(number), adversarial=tiny_adversarial(update=update), weights=weights)
+        assert trainer.adversarial is not None
         take_steps(trainer, 1)
-        assert all(parameter.grad is None for parameter in trainer.adversary.parameters())
-        states.append(copied(trainer.adversary.state_dict()))
+        assert all(parameter.grad is None for parameter in trainer.adversarial.parameters())
+        states.append(copied(trainer.adversarial.state_dict()))
     assert differences(*states) == []
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
 def test_the_discriminator_learns_on_its_share_of_the_steps(tmp_path: Path, update: Update) -> None:
-    trainer = tiny_trainer(tmp_path, adversary=tiny_adversary(update=update, probability=0.5), budget=Budget(steps=99))
-    assert trainer.adversary is not None
+    trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(update=update, update_probability=0.5), max_steps=99)
+    assert trainer.adversarial is not None
     learned, wanted = [], []
     for step in range(12):
-        draws = trainer.plan.draws(step)
-        torch.rand((), generator=draws)  # the books
-        wanted.append(torch.rand((), generator=draws).item() < 0.5)
-        before = copied(trainer.adversary.state_dict())
+        generator = trainer.config.step_generator(step)
+        torch.rand((), generator=generator)  # the books
+        wanted.append(torch.rand((), generator=generator).item() < 0.5)
+        before = copied(trainer.adversarial.state_dict())
         (metrics,) = take_steps(trainer, 1)
-        learned.append(bool(differences(before, trainer.adversary.state_dict())))
+        learned.append(bool(differences(before, trainer.adversarial.state_dict())))
         assert ("discriminator/loss" in metrics) is learned[-1]
     assert learned == wanted
     assert 2 < sum(learned) < 10
 
 
 def test_the_discriminator_takes_part_from_its_start_on(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, adversary=tiny_adversary(start=0.5), budget=Budget(steps=6))
+    trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(start_fraction=0.5), max_steps=6)
     metrics = take_steps(trainer, 6)
     assert ["loss/adversarial" in values for values in metrics] == [False] * 3 + [True] * 3
     assert ["discriminator/loss" in values for values in metrics] == [False] * 3 + [True] * 3
@@ -258,11 +256,11 @@ def test_the_discriminator_takes_part_from_its_start_on(tmp_path: Path) -> None:
 
 def test_clipping_bounds_the_gradient_and_reports_it_unclipped(tmp_path: Path) -> None:
     norms = []
-    for clip_norm in (None, 1e-3):
-        trainer = tiny_trainer(tmp_path / str(clip_norm), clip_norm=clip_norm)
+    for gradient_clip_norm in (None, 1e-3):
+        trainer = tiny_trainer(tmp_path / str(gradient_clip_norm), gradient_clip_norm=gradient_clip_norm)
         trainer.optimizer = torch.optim.SGD(trainer.codec.parameters(), lr=1.0)
         trainer.optimizers = [trainer.optimizer]
-        trainer.schedule = Schedule(LearningRate(), trainer.optimizers)
+        trainer.schedule = Schedule(LRSchedule(), trainer.optimizers)
         before = [parameter.detach().clone() for parameter in trainer.codec.parameters()]
         (metrics,) = take_steps(trainer, 1)
         # The step of gradient descent at rate 1 is the gradient.
@@ -275,7 +273,7 @@ def test_clipping_bounds_the_gradient_and_reports_it_unclipped(tmp_path: Path) -
 
 
 def test_a_step_leaves_the_global_generator_alone(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, adversary=tiny_adversary(probability=0.5))
+    trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(update_probability=0.5))
     before = torch.get_rng_state()
     trainer.run()
     assert torch.equal(torch.get_rng_state(), before)
@@ -283,9 +281,9 @@ def test_a_step_leaves_the_global_generator_alone(tmp_path: Path) -> None:
 
 def test_a_fixed_batch_is_learned(tmp_path: Path) -> None:
     codec = tiny_codec(strides=[2, 4], bandwidths_kbps=[8, 16])
-    trainer = tiny_trainer(tmp_path, codec=codec, budget=Budget(steps=60), codebooks=CodebookPlan(start=0.99))
+    trainer = tiny_trainer(tmp_path, codec=codec, max_steps=60, codebooks=CodebookConfig(start_fraction=0.99))
     trainer.optimizer.param_groups[0]["lr"] = 5e-3
-    trainer.schedule = Schedule(LearningRate(), trainer.optimizers)
+    trainer.schedule = Schedule(LRSchedule(), trainer.optimizers)
     audio = tones(2, SAMPLES)
     history = []
     for _ in range(60):
@@ -300,7 +298,9 @@ def test_a_fixed_batch_is_learned(tmp_path: Path) -> None:
 
 def test_latents_pass_through_until_one_kmeans_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = tiny_trainer(
-        tmp_path, codebooks=CodebookPlan(start=0.5, start_batches=3, dropout="none"), cadence=Cadence(1, 1000, 1000)
+        tmp_path,
+        codebooks=CodebookConfig(start_fraction=0.5, init_batches=3, dropout="none"),
+        log_every=1,
     )
     start, starts = trainer.codec.quantizer.start, []
 
@@ -320,13 +320,15 @@ def test_latents_pass_through_until_one_kmeans_start(tmp_path: Path, monkeypatch
 
 
 def test_only_the_drawn_books_are_used(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), budget=Budget(steps=99))
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), max_steps=99)
     used: list[int] = []
     trainer.codec.register_forward_hook(lambda module, args, output: used.append(output.quantized.codes.shape[1]))
     metrics = take_steps(trainer, 12)
-    wanted = [trainer.plan.codebooks.draw(trainer.codec.config, trainer.plan.draws(step)) for step in range(12)]
+    wanted = [
+        trainer.config.codebooks.draw(trainer.codec.config, trainer.config.step_generator(step)) for step in range(12)
+    ]
     assert used == wanted
-    assert [int(values["codebooks"]) for values in metrics] == wanted
+    assert [int(values["num_codebooks"]) for values in metrics] == wanted
     assert set(used) == {1, 2, 4}  # 0.8, 1.6 and 3.2 kbps
 
 
@@ -334,7 +336,7 @@ def test_the_commitment_reaches_the_encoder_with_its_weight(tmp_path: Path) -> N
     """Losses of zero gradient leave the commitment alone: its mean over 4 books is a quarter of its sum."""
     norms = []
     for number, over in enumerate(("mean", "sum")):
-        plan = CodebookPlan(dropout="none", commitment_over=over)  # type: ignore[arg-type]
+        plan = CodebookConfig(dropout="none", commitment_reduction=over)  # type: ignore[arg-type]
         trainer = tiny_trainer(
             tmp_path / str(number), codec=started(tiny_codec()), codebooks=plan, losses={"l1": Faulty({0: 0.0})}
         )
@@ -352,7 +354,7 @@ def test_the_commitment_reaches_the_encoder_with_its_weight(tmp_path: Path) -> N
 def test_a_loss_that_is_not_finite_changes_nothing(tmp_path: Path, value: float, encodec: bool) -> None:
     losses = {"l1": Faulty({2: value}), "mel": plain_losses()["mel"]}
     trainer = tiny_trainer(
-        tmp_path, losses=losses, codec=started(tiny_codec()), adversary=tiny_adversary(), encodec=encodec
+        tmp_path, losses=losses, codec=started(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec
     )
     take_steps(trainer, 2)
     before = _players(trainer)
@@ -365,7 +367,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(tmp_path: Path, value: float,
     (metrics,) = take_steps(trainer, 1)
     assert all(value.isfinite() for value in metrics.values())
     moved = {place.split("/")[1] for place in differences(before, _players(trainer))}
-    assert moved == {"codec", "average", "optimizer", "adversary", "adversary_optimizer"}
+    assert moved == {"codec", "average", "optimizer", "adversarial", "adversarial_optimizer"}
     assert (trainer.skipped, trainer.skipped_in_a_row) == (1, 0)
 
 
@@ -373,7 +375,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(tmp_path: Path, value: float,
 def test_a_finite_loss_with_a_nan_gradient_changes_nothing(tmp_path: Path, encodec: bool) -> None:
     losses = {"l1": Faulty(gradient=[1]), "mel": plain_losses()["mel"]}
     trainer = tiny_trainer(
-        tmp_path, losses=losses, codec=started(tiny_codec()), adversary=tiny_adversary(), encodec=encodec
+        tmp_path, losses=losses, codec=started(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec
     )
     take_steps(trainer, 1)
     before = _players(trainer)
@@ -389,7 +391,7 @@ def test_a_finite_loss_with_a_nan_gradient_changes_nothing(tmp_path: Path, encod
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_audio_that_is_not_finite_changes_nothing(tmp_path: Path, bad: float, update: Update) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), adversary=tiny_adversary(update=update))
+    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), adversarial=tiny_adversarial(update=update))
     take_steps(trainer, 1)
     before = _players(trainer)
     audio = trainer.data.batch(1)
@@ -400,7 +402,7 @@ def test_audio_that_is_not_finite_changes_nothing(tmp_path: Path, bad: float, up
 
 def test_skipped_steps_are_counted_and_training_goes_on(tmp_path: Path) -> None:
     losses = {"l1": Faulty({1: math.nan, 3: math.inf}), "mel": plain_losses()["mel"]}
-    trainer = tiny_trainer(tmp_path, losses=losses, cadence=Cadence(log=1, validate=1000, checkpoint=1000))
+    trainer = tiny_trainer(tmp_path, losses=losses, log_every=1)
     scores = trainer.run()
     lines = metric_lines(trainer)
     assert [line["skipped_steps"] for line in lines] == [0, 1, 1, 2, 2, 2]
@@ -413,14 +415,14 @@ def test_too_many_in_a_row_end_the_run_with_a_diagnosis(tmp_path: Path) -> None:
     bad = {1: math.nan} | dict.fromkeys(range(3, 99), math.nan)
     losses = {"l1": Faulty(bad), "mel": plain_losses()["mel"]}
     trainer = tiny_trainer(
-        tmp_path, losses=losses, max_skipped=3, budget=Budget(steps=20), cadence=Cadence(5, 1000, checkpoint=3),
-        doctor=DoctorPlan(max_returns=0),
+        tmp_path, losses=losses, max_skipped_steps=3, max_steps=20, log_every=5, checkpoint_every=3,
+        rollback=RollbackConfig(max_rollbacks=0),
     )  # fmt: skip
     with pytest.raises(TrainingError, match=r"3 steps in a row up to step 5 .* l1: lower optimizer.codec.lr") as caught:
         trainer.run()
     assert str(trainer.store.folder) in str(caught.value)
 
-    again = tiny_trainer(tmp_path, budget=Budget(steps=20))
+    again = tiny_trainer(tmp_path, max_steps=20)
     assert again.checkpointer.restore(again)
     assert (again.step, again.skipped, again.skipped_in_a_row) == (3, 1, 0)
     assert all(bool(tensor.isfinite().all()) for tensor in again.codec.state_dict().values())
@@ -439,9 +441,9 @@ def test_latents_that_are_not_finite_do_not_start_the_codebooks(tmp_path: Path) 
 
 
 def test_the_schedule_sets_the_rates_of_both_players(tmp_path: Path) -> None:
-    adversary = tiny_adversary(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
-    plan = LearningRate(warmup=0.2, decay="linear", final=0.1)
-    trainer = tiny_trainer(tmp_path, adversary=adversary, budget=Budget(steps=10), learning_rate=plan)
+    adversarial = tiny_adversarial(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+    plan = LRSchedule(warmup_fraction=0.2, decay="linear", final_factor=0.1)
+    trainer = tiny_trainer(tmp_path, adversarial=adversarial, max_steps=10, lr_schedule=plan)
     rates = []
     for _ in range(10):
         take_steps(trainer, 1)
@@ -453,7 +455,7 @@ def test_the_schedule_sets_the_rates_of_both_players(tmp_path: Path) -> None:
 
 def test_epochs_are_counted_in_steps(tmp_path: Path) -> None:
     # 4 s of audio in batches of 2 segments of 0.2 s.
-    trainer = tiny_trainer(tmp_path, budget=Budget(epochs=0.75), cadence=NEVER)
+    trainer = tiny_trainer(tmp_path, max_epochs=0.75, **NEVER)
     trainer.run()
     assert trainer.step == 8
 
@@ -480,10 +482,12 @@ def test_a_budget_of_minutes_is_training_time_across_interruptions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan: dict[str, Any] = {
-        "budget": Budget(minutes=1),
-        "codebooks": CodebookPlan(start=0.5, start_batches=2),
-        "learning_rate": LearningRate(decay="linear"),
-        "cadence": Cadence(1, 1000, checkpoint=4),
+        "max_minutes": 1,
+        "codebooks": CodebookConfig(start_fraction=0.5, init_batches=2),
+        "lr_schedule": LRSchedule(decay="linear"),
+        "log_every": 1,
+        "validate_every": 1000,
+        "checkpoint_every": 4,
     }
     clock = _Clock(5000.0)
     monkeypatch.setattr(trainer_module, "time", clock)
@@ -499,12 +503,12 @@ def test_a_budget_of_minutes_is_training_time_across_interruptions(
     assert second.seconds == 60
     lines = metric_lines(second)
     assert [line["seconds"] for line in lines] == [10, 20, 30, 40, 50, 60]
-    assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3 * (1 - k / 6) for k in range(6)])
+    assert [line["lr"] for line in lines] == pytest.approx([1e-3 * (1 - k / 6) for k in range(6)])
     assert ["codebook/0/bits" in line for line in lines] == [False] * 3 + [True] * 3
 
 
 def test_a_run_logs_validates_and_saves_at_its_intervals_and_at_its_end(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, budget=Budget(steps=7), cadence=Cadence(log=2, validate=3, checkpoint=5))
+    trainer = tiny_trainer(tmp_path, max_steps=7, log_every=2, validate_every=3, checkpoint_every=5)
     scores = trainer.run()
     assert [line["step"] for line in metric_lines(trainer)] == [
         2,
@@ -523,7 +527,7 @@ def test_a_run_logs_validates_and_saves_at_its_intervals_and_at_its_end(tmp_path
 
 def test_a_checkpoint_is_scored_by_its_own_validation_only(tmp_path: Path) -> None:
     """A score from earlier weights would make the wrong checkpoint the best one."""
-    trainer = tiny_trainer(tmp_path, budget=Budget(steps=6), cadence=Cadence(100, validate=3, checkpoint=2))
+    trainer = tiny_trainer(tmp_path, max_steps=6, log_every=100, validate_every=3, checkpoint_every=2)
     saved: list[tuple[int, float | None]] = []
     save = trainer.store.save
 
@@ -545,7 +549,7 @@ def test_the_exported_model_is_the_averaged_codec(tmp_path: Path) -> None:
 
 
 def test_a_line_reports_the_balance_of_its_own_interval(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, encodec=True, monitor_every=4, cadence=Cadence(2, 1000, 1000))
+    trainer = tiny_trainer(tmp_path, encodec=True, monitor_every=4, log_every=2)
     trainer.run()
     assert ["norm/l1" in line for line in metric_lines(trainer)] == [True, False, True]
     assert {"share/l1", "share/mel", "cosine/l1/mel", "weight/l1", "loss/l1"} <= set(metric_lines(trainer)[0])
@@ -559,10 +563,10 @@ def test_bfloat16_trains_close_to_float32_with_its_ends_in_float32(tmp_path: Pat
     for precision in ("float32", "bfloat16"):
         trainer = tiny_trainer(
             tmp_path / precision,
-            adversary=tiny_adversary(),
+            adversarial=tiny_adversarial(),
             precision=precision,
-            cadence=Cadence(1, 1000, 1000),
-            codebooks=CodebookPlan(start=0.9),
+            log_every=1,
+            codebooks=CodebookConfig(start_fraction=0.9),
         )
         seen: dict[str, torch.dtype] = {}
 
@@ -590,7 +594,7 @@ def test_losses_and_weights_must_have_the_same_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"l1, mel and no discriminator, and weights for l1, spectral"):
         tiny_trainer(tmp_path, weights={"l1": 1.0, "spectral": 1.0})
     with pytest.raises(ValueError, match="adversarial, feature_matching"):
-        tiny_trainer(tmp_path, adversary=tiny_adversary(), weights={"l1": 1.0, "mel": 1.0})
+        tiny_trainer(tmp_path, adversarial=tiny_adversarial(), weights={"l1": 1.0, "mel": 1.0})
 
 
 def test_a_segment_must_hold_every_window(tmp_path: Path) -> None:

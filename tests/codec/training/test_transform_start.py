@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from codec import Codec, CodecConfig
-from codec.training.startup.pca_init import start_as_transform
+from codec.training.startup.pca_init import pca_init_
 
 MONO = CodecConfig(
     filters=4, strides=[4, 2], latent_dim=8, lstm_layers=0, codebooks=2, codebook_size=16, bandwidths_kbps=[24.0]
@@ -42,7 +42,7 @@ def error_db(estimate: Tensor, reference: Tensor) -> float:
 def started(config: CodecConfig) -> tuple[Codec, Tensor]:
     torch.manual_seed(0)
     codec = Codec(config)
-    start_as_transform(codec, low_passed(config, 64, 64, seed=1))
+    pca_init_(codec, low_passed(config, 64, 64, seed=1))
     return codec, low_passed(config, 8, 64, seed=2)
 
 
@@ -77,7 +77,7 @@ def test_latents_are_the_principal_components_of_frames() -> None:
     frames = audio.double().numpy().reshape(-1, MONO.hop_samples)
     deviations = np.sqrt(np.sort(np.linalg.eigvalsh(frames.T @ frames / len(frames)))[::-1]) / frames.std()
     expected = deviations * (deviations / deviations[0]) ** -0.7
-    latent = codec.latent_of(audio).double()
+    latent = codec.encode_latent(audio).double()
     np.testing.assert_allclose(latent.square().mean((0, 2)).sqrt().numpy()[:4], expected[:4], rtol=0.01)
     correlation = torch.corrcoef(latent.transpose(0, 1).flatten(1)).numpy()
     assert np.abs(correlation - np.eye(len(correlation)))[:4, :4].max() < 0.05
@@ -87,7 +87,7 @@ def test_latents_are_the_principal_components_of_frames() -> None:
 def test_noise_in_the_latent_is_shaped_like_the_signal() -> None:
     """Equal noise on all latents comes out strongest in the low band, where this signal has its power."""
     codec, audio = started(MONO)
-    latent = codec.latent_of(audio)
+    latent = codec.encode_latent(audio)
     noise = 0.1 * torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))
     difference = codec.decoder(latent + noise) - codec.decoder(latent)
     power = torch.fft.rfft(difference).abs().square().mean((0, 1))
@@ -118,7 +118,7 @@ def test_the_same_audio_gives_the_same_weights() -> None:
         (
             replace(MONO, norm="time_group_norm", causal=False),
             torch.randn(1, 1, 64),
-            "set trainer.initial=random",
+            "set trainer.init=random",
         ),
         (replace(MONO, channels=2, filters=2), torch.randn(1, 2, 64), "at least 4 filters, got 2"),
         (MONO, torch.zeros(1, 1, 64), "no silence"),
@@ -127,4 +127,4 @@ def test_the_same_audio_gives_the_same_weights() -> None:
 )
 def test_what_cannot_be_a_transform_is_refused(config: CodecConfig, audio: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        start_as_transform(Codec(config), audio)
+        pca_init_(Codec(config), audio)

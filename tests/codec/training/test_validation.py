@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from balancer import Balancer, Keep, Statistics, Sum
-from codec.training import Budget, Cadence, Trainer, Validation
+from codec.training import Trainer, Validation
 from data import HeldOutClip
 from losses import L1, MultiScaleMel, constant_baselines
 from tiny_run import (
@@ -20,7 +20,7 @@ from tiny_run import (
     started,
     take_steps,
     tidied,
-    tiny_adversary,
+    tiny_adversarial,
     tiny_codec,
     tiny_trainer,
     tones,
@@ -89,7 +89,7 @@ def test_a_clip_is_no_use_to_a_loss_it_is_too_short_for() -> None:
 
 def test_a_strategy_hears_of_priors_then_validations_then_steps(tmp_path: Path) -> None:
     trainer = tiny_trainer(
-        tmp_path, adversary=tiny_adversary(), budget=Budget(steps=4), cadence=Cadence(100, validate=2, checkpoint=100)
+        tmp_path, adversarial=tiny_adversarial(), max_steps=4, log_every=100, validate_every=2, checkpoint_every=100
     )
     listener = listening(trainer)
     trainer.run()
@@ -107,11 +107,11 @@ def test_a_strategy_hears_of_priors_then_validations_then_steps(tmp_path: Path) 
 
 
 def test_a_resumed_run_gets_no_constant_baselines(tmp_path: Path) -> None:
-    first = tiny_trainer(tmp_path, cadence=Cadence(100, 100, checkpoint=3))
+    first = tiny_trainer(tmp_path, log_every=100, validate_every=100, checkpoint_every=3)
     interrupt_at(first, 4)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    second = tiny_trainer(tmp_path, cadence=Cadence(100, 100, checkpoint=3))
+    second = tiny_trainer(tmp_path, log_every=100, validate_every=100, checkpoint_every=3)
     listener = listening(second)
     # Its state is the listener's, which has none but the balancer's own.
     first.balancer = Balancer(first.balancer.weights, Listener(), Sum(), Keep(), monitor_every=0)

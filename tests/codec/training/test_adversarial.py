@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from codec.training import Adversary
+from codec.training import AdversarialTraining
 from codec.training.adversarial import ADVERSARIAL_LOSSES
 from losses import (
     AdversarialLoss,
@@ -18,7 +18,7 @@ from losses import (
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
 )
-from tiny_run import SAMPLES, copied, differences, tiny_adversary, tones
+from tiny_run import SAMPLES, copied, differences, tiny_adversarial, tones
 
 BOTH = pytest.mark.parametrize("update", ["simultaneous", "alternating"])
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -56,15 +56,15 @@ def _moved(discriminator: nn.Module, loss: Callable[[nn.Module], Tensor]) -> nn.
 
 @BOTH
 def test_both_players_equal_a_plain_loop(update: Update) -> None:
-    adversary = tiny_adversary(optimizer=SGD, update=update)
+    adversarial = tiny_adversarial(optimizer=SGD, update=update)
     estimate, reference = _pair()
-    before = deepcopy(adversary.discriminator)
+    before = deepcopy(adversarial.discriminator)
     after = _moved(before, lambda d: _own_loss(d, estimate, reference))
 
-    losses = adversary.judge(estimate, reference, learn=True)
+    losses = adversarial.generator_losses(estimate, reference, update_discriminator=True)
     gradients = torch.autograd.grad(losses["adversarial"], estimate, retain_graph=True)
     gradients += torch.autograd.grad(losses["feature_matching"], estimate, retain_graph=True)
-    adversary.learn()
+    adversarial.step()
 
     # Simultaneous: judged by the weights that both players started from; alternating: by the new ones.
     judge = before if update == "simultaneous" else after
@@ -77,7 +77,7 @@ def test_both_players_equal_a_plain_loop(update: Update) -> None:
     for name, gradient in zip(wanted, gradients, strict=True):
         torch.testing.assert_close(losses[name], wanted[name])
         torch.testing.assert_close(gradient, torch.autograd.grad(wanted[name], estimate, retain_graph=True)[0])
-    for own, plain in zip(adversary.discriminator.parameters(), after.parameters(), strict=True):
+    for own, plain in zip(adversarial.discriminator.parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-6)
     assert differences(copied(before.state_dict()), copied(after.state_dict()))  # it did move
 
@@ -95,15 +95,15 @@ def test_both_players_equal_a_plain_loop(update: Update) -> None:
     ids=["stft", "waveforms"],
 )
 def test_one_by_one_gives_the_same(update: Update, learn: bool, discriminator: Callable[[], nn.Module]) -> None:
-    together = Adversary(discriminator(), AdversarialLoss(), SGD, update)
-    apart = Adversary(deepcopy(together.discriminator), AdversarialLoss(), SGD, update, one_by_one=True)
+    together = AdversarialTraining(discriminator(), AdversarialLoss(), SGD, update)
+    apart = AdversarialTraining(deepcopy(together.discriminator), AdversarialLoss(), SGD, update, one_by_one=True)
     estimate, reference = _pair()
     seen = []
-    for adversary in (together, apart):
-        losses = adversary.judge(estimate, reference, learn)
+    for adversarial in (together, apart):
+        losses = adversarial.generator_losses(estimate, reference, learn)
         total = 2 * losses["adversarial"] - 3 * losses["feature_matching"]
-        seen.append((losses, torch.autograd.grad(total, estimate), adversary.learn(), adversary.metrics))
-        seen[-1] += (dict(adversary.discriminator.named_parameters()),)
+        seen.append((losses, torch.autograd.grad(total, estimate), adversarial.step(), adversarial.metrics))
+        seen[-1] += (dict(adversarial.discriminator.named_parameters()),)
     torch.testing.assert_close(*seen)
 
 
@@ -112,8 +112,8 @@ def test_one_by_one_gives_the_same(update: Update, learn: bool, discriminator: C
 def test_one_by_one_with_weights_that_are_known_gives_their_sum(
     update: Update, share: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = tiny_adversary(optimizer=SGD, update=update)
-    apart = Adversary(deepcopy(together.discriminator), together.loss, SGD, update, one_by_one=True)
+    together = tiny_adversarial(optimizer=SGD, update=update)
+    apart = AdversarialTraining(deepcopy(together.discriminator), together.loss, SGD, update, one_by_one=True)
     weights = dict(zip(ADVERSARIAL_LOSSES, torch.tensor(share, dtype=torch.float64), strict=True))
     estimate, reference = _pair()
     passes = []
@@ -125,23 +125,25 @@ def test_one_by_one_with_weights_that_are_known_gives_their_sum(
 
     monkeypatch.setattr(torch.autograd, "grad", counting)
     seen = []
-    for adversary in (together, apart):
-        losses = adversary.judge(estimate, reference, True, weights)
+    for adversarial in (together, apart):
+        losses = adversarial.generator_losses(estimate, reference, True, weights)
         total = sum(3 * weights[name] * loss for name, loss in losses.items())
-        seen.append((losses, gradient_of(total, estimate), adversary.learn(), adversary.metrics))
+        seen.append((losses, gradient_of(total, estimate), adversarial.step(), adversarial.metrics))
     torch.testing.assert_close(*seen)
     assert len(passes) == len(apart.discriminator.sub_discriminators)  # type: ignore[arg-type]
 
 
 def test_a_loss_that_is_left_out_of_a_known_sum_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a hinge that rests: without a gradient, so that a balancer does not count it."""
-    adversary = tiny_adversary(one_by_one=True)
-    monkeypatch.setattr(adversary.loss, "generator", lambda logits: 0.0 * torch.stack([x.sum() for x in logits]).sum())
+    adversarial = tiny_adversarial(one_by_one=True)
+    monkeypatch.setattr(
+        adversarial.loss, "generator", lambda logits: 0.0 * torch.stack([x.sum() for x in logits]).sum()
+    )
     estimate, reference = _pair()
     weights = dict(zip(ADVERSARIAL_LOSSES, torch.tensor([3.0, 2.0]), strict=True))
     gradients = []
     for known in (weights, None):
-        losses = adversary.judge(estimate, reference, False, known)
+        losses = adversarial.generator_losses(estimate, reference, False, known)
         gradients += torch.autograd.grad(2 * losses["feature_matching"], estimate)
     torch.testing.assert_close(*gradients)
 
@@ -151,11 +153,11 @@ def test_one_by_one_holds_one_graph_at_a_time(update: Update) -> None:
     """A quarter of the bytes, with four equal sub-discriminators; in the end only gradients of the estimate."""
     held: dict[bool, tuple[int, int]] = {}
     for one_by_one in (False, True):
-        adversary = tiny_adversary(update=update, one_by_one=one_by_one)
-        adversary.discriminator = MultiScaleSTFTDiscriminator(filters=2, windows=[64] * 4)
+        adversarial = tiny_adversarial(update=update, one_by_one=one_by_one)
+        adversarial.discriminator = MultiScaleSTFTDiscriminator(filters=2, windows=[64] * 4)
         kept = _Kept()
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
-            losses = adversary.judge(*_pair(), learn=True)
+            losses = adversarial.generator_losses(*_pair(), update_discriminator=True)
         held[one_by_one] = kept.most, kept.now
         del losses
     assert held[True][0] < 0.3 * held[False][0]
@@ -186,110 +188,116 @@ class _Kept:
 
 @BOTH
 def test_the_codecs_gradient_leaves_nothing_in_the_discriminator(update: Update) -> None:
-    adversary = tiny_adversary(update=update)
+    adversarial = tiny_adversarial(update=update)
     estimate, reference = _pair()
-    before = copied(adversary.discriminator.state_dict())
-    losses = adversary.judge(estimate, reference, learn=False)
+    before = copied(adversarial.discriminator.state_dict())
+    losses = adversarial.generator_losses(estimate, reference, update_discriminator=False)
     torch.autograd.grad(losses["adversarial"] + losses["feature_matching"], estimate)
-    assert all(parameter.grad is None for parameter in adversary.parameters())
-    assert not adversary.learn()
-    assert differences(before, adversary.discriminator.state_dict()) == []
-    assert adversary.metrics == {}
+    assert all(parameter.grad is None for parameter in adversarial.parameters())
+    assert not adversarial.step()
+    assert differences(before, adversarial.discriminator.state_dict()) == []
+    assert adversarial.metrics == {}
 
 
 @BOTH
 def test_the_discriminators_gradient_never_reaches_the_estimate(update: Update) -> None:
-    adversary = tiny_adversary(update=update)
+    adversarial = tiny_adversarial(update=update)
     estimate, reference = _pair()
-    adversary.judge(estimate, reference, learn=True)
-    adversary.learn()
+    adversarial.generator_losses(estimate, reference, update_discriminator=True)
+    adversarial.step()
     assert estimate.grad is None
-    assert all(parameter.grad is None for parameter in adversary.parameters())
+    assert all(parameter.grad is None for parameter in adversarial.parameters())
 
 
 def test_the_alternating_order_judges_with_frozen_weights() -> None:
     """No work goes into gradients that nobody wants."""
-    adversary = tiny_adversary(update="alternating")
-    losses = adversary.judge(*_pair(), learn=True)
+    adversarial = tiny_adversarial(update="alternating")
+    losses = adversarial.generator_losses(*_pair(), update_discriminator=True)
     for loss in losses.values():
-        gradients = torch.autograd.grad(loss, list(adversary.parameters()), retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(loss, list(adversarial.parameters()), retain_graph=True, allow_unused=True)
         assert gradients == (None,) * len(gradients)
 
 
 @BOTH
 def test_it_learns_only_when_told_and_only_once(update: Update) -> None:
-    adversary = tiny_adversary(update=update)
+    adversarial = tiny_adversarial(update=update)
     estimate, reference = _pair()
-    adversary.judge(estimate, reference, learn=True)
-    assert adversary.learn() is (update == "simultaneous")  # in the other order it has moved already
-    after = copied(adversary.state_dict())
-    assert not adversary.learn()
-    adversary.judge(estimate, reference, learn=True)
-    adversary.judge(estimate, reference, learn=False)  # what the first judged is forgotten
+    adversarial.generator_losses(estimate, reference, update_discriminator=True)
+    assert adversarial.step() is (update == "simultaneous")  # in the other order it has moved already
+    after = copied(adversarial.state_dict())
+    assert not adversarial.step()
+    adversarial.generator_losses(estimate, reference, update_discriminator=True)
+    adversarial.generator_losses(estimate, reference, update_discriminator=False)  # what the first judged is forgotten
     if update == "simultaneous":
-        assert not adversary.learn()
-        assert differences(after, adversary.state_dict()) == []
-    assert all(parameter.requires_grad for parameter in adversary.parameters())
+        assert not adversarial.step()
+        assert differences(after, adversarial.state_dict()) == []
+    assert all(parameter.requires_grad for parameter in adversarial.parameters())
 
 
 @BOTH
 def test_a_gradient_that_is_not_finite_is_not_taken(update: Update) -> None:
-    adversary = tiny_adversary(update=update)
+    adversarial = tiny_adversarial(update=update)
     estimate, reference = _pair()
-    adversary.judge(estimate, reference, learn=True)
-    adversary.learn()
-    before = copied((adversary.state_dict(), adversary.optimizer.state_dict()))
+    adversarial.generator_losses(estimate, reference, update_discriminator=True)
+    adversarial.step()
+    before = copied((adversarial.state_dict(), adversarial.optimizer.state_dict()))
     reference[0, 0, 5] = float("nan")
-    adversary.judge(estimate, reference, learn=True)
-    assert not adversary.learn()
-    assert differences(before, copied((adversary.state_dict(), adversary.optimizer.state_dict()))) == []
-    assert all(parameter.grad is None for parameter in adversary.parameters())
+    adversarial.generator_losses(estimate, reference, update_discriminator=True)
+    assert not adversarial.step()
+    assert differences(before, copied((adversarial.state_dict(), adversarial.optimizer.state_dict()))) == []
+    assert all(parameter.grad is None for parameter in adversarial.parameters())
 
 
 @BOTH
 def test_metrics_are_what_the_discriminator_saw_before_it_moved(update: Update) -> None:
-    adversary = tiny_adversary(update=update)
+    adversarial = tiny_adversarial(update=update)
     estimate, reference = _pair()
-    before = deepcopy(adversary.discriminator)
-    adversary.judge(estimate, reference, learn=True)
+    before = deepcopy(adversarial.discriminator)
+    adversarial.generator_losses(estimate, reference, update_discriminator=True)
     real, fake = (before(audio).logits for audio in (reference, estimate))
     wanted = {
         "discriminator/loss": _own_loss(before, estimate, reference),
         "discriminator/real": sum(logit.mean() for logit in real) / len(real),
         "discriminator/fake": sum(logit.mean() for logit in fake) / len(fake),
     }
-    assert list(adversary.metrics) == list(wanted)
+    assert list(adversarial.metrics) == list(wanted)
     for name, value in wanted.items():
-        torch.testing.assert_close(adversary.metrics[name], value.detach())  # type: ignore[union-attr]
+        torch.testing.assert_close(adversarial.metrics[name], value.detach())  # type: ignore[union-attr]
 
 
 def test_under_autocast_the_alternating_order_judges_with_its_new_weights() -> None:
     """Autocast keeps casts of weights until it ends; those from before the move must not judge."""
-    adversary = tiny_adversary(optimizer=partial(torch.optim.SGD, lr=10.0), update="alternating")
+    adversarial = tiny_adversarial(optimizer=partial(torch.optim.SGD, lr=10.0), update="alternating")
     estimate, reference = _pair()
     seen: list[Tensor] = []
-    first = adversary.discriminator.sub_discriminators[0].convs[0]  # type: ignore[union-attr, index]
+    first = adversarial.discriminator.sub_discriminators[0].convs[0]  # type: ignore[union-attr, index]
     first.register_forward_hook(lambda layer, args, output: seen.append(output.detach().clone()))
     with torch.autocast("cpu", torch.bfloat16):
-        adversary.judge(estimate, reference, learn=True)
+        adversarial.generator_losses(estimate, reference, update_discriminator=True)
     fake, real = seen[-2:]
     seen.clear()
     for audio in (reference, estimate):
         with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-            adversary.discriminator(audio)
+            adversarial.discriminator(audio)
     assert torch.equal(real, seen[0])
     assert torch.equal(fake, seen[1])
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"update": "together"}, {"probability": 0.0}, {"probability": 1.1}, {"start": 1.0}, {"start": -0.1}],
+    [
+        {"update": "together"},
+        {"update_probability": 0.0},
+        {"update_probability": 1.1},
+        {"start_fraction": 1.0},
+        {"start_fraction": -0.1},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(settings.values())))):
-        tiny_adversary(**settings)
+        tiny_adversarial(**settings)
 
 
 def test_it_is_a_module_whose_state_is_the_discriminators() -> None:
-    adversary: Adversary = tiny_adversary()
-    assert {name.split(".")[0] for name in adversary.state_dict()} == {"discriminator"}
+    adversarial: AdversarialTraining = tiny_adversarial()
+    assert {name.split(".")[0] for name in adversarial.state_dict()} == {"discriminator"}
