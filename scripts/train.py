@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from codec.atomic_file import atomic_write
-from codec.evaluation.report.advice import findings
+from codec.evaluation.report.advice import advice
 from codec.evaluation.report.page import read_metrics
 from codec.evaluation.report.scores import Score, duration, score_table
 from codec.training import Trainer
@@ -51,7 +51,7 @@ def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
         ("report", folder / "report.html"),
     ):
         yield f"  {label:<12} {path}"
-    found = findings(records)
+    found = advice(records)
     if found:
         yield ""
         yield from (f"- {sentence}" for sentence in found)

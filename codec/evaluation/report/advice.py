@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from codec.evaluation.report.diagnostics import Symptoms
+from codec.evaluation.report.diagnostics import Diagnostics
 
-__all__ = ["complaints", "findings", "findings_of_the_losses"]
+__all__ = ["advice", "loss_advice", "problems"]
 
 Record = Mapping[str, Any]
 
@@ -29,28 +29,28 @@ _GROWTH = 2.0
 _STILL, _MOVED, _FREE = 1 + 1e-6, 2.0, 1.01
 
 
-def findings(records: Sequence[Record]) -> list[str]:
+def advice(records: Sequence[Record]) -> list[str]:
     """One sentence with numbers, and where there is something to change its setting, for what is found in a log.
 
     Args:
         records: The lines of a metrics.jsonl.
     """
-    return complaints(records) + findings_of_the_losses([r for r in records if r["split"] == "train"])
+    return problems(records) + loss_advice([r for r in records if r["split"] == "train"])
 
 
-def complaints(records: Sequence[Record]) -> list[str]:
-    """What went wrong: what is out of range at the end (see `Symptoms`), returns to earlier checkpoints, steps that
+def problems(records: Sequence[Record]) -> list[str]:
+    """What went wrong: what is out of range at the end (see `Diagnostics`), returns to earlier checkpoints, steps that
     were skipped, and treble that came out as tones."""
-    symptoms = Symptoms()
+    diagnostics = Diagnostics()
     for record in records:
-        symptoms.read(record)
+        diagnostics.update(record)
     train = [record for record in records if record["split"] == "train"]
     scores = [record for record in records if record["split"] == "validation"]
-    found = [*symptoms.present.values(), *_of_the_returns(train), *_of_the_steps(train)]
+    found = [*diagnostics.active.values(), *_of_the_returns(train), *_of_the_steps(train)]
     return found + _of_the_treble(train, scores)
 
 
-def findings_of_the_losses(train: Sequence[Record]) -> list[str]:
+def loss_advice(train: Sequence[Record]) -> list[str]:
     """Losses that were never active; weights that grow without end or stop at a limit; pairs of losses that conflict,
     or that none does; losses that decide nothing, everything, or point against the result; a commitment that outweighs
     the losses or has no weight.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-__all__ = ["DIVERGENCE", "Symptoms"]
+__all__ = ["DIVERGENCE", "Diagnostics"]
 
 Record = Mapping[str, Any]
 
@@ -45,16 +45,16 @@ _WORTH_SECONDS = 30  # of training: in less there is little to gain
 _MAY_RISE = ("loss/adversarial", "loss/feature_matching", "loss/tonality")
 
 
-class Symptoms:
-    """Reads the lines of a run's log in their order; `present` says what is out of range since the last one.
+class Diagnostics:
+    """Reads the lines of a run's log in their order; `active` says what is out of range since the last one.
 
-    `present` holds a sentence for each of `divergence`, `silence`, `collapse`, `dead books`, `discriminator won`,
+    `active` holds a sentence for each of `divergence`, `silence`, `collapse`, `dead codebooks`, `discriminator won`,
     `discriminator unstable`, `discriminator learns nothing` and `loading`; of a corpus of silence only that, which
     explains the rest.
     """
 
     def __init__(self) -> None:
-        self.present: dict[str, str] = {}
+        self.active: dict[str, str] = {}
         self._sound: list[dict[str, float]] = []  # the newest lines whose figures were in range
         self._references: dict[str, float] = {}  # what losses and scores are compared with
         self._judged: list[list[float]] = []  # of the newest lines: the discriminator's loss, the codec's, the gap
@@ -69,16 +69,16 @@ class Symptoms:
         """Whether the newest figures may be those of a divergence that has only begun."""
         return self._rising > 0 or self._worse > 0
 
-    def read(self, record: Record) -> None:
+    def update(self, record: Record) -> None:
         """Takes a line of either split; values that are not finite may be null."""
         if record["split"] == "validation":
             self._read_scores(record)
             return
         if record["split"] != "train":
             return
-        self.present = {name: text for name, text in self.present.items() if name == DIVERGENCE}
+        self.active = {name: text for name, text in self.active.items() if name == DIVERGENCE}
         self._read_levels(record)
-        if "silence" in self.present:
+        if "silence" in self.active:
             return
         self._read_losses(record)
         self._read_books(record)
@@ -102,7 +102,7 @@ class Symptoms:
         """Inverse of `state_dict`."""
         for name, value in state.items():
             setattr(self, f"_{name}", value)
-        self.present = {}
+        self.active = {}
 
     # ------------------------------------------------------------------------------------------ divergence
 
@@ -168,14 +168,14 @@ class Symptoms:
         self._is_over()
 
     def _diverges(self, record: Record, phrases: Sequence[str]) -> None:
-        self.present[DIVERGENCE] = (
+        self.active[DIVERGENCE] = (
             f"Training diverges: at step {record['step']} {phrases[0]}; lower optimizer.codec.lr, lengthen "
             "trainer.lr_schedule.warmup_fraction or set trainer.gradient_clip_norm."
         )
 
     def _is_over(self) -> None:
         if not self._rising and self._worse < _MEL_TIMES:
-            self.present.pop(DIVERGENCE, None)
+            self.active.pop(DIVERGENCE, None)
 
     # ------------------------------------------------------------------------------------------ the other signs
 
@@ -185,7 +185,7 @@ class Symptoms:
         self._silent = [*self._silent, _number(record["silent_fraction"])][-_LINES:]
         share = median(self._silent)
         if len(self._silent) == _LINES and share > _SILENT:
-            self.present["silence"] = (
+            self.active["silence"] = (
                 f"{100 * share:.0f} % of the training segments are silent (below -60 dB): give data.root a folder with "
                 "sound in it, and look for empty channels."
             )
@@ -203,14 +203,14 @@ class Symptoms:
         highest = [max(line[k] for line in self._books) for k in range(len(uses))]
         mean = sum(highest) / len(highest)
         if mean - 1 < _COLLAPSED * (size - 1):
-            self.present["collapse"] = (
+            self.active["collapse"] = (
                 f"The codebooks have collapsed: {mean:.1f} of {size} codes are in effective use (mean over books); "
                 "raise trainer.codebooks.start_fraction so that the encoder is trained first, or codec.revive_below."
             )
             return
         dead = [str(k + 1) for k, codes in enumerate(highest) if codes < max(_DEAD_CODES, _DEAD * size)]
         if dead:
-            self.present["dead books"] = (
+            self.active["dead codebooks"] = (
                 f"{'Codebook' if len(dead) == 1 else 'Codebooks'} {', '.join(dead)} of {len(highest)} "
                 f"{'is' if len(dead) == 1 else 'are'} dead: almost every frame gets the same code, so those bits say "
                 "nothing; raise codec.revive_below, or lower codec.config.codebooks."
@@ -230,20 +230,20 @@ class Symptoms:
         steps = record["step"] - first
         if steps >= _WON_STEPS and self._unstable():
             losses, gaps = ([line[i] for line in self._judged] for i in (0, 2))
-            self.present["discriminator unstable"] = (
+            self.active["discriminator unstable"] = (
                 f"The discriminator is unstable: in {len(losses)} lines of the log its loss was {min(losses):.2g} to "
                 f"{max(losses):.2g}, where 2 is that of one that knows nothing, and its logits of real and coded audio "
                 f"up to {max(gaps):.2g} apart; lower optimizer.discriminator.lr."
             )
         elif steps >= _WON_STEPS and self._won():
             loss, adversarial, gap = (median(line[i] for line in self._judged) for i in range(3))
-            self.present["discriminator won"] = (
+            self.active["discriminator won"] = (
                 f"The discriminator has outrun the codec: its loss is {loss:.2g}, its logits of real and coded audio "
                 f"are {gap:.2g} apart, and the codec's adversarial loss stays at {adversarial:.2g}; lower "
                 "optimizer.discriminator.lr or adversarial.update_probability, or raise adversarial.start_fraction."
             )
         elif self._marks["gap"] < _GAP and steps >= _GAP_STEPS:
-            self.present["discriminator learns nothing"] = (
+            self.active["discriminator learns nothing"] = (
                 f"The discriminator learns nothing: after {steps:.0f} steps its logits of real and coded audio differ "
                 f"by {gap:.2g}; raise optimizer.discriminator.lr or adversarial.update_probability."
             )
@@ -272,7 +272,7 @@ class Symptoms:
         share = median(self._shares)
         worth = _number(record.get("seconds", math.inf)) >= _WORTH_SECONDS
         if worth and len(self._shares) >= _LINES and share > _LOADER_BOUND:
-            self.present["loading"] = (
+            self.active["loading"] = (
                 f"{100 * share:.0f} % of the time went into waiting for data: raise data.num_workers, or put the audio "
                 "on a faster disk."
             )

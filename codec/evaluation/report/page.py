@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from codec.evaluation.metrics import describe
-from codec.evaluation.report.advice import complaints, findings_of_the_losses
+from codec.evaluation.report.advice import loss_advice, problems
 from codec.evaluation.report.charts import Series, area_chart, bar_chart, color_ramp, colors, line_chart
 from codec.evaluation.report.samples import read_clips
 from codec.evaluation.report.scores import duration, number, score_keys, score_table
@@ -64,7 +64,7 @@ def write_report(run_folder: str | Path, running: bool = False) -> Path:
         name=folder.resolve().name,
         written=time.strftime("%Y-%m-%d %H:%M"),
         running=running,
-        complaints=complaints(records),
+        problems=problems(records),
         facts=_facts(records, train),
         scores=score_table(validation),
         first_step=validation[0]["step"] if validation else None,
@@ -118,7 +118,7 @@ def read_metrics(path: Path) -> tuple[list[Record], list[str]]:
 def _sections(train: Sequence[Record], validation: Sequence[Record]) -> list[Section]:
     sections = [
         Section("Training losses", [], _loss_charts(train)),
-        Section("Balance of the losses", findings_of_the_losses(train), _balance_charts(train)),
+        Section("Balance of the losses", loss_advice(train), _balance_charts(train)),
         Section("Codebooks", [], _codebook_charts(train, validation)),
         Section("Optimisation", [], _optimisation_charts(train)),
     ]

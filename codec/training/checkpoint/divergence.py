@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from codec.evaluation.report.diagnostics import DIVERGENCE, Symptoms
+from codec.evaluation.report.diagnostics import DIVERGENCE, Diagnostics
 from codec.training.config import RollbackConfig
 
 __all__ = ["DivergenceError", "DivergenceMonitor", "TrainingError"]
@@ -43,7 +43,7 @@ class DivergenceMonitor:
         self._on_probation: int | None = None
         self._sound_lines = 0  # since that one
         self._validated = -1  # step of the newest validation whose score was sound
-        self._symptoms = Symptoms()
+        self._diagnostics = Diagnostics()
         self._resumed: int | None = None
         self._message = message
         self._said: set[str] = set()
@@ -64,17 +64,17 @@ class DivergenceMonitor:
         Raises:
             DivergenceError: The run diverges, and it is the doctor's to do something about it.
         """
-        self._symptoms.read({"split": split, "step": step, "seconds": seconds, **values})
-        for name, sentence in self._symptoms.present.items():
+        self._diagnostics.update({"split": split, "step": step, "seconds": seconds, **values})
+        for name, sentence in self._diagnostics.active.items():
             if name not in self._said and not (name == DIVERGENCE and self.config.max_rollbacks):
                 self._said.add(name)
                 self._message(sentence)
         self._judge(split, step)
-        if self.config.max_rollbacks and DIVERGENCE in self._symptoms.present:
-            raise DivergenceError(self._symptoms.present[DIVERGENCE])
+        if self.config.max_rollbacks and DIVERGENCE in self._diagnostics.active:
+            raise DivergenceError(self._diagnostics.active[DIVERGENCE])
 
     def _judge(self, split: str, step: int) -> None:
-        if self._symptoms.suspicious:
+        if self._diagnostics.suspicious:
             self._on_probation = None
         elif split == "train":
             self._sound_lines += 1
@@ -88,7 +88,7 @@ class DivergenceMonitor:
         """A checkpoint of this step is about to be written, and will hold that it was."""
         if self.good_step is None:
             self.good_step = step  # the first: nothing has gone wrong before it
-        elif self._on_probation is None and step > self.good_step and not self._symptoms.suspicious:
+        elif self._on_probation is None and step > self.good_step and not self._diagnostics.suspicious:
             self._on_probation, self._sound_lines = step, 0
 
     def resumed(self, step: int) -> None:
@@ -137,7 +137,7 @@ class DivergenceMonitor:
             "on_probation": self._on_probation,
             "sound_lines": self._sound_lines,
             "validated": self._validated,
-            "symptoms": self._symptoms.state_dict(),
+            "diagnostics": self._diagnostics.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -145,4 +145,4 @@ class DivergenceMonitor:
         self.rollbacks, self.good_step = state["rollbacks"], state["good"]
         self._on_probation, self._sound_lines = state["on_probation"], state["sound_lines"]
         self._validated = state["validated"]
-        self._symptoms.load_state_dict(state["symptoms"])
+        self._diagnostics.load_state_dict(state["diagnostics"])

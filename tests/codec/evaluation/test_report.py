@@ -145,15 +145,15 @@ def test_a_whole_run(tmp_path: Path) -> None:
 
 def test_findings_stand_above_the_charts_of_the_balance(tmp_path: Path) -> None:
     page = Page(write_report(make_run(tmp_path / "run", train_records(60), validation_records()))).source
-    found = re.findall(r"<li>([^<]*)</li>", page[page.index('class="findings"') :])
+    found = re.findall(r"<li>([^<]*)</li>", page[page.index('class="advice"') :])
     assert [sentence.split(":")[0] for sentence in found if "at 100 %" in sentence] == [
         "l1 and mel conflict",
         "l1 points against the result at 100 % of 60 measurements (projection -25 % on average), so that the steps "
         "make it worse",
     ]
-    places = ["<h2>Balance of the losses</h2>", 'class="findings"', "share of the weighted", "<h2>Codebooks</h2>"]
+    places = ["<h2>Balance of the losses</h2>", 'class="advice"', "share of the weighted", "<h2>Codebooks</h2>"]
     assert sorted(places, key=page.index) == places
-    assert page.count('class="findings"') == 1
+    assert page.count('class="advice"') == 1
 
 
 def test_a_run_of_one_loss_has_no_findings(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_run_of_one_loss_has_no_findings(tmp_path: Path) -> None:
         record | {"share/mel": 1.0, "projection/mel": 1.0, "conflicts": 0.0, "skipped_steps": 0} for record in kept
     ]
     page = Page(write_report(make_run(tmp_path / "run", records, [])))
-    assert 'class="findings"' not in page.source
+    assert 'class="advice"' not in page.source
     assert "share of the weighted gradients&#39; length" in captions(page)
 
 

@@ -14,9 +14,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from codec.evaluation.report import diagnostics as symptoms
-from codec.evaluation.report.advice import findings
-from codec.evaluation.report.diagnostics import DIVERGENCE, Symptoms
+from codec.evaluation.report import diagnostics
+from codec.evaluation.report.advice import advice
+from codec.evaluation.report.diagnostics import DIVERGENCE, Diagnostics
 from codec.model import Codec
 from codec.training import CheckpointStore, CodebookConfig, RollbackConfig, Trainer, TrainingError
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor
@@ -49,7 +49,7 @@ def _tidied() -> Iterator[None]:
 def named(trainer: Trainer) -> list[str]:
     """What the console has said that is wrong, which the report says, too."""
     said = [word for word in WORDS if any(word in message for message in messages(trainer))]
-    in_report = findings(metric_lines(trainer, "validation")[:1] + metric_lines(trainer))
+    in_report = advice(metric_lines(trainer, "validation")[:1] + metric_lines(trainer))
     assert [word for word in WORDS if any(word in sentence for sentence in in_report)] == said
     return said
 
@@ -105,10 +105,10 @@ def lines(count: int = 60, **changed: Any) -> list[dict[str, Any]]:
 
 
 def present(records: list[dict[str, Any]]) -> list[str]:
-    found = Symptoms()
+    found = Diagnostics()
     for record in records:
-        found.read(record)
-    return list(found.present)
+        found.update(record)
+    return list(found.active)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -120,15 +120,15 @@ def test_noise_of_a_factor_of_two_is_no_finding(seed: int) -> None:
     def noisy(start: float, end: float, spread: float) -> Callable[[int], float]:
         return lambda n: (end + (start - end) * math.exp(-n / 500)) * math.exp(random.normal(0, spread))
 
-    read, suspicious = Symptoms(), 0
+    read, suspicious = Diagnostics(), 0
     for record in lines(
         3000,
         loss__l1=noisy(0.1, 0.05, 0.35), loss__mel=noisy(0.9, 0.3, 0.2), loss__si_sdr=lambda n: 60 * 0.99**n - 8,
         gradient_norm=lambda n: wander[n] * math.exp(random.normal(0, 0.7)),
         rms__estimate=noisy(0.1, 0.1, 0.4), codebook__0__perplexity=noisy(500, 300, 0.5),
     ):  # fmt: skip
-        read.read(record)
-        assert read.present == {}
+        read.update(record)
+        assert read.active == {}
         suspicious += read.suspicious
     assert suspicious < 300  # a line now and then, which keeps no checkpoint from being good for long
 
@@ -164,15 +164,15 @@ def test_the_tonality_may_rise_as_treble_comes() -> None:
     ],
 )
 def test_a_divergence_is_noticed_within_five_lines(changed: dict[str, Any], after: int, words: str) -> None:
-    read = Symptoms()
+    read = Diagnostics()
     noticed = []
     for n, record in enumerate(lines(45, **changed)):
-        read.read(record)
-        noticed += [n] if DIVERGENCE in read.present else []
+        read.update(record)
+        noticed += [n] if DIVERGENCE in read.active else []
     assert noticed
     assert noticed[0] == 39 + after
-    assert words in read.present[DIVERGENCE]
-    assert "optimizer.codec.lr" in read.present[DIVERGENCE]
+    assert words in read.active[DIVERGENCE]
+    assert "optimizer.codec.lr" in read.active[DIVERGENCE]
 
 
 def test_the_first_line_can_be_a_divergence() -> None:
@@ -407,7 +407,7 @@ def test_a_corpus_of_silence(tmp_path: Path) -> None:
 
 
 def test_a_dead_book_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symptoms, "_BOOKS_STEPS", 30)
+    monkeypatch.setattr(diagnostics, "_BOOKS_STEPS", 30)
     trainer = tiny_trainer(
         tmp_path,
         max_steps=70,
@@ -432,7 +432,7 @@ def test_a_dead_book_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_collapsed_books_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symptoms, "_BOOKS_STEPS", 30)
+    monkeypatch.setattr(diagnostics, "_BOOKS_STEPS", 30)
     codec = tiny_codec()
     with torch.no_grad():  # every latent is the same
         codec.encoder.layers[-1].conv.get_parameter("parametrizations.weight.original0").zero_()
@@ -454,12 +454,12 @@ def test_few_codes_of_a_large_book() -> None:
     few: dict[str, Any] = {"codebook__0__perplexity": 30.0, "codebook__1__perplexity": 12.0}
     assert present(lines(**few)) == ["collapse"]
     assert present(lines(15, **few)) == []  # the books are young
-    assert present(lines(codebook__1__perplexity=4.0)) == ["dead books"]
+    assert present(lines(codebook__1__perplexity=4.0)) == ["dead codebooks"]
     assert present(lines(codebook__1__perplexity=lambda n: 4.0 if n % 4 else 60.0)) == []  # its codes are revived
 
 
 def test_a_discriminator_at_a_hundred_times_its_rate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symptoms, "_WON_STEPS", 20)
+    monkeypatch.setattr(diagnostics, "_WON_STEPS", 20)
     trainer = tiny_trainer(
         tmp_path, adversarial=tiny_adversarial(optimizer=adam(0.1)), codec=reviving(),
         max_steps=44, log_every=2,
@@ -485,7 +485,7 @@ def test_a_discriminator_that_wins_or_learns_nothing() -> None:
 
 
 def test_a_discriminator_without_a_rate_learns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symptoms, "_GAP_STEPS", 20)
+    monkeypatch.setattr(diagnostics, "_GAP_STEPS", 20)
     trainer = tiny_trainer(
         tmp_path,
         adversarial=tiny_adversarial(optimizer=adam(1e-9)),
@@ -517,18 +517,18 @@ def test_one_reader_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_state_leads_on_as_if_nothing_had_been() -> None:
     records = lines(50, loss__mel=lambda n: 0.6 if n < 45 else 3.0, discriminator__real=lambda n: 0.1 * n)
-    whole, first, second = Symptoms(), Symptoms(), Symptoms()
+    whole, first, second = Diagnostics(), Diagnostics(), Diagnostics()
     for n, record in enumerate(records):
-        whole.read(record)
+        whole.update(record)
         if n < 48:
-            first.read(record)
+            first.update(record)
         elif n == 48:
             second.load_state_dict(copied(first.state_dict()))
         if n >= 48:
-            second.read(record)
+            second.update(record)
     assert whole.state_dict() == second.state_dict()
-    assert DIVERGENCE in whole.present
-    assert whole.present == second.present
+    assert DIVERGENCE in whole.active
+    assert whole.active == second.active
 
 
 def test_every_setting_that_a_sentence_names_exists() -> None:
@@ -542,13 +542,13 @@ def test_every_setting_that_a_sentence_names_exists() -> None:
         {"discriminator__real": 0.0, "discriminator__fake": 0.0},
         {"data_wait_fraction": 0.5},
     ]
-    found = Symptoms()
+    found = Diagnostics()
     sentences = {}
     for changed in provoked:
         for record in lines(**changed):
-            found.read(record)
-        sentences |= found.present
-        found = Symptoms()
+            found.update(record)
+        sentences |= found.active
+        found = Diagnostics()
     assert len(sentences) == len(provoked)
     settings = {
         s

@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from codec.evaluation.report.advice import findings
+from codec.evaluation.report.advice import advice
 from codec.evaluation.report.page import write_report
 from tiny_run import metric_lines, tidied, tiny_trainer
 
@@ -38,20 +38,20 @@ def log(count: int = 40, measured_every: int = 1, **changed: float | Callable[[i
 
 def one(records: list[dict[str, Any]], about: str) -> str:
     """The only finding with these words."""
-    (found,) = (sentence for sentence in findings(records) if about in sentence)
+    (found,) = (sentence for sentence in advice(records) if about in sentence)
     return found
 
 
 def test_a_sound_run_says_only_that_nothing_conflicts() -> None:
-    assert findings(log()) == [
+    assert advice(log()) == [
         "No pair of losses conflicts: at 40 measurements no cosine is negative, and the lowest mean is 0.20 (l1 and "
         "mel); pcgrad, upgrad and dualproj then have the direction of the weighted sum."
     ]
 
 
 def test_nothing_to_say_without_a_log() -> None:
-    assert findings([]) == []
-    assert findings([{"split": "validation", "step": 0, "all/mel_distance": 2.0}]) == []
+    assert advice([]) == []
+    assert advice([{"split": "validation", "step": 0, "all/mel_distance": 2.0}]) == []
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_treble_that_came_out_as_tones(lines: dict[str, float], change: str) -> 
     assert change in found
     # The newest validation counts, and one that had no such score says nothing.
     for records in ([scores[1], *train, scores[0]], [scores[1], *train, first], [first, *train], [scores[1]]):
-        assert not any("Treble" in sentence for sentence in findings(records))
+        assert not any("Treble" in sentence for sentence in advice(records))
 
 
 # Loading
@@ -87,7 +87,7 @@ def test_a_run_that_waits_for_its_data_is_told_so() -> None:
         log(data_wait_fraction=lambda number: 0.9 if number < 10 else 0.02, seconds=100),
         log(data_wait_fraction=0.47, seconds=20),
     ):
-        assert not [sentence for sentence in findings(records) if "waiting" in sentence]
+        assert not [sentence for sentence in advice(records) if "waiting" in sentence]
 
 
 # Pairs
@@ -105,7 +105,7 @@ def test_a_persistent_conflict_is_named_with_its_cosine() -> None:
 
 
 def test_only_the_pairs_that_conflict_are_named() -> None:
-    found = findings(log(cosine__l1__adversarial=-0.3, cosine__mel__adversarial=-0.02, conflicts=2 / 3))
+    found = advice(log(cosine__l1__adversarial=-0.3, cosine__mel__adversarial=-0.02, conflicts=2 / 3))
     assert [sentence.split(":")[0] for sentence in found] == ["l1 and adversarial conflict"]
 
 
@@ -134,7 +134,7 @@ def test_a_single_loss_has_nothing_to_conflict_with() -> None:
     records = [
         {k: v for k, v in record.items() if "l1" not in k} for record in log(share__mel=1.0, projection__mel=1.0)
     ]
-    assert findings(records) == []
+    assert advice(records) == []
 
 
 # Losses
@@ -149,7 +149,7 @@ def test_a_loss_without_a_say() -> None:
 
 
 def test_a_short_gradient_that_decides_the_result_has_a_say() -> None:
-    assert len(findings(log(share__l1=0.002, projection__l1=0.3))) == 1
+    assert len(advice(log(share__l1=0.002, projection__l1=0.3))) == 1
 
 
 def test_a_loss_that_dominates() -> None:
@@ -158,26 +158,26 @@ def test_a_loss_that_dominates() -> None:
         "mel dominates: 93 % of the length of the weighted gradients and 99 % of their result on av"
     )
     assert "losses.weights.mel" in found
-    assert len(findings(log(share__mel=0.89, share__l1=0.11))) == 1
+    assert len(advice(log(share__mel=0.89, share__l1=0.11))) == 1
 
 
 def test_a_loss_measured_alone_at_first_does_not_dominate() -> None:
     alone = [{k: v for k, v in r.items() if "/l1" not in k} for r in log(share__mel=1.0, projection__mel=1.0)]
-    assert not any("dominates" in sentence for sentence in findings(alone + log()[1:]))
+    assert not any("dominates" in sentence for sentence in advice(alone + log()[1:]))
 
 
 def test_a_loss_that_points_against_the_result() -> None:
     records = log(projection__l1=lambda number: -0.05 if number % 5 else 0.15, projection__mel=1.0)
     found = one(records, "points against")
     assert found.startswith("l1 points against the result at 80 % of 40 measurements (projection -1 % on average)")
-    assert len(findings(log(projection__l1=-0.004))) == 1  # across it, rather
+    assert len(advice(log(projection__l1=-0.004))) == 1  # across it, rather
 
 
 # Weights
 
 
 def test_a_loss_that_is_computed_but_never_active() -> None:
-    assert findings(log(weight__flat=0.0, loss__flat=1.0))[0] == (
+    assert advice(log(weight__flat=0.0, loss__flat=1.0))[0] == (
         "flat was never active in 40 lines of the log: its gradient is 0, or losses.weights.flat is."
     )
 
@@ -185,7 +185,7 @@ def test_a_loss_that_is_computed_but_never_active() -> None:
 def test_a_loss_whose_turn_never_came() -> None:
     found = one(log(weight__adversarial=0.0), "never active")
     assert found.endswith("nor was it computed; lower adversarial.start_fraction or raise trainer.max_steps.")
-    assert len(findings(log(weight__adversarial=lambda number: float(number == 39)))) == 1
+    assert len(advice(log(weight__adversarial=lambda number: float(number == 39)))) == 1
 
 
 def test_a_weight_that_grows_without_end() -> None:
@@ -197,7 +197,7 @@ def test_a_weight_that_grows_without_end() -> None:
 
 @pytest.mark.parametrize("course", [lambda n: 1.0 + n, lambda n: 1000 * (1 - 0.8**n) + 1, lambda n: 2.0**-n])
 def test_a_weight_that_levels_off_or_falls_is_no_finding(course: Callable[[int], float]) -> None:
-    assert len(findings(log(weight__l1=course))) == 1
+    assert len(advice(log(weight__l1=course))) == 1
 
 
 def test_a_weight_at_a_limit() -> None:
@@ -211,11 +211,11 @@ def test_a_weight_at_a_limit() -> None:
 def test_a_weight_that_rests_because_its_gradient_does_is_no_finding(norm: float | None) -> None:
     """The gradient of L1 is a sign: under encodec its weight changes only where another loss sets in."""
     course = {"weight__l1": lambda number: 40.0 if number < 10 else 16.0}
-    assert len(findings(log(**course, norm__l1=norm))) == 1  # type: ignore[arg-type]
+    assert len(advice(log(**course, norm__l1=norm))) == 1  # type: ignore[arg-type]
 
 
 def test_a_constant_weight_that_starts_in_the_middle_of_a_line_is_no_finding() -> None:
-    assert len(findings(log(weight__l1=lambda number: 0.0 if number < 3 else 0.2 if number == 3 else 1.0))) == 1
+    assert len(advice(log(weight__l1=lambda number: 0.0 if number < 3 else 0.2 if number == 3 else 1.0))) == 1
 
 
 # Commitment and steps
@@ -233,7 +233,7 @@ def test_a_commitment_out_of_proportion(ratio: float, words: str) -> None:
 
 def test_a_commitment_that_is_switched_off_or_in_proportion_is_no_finding() -> None:
     for ratio in (0.0, 0.02, 9.0):
-        assert len(findings(log(commitment_ratio=ratio))) == 1
+        assert len(advice(log(commitment_ratio=ratio))) == 1
 
 
 def test_skipped_steps() -> None:
@@ -248,7 +248,7 @@ def test_skipped_steps() -> None:
 def test_too_few_measurements_are_no_rule(measured: int) -> None:
     records = log(cosine__l1__mel=-0.9, conflicts=1.0, share__l1=0.001, projection__l1=-0.5)
     few = [{k: v for k, v in r.items() if k in ("split", "step", "weight/l1")} for r in records[measured:]]
-    assert findings(records[:1] + records[1 : measured + 1] + few[1:]) == [
+    assert advice(records[:1] + records[1 : measured + 1] + few[1:]) == [
         f"Measurements of the gradients: {measured}, too few to judge their balance; lower balancer.monitor_every."
     ]
 
@@ -261,7 +261,7 @@ def test_values_that_are_not_numbers_are_passed_over() -> None:
     broken = {name: lambda number, name=name: SOUND[name.replace("__", "/")] if number % 2 else None
               for name in ("share__l1", "cosine__l1__mel", "weight__l1", "commitment_ratio", "conflicts")}  # fmt: skip
     assert one(log(**broken), "conflict").startswith("No pair of losses conflicts: at 20 measurements")
-    assert findings(log(skipped_steps="many", weight__l1="high", share__l1=float("nan"))) == []
+    assert advice(log(skipped_steps="many", weight__l1="high", share__l1=float("nan"))) == []
 
 
 # The settings that findings name
@@ -283,7 +283,7 @@ def test_every_setting_that_a_finding_names_exists() -> None:
         log(4),
         [*log(loss__adversarial=1.0), {"split": "validation", "step": 400, "all/ripple_db": 9.0}],
     ]
-    text = " ".join(sentence for records in provoked for sentence in findings(records))
+    text = " ".join(sentence for records in provoked for sentence in advice(records))
     config = compose("train", overrides=["experiment=starter"])
     settings = set(re.findall(r"(?:losses|balancer|optimizer|trainer|adversarial|discriminator)(?:\.\w+)+", text))
     assert len(settings) >= 12
@@ -316,7 +316,7 @@ def test_two_opposed_losses_of_a_run_are_found_and_shown(tmp_path: Path) -> None
             monitor_every=1, log_every=1, max_steps=8,
         )  # fmt: skip
         trainer.run()
-    found = findings(metric_lines(trainer))
+    found = advice(metric_lines(trainer))
     assert re.match(
         r"up and down conflict: their cosine is below -0.1 at 100 % of 8 measurements and -[01]\.\d\d", found[0]
     )
