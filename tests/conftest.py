@@ -19,9 +19,9 @@ from codec.network.cpu import made_by_amd
 
 torch.set_num_threads(2)
 
-# A shell that starts a job in the background (`bash scripts/test.sh &`, nohup, some CI) lets it ignore SIGINT, and
-# child processes inherit that. A signal with a handler is reset to its default in a new program, so the processes that
-# tests start can be interrupted again. pytest-xdist runs this in each of its workers.
+# Shells start background jobs (`bash scripts/test.sh &`, nohup, some CI) with SIGINT ignored, and child processes
+# inherit that. A signal that has a handler is reset to its default when a new program starts. So the processes that
+# tests start can be interrupted. pytest-xdist imports this file in each of its workers.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
