@@ -1,25 +1,72 @@
 #!/usr/bin/env bash
-# Makes .venv with everything the project needs. Does nothing when that is done and pyproject.toml has not changed.
-# `setup.sh evaluation` adds what `codec evaluate` needs, `setup.sh onnx` what `codec export --to onnx` needs,
-# `setup.sh test` all that anything needs.
+# Makes .venv with what the project needs. Does nothing if that is done and pyproject.toml has not changed.
+#   bash scripts/setup.sh              training, encoding, decoding
+#   bash scripts/setup.sh evaluation   also `codec evaluate`; needs a C compiler
+#   bash scripts/setup.sh onnx         also `codec export --to onnx`
+#   bash scripts/setup.sh test         all of these, and what the tests need
+# Environment variables:
+#   TORCH=cpu|cuda   the build of torch; by default cuda where there is an NVIDIA driver, else cpu
+#   PYTHON=...       the interpreter, by default python3; 3.11 or later
+#   VENV=...         the folder of the environment, by default .venv
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+cpu_wheels=https://download.pytorch.org/whl/cpu # PyTorch's own index of CPU builds for Linux
 extras=${1:-}
-wanted=$(sha256sum pyproject.toml | cut -d' ' -f1)
-stamp=.venv/.ready
-if [ -f "$stamp" ] && grep -qE "^$wanted${extras:+ ($extras|test)}( |\$)" "$stamp"; then
+venv=${VENV:-.venv}
+python=${PYTHON:-python3}
+stamp=$venv/.ready
+build=$(cat "$venv/.torch" 2>/dev/null || true)
+case ${TORCH:-} in
+  "" | cpu | cuda) ;;
+  *) echo "error: TORCH is '$TORCH'; expected cpu or cuda" >&2 && exit 1 ;;
+esac
+
+wanted=$(cksum < pyproject.toml | tr ' ' -)
+if [ "${TORCH:-$build}" = "$build" ] && grep -qsE "^$wanted${extras:+ ($extras|test)}( |\$)" "$stamp"; then
   exit 0
 fi
-python=${PYTHON:-python3}
 if ! version=$("$python" -c 'import sys; print(sys.version.split()[0]); sys.exit(sys.version_info < (3, 11))' 2>/dev/null); then
-  echo "error: Python 3.11 or later is needed, $python is ${version:-not there}; name another with PYTHON=" >&2
+  echo "error: $python is ${version:-missing}; expected Python 3.11 or later. Name another one with PYTHON=" >&2
   exit 1
 fi
-if [ ! -x .venv/bin/python ]; then
-  echo "setting up .venv (once; torch is a few GB)" >&2
-  "$python" -m venv .venv || { rm -rf .venv; echo "error: no venv could be made (on Debian: python3-venv)" >&2; exit 1; }
+if [ ! -x "$venv/bin/python" ]; then
+  "$python" -m venv "$venv" || { rm -rf "$venv"; echo "error: $python cannot make a virtual environment (Debian: apt install python3-venv)" >&2; exit 1; }
 fi
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}" >&2
+
+pip() { "$venv/bin/python" -m pip "$@" --quiet --disable-pip-version-check >&2; }
+
+# torch and torchaudio in one call, since they must come from the same build.
+install_torch() {
+  local requirements
+  requirements=$(grep -oE '"torch(audio)?[<>=][^"]*"' pyproject.toml | tr -d '"')
+  if [ "$build" = cpu ] && [ "$(uname -s)" = Linux ]; then
+    if "$venv/bin/python" -c "import urllib.request as u; u.urlopen('$cpu_wheels/torch/', timeout=10)" 2>/dev/null; then
+      echo "installing torch for CPUs: 0.2 GB to download (20 s at 100 Mbit/s), 0.7 GB on disk" >&2
+      # shellcheck disable=SC2086 # one word a requirement
+      pip install --index-url "$cpu_wheels" $requirements
+      return
+    fi
+    echo "$cpu_wheels cannot be reached: installing the CUDA build from pip's usual index instead" >&2
+  fi
+  if [ "$(uname -s)" = Linux ]; then
+    echo "installing torch with CUDA: 3 GB to download (4 minutes at 100 Mbit/s), 5.6 GB on disk. TORCH=cpu takes the small build" >&2
+  fi
+  # shellcheck disable=SC2086
+  pip install $requirements
+}
+
+wish=${TORCH:-$build}
+if [ -z "$wish" ]; then
+  if command -v nvidia-smi >/dev/null; then wish=cuda; else wish=cpu; fi
+fi
+if [ "$wish" != "$build" ]; then
+  [ -z "${TORCH:-}" ] || [ ! -e "$stamp" ] || pip uninstall --yes torch torchaudio
+  build=$wish
+  install_torch
+  echo "$build" > "$venv/.torch"
+fi
+echo "installing the other packages${extras:+ of [$extras]} into $venv" >&2
+pip install --editable ".${extras:+[$extras]}"
 grep -qsF "$wanted" "$stamp" || : > "$stamp"
 echo "$wanted${extras:+ $extras}" >> "$stamp"
