@@ -1,7 +1,7 @@
-"""Prints the lowest dependency versions that pyproject.toml allows, as constraints for pip: `bash scripts/test.sh --lowest`.
+"""Prints the lowest dependency versions that pyproject.toml allows, as constraints for pip.
 
-    python -m scripts.lowest_versions > lowest.txt
-    pip install --constraint lowest.txt --editable .[test]
+python -m scripts.lowest_versions > lowest.txt
+pip install --constraint lowest.txt --editable .[test]
 """
 
 import re
@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 _PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[(?P<extras>[\w,-]+)\])?(?P<versions>[^;]*)")
+_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[[\w,-]+\])?(?P<versions>[<>=!~][^;]*|)(;.*)?")
 
 
 def lowest_versions(pyproject: str) -> dict[str, str]:
