@@ -79,7 +79,7 @@ def build(
     """
     processes = processes or Processes()
     config: TrainingConfig = make(cfg.trainer, device=str(device))
-    codec, adversarial = _players(cfg)
+    codec, adversarial = _players(cfg, processes)
     losses = make(cfg.losses.terms)
     balancer = make(cfg.balancer)
     optimizer = make(cfg.optimizer.codec)
@@ -129,12 +129,12 @@ def build(
         raise
 
 
-def _players(cfg: DictConfig) -> tuple[Codec, AdversarialTraining | None]:
+def _players(cfg: DictConfig, processes: Processes) -> tuple[Codec, AdversarialTraining | None]:
     """Each has its own seed, so that another discriminator leaves the codec's first weights as they were."""
     torch.manual_seed(cfg.seed)
     codec = make(cfg.codec)
     torch.manual_seed(cfg.seed + 1)
-    return codec, None if cfg.discriminator is None else make(cfg.adversarial)
+    return codec, None if cfg.discriminator is None else make(cfg.adversarial, processes=processes)
 
 
 def _origin(cfg: DictConfig, folder: Path, codec: Codec, adversarial: AdversarialTraining | None) -> Origin | None:

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from balancer import Balancer
 from codec.model import Codec, CodecOutput
-from codec.training.adversarial import ADVERSARIAL_LOSSES, AdversarialTraining
+from codec.training.adversarial import AdversarialTraining
 from codec.training.batches import TrainingData
 from codec.training.checkpoint.checkpointer import Checkpointer
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor, TrainingError
@@ -79,8 +79,6 @@ class Trainer:
         self.replica = self.processes.data_parallel(self.codec, self.device)
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversarial = None if adversarial is None else adversarial.to(self.device)
-        if adversarial is not None:
-            adversarial.processes = self.processes
         self.balancer = balancer.to(self.device)
         self.optimizers = [self.optimizer, *([adversarial.optimizer] if adversarial is not None else [])]
         self.schedule = Schedule(config.lr_schedule, self.optimizers)
@@ -185,10 +183,8 @@ class Trainer:
             self.adversarial if self.adversarial and self.progress >= self.adversarial.start_fraction else None
         )
         if adversarial is not None:
-            names = [*losses, *ADVERSARIAL_LOSSES]
-            weights = self.balancer.foreseen(names) if adversarial.one_by_one else None
             with self.precision.autocast():
-                losses |= adversarial.generator_losses(y, audio, update_draw < adversarial.update_probability, weights)
+                losses |= adversarial.generator_losses(y, audio, update_draw < adversarial.update_probability)
 
         balanced = self.balancer(losses, y, self.shared_gradients.at(output))
         quantized = output.quantized

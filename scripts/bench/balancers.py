@@ -9,9 +9,8 @@ that looks at gradients in every k-th step only takes two steps a round, one of 
 steps, past the first ones in which it always looks.
 
 What lies outside the balancer is the same work in every step, but not the same time on a machine that others use. So
-the first column of the table takes the balancer's part alone, from the losses to one gradient at the decoder's output
-(with `adversarial.one_by_one` from where the discriminator is run): what it takes beyond that
-of `weighted_sum`, over the reference step. Whole steps stand beside it.
+the first column of the table takes the balancer's part alone, from the losses to one gradient at the decoder's output:
+what it takes beyond that of `weighted_sum`, over the reference step. Whole steps stand beside it.
 """
 
 import argparse
@@ -24,7 +23,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -102,26 +100,13 @@ def time_steps(trainer: Trainer, balancers: Mapping[str, Balancer], rounds: int)
 
 def _time_step(trainer: Trainer, balancer: Balancer, audio: Tensor) -> _Seconds:
     times: list[float] = []
-    adversarial = trainer.adversarial
 
     def mark(*_: object) -> None:
         times.append(time.perf_counter())
 
-    def enter(*_: object) -> None:
-        if len(times) == 1:
-            mark()
-
     with ExitStack() as marks:
-        marks.callback(balancer.register_forward_pre_hook(enter).remove)
+        marks.callback(balancer.register_forward_pre_hook(mark).remove)
         marks.callback(balancer.register_forward_hook(mark).remove)
-        if adversarial is not None and adversarial.one_by_one:
-            judge = adversarial.generator_losses
-
-            def judging(*arguments: Any) -> dict[str, Tensor]:
-                enter()
-                return judge(*arguments)
-
-            marks.enter_context(patch.object(adversarial, "generator_losses", judging))
         trainer.balancer = balancer
         mark()
         trainer.train_step(audio)

@@ -204,11 +204,11 @@ class Witness:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.batches: dict[str, list[str]] = defaultdict(list)
-        self.learns: dict[str, list[bool]] = defaultdict(list)
+        self.updates: dict[str, list[bool]] = defaultdict(list)
         self.books: dict[str, list[float]] = defaultdict(list)
         self.starts: dict[str, str] = {}
         self._cell = ""
-        step, judge = Trainer.train_step, AdversarialTraining.generator_losses
+        step, losses = Trainer.train_step, AdversarialTraining.generator_losses
 
         def train_step(trainer: Trainer, audio: Tensor) -> dict[str, Tensor]:
             self._cell = trainer.logger.folder.name
@@ -220,17 +220,17 @@ class Witness:
             self.books[self._cell].append(float(metrics["num_codebooks"]))
             return metrics
 
-        def judging(
-            adversarial: AdversarialTraining, estimate: Tensor, reference: Tensor, learn: bool, weights: Any
+        def generator_losses(
+            adversarial: AdversarialTraining, estimate: Tensor, reference: Tensor, update_discriminator: bool
         ) -> Any:
-            self.learns[self._cell].append(learn)
-            return judge(adversarial, estimate, reference, learn, weights)
+            self.updates[self._cell].append(update_discriminator)
+            return losses(adversarial, estimate, reference, update_discriminator)
 
         monkeypatch.setattr(Trainer, "train_step", train_step)
-        monkeypatch.setattr(AdversarialTraining, "generator_losses", judging)
+        monkeypatch.setattr(AdversarialTraining, "generator_losses", generator_losses)
 
     def of(self, cell: str) -> tuple[Any, ...]:
-        return self.starts[cell], self.batches[cell], self.books[cell], self.learns[cell]
+        return self.starts[cell], self.batches[cell], self.books[cell], self.updates[cell]
 
 
 def _digest(*values: Any) -> str:

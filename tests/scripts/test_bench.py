@@ -85,11 +85,8 @@ def test_a_strategy_that_looks_now_and_then_counts_with_the_mean_of_its_steps(
     assert ratios == {"weighted_sum": ([1] * 3, [1] * 3), "encodec": ([1 + 0.125 / 4] * 3, [33 / 32] * 3)}
 
 
-@pytest.mark.parametrize(("one_by_one", "part"), [(False, 2), (True, 5)])
-def test_the_balancers_part_of_a_step(
-    tmp_path: Path, one_by_one: bool, part: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The discriminator takes 3 s, which are the balancer's where it judges one by one, and the balancer 2 s."""
+def test_the_balancers_part_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The discriminator takes 3 s and the balancer 2 s."""
     clock = [0.0]
     monkeypatch.setattr(bench_balancers, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
@@ -101,12 +98,12 @@ def test_the_balancers_part_of_a_step(
         return slow
 
     with tidied():
-        trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(one_by_one=one_by_one))
+        trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial())
         monkeypatch.setattr(trainer.adversarial, "generator_losses", slowed(trainer.adversarial.generator_losses, 3))  # type: ignore[union-attr]
         balancer = bench_balancers.make_balancer(trainer.balancer.weights, "upgrad")
         monkeypatch.setattr(balancer, "_balance", slowed(balancer._balance, 2))
         taken = bench_balancers._time_step(trainer, balancer, trainer.data.batch(0))
-        assert (taken.part, taken.step) == (part, 5)
+        assert (taken.part, taken.step) == (2, 5)
         assert trainer.balancer is balancer
         assert not balancer._forward_hooks
         assert not balancer._forward_pre_hooks

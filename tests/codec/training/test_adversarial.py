@@ -10,14 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from codec.training import AdversarialTraining
-from codec.training.adversarial import ADVERSARIAL_LOSSES
-from losses import (
-    AdversarialLoss,
-    CombinedDiscriminator,
-    MultiPeriodDiscriminator,
-    MultiScaleDiscriminator,
-    MultiScaleSTFTDiscriminator,
-)
 from tiny_run import SAMPLES, copied, differences, tiny_adversarial, tones
 
 BOTH = pytest.mark.parametrize("update", ["simultaneous", "alternating"])
@@ -80,110 +72,6 @@ def test_both_players_equal_a_plain_loop(update: Update) -> None:
     for own, plain in zip(adversarial.discriminator.parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-6)
     assert differences(copied(before.state_dict()), copied(after.state_dict()))  # it did move
-
-
-@BOTH
-@pytest.mark.parametrize("learn", [False, True])
-@pytest.mark.parametrize(
-    "discriminator",
-    [
-        lambda: MultiScaleSTFTDiscriminator(filters=2, windows=[64, 32, 16]),
-        lambda: CombinedDiscriminator(
-            [MultiScaleDiscriminator(filters=4, max_filters=16), MultiPeriodDiscriminator([2, 3], [4, 8])]
-        ),
-    ],
-    ids=["stft", "waveforms"],
-)
-def test_one_by_one_gives_the_same(update: Update, learn: bool, discriminator: Callable[[], nn.Module]) -> None:
-    together = AdversarialTraining(discriminator(), AdversarialLoss(), SGD, update)
-    apart = AdversarialTraining(deepcopy(together.discriminator), AdversarialLoss(), SGD, update, one_by_one=True)
-    estimate, reference = _pair()
-    seen = []
-    for adversarial in (together, apart):
-        losses = adversarial.generator_losses(estimate, reference, learn)
-        total = 2 * losses["adversarial"] - 3 * losses["feature_matching"]
-        seen.append((losses, torch.autograd.grad(total, estimate), adversarial.step(), adversarial.metrics))
-        seen[-1] += (dict(adversarial.discriminator.named_parameters()),)
-    torch.testing.assert_close(*seen)
-
-
-@BOTH
-@pytest.mark.parametrize("share", [(0.5, 4.0), (0.5, 0.0), (0.0, 0.0)])
-def test_one_by_one_with_weights_that_are_known_gives_their_sum(
-    update: Update, share: tuple[float, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = tiny_adversarial(optimizer=SGD, update=update)
-    apart = AdversarialTraining(deepcopy(together.discriminator), together.loss, SGD, update, one_by_one=True)
-    weights = dict(zip(ADVERSARIAL_LOSSES, torch.tensor(share, dtype=torch.float64), strict=True))
-    estimate, reference = _pair()
-    passes = []
-    gradient_of = torch.autograd.grad
-
-    def counting(*arguments: Any, **settings: Any) -> tuple[Tensor, ...]:
-        passes.append(arguments)
-        return gradient_of(*arguments, **settings)
-
-    monkeypatch.setattr(torch.autograd, "grad", counting)
-    seen = []
-    for adversarial in (together, apart):
-        losses = adversarial.generator_losses(estimate, reference, True, weights)
-        total = sum(3 * weights[name] * loss for name, loss in losses.items())
-        seen.append((losses, gradient_of(total, estimate), adversarial.step(), adversarial.metrics))
-    torch.testing.assert_close(*seen)
-    assert len(passes) == len(apart.discriminator.sub_discriminators)  # type: ignore[arg-type]
-
-
-def test_a_loss_that_is_left_out_of_a_known_sum_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a hinge that rests: without a gradient, so that a balancer does not count it."""
-    adversarial = tiny_adversarial(one_by_one=True)
-    monkeypatch.setattr(
-        adversarial.loss, "generator", lambda logits: 0.0 * torch.stack([x.sum() for x in logits]).sum()
-    )
-    estimate, reference = _pair()
-    weights = dict(zip(ADVERSARIAL_LOSSES, torch.tensor([3.0, 2.0]), strict=True))
-    gradients = []
-    for known in (weights, None):
-        losses = adversarial.generator_losses(estimate, reference, False, known)
-        gradients += torch.autograd.grad(2 * losses["feature_matching"], estimate)
-    torch.testing.assert_close(*gradients)
-
-
-@BOTH
-def test_one_by_one_holds_one_graph_at_a_time(update: Update) -> None:
-    """A quarter of the bytes, with four equal sub-discriminators; in the end only gradients of the estimate."""
-    held: dict[bool, tuple[int, int]] = {}
-    for one_by_one in (False, True):
-        adversarial = tiny_adversarial(update=update, one_by_one=one_by_one)
-        adversarial.discriminator = MultiScaleSTFTDiscriminator(filters=2, windows=[64] * 4)
-        kept = _Kept()
-        with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
-            losses = adversarial.generator_losses(*_pair(), update_discriminator=True)
-        held[one_by_one] = kept.most, kept.now
-        del losses
-    assert held[True][0] < 0.3 * held[False][0]
-    assert held[True][1] == 2 * 4 * _pair()[0].nbytes
-
-
-class _Kept:
-    """Counts the bytes that graphs hold on to."""
-
-    def __init__(self) -> None:
-        self.now = self.most = 0
-
-    def pack(self, tensor: Tensor) -> "_Kept.Held":
-        return self.Held(self, tensor.detach())
-
-    def unpack(self, held: "_Kept.Held") -> Tensor:
-        return held.tensor
-
-    class Held:
-        def __init__(self, kept: "_Kept", tensor: Tensor) -> None:
-            self.kept, self.tensor = kept, tensor
-            kept.now += tensor.nbytes
-            kept.most = max(kept.most, kept.now)
-
-        def __del__(self) -> None:
-            self.kept.now -= self.tensor.nbytes
 
 
 @BOTH
