@@ -1,1 +1,1 @@
-"""The ablation grid: its runs, progress display and report page."""
+"""The ablation of balancing strategies: the grid of runs, one run, the progress display and the report."""

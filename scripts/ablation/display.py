@@ -1,4 +1,4 @@
-"""The progress of a whole grid, read from the folders of its cells, so that it does not matter where they run."""
+"""The progress of an ablation, read from the run folders, so that it works with every Hydra launcher."""
 
 import json
 import os
@@ -21,12 +21,12 @@ from codec.training.logging.progress_bar import clock
 
 __all__ = ["GridDisplay"]
 
-_TAIL_BYTES = 1 << 15  # holds several lines of metrics
+_TAIL_BYTES = 1 << 15  # enough for several lines of metrics.jsonl
 _INTERVAL_SECONDS = 1.0
 
 
-class _State(NamedTuple):
-    """Of a cell that has begun and not ended."""
+class _Progress(NamedTuple):
+    """State of a started, unfinished run."""
 
     step: int
     fraction: float  # of the budget
@@ -34,120 +34,119 @@ class _State(NamedTuple):
 
 
 class GridDisplay:
-    """Shows how far a grid is: bars on a terminal, elsewhere a plain line for every cell that ends.
+    """Progress bars on a terminal; elsewhere one line per finished run.
 
     Args:
-        cells: The folder that holds the folders of the cells.
-        names: All cells of the grid.
-        budget: Of one cell.
-        stream: Where to print, standard output when None. What is not a terminal gets no control codes.
+        folder: Holds the run folders.
+        names: All runs of the ablation.
+        budget: Of one run.
+        stream: Where to print; standard output if None. Anything but a terminal gets no control codes.
     """
 
-    def __init__(self, cells: Path, names: Sequence[str], budget: TrainingConfig, stream: TextIO | None = None) -> None:
-        self._cells, self._names, self._budget = cells, list(names), budget
+    def __init__(
+        self, folder: Path, names: Sequence[str], budget: TrainingConfig, stream: TextIO | None = None
+    ) -> None:
+        self._folder, self._names, self._budget = folder, list(names), budget
         self._stream = stream or sys.stdout
-        # rich would take FORCE_COLOR, which many build servers set, for a terminal.
+        # rich treats FORCE_COLOR, which many build servers set, as a terminal.
         terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        # Nothing else may write to the stream: a signal inside of a write must not write again.
+        # No redirection: the timer's signal may interrupt a write, and must not write to the same stream then.
         self._live: Live | None = None
         if terminal:
             console = Console(file=self._stream)
             self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        self._ended = {name for name in self._names if self._has_ended(name)}
-        self._begun, self._begun_at = time.monotonic(), time.time()
-        self._work_before = self._work(self._begun_cells())
+        self._finished = {name for name in self._names if self._is_finished(name)}
+        self._started, self._started_at = time.monotonic(), time.time()
+        self._work_before = self._work(self._running())
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Looks every second until the block ends.
+        """Refreshes every second until the block ends.
 
-        By a timer's signal: next to a thread, which may hold a lock just then, data loaders would fork.
+        A timer signal calls `refresh`. A thread would not be safe here: data loaders fork, and a lock that the thread
+        holds at that moment would stay locked in the child.
         """
 
-        def look(*_: Any) -> None:
+        def on_timer(*_: Any) -> None:
             self.refresh()
             signal.setitimer(signal.ITIMER_REAL, _INTERVAL_SECONDS)
 
-        before = signal.signal(signal.SIGALRM, look)
+        previous = signal.signal(signal.SIGALRM, on_timer)
         if self._live is not None:
             self._live.start()
         try:
-            look()
+            on_timer()
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            signal.signal(signal.SIGALRM, previous)
             self.refresh()
             if self._live is not None:
                 self._live.stop()
 
     def refresh(self) -> None:
-        """Looks at the folders, and shows what is new."""
-        new = [name for name in self._names if name not in self._ended and self._has_ended(name)]
-        self._ended.update(new)
-        begun = self._begun_cells()
+        """Reads the run folders and prints what has changed."""
+        new = [name for name in self._names if name not in self._finished and self._is_finished(name)]
+        self._finished.update(new)
+        running = self._running()
         if self._live is not None:
-            self._live.update(self._render(begun), refresh=True)
+            self._live.update(self._render(running), refresh=True)
         elif new:
-            rest = "  ".join(self._facts(begun))
-            print("\n".join([*map(self._outcome, new), rest]), file=self._stream, flush=True)
+            print("\n".join([*map(self._outcome, new), "  ".join(self._facts(running))]), file=self._stream, flush=True)
 
     def seconds_left(self) -> float | None:
-        """None while it cannot be known."""
-        return self._seconds_left(self._work(self._begun_cells()))
+        """Estimated time until all runs are finished; None before the first progress."""
+        return self._seconds_left(self._work(self._running()))
 
     def _seconds_left(self, work: float) -> float | None:
-        # The speed of this session, however many cells run at once.
-        speed = (work - self._work_before) / max(time.monotonic() - self._begun, 1e-9)
+        # Speed since this command was started; it includes runs that train at the same time.
+        speed = (work - self._work_before) / max(time.monotonic() - self._started, 1e-9)
         return (len(self._names) - work) / speed if speed > 0 else None
 
-    def _work(self, begun: Mapping[str, _State]) -> float:
-        return len(self._ended) + sum(state.fraction for state in begun.values())
+    def _work(self, running: Mapping[str, _Progress]) -> float:
+        """Finished runs, plus the fractions of the unfinished ones."""
+        return len(self._finished) + sum(progress.fraction for progress in running.values())
 
-    def _facts(self, begun: Mapping[str, _State]) -> list[str]:
-        left = self._seconds_left(self._work(begun))
-        unfinished = len(self._ended) < len(self._names)
-        return [
-            f"{len(self._ended)}/{len(self._names)} cells",
-            *([f"{clock(left)} left"] if left is not None and unfinished else []),
-        ]
+    def _facts(self, running: Mapping[str, _Progress]) -> list[str]:
+        left = self._seconds_left(self._work(running))
+        unfinished = len(self._finished) < len(self._names)
+        count = f"{len(self._finished)}/{len(self._names)} runs"
+        return [count, f"{clock(left)} left"] if left is not None and unfinished else [count]
 
     def _outcome(self, name: str) -> str:
-        entry = json.loads((self._cells / name / "result.json").read_text(encoding="utf-8"))
-        told = (
-            f"failed: {entry['failure']}"
-            if entry["failure"]
-            else f"{entry['steps']} steps in {clock(entry['seconds'])}"
-        )
-        return f"{name}  {told}"
+        result = json.loads((self._folder / name / "result.json").read_text(encoding="utf-8"))
+        if result["failure"]:
+            return f"{name}  failed: {result['failure']}"
+        return f"{name}  {result['steps']} steps in {clock(result['seconds'])}"
 
-    def _has_ended(self, name: str) -> bool:
-        return (self._cells / name / "result.json").exists()
+    def _is_finished(self, name: str) -> bool:
+        return (self._folder / name / "result.json").exists()
 
-    def _begun_cells(self) -> dict[str, _State]:
-        states = {name: self._state(name) for name in self._names if name not in self._ended}
-        return {name: state for name, state in states.items() if state is not None}
+    def _running(self) -> dict[str, _Progress]:
+        found = {name: self._progress(name) for name in self._names if name not in self._finished}
+        return {name: progress for name, progress in found.items() if progress is not None}
 
-    def _state(self, name: str) -> _State | None:
-        """By the last line of metrics.jsonl."""
+    def _progress(self, name: str) -> _Progress | None:
+        """From the last line of metrics.jsonl."""
         try:
-            with open(self._cells / name / "metrics.jsonl", "rb") as file:
+            with open(self._folder / name / "metrics.jsonl", "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
                 record = json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])
                 changed_at = os.fstat(file.fileno()).st_mtime
             fraction = self._budget.progress(record["step"], record["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):  # not there yet, or a line half written
+        except (OSError, ValueError, KeyError, TypeError):  # no file yet, or an incomplete last line
             return None
-        return _State(record["step"], min(1.0, fraction), changed_at)
+        return _Progress(record["step"], min(1.0, fraction), changed_at)
 
-    def _render(self, begun: Mapping[str, _State]) -> Group:
+    def _render(self, running: Mapping[str, _Progress]) -> Group:
         rows = Table.grid(padding=(0, 2))
-        rows.add_row(self._bar(self._work(begun) / len(self._names)), *map(Text, self._facts(begun)))
-        for name, state in begun.items():
-            if state.changed_at >= self._begun_at:
-                doing = f"step {state.step}" if state.fraction < 1 else "scoring"
-                rows.add_row(self._bar(state.fraction), Text(name, style="dim"), Text(doing, style="dim"))
+        rows.add_row(_bar(self._work(running) / len(self._names)), *map(Text, self._facts(running)))
+        for name, progress in running.items():
+            if progress.changed_at >= self._started_at:
+                activity = f"step {progress.step}" if progress.fraction < 1 else "scoring"
+                rows.add_row(_bar(progress.fraction), Text(name, style="dim"), Text(activity, style="dim"))
         return Group(rows)
 
-    def _bar(self, fraction: float) -> ProgressBar:
-        return ProgressBar(total=1.0, completed=fraction, width=30)
+
+def _bar(fraction: float) -> ProgressBar:
+    return ProgressBar(total=1.0, completed=fraction, width=30)

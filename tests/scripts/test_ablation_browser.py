@@ -1,4 +1,4 @@
-"""The page of an ablation in a real browser: what it shows can be seen, heard, sorted and voted on."""
+"""The page of an ablation in Chromium: images, players, sorting and the blind test work."""
 
 import csv
 import itertools
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from ablation_inputs import CLIPS, STRATEGIES, make_ablation
+from ablation_inputs import CLIPS, STRATEGIES, fail, make_ablation
 from browser import CHROMIUM, Browser, chromium
-from scripts.ablation.report.page import write_ablation_report
+from scripts.ablation.report import write_ablation_report
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 COLUMNS = ["trial", "time", "mode", "random_seed", "clip", "training_seed", "a", "b", "x", "answer", "correct"]
 PLAYERS = "[...document.querySelectorAll('audio')]"
@@ -34,7 +34,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(started: Browser, page: Path) -> Iterator[Browser]:
-    """The page, opened anew and with no votes; a test fails on anything its console complains about."""
+    """The page, newly loaded and without votes. The test fails if the console shows an error or warning."""
     started.open(page)
     started.run("localStorage.clear()")
     started.open(page)
@@ -78,14 +78,14 @@ def text(browser: Browser, selector: str) -> str:
     return str(browser.run(f"document.querySelector({json.dumps(selector)}).textContent"))
 
 
-def test_the_page_loads_nothing_and_complains_about_nothing(browser: Browser, page: Path) -> None:
+def test_the_page_makes_no_requests_and_logs_no_errors(browser: Browser, page: Path) -> None:
     browser.open(page)
     assert browser.run("document.title") == "a <b> & c"
-    foreign = [url for url in browser.requests if not url.startswith("data:") and url != page.as_uri()]
-    assert foreign == []
+    external = [url for url in browser.requests if not url.startswith("data:") and url != page.as_uri()]
+    assert external == []
 
 
-def test_pictures_are_decoded_and_sounds_can_be_played(browser: Browser) -> None:
+def test_images_are_decoded_and_samples_can_be_played(browser: Browser) -> None:
     shown = len(CLIPS) * (1 + len(STRATEGIES))
     assert browser.run("document.images.length") == 2 * shown  # both seeds
     assert browser.run("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
@@ -101,7 +101,7 @@ def test_pictures_are_decoded_and_sounds_can_be_played(browser: Browser) -> None
     browser.wait(f"{first}.paused && {second}.currentTime > 0")  # one at a time
 
 
-def test_short_sounds_can_be_played_and_searched(started: Browser, tmp_path: Path) -> None:
+def test_short_samples_can_be_played_and_seeked(started: Browser, tmp_path: Path) -> None:
     started.open(
         write_ablation_report(make_ablation(tmp_path / "run", seeds=(0,), settings={"default": {}}, seconds=0.2))
     )
@@ -125,7 +125,7 @@ def test_one_seed_is_shown_at_a_time(browser: Browser) -> None:
     assert visible() == ["1"] * len(CLIPS)
 
 
-def test_a_click_on_a_heading_sorts_and_a_second_one_reverses(browser: Browser) -> None:
+def test_a_click_on_a_heading_sorts_and_a_second_click_reverses(browser: Browser) -> None:
     def column(index: int) -> list[str]:
         cells = f"[...document.querySelector('.sortable').tBodies[0].rows].map((row) => row.cells[{index}].textContent)"
         return browser.run(cells)
@@ -136,7 +136,7 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_reverses(browser: Browser) 
     assert column(0) == ["weighted_sum", "encodec", "pcgrad"]
     click(browser, head(0))
     assert column(0) == ["encodec", "pcgrad", "weighted_sum"]
-    click(browser, head(1))  # SI-SDR grows in this order
+    click(browser, head(1))  # SI-SDR increases in this order
     assert column(0) == ["encodec", "pcgrad", "weighted_sum"]
     assert browser.run("document.querySelectorAll('.sortable')[0].querySelectorAll('[aria-sort]').length") == 1
     click(browser, head(1))
@@ -144,11 +144,9 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_reverses(browser: Browser) 
     assert browser.run("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "descending"
 
 
-def test_a_row_without_a_value_goes_last_either_way(started: Browser, tmp_path: Path) -> None:
+def test_a_row_without_a_value_is_last_in_both_orders(started: Browser, tmp_path: Path) -> None:
     folder = make_ablation(tmp_path / "run", seeds=(0,), settings={"default": {}})
-    entry = json.loads((folder / "runs" / "encodec.default.seed0" / "result.json").read_text())
-    lost = {**entry, "failure": "the loss l1 is NaN at step 3", "scores": {}, "clips": {}}
-    (folder / "runs" / "encodec.default.seed0" / "result.json").write_text(json.dumps(lost))
+    fail(folder / "runs" / "encodec.default.seed0", "the loss l1 is NaN at step 3")
     started.open(write_ablation_report(folder))
     for column, _ in itertools.product((2, 3), range(2)):
         click(started, f".sortable thead th:nth-child({column}) button")
@@ -156,9 +154,9 @@ def test_a_row_without_a_value_goes_last_either_way(started: Browser, tmp_path: 
         assert started.run(rows)[-1] == "encodec"
 
 
-def test_trials_are_counted_tested_kept_and_exported(browser: Browser, page: Path, tmp_path: Path) -> None:
+def test_votes_are_counted_stored_and_exported(browser: Browser, page: Path, tmp_path: Path) -> None:
     vote(browser, "aababbaba")
-    browser.open(page)  # votes outlive the page
+    browser.open(page)  # votes survive a reload
     votes = exported(browser, tmp_path)
     assert [row["answer"] for row in votes] == list("aababbaba")
     assert [row["trial"] for row in votes] == [str(i) for i in range(1, 10)]
@@ -183,8 +181,8 @@ def test_trials_are_counted_tested_kept_and_exported(browser: Browser, page: Pat
     assert browser.run("JSON.parse(localStorage.getItem('blind test of a <b> & c'))") == []
 
 
-def test_x_sounds_like_the_one_it_is(browser: Browser, tmp_path: Path) -> None:
-    """A listener who compares what is played is always right."""
+def test_x_plays_the_same_audio_as_its_strategy(browser: Browser, tmp_path: Path) -> None:
+    """A listener who compares the audio is always right."""
     browser.run("window.played = []; HTMLMediaElement.prototype.play = function () { window.played.push(this.src); }")
     for _ in range(6):
         for which in "abx":
@@ -199,7 +197,7 @@ def test_x_sounds_like_the_one_it_is(browser: Browser, tmp_path: Path) -> None:
 def test_the_preference_mode_plays_the_reference(browser: Browser, tmp_path: Path) -> None:
     browser.run("window.played = []; HTMLMediaElement.prototype.play = function () { window.played.push(this.src); }")
     click(browser, "[name=mode][value=preference]")
-    assert text(browser, "#question") == "closer to the reference is"
+    assert text(browser, "#question") == "Closer to the reference is"
     click(browser, "[data-play=x]")
     assert browser.run("[...document.querySelectorAll('[data-reference]')].some((a) => a.src === window.played[0])")
     vote(browser, "ab")
@@ -211,7 +209,7 @@ def test_the_preference_mode_plays_the_reference(browser: Browser, tmp_path: Pat
     assert "Preferences: 2" in text(browser, "#summary")
 
 
-def test_a_random_seed_gives_the_same_trials_again(browser: Browser, tmp_path: Path) -> None:
+def test_a_random_seed_repeats_the_trials(browser: Browser, tmp_path: Path) -> None:
     drawn = []
     for seed, folder in (("listener 7", "first"), ("listener 7", "second"), ("8", "third")):
         browser.run("localStorage.clear()")
@@ -227,7 +225,7 @@ def test_a_random_seed_gives_the_same_trials_again(browser: Browser, tmp_path: P
     assert {x for *_, x in drawn[0]} == {"a", "b"}
 
 
-def test_trials_can_be_narrowed_to_a_pair_and_a_clip(browser: Browser, tmp_path: Path) -> None:
+def test_trials_can_be_restricted_to_a_pair_and_a_clip(browser: Browser, tmp_path: Path) -> None:
     choose(browser, "first", "encodec")
     choose(browser, "second", "pcgrad")
     choose(browser, "clip", "speech-b")
@@ -237,18 +235,18 @@ def test_trials_can_be_narrowed_to_a_pair_and_a_clip(browser: Browser, tmp_path:
     assert {(row["clip"], *sorted((row["a"], row["b"]))) for row in rows} == {("speech-b", "encodec", "pcgrad")}
     assert {row["a"] for row in rows} == {"encodec", "pcgrad"}  # either may be A
     choose(browser, "second", "encodec")
-    assert "choose two different strategies" in text(browser, "#status")
+    assert "Choose two different strategies" in text(browser, "#status")
     assert browser.run("[...document.querySelectorAll('#trial button')].every((button) => button.disabled)")
 
 
-def test_the_binomial_test_is_scipys(browser: Browser) -> None:
+def test_the_binomial_test_equals_scipys(browser: Browser) -> None:
     for k, n in [(0, 1), (1, 1), (3, 9), (9, 9), (60, 100), (500, 2000), (1600, 3000)]:
         one, two = browser.run(f"[atLeast({k}, {n}), twoSided({k}, {n})]")
         assert one == pytest.approx(binomtest(k, n, alternative="greater").pvalue, rel=1e-9, abs=1e-300)
         assert two == pytest.approx(binomtest(k, n).pvalue, rel=1e-9)
 
 
-def test_the_page_follows_the_colour_scheme_and_prints_without_players(browser: Browser) -> None:
+def test_the_page_follows_the_color_scheme_and_prints_without_players(browser: Browser) -> None:
     def background() -> str:
         return str(browser.run("getComputedStyle(document.body).backgroundColor"))
 
@@ -267,8 +265,8 @@ def test_the_page_follows_the_colour_scheme_and_prints_without_players(browser: 
     browser.send("Emulation.setEmulatedMedia", media="")
 
 
-def test_a_page_without_cells_complains_about_nothing(started: Browser, tmp_path: Path) -> None:
+def test_a_page_without_runs_logs_no_errors(started: Browser, tmp_path: Path) -> None:
     started.problems.clear()
     started.open(write_ablation_report(tmp_path))
-    assert "No cell has finished yet." in text(started, "header")
+    assert "No run has finished yet." in text(started, "header")
     assert started.problems == []

@@ -1,4 +1,4 @@
-"""Intervals, paired tests and corrections against scipy and numbers worked by hand."""
+"""Intervals, paired tests and Holm's correction, against scipy and hand calculations."""
 
 import math
 
@@ -17,14 +17,14 @@ from scripts.ablation.report.statistics import (
 NAN = math.nan
 
 
-def test_the_interval_of_three_values_worked_by_hand() -> None:
+def test_the_interval_of_three_values_calculated_by_hand() -> None:
     mean, half_width, count = mean_interval(np.array([1.0, 2.0, NAN, 6.0]))
     # Deviations -2, -1, 3: variance 14 / 2, standard error sqrt(7 / 3); t(0.975, 2) = 4.302653.
     assert (mean, count) == (3.0, 3)
     assert half_width == pytest.approx(4.30265273 * math.sqrt(7 / 3), rel=1e-9)
 
 
-def test_the_interval_is_scipys() -> None:
+def test_the_interval_equals_scipys() -> None:
     values = np.random.default_rng(0).normal(5, 2, size=7)
     low, high = stats.t.interval(0.95, 6, loc=values.mean(), scale=stats.sem(values))
     mean, half_width, _ = mean_interval(values)
@@ -32,7 +32,7 @@ def test_the_interval_is_scipys() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [NAN], [math.inf]])
-def test_no_value_has_no_mean(values: list[float]) -> None:
+def test_without_a_finite_value_the_mean_is_nan(values: list[float]) -> None:
     mean, half_width, count = mean_interval(np.array(values))
     assert count == 0
     assert np.isnan([mean, half_width]).all()
@@ -51,10 +51,10 @@ def scores(rng: np.random.Generator, seeds: int, clips: int) -> dict[int, dict[s
 @pytest.mark.parametrize("seeds", [2, 3, 8])
 def test_several_seeds_are_tested_by_the_paired_t_test(seeds: int) -> None:
     rng = np.random.default_rng(seeds)
-    strategy, reference = scores(rng, seeds, 5), scores(rng, seeds, 5)
-    means = [[np.mean(list(scores[seed].values())) for seed in range(seeds)] for scores in (strategy, reference)]
+    strategy, baseline = scores(rng, seeds, 5), scores(rng, seeds, 5)
+    means = [[np.mean(list(scores[seed].values())) for seed in range(seeds)] for scores in (strategy, baseline)]
     expected = stats.ttest_rel(*means)
-    difference = paired_difference(strategy, reference)
+    difference = paired_difference(strategy, baseline)
     assert difference is not None
     assert (difference.test, difference.n, difference.interval.n) == ("t", seeds, seeds)
     assert difference.p == pytest.approx(expected.pvalue, rel=1e-9)
@@ -65,10 +65,10 @@ def test_several_seeds_are_tested_by_the_paired_t_test(seeds: int) -> None:
 
 def test_one_seed_is_tested_over_its_clips_by_wilcoxon() -> None:
     rng = np.random.default_rng(1)
-    strategy, reference = scores(rng, 1, 9), scores(rng, 1, 9)
-    reference[5] = {"clip0": 100.0}  # a seed that the strategy has not finished
-    pairs = [[scores[0][f"clip{c}"] for c in range(9)] for scores in (strategy, reference)]
-    difference = paired_difference(strategy, reference)
+    strategy, baseline = scores(rng, 1, 9), scores(rng, 1, 9)
+    baseline[5] = {"clip0": 100.0}  # the strategy has no run with this seed
+    pairs = [[scores[0][f"clip{c}"] for c in range(9)] for scores in (strategy, baseline)]
+    difference = paired_difference(strategy, baseline)
     assert difference is not None
     assert (difference.test, difference.n) == ("Wilcoxon", 9)
     assert difference.p == pytest.approx(stats.wilcoxon(*pairs).pvalue, rel=1e-12)
@@ -78,8 +78,8 @@ def test_one_seed_is_tested_over_its_clips_by_wilcoxon() -> None:
 
 def test_pairs_need_the_same_seed_and_clip_with_a_finite_score() -> None:
     strategy = {0: {"a": 1.0, "b": 9.0, "c": NAN}, 1: {"a": 2.0}, 2: {"a": NAN}}
-    reference = {0: {"a": 0.5, "c": 1.0, "d": 3.0}, 1: {"a": 1.0}, 2: {"a": 1.0}, 3: {"a": 0.0}}
-    difference = paired_difference(strategy, reference)
+    baseline = {0: {"a": 0.5, "c": 1.0, "d": 3.0}, 1: {"a": 1.0}, 2: {"a": 1.0}, 3: {"a": 0.0}}
+    difference = paired_difference(strategy, baseline)
     assert difference is not None
     assert (difference.test, difference.n) == ("t", 2)
     assert difference.interval.mean == 0.75  # of 0.5 and 1
@@ -89,23 +89,23 @@ def test_pairs_need_the_same_seed_and_clip_with_a_finite_score() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_the_same_scores_do_not_differ(seeds: int) -> None:
+def test_equal_scores_have_no_difference(seeds: int) -> None:
     same = scores(np.random.default_rng(2), seeds, 4)
     difference = paired_difference(same, same)
     assert difference is not None
     assert (difference.interval.mean, difference.p) == (0.0, 1.0)
 
 
-def test_differences_without_spread_are_not_tested() -> None:
+def test_differences_without_variance_are_not_tested() -> None:
     difference = paired_difference({0: {"a": 2.0}, 1: {"a": 3.0}}, {0: {"a": 1.0}, 1: {"a": 2.0}})
     assert difference is not None
     assert difference.interval == (1.0, 0.0, 2)
     assert math.isnan(difference.p)
 
 
-def test_holm_on_numbers_worked_by_hand() -> None:
+def test_holm_against_a_hand_calculation() -> None:
     p = np.array([0.01, NAN, 0.04, 0.03, 0.005])
-    # In order: 4 · 0.005, 3 · 0.01, 2 · 0.03, and 0.04, which may not fall below the one before.
+    # In order: 4 · 0.005, 3 · 0.01, 2 · 0.03, and 0.04, which is raised to the value before it.
     assert holm(p).tolist() == pytest.approx([0.03, NAN, 0.06, 0.06, 0.02], nan_ok=True)
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
     assert holm(np.array([0.04])).tolist() == [0.04]

@@ -1,4 +1,4 @@
-"""A finished ablation so small that its page takes seconds: tones, three strategies, two seeds, two weight settings."""
+"""A synthetic finished ablation: tones, three strategies, two seeds, two weight settings."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -27,30 +27,30 @@ def make_ablation(
     loss_ablations: Mapping[str, str] | None = None,
     seconds: float = 0.5,
 ) -> Path:
-    """Writes the folder; scores follow from strategy, seed and clip through `score`.
+    """Writes the folder. Scores are those of `score`.
 
     Args:
-        loss_ablations: strategy to "single_loss" or "leave_one_out", further cells of every seed and setting.
-        seconds: of the samples.
+        loss_ablations: Strategy -> "single_loss" or "leave_one_out": more runs for every seed and setting.
+        seconds: Duration of the samples.
     """
     kinds: dict[str, str | None] = dict.fromkeys(strategies)
     kinds |= loss_ablations or {}
     for weights, factors in settings.items():
         for strategy, loss_ablation in kinds.items():
             for seed in seeds:
-                entry = cell_entry(strategy, weights, seed, list(kinds).index(strategy), factors, loss_ablation)
-                write_cell(folder, entry, seconds)
-    text = f"name: {folder.name}\nstart: a common checkpoint\nsteps: 40\nstrategies:\n- encodec\n"
+                result = run_result(strategy, weights, seed, list(kinds).index(strategy), factors, loss_ablation)
+                write_run(folder, result, seconds)
+    text = f"name: {folder.name}\nstart: from_base\nsteps: 40\nstrategies:\n- encodec\n"
     (folder / "ablation.yaml").write_text(text, encoding="utf-8")
     return folder
 
 
 def score(place: int, seed: int, clip: int) -> float:
-    """Better with the place of the strategy; seeds and clips shift all strategies alike, and each a little."""
+    """Increases with the place of the strategy; seeds and clips shift all strategies almost equally."""
     return 10.0 + place + 3.0 * clip + 0.5 * seed + 0.1 * np.sin(7 * place + 3 * seed + clip)
 
 
-def cell_entry(
+def run_result(
     strategy: str,
     weights: str,
     seed: int,
@@ -73,7 +73,7 @@ def cell_entry(
         for metric in ("mel_distance", "si_sdr_db", "pesq")
     }
     return {
-        "cell": f"{strategy}.{weights}.seed{seed}",
+        "run": f"{strategy}.{weights}.seed{seed}",
         "strategy": strategy,
         "weights": weights,
         "weight_factors": dict(factors or {}),
@@ -90,26 +90,31 @@ def cell_entry(
     }
 
 
-def write_cell(folder: Path, entry: Mapping[str, Any], seconds: float = 0.5) -> Path:
-    cell = folder / "runs" / entry["cell"]
-    (cell / "samples").mkdir(parents=True)
-    generator = np.random.default_rng([entry["seed"], len(entry["strategy"])])
-    for clip in entry["clips"]:
+def write_run(folder: Path, result: Mapping[str, Any], seconds: float = 0.5) -> Path:
+    run = folder / "runs" / result["run"]
+    (run / "samples").mkdir(parents=True)
+    generator = np.random.default_rng([result["seed"], len(result["strategy"])])
+    for clip in result["clips"]:
         audio = tone(clip, seconds)
-        soundfile.write(cell / "samples" / f"{clip}.reference.wav", audio, RATE)
+        soundfile.write(run / "samples" / f"{clip}.reference.wav", audio, RATE)
         for step, level in ((20, 0.2), (40, 0.05)):
             noisy = audio + level * generator.normal(size=len(audio))
-            soundfile.write(cell / "samples" / f"{clip}.step{step:07d}.wav", noisy, RATE)
-    lines = [*_train(entry["seed"], 0.1 * len(entry["strategy"])), *_validation(entry["seed"])]
-    (cell / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    fail(cell, entry)
-    return cell
+            soundfile.write(run / "samples" / f"{clip}.step{step:07d}.wav", noisy, RATE)
+    lines = [*_train(result["seed"], 0.1 * len(result["strategy"])), *_validation(result["seed"])]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    return run
 
 
-def fail(cell: Path, entry: Mapping[str, Any], reason: str | None = None) -> None:
-    """Writes result.json, with `reason` that of a cell that diverged."""
-    lost = {"failure": reason, "scores": {}, "clips": {}} if reason else {}
-    (cell / "result.json").write_text(json.dumps({**entry, **lost}), encoding="utf-8")
+def rewrite(run: Path, **changes: Any) -> None:
+    """Changes entries of result.json."""
+    path = run / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def fail(run: Path, reason: str) -> None:
+    """Turns a run into one that diverged."""
+    rewrite(run, failure=reason, scores={}, clips={})
 
 
 def _train(seed: int, level: float) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 "use strict";
 
-// Tables: a click on a heading sorts the rows of each body; what has no value goes last.
+// Tables: clicking a heading sorts the rows of each body. Rows without a value come last.
 for (const heading of document.querySelectorAll(".sortable thead tr:last-child th")) {
   heading.firstElementChild.addEventListener("click", () => {
     const table = heading.closest("table");
@@ -20,7 +20,7 @@ for (const heading of document.querySelectorAll(".sortable thead tr:last-child t
   });
 }
 
-// Listening: one seed at a time, one sound at a time.
+// Listening: shows one seed at a time and plays one sample at a time.
 const seedChoice = document.getElementById("seed");
 function showSeed() {
   for (const clip of document.querySelectorAll("section.clip")) clip.hidden = clip.dataset.seed !== seedChoice.value;
@@ -45,18 +45,18 @@ function blindTest(form) {
   const status = document.getElementById("status");
   const player = new Audio();
   const choices = form.elements;
-  const sounds = [...document.querySelectorAll("audio[data-clip]")];
-  const ofStrategies = sounds.filter((audio) => !("reference" in audio.dataset));
+  const players = [...document.querySelectorAll("audio[data-clip]")];
+  const estimates = players.filter((audio) => !("reference" in audio.dataset));
   const unique = (values) => [...new Set(values)];
   let votes = stored();
   let random, trial;
 
   for (const [name, field] of [["first", "label"], ["second", "label"], ["clip", "clip"]]) {
-    for (const value of unique(ofStrategies.map((audio) => audio.dataset[field]))) {
+    for (const value of unique(estimates.map((audio) => audio.dataset[field]))) {
       choices[name].append(new Option(value, value));
     }
   }
-  form.addEventListener("change", restart);  // so that a random seed stands for the same trials of the same settings
+  form.addEventListener("change", restart);  // the same random seed and choices give the same trials
   form.addEventListener("submit", (event) => event.preventDefault());
   for (const button of form.querySelectorAll("[data-play]")) button.addEventListener("click", () => play(button));
   for (const button of form.querySelectorAll("[data-answer]")) {
@@ -65,7 +65,7 @@ function blindTest(form) {
   player.addEventListener("ended", () => press(null));
   document.getElementById("export").addEventListener("click", save);
   document.getElementById("clear").addEventListener("click", () => {
-    if (votes.length && confirm(`Forget ${votes.length} votes?`)) {
+    if (votes.length && confirm(`Delete ${votes.length} votes?`)) {
       votes = [];
       store();
       summarize();
@@ -79,16 +79,16 @@ function blindTest(form) {
     draw();
   }
 
-  // Draws a clip, then two strategies that were trained from the same seed.
+  // Draws a clip, then two strategies that were trained with the same seed.
   function draw() {
     stop();
     const one = choices.first.value, other = choices.second.value, clip = choices.clip.value;
     const pairs = {};
-    for (const a of ofStrategies) {
-      for (const b of ofStrategies) {
-        const together = a.dataset.clip === b.dataset.clip && a.dataset.seed === b.dataset.seed;
+    for (const a of estimates) {
+      for (const b of estimates) {
+        const sameClip = a.dataset.clip === b.dataset.clip && a.dataset.seed === b.dataset.seed;
         const wanted = (first, second) => (!one || one === first) && (!other || other === second);
-        if (!together || a === b || (clip && clip !== a.dataset.clip)) continue;
+        if (!sameClip || a === b || (clip && clip !== a.dataset.clip)) continue;
         if (!wanted(a.dataset.label, b.dataset.label) && !wanted(b.dataset.label, a.dataset.label)) continue;
         (pairs[JSON.stringify([a.dataset.clip, a.dataset.seed])] ||= []).push([a, b]);
       }
@@ -98,15 +98,15 @@ function blindTest(form) {
     if (clips.length) {
       const [a, b] = pick(pick(clips));
       const { clip: name, seed } = a.dataset;
-      const reference = sounds.find((s) => "reference" in s.dataset && s.dataset.clip === name && s.dataset.seed === seed);
+      const reference = players.find((s) => "reference" in s.dataset && s.dataset.clip === name && s.dataset.seed === seed);
       const x = mode === "abx" ? pick(["a", "b"]) : "";
       trial = { mode, a, b, x, third: mode === "abx" ? { a, b }[x] : reference };
       status.textContent = `Trial ${votes.length + 1}.`;
     } else {
-      status.textContent = "No clip has been coded by both of these; choose two different strategies.";
+      status.textContent = "These strategies have no clip in common. Choose two different strategies.";
     }
     form.querySelector("[data-play=x]").textContent = mode === "abx" ? "X" : "reference";
-    document.getElementById("question").textContent = mode === "abx" ? "X is" : "closer to the reference is";
+    document.getElementById("question").textContent = mode === "abx" ? "X is" : "Closer to the reference is";
     for (const button of form.querySelectorAll("button")) button.disabled = !trial;
   }
 
@@ -118,7 +118,7 @@ function blindTest(form) {
     stop();
     const which = button.dataset.play;
     if (which === "stop") return;
-    for (const audio of sounds) audio.pause();
+    for (const audio of players) audio.pause();
     player.src = (which === "x" ? trial.third : trial[which]).src;
     player.play();
     press(button);
@@ -144,13 +144,13 @@ function blindTest(form) {
     store();
     draw();
     summarize();
-    const said = mode === "abx" ? (correct ? "Correct." : `Wrong, X was ${x.toUpperCase()}.`) : "Noted.";
-    status.textContent = `${said} ${status.textContent}`;
+    const feedback = mode === "abx" ? (correct ? "Correct." : `Wrong, X was ${x.toUpperCase()}.`) : "Saved.";
+    status.textContent = `${feedback} ${status.textContent}`;
   }
 
   function summarize() {
     const { trials, correct, preferences } = counts(votes);
-    const p = trials ? `; by guessing, as many or more have a probability of ${shown(atLeast(correct, trials))}` : "";
+    const p = trials ? `; probability by guessing: ${shown(atLeast(correct, trials))}` : "";
     document.getElementById("summary").textContent =
       `A/B/X: ${trials} trials, ${correct} correct${p}. Preferences: ${preferences}.`;
     const groups = {};
@@ -188,7 +188,7 @@ function blindTest(form) {
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
-  // A browser may refuse to store; votes then last as long as the page.
+  // If the browser refuses to store data, votes are lost when the page is closed.
   function stored() {
     try {
       return JSON.parse(localStorage.getItem(key)) || [];
@@ -201,12 +201,12 @@ function blindTest(form) {
     try {
       localStorage.setItem(key, JSON.stringify(votes));
     } catch {
-      document.getElementById("export").textContent = "export votes as CSV (this browser does not keep them)";
+      document.getElementById("export").textContent = "export votes as CSV (this browser does not store them)";
     }
   }
 }
 
-// P(at least k of n) when each is a toss of a coin; in logarithms, so that n may be large.
+// P(at least k of n successes) for a fair coin. In logarithms, so that large n do not underflow.
 function atLeast(k, n) {
   let log = -n * Math.LN2, sum = 0;
   for (let i = 0; i <= n; i++) {
@@ -224,7 +224,7 @@ function shown(p) {
   return p < 0.001 ? "< 0.001" : p.toFixed(3);
 }
 
-// FNV-1a of the text starts mulberry32: the same trials for the same seed in every browser.
+// mulberry32, seeded by the FNV-1a hash of the text: the same seed gives the same trials in every browser.
 function generator(text) {
   let state = 0x811c9dc5;
   for (const character of text) state = Math.imul(state ^ character.codePointAt(0), 0x01000193);

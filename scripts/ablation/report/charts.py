@@ -1,4 +1,4 @@
-"""The curves of an ablation: small multiples with the same axes, seeds averaged."""
+"""The curves of an ablation: groups of small charts with common axes, averaged over seeds."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,87 +12,86 @@ from codec.evaluation.report.charts import Series, area_chart, colors, line_char
 from codec.evaluation.report.page import Chart, read_metrics
 from scripts.ablation.report.runs import Condition, number
 
-__all__ = ["Multiples", "curves"]
+__all__ = ["ChartGroup", "chart_groups"]
 
 Record = Mapping[str, Any]
 
-_A_PANEL = 7  # strategies in one panel beside the reference, as many as there are colours
-_REFERENCE_COLOR = "#8a8a8a"
+_STRATEGIES_PER_CHART = 7  # beside the baseline: one per color
+_BASELINE_COLOR = "#8a8a8a"
 _VALIDATION = {f"all/{metric}": describe(metric).heading for metric in ("mel_distance", "si_sdr_db", "ripple_db")}
 
 
-class Multiples(NamedTuple):
-    """Charts; those of one title have the same axes, and all when there is one legend for them."""
+class ChartGroup(NamedTuple):
+    """Charts under one heading; charts with the same title have the same axes."""
 
     title: str
     charts: Sequence[Chart]
-    legend: Sequence[tuple[str, str]] = ()  # of all of them
+    legend: Sequence[tuple[str, str]] = ()  # common to all charts; then these also share their axes
 
 
-class _Run(NamedTuple):
-    """The records of a condition, a list per seed."""
+class _Curves(NamedTuple):
+    """The logged records of one condition, a list per seed."""
 
     label: str
-    is_reference: bool
+    is_baseline: bool
     train: Sequence[Sequence[Record]]
     validation: Sequence[Sequence[Record]]
 
 
-def curves(conditions: Sequence[Condition], reference: str) -> tuple[list[Multiples], list[str]]:
-    """Losses, validation scores, gradient shares and cosines of the finished cells of one setting of the weights.
+def chart_groups(conditions: Sequence[Condition], baseline: str) -> tuple[list[ChartGroup], list[str]]:
+    """Charts of losses, validation scores, gradient shares and cosines over the steps, for one weight setting.
 
     Returns:
-        What there is to draw, and a line for each metrics.jsonl that is not whole.
+        The groups that have a chart, and a note for each incomplete metrics.jsonl.
     """
-    runs, notes = [], []
+    all_curves, notes = [], []
     for condition in conditions:
         train, validation = [], []
-        for cell in condition.finished:
-            records, unread = read_metrics(cell.folder / "metrics.jsonl")
-            notes += [f"{cell.folder.name}: {note}" for note in unread]
+        for run in condition.finished:
+            records, unreadable = read_metrics(run.folder / "metrics.jsonl")
+            notes += [f"{run.folder.name}: {note}" for note in unreadable]
             train.append([record for record in records if record["split"] == "train"])
             validation.append([record for record in records if record["split"] == "validation"])
-        is_reference = condition.strategy == reference and condition.loss_ablation is None
-        runs.append(_Run(condition.strategy, is_reference, train, validation))
-    every_train = [record for run in runs for records in run.train for record in records]
-    losses, shares, cosines = (_named(every_train, prefix) for prefix in ("loss/", "share/", "cosine/"))
+        all_curves.append(_Curves(condition.strategy, condition.is_strategy(baseline), train, validation))
+    train_records = [record for curves in all_curves for records in curves.train for record in records]
+    losses, shares, cosines = (_keys_with(train_records, prefix) for prefix in ("loss/", "share/", "cosine/"))
     pairs = {key: name.replace("/", " and ") for key, name in cosines.items()}
-    multiples = [
-        Multiples("Training losses", _strategies_over_steps(runs, "train", losses, smooth=True)),
-        Multiples("Held-out scores over steps", _strategies_over_steps(runs, "validation", _VALIDATION)),
-        _losses_of_each("Share of the balanced gradient", runs, shares, stacked=True),
-        _losses_of_each("Cosine between gradients", runs, pairs, stacked=False),
+    groups = [
+        ChartGroup("Training losses", _charts_per_metric(all_curves, "train", losses, smooth=True)),
+        ChartGroup("Held-out scores", _charts_per_metric(all_curves, "validation", _VALIDATION)),
+        _charts_per_strategy("Share of the balanced gradient", all_curves, shares, stacked=True),
+        _charts_per_strategy("Cosine between gradients", all_curves, pairs, stacked=False),
     ]
-    return [group for group in multiples if group.charts], notes
+    return [group for group in groups if group.charts], notes
 
 
-def _strategies_over_steps(
-    runs: Sequence[_Run], split: str, named: Mapping[str, str], smooth: bool = False
+def _charts_per_metric(
+    all_curves: Sequence[_Curves], split: str, titles: Mapping[str, str], smooth: bool = False
 ) -> list[Chart]:
-    """Panels of a few strategies each for every quantity, the reference in grey in all of them."""
+    """For each metric, charts with a few strategies each; the baseline is in all of them, in gray."""
     charts = []
-    for key, title in named.items():
+    for key, title in titles.items():
         lines = []
-        for run in runs:
-            steps, (values,) = _averaged(getattr(run, split), [key])
+        for curves in all_curves:
+            steps, (values,) = _mean_over_seeds(getattr(curves, split), [key])
             if np.isfinite(values).any():
-                lines.append((run.is_reference, Series(run.label, steps, values, _REFERENCE_COLOR)))
+                lines.append((curves.is_baseline, Series(curves.label, steps, values, _BASELINE_COLOR)))
         if not lines:
             continue
         log, limits = _value_axis(np.concatenate([line.values for _, line in lines]))
-        extent = _extent(line for _, line in lines)
-        common = [line for is_reference, line in lines if is_reference]
-        others = [line for is_reference, line in lines if not is_reference]
-        for start in range(0, max(1, len(others)), _A_PANEL):
-            few = others[start : start + _A_PANEL]
-            panel = common + [line._replace(color=c) for line, c in zip(few, colors(len(few)), strict=True)]
-            svg = line_chart(panel, log=log, smooth=smooth, limits=limits, steps=extent)
-            charts.append(Chart(title, Markup(svg), [(line.name, line.color) for line in panel]))
+        extent = _step_range(line for _, line in lines)
+        baseline = [line for is_baseline, line in lines if is_baseline]
+        others = [line for is_baseline, line in lines if not is_baseline]
+        for start in range(0, max(1, len(others)), _STRATEGIES_PER_CHART):
+            few = others[start : start + _STRATEGIES_PER_CHART]
+            drawn = baseline + [line._replace(color=c) for line, c in zip(few, colors(len(few)), strict=True)]
+            svg = line_chart(drawn, log=log, smooth=smooth, limits=limits, steps=extent)
+            charts.append(Chart(title, Markup(svg), [(line.name, line.color) for line in drawn]))
     return charts
 
 
 def _value_axis(values: np.ndarray) -> tuple[bool, tuple[float, float]]:
-    """Whether it is logarithmic, as `line_chart` would decide for all panels together, and its limits."""
+    """Whether the common axis is logarithmic (the rule of `line_chart`), and its limits."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low > 0 and high > 30 * low:
         margin = (high / low) ** 0.04
@@ -101,17 +100,19 @@ def _value_axis(values: np.ndarray) -> tuple[bool, tuple[float, float]]:
     return False, (low - margin, high + margin)
 
 
-def _losses_of_each(title: str, runs: Sequence[_Run], named: Mapping[str, str], stacked: bool) -> Multiples:
-    """A panel per strategy, a line or an area per loss or pair of losses."""
+def _charts_per_strategy(
+    title: str, all_curves: Sequence[_Curves], names: Mapping[str, str], stacked: bool
+) -> ChartGroup:
+    """A chart per strategy, with a line or an area for each key of `names`."""
     drawn = []
-    for run in runs:
-        steps, values = _averaged(run.train, list(named))
+    for curves in all_curves:
+        steps, values = _mean_over_seeds(curves.train, list(names))
         if np.isfinite(values).any():
-            palette = zip(named.values(), values, colors(len(named)), strict=True)
-            drawn.append((run.label, [Series(name, steps, row, color) for name, row, color in palette]))
+            rows = zip(names.values(), values, colors(len(names)), strict=True)
+            drawn.append((curves.label, [Series(name, steps, row, color) for name, row, color in rows]))
     if not drawn:
-        return Multiples(title, [])
-    extent = _extent(line for _, series in drawn for line in series)
+        return ChartGroup(title, [])
+    extent = _step_range(line for _, series in drawn for line in series)
     charts = []
     for label, series in drawn:
         if stacked:
@@ -120,35 +121,36 @@ def _losses_of_each(title: str, runs: Sequence[_Run], named: Mapping[str, str], 
             svg = line_chart(series, log=False, smooth=True, limits=(-1.05, 1.05), steps=extent)
         if svg is not None:
             charts.append(Chart(label, Markup(svg), ()))
-    return Multiples(title, charts, list(zip(named.values(), colors(len(named)), strict=True)))
+    return ChartGroup(title, charts, list(zip(names.values(), colors(len(names)), strict=True)))
 
 
-def _extent(lines: Iterable[Series]) -> tuple[float, float] | None:
-    """First and last step of all lines; None when there is only one."""
+def _step_range(lines: Iterable[Series]) -> tuple[float, float] | None:
+    """First and last step of all lines; None if there is only one step."""
     steps = np.concatenate([line.steps for line in lines])
     return (float(steps.min()), float(steps.max())) if steps.min() < steps.max() else None
 
 
-def _averaged(runs: Sequence[Sequence[Record]], keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over seeds at each step that has one of the keys.
+def _mean_over_seeds(seeds: Sequence[Sequence[Record]], keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Means at every step that has one of the keys.
 
-    Shape: -> steps [N], values [keys, N], NaN where nothing is known.
+    Shape: -> steps [N], values [len(keys), N]; NaN where no seed has a finite value.
     """
-    at: dict[int, list[list[float]]] = defaultdict(list)
-    for records in runs:
+    rows_at: dict[int, list[list[float]]] = defaultdict(list)
+    for records in seeds:
         for record in records:
             if any(key in record for key in keys):
-                at[record["step"]].append([number(record.get(key)) for key in keys])
-    steps = sorted(at)
+                rows_at[record["step"]].append([number(record.get(key)) for key in keys])
+    steps = sorted(rows_at)
     values = np.full((len(keys), len(steps)), np.nan)
     for column, step in enumerate(steps):
-        rows = np.array(at[step])
-        known = np.isfinite(rows)
-        sums = np.where(known, rows, 0).sum(0)
-        values[:, column] = np.divide(sums, known.sum(0), out=values[:, column], where=known.any(0))
+        rows = np.array(rows_at[step])
+        finite = np.isfinite(rows)
+        sums = np.where(finite, rows, 0).sum(0)
+        values[:, column] = np.divide(sums, finite.sum(0), out=values[:, column], where=finite.any(0))
     return np.array(steps, dtype=np.float64), values
 
 
-def _named(records: Sequence[Record], prefix: str) -> dict[str, str]:
+def _keys_with(records: Sequence[Record], prefix: str) -> dict[str, str]:
+    """Key -> its name without the prefix."""
     keys = dict.fromkeys(key for record in records for key in record if key.startswith(prefix))
     return {key: key.removeprefix(prefix) for key in keys}

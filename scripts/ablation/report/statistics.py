@@ -1,4 +1,4 @@
-"""What can be said about strategies from a few seeds and clips."""
+"""Confidence intervals and paired tests for a few seeds and clips."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,59 +17,58 @@ __all__ = [
     "smallest_wilcoxon_p",
 ]
 
-LEVEL = 0.05
+LEVEL = 0.05  # significance level
 
 
 class Interval(NamedTuple):
-    """A mean and how well it is known."""
+    """A mean with its 95 % confidence interval."""
 
-    mean: float  # NaN when there is no value
-    half_width: float  # of the 95 % interval; NaN below two values
+    mean: float  # NaN without a value
+    half_width: float  # NaN with fewer than two values
     n: int
 
 
 class Difference(NamedTuple):
-    """A strategy minus the reference, on the same seeds and clips."""
+    """Strategy minus baseline on the same seeds and clips."""
 
     interval: Interval  # over seeds
-    test: str  # "t" over seeds, "Wilcoxon" over the clips of a single seed
-    n: int  # what the test counts: seeds or clips
-    p: float  # two-sided, not corrected
+    test: str  # "t" over seeds, or "Wilcoxon" over the clips of a single seed
+    n: int  # number of seeds or clips that the test uses
+    p: float  # two-sided, uncorrected
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Mean of the finite values with the 95 % interval of Student's t on their number.
+    """Mean of the finite values with its 95 % interval by Student's t.
 
     Shape: values [N].
     """
-    known = values[np.isfinite(values)]
-    n = len(known)
+    finite = values[np.isfinite(values)]
+    n = len(finite)
     if n < 2:
-        return Interval(float(known[0]) if n else np.nan, np.nan, n)
-    half_width = stats.t.isf(LEVEL / 2, n - 1) * known.std(ddof=1) / np.sqrt(n)
-    return Interval(float(known.mean()), float(half_width), n)
+        return Interval(float(finite[0]) if n else np.nan, np.nan, n)
+    half_width = stats.t.isf(LEVEL / 2, n - 1) * finite.std(ddof=1) / np.sqrt(n)
+    return Interval(float(finite.mean()), float(half_width), n)
 
 
 def paired_difference(
-    strategy: Mapping[int, Mapping[str, float]], reference: Mapping[int, Mapping[str, float]]
+    strategy: Mapping[int, Mapping[str, float]], baseline: Mapping[int, Mapping[str, float]]
 ) -> Difference | None:
-    """Mean of score differences, paired by seed and by clip.
+    """Mean difference of scores, paired by seed and clip.
 
-    Each seed gives one number, the mean over the clips that both have a finite score of. Two seeds or more are tested
-    by the paired t-test, which speaks of training runs. A single seed leaves only its clips to test, by Wilcoxon's
-    signed ranks: that speaks of clips under one training run.
+    Each seed contributes one number, the mean over the clips with a finite score in both. With two seeds or more, the
+    paired t-test compares training runs. With one seed, Wilcoxon's signed-rank test compares the clips of one run.
 
     Args:
-        strategy: seed to clip to score.
-        reference: likewise.
+        strategy: Seed -> clip -> score.
+        baseline: The same for the baseline.
 
     Returns:
-        None when no seed and clip are shared.
+        None if no seed and clip are shared.
     """
     per_seed = []
-    for seed in sorted(strategy.keys() & reference.keys()):
-        shared = sorted(strategy[seed].keys() & reference[seed].keys())
-        differences = np.array([strategy[seed][clip] - reference[seed][clip] for clip in shared])
+    for seed in sorted(strategy.keys() & baseline.keys()):
+        shared = sorted(strategy[seed].keys() & baseline[seed].keys())
+        differences = np.array([strategy[seed][clip] - baseline[seed][clip] for clip in shared])
         if np.isfinite(differences).any():
             per_seed.append(differences[np.isfinite(differences)])
     if not per_seed:
@@ -81,31 +80,32 @@ def paired_difference(
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction (1979): the smallest p times m, the next times m - 1, never falling, at most 1.
+    """Holm's step-down correction (1979) for multiple tests.
 
-    NaN stays NaN and does not count.
+    The smallest p is multiplied by m, the next by m - 1 and so on; the result never decreases and is at most 1.
+    NaN stays NaN and does not count towards m.
 
     Shape: p [m] -> [m].
     """
     adjusted = np.full(len(p), np.nan)
-    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN is sorted last
     factors = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
     return adjusted
 
 
 def detectable_ratio(seeds: int, comparisons: int) -> float:
-    """How many standard deviations over seeds a mean difference must reach to pass Holm's first step at 5 %."""
+    """The mean difference, in standard deviations over seeds, that just passes Holm's first step at 5 %."""
     return float(stats.t.isf(LEVEL / 2 / comparisons, seeds - 1) / np.sqrt(seeds))
 
 
 def smallest_wilcoxon_p(clips: int) -> float:
-    """The two-sided p when all differences have one sign: there are 2^clips equally likely patterns of signs."""
+    """The two-sided p if all differences have the same sign: 2^clips sign patterns are equally likely."""
     return 2.0 ** (1 - clips)
 
 
 def _t_test(differences: np.ndarray) -> float:
-    """Differences that do not vary leave nothing to test by: 1 if they are zero, else NaN."""
+    """The two-sided p. For differences without variance: 1 if they are zero, else NaN."""
     deviation = differences.std(ddof=1)
     if deviation == 0:
         return 1.0 if differences[0] == 0 else np.nan
@@ -114,5 +114,5 @@ def _t_test(differences: np.ndarray) -> float:
 
 
 def _wilcoxon(differences: np.ndarray) -> float:
-    known = differences[differences != 0]  # Wilcoxon's own treatment of ties with the reference
-    return float(stats.wilcoxon(known).pvalue) if len(known) else 1.0
+    nonzero = differences[differences != 0]  # Wilcoxon's method drops ties
+    return float(stats.wilcoxon(nonzero).pvalue) if len(nonzero) else 1.0

@@ -1,13 +1,13 @@
-"""The tables of an ablation's page: scores, differences to the reference, cost, and which outputs are alike."""
+"""The tables of an ablation's page: scores, differences to the baseline, loss weights, and cost."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from codec.evaluation import METRICS, Metric, describe
-from scripts.ablation.report.runs import Cell, Condition, ordered
+from codec.evaluation import Metric, describe
+from scripts.ablation.report.runs import Condition, Run, ordered
 from scripts.ablation.report.statistics import (
     LEVEL,
     Difference,
@@ -23,11 +23,12 @@ __all__ = [
     "Entry",
     "Row",
     "Table",
-    "balancing_table",
     "clip_metrics",
     "cost_table",
+    "described",
     "difference_table",
     "score_table",
+    "weights_table",
 ]
 
 _MINUS, _UNKNOWN = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -35,12 +36,12 @@ _BALANCED, _UNBALANCED = "encodec", "weighted_sum"
 
 
 class Entry(NamedTuple):
-    """A cell of a table."""
+    """One table cell."""
 
     text: str
-    sort: float = np.nan  # NaN goes last in either direction
+    sort: float = np.nan  # NaN is sorted last in either direction
     detail: str = ""
-    mark: str = ""  # "best", "better" or "worse"
+    mark: str = ""  # CSS class: "best", "better", "worse" or "failed"
     span: int = 1
 
 
@@ -54,65 +55,78 @@ class Table(NamedTuple):
     """Rows are sorted within their body."""
 
     caption: str
-    head: Sequence[str]  # the heading of the names first
+    head: Sequence[str]  # the heading of the row names first
     bodies: Sequence[Sequence[Row]]
-    spans: Sequence[tuple[str, int]] = ()  # headings above those of the columns, with how many they span
+    spans: Sequence[tuple[str, int]] = ()  # headings above `head`, with the number of columns that they span
 
 
-def clip_metrics(conditions: Sequence[Condition]) -> list[str]:
-    """The scores that single clips have, in the order of `METRICS`."""
-    cells = [cell for condition in conditions for cell in condition.finished]
-    return ordered((name for cell in cells for clip in cell.clips.values() for name in clip.scores), METRICS)
+def described(names: Iterable[str], metrics: Mapping[str, Metric]) -> list[Metric]:
+    """The metrics of these names: those in `metrics` in its order, then the others by name."""
+    return [describe(name, metrics) for name in ordered(names, metrics)]
+
+
+def clip_metrics(conditions: Sequence[Condition], metrics: Mapping[str, Metric]) -> list[Metric]:
+    """The metrics that were computed per clip."""
+    clips = [clip for condition in conditions for run in condition.finished for clip in run.clips.values()]
+    return described((name for clip in clips for name in clip.scores), metrics)
 
 
 def score_table(
-    caption: str, conditions: Sequence[Condition], metrics: Sequence[str], score: Callable[[Cell, str], float]
+    caption: str, conditions: Sequence[Condition], metrics: Sequence[Metric], score: Callable[[Run, str], float]
 ) -> Table:
-    """A row per condition. The best mean of each column is marked; loss ablations do not compete."""
-    intervals = {
-        (row, metric): mean_interval(np.array([score(cell, metric) for cell in condition.finished]))
-        for row, condition in enumerate(conditions)
+    """A row per condition. The best mean of each column is marked; loss ablations do not compete.
+
+    Args:
+        score: (run, name of the metric) -> score.
+    """
+    columns = [
+        [mean_interval(np.array([score(run, metric.name) for run in condition.finished])) for condition in conditions]
         for metric in metrics
-    }
+    ]
     rivals = [row for row, condition in enumerate(conditions) if condition.loss_ablation is None]
-    best = {metric: _best([intervals[row, metric].mean for row in rivals], metric) for metric in metrics}
+    best = [
+        _best([column[row].mean for row in rivals], metric) for metric, column in zip(metrics, columns, strict=True)
+    ]
     rows = []
     for row, condition in enumerate(conditions):
         entries = []
-        for metric in metrics:
-            interval = intervals[row, metric]
-            is_best = condition.loss_ablation is None and interval.mean == best[metric]
-            text = _interval(interval, describe(metric).digits)
-            entries.append(Entry(text, interval.mean, mark="best" if is_best else ""))
+        for metric, column, best_mean in zip(metrics, columns, best, strict=True):
+            is_best = condition.loss_ablation is None and column[row].mean == best_mean
+            entries.append(
+                Entry(_interval(column[row], metric.digits), column[row].mean, mark="best" if is_best else "")
+            )
         rows.append(_row(condition, entries))
-    return Table(caption, ["strategy", *(_heading(m) for m in metrics)], _bodies(conditions, rows))
+    return Table(caption, ["strategy", *map(_heading, metrics)], _bodies(conditions, rows))
 
 
 def difference_table(
-    caption: str, conditions: Sequence[Condition], reference: Condition, metrics: Sequence[str]
+    caption: str, conditions: Sequence[Condition], baseline: Condition, metrics: Sequence[Metric]
 ) -> tuple[Table, list[str]]:
-    """Paired differences to `baseline`, Holm-corrected over the rows that are tested alike, per metric.
+    """Paired differences to `baseline`. For each metric, p is Holm-corrected over the rows with the same test.
 
     Returns:
-        The table, and sentences on what such numbers of seeds and clips can show.
+        The table, and sentences on what these numbers of seeds and clips can show.
     """
-    compared = [condition for condition in conditions if condition is not reference]
-    columns = {}
+    compared = [condition for condition in conditions if condition is not baseline]
+    columns = []
     for metric in metrics:
-        against = reference.clip_scores(metric)
-        columns[metric] = [paired_difference(condition.clip_scores(metric), against) for condition in compared]
-    corrected = {metric: _corrected(differences) for metric, differences in columns.items()}
-    tests = {(d.test, d.n) for differences in columns.values() for d in differences if d is not None}
+        against = baseline.clip_scores(metric.name)
+        columns.append([paired_difference(condition.clip_scores(metric.name), against) for condition in compared])
+    corrected = [_corrected_p(differences) for differences in columns]
+    tests = {(d.test, d.n) for differences in columns for d in differences if d is not None}
     rows = []
     for row, condition in enumerate(compared):
-        entries = [_difference(columns[m][row], corrected[m][row], describe(m), len(tests) > 1) for m in metrics]
+        entries = [
+            _difference(differences[row], p[row], metric, name_test=len(tests) > 1)
+            for metric, differences, p in zip(metrics, columns, corrected, strict=True)
+        ]
         rows.append(_row(condition, entries))
-    table = Table(caption, ["strategy", *(_heading(m) for m in metrics)], _bodies(compared, rows))
-    return table, _what_can_be_shown(list(columns.values()))
+    table = Table(caption, ["strategy", *map(_heading, metrics)], _bodies(compared, rows))
+    return table, _power_sentences(columns)
 
 
-def _corrected(differences: Sequence[Difference | None]) -> np.ndarray:
-    """t-tests and Wilcoxon tests are families of their own: they speak of different things."""
+def _corrected_p(differences: Sequence[Difference | None]) -> np.ndarray:
+    """t-tests and Wilcoxon tests are corrected separately: one compares training runs, the other clips."""
     result = np.full(len(differences), np.nan)
     for test in ("t", "Wilcoxon"):
         family = [i for i, difference in enumerate(differences) if difference is not None and difference.test == test]
@@ -123,7 +137,7 @@ def _corrected(differences: Sequence[Difference | None]) -> np.ndarray:
 def _difference(difference: Difference | None, p: float, metric: Metric, name_test: bool) -> Entry:
     if difference is None:
         return Entry(_UNKNOWN)
-    detail = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if np.isfinite(p) else "no spread to test by"
+    detail = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if np.isfinite(p) else "no variance, no test"
     if name_test:
         detail = f"{difference.test}, {difference.n} {'seeds' if difference.test == 't' else 'clips'}, {detail}"
     mean, mark = difference.interval.mean, ""
@@ -133,8 +147,8 @@ def _difference(difference: Difference | None, p: float, metric: Metric, name_te
     return Entry(_interval(difference.interval, metric.digits, signed=True), mean, detail, mark)
 
 
-def _what_can_be_shown(columns: Sequence[Sequence[Difference | None]]) -> list[str]:
-    """One sentence per kind of test and number of seeds or clips, for the largest family of its kind."""
+def _power_sentences(columns: Sequence[Sequence[Difference | None]]) -> list[str]:
+    """A sentence per test and number of seeds or clips, for the largest number of comparisons."""
     sizes: Counter[str] = Counter()
     counts = set()
     for column in columns:
@@ -145,24 +159,28 @@ def _what_can_be_shown(columns: Sequence[Sequence[Difference | None]]) -> list[s
     for test, count in sorted(counts, key=lambda entry: (entry[0] != "t", entry[1])):
         comparisons = f"{sizes[test]} comparison{'s' if sizes[test] > 1 else ''}"
         if test == "t":
-            few = ": too few to show any but large differences" if count <= 3 else ""
+            few = " So few seeds show only large differences." if count <= 3 else ""
             sentences.append(
-                f"Paired t-test, {count} seeds, {comparisons}: the first to pass at 5 % needs a mean of "
-                f"{detectable_ratio(count, sizes[test]):.1f} times its standard deviation over seeds{few}."
+                f"Paired t-test, {count} seeds, {comparisons}: to pass at 5 %, the largest mean difference must be "
+                f"{detectable_ratio(count, sizes[test]):.1f} times its standard deviation over seeds.{few}"
             )
         else:
-            least = min(1.0, smallest_wilcoxon_p(count) * sizes[test])
-            none = ", so nothing can pass at 5 %" if least >= LEVEL else ""
+            smallest = min(1.0, smallest_wilcoxon_p(count) * sizes[test])
+            none = ", so no difference can pass at 5 %" if smallest >= LEVEL else ""
             sentences.append(
-                f"One seed: Wilcoxon's signed ranks over {count} clip{'s' if count > 1 else ''}, {comparisons}. The "
-                f"smallest p there can be is {least:.2g}{none}. It speaks of these clips under one training run, not "
-                "of what another seed would give."
+                f"One seed: Wilcoxon's signed-rank test over {count} clip{'s' if count > 1 else ''}, {comparisons}. "
+                f"The smallest possible p is {smallest:.2g}{none}. It compares the clips of one training run; another "
+                "seed may give another result."
             )
     return sentences
 
 
-def balancing_table(settings: Mapping[str, Sequence[Condition]]) -> Table | None:
-    """EnCodec's table A.4: weights down, with and without balancing across; None unless two settings have both."""
+def weights_table(settings: Mapping[str, Sequence[Condition]], metrics: Mapping[str, Metric]) -> Table | None:
+    """Scores with and without balancing for each setting of the loss weights, as in EnCodec's table A.4.
+
+    Returns:
+        None unless at least two settings have both strategies.
+    """
     pairs = {}
     for weights, conditions in settings.items():
         named = {condition.strategy: condition for condition in conditions if condition.loss_ablation is None}
@@ -170,41 +188,39 @@ def balancing_table(settings: Mapping[str, Sequence[Condition]]) -> Table | None
             pairs[weights] = (named[_BALANCED], named[_UNBALANCED])
     if len(pairs) < 2:
         return None
-    # A.4 reports SI-SDR and ViSQOL; where one was not measured, the next distance stands in.
-    metrics = clip_metrics([condition for pair in pairs.values() for condition in pair])[:2]
+    # Table A.4 has SI-SDR and ViSQOL, the first two metrics; if one was not measured, the next one replaces it.
+    columns = clip_metrics([condition for pair in pairs.values() for condition in pair], metrics)[:2]
     rows = []
     for weights, pair in pairs.items():
         entries = []
-        for metric in metrics:
-            scores = [np.array([cell.scores.get(metric, np.nan) for cell in c.finished]) for c in pair]
+        for metric in columns:
+            scores = [np.array([run.scores.get(metric.name, np.nan) for run in c.finished]) for c in pair]
             intervals = [mean_interval(values) for values in scores]
             best = _best([interval.mean for interval in intervals], metric)
             for interval, condition in zip(intervals, pair, strict=True):
-                text = _interval(interval, describe(metric).digits) if condition.finished else "failed"
+                text = _interval(interval, metric.digits) if condition.finished else "failed"
                 entries.append(Entry(text, interval.mean, mark="best" if interval.mean == best else ""))
         rows.append(Row(weights, "", entries))
-    head = ["weights", *(f"with balancing ({_BALANCED})", f"without ({_UNBALANCED})") * len(metrics)]
-    spans = [("", 1), *((_heading(metric), 2) for metric in metrics)]
-    caption = "Loss weights against balancing, in the shape of EnCodec's table A.4; mean ± 95 % interval over seeds"
+    head = ["weights", *(f"with balancing ({_BALANCED})", f"without ({_UNBALANCED})") * len(columns)]
+    spans = [("", 1), *((_heading(metric), 2) for metric in columns)]
+    caption = "Loss weights with and without balancing, as in EnCodec's table A.4; mean ± 95 % interval over seeds"
     return Table(caption, head, [rows], spans)
 
 
-def cost_table(settings: Mapping[str, Sequence[Condition]], reference: str) -> Table:
-    """A row per strategy, medians over all its finished cells: the loss weights cost nothing."""
-    merged: dict[tuple[str, str | None], list[Cell]] = {}
+def cost_table(settings: Mapping[str, Sequence[Condition]], baseline: str) -> Table:
+    """A row per strategy with medians over its finished runs, whatever their loss weights."""
+    merged: dict[tuple[str, str | None], list[Run]] = {}
     for conditions in settings.values():
         for condition in conditions:
-            merged.setdefault((condition.strategy, condition.loss_ablation), []).extend(condition.cells)
-    pooled = [Condition(strategy, "default", end, cells) for (strategy, end), cells in merged.items()]
-    base = next(
-        (_median(c, "seconds_per_step") for c in pooled if (c.strategy, c.loss_ablation) == (reference, None)), 0.0
-    )
+            merged.setdefault((condition.strategy, condition.loss_ablation), []).extend(condition.runs)
+    pooled = [Condition(strategy, "default", ablation, runs) for (strategy, ablation), runs in merged.items()]
+    baseline_step = next((_median(c, "seconds_per_step") for c in pooled if c.is_strategy(baseline)), 0.0)
     rows = []
     for condition in pooled:
         step = _median(condition, "seconds_per_step")
-        ratio = step / base if base > 0 else np.nan
+        ratio = step / baseline_step if baseline_step > 0 else np.nan
         memory = _median(condition, "peak_memory_mib")
-        skipped = float(sum(cell.skipped_steps for cell in condition.finished))
+        skipped = float(sum(run.skipped_steps for run in condition.finished))
         entries = [
             Entry(_fixed(1000 * step, 1), step),
             Entry(_fixed(ratio, 3), ratio),
@@ -212,24 +228,24 @@ def cost_table(settings: Mapping[str, Sequence[Condition]], reference: str) -> T
             Entry(_fixed(skipped, 0), skipped),
         ]
         rows.append(_row(condition, entries))
-    head = ["strategy", "ms per step", f"ratio to {reference}", "peak memory, MiB", "skipped steps"]
-    return Table("Median over the cells of each strategy; steps skipped by all of them", head, _bodies(pooled, rows))
+    head = ["strategy", "ms per step", f"ratio to {baseline}", "peak memory, MiB", "skipped steps"]
+    return Table("Median over the runs of each strategy; skipped steps are the sum", head, _bodies(pooled, rows))
 
 
 def _median(condition: Condition, field: str) -> float:
-    values = np.array([getattr(cell, field) for cell in condition.finished])
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else np.nan
+    values = np.array([getattr(run, field) for run in condition.finished])
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else np.nan
 
 
 def _row(condition: Condition, entries: Sequence[Entry]) -> Row:
-    failures = condition.failures
-    if not failures:
+    failed = condition.failed
+    if not failed:
         return Row(condition.strategy, "", entries)
-    reasons = "; ".join(dict.fromkeys(str(cell.failure) for cell in failures))
+    reasons = "; ".join(dict.fromkeys(str(run.failure) for run in failed))
     if not condition.finished:
         return Row(condition.strategy, "", [Entry(f"failed: {reasons}", mark="failed", span=len(entries))])
-    return Row(condition.strategy, f"{len(failures)} of {len(condition.cells)} seeds failed: {reasons}", entries)
+    return Row(condition.strategy, f"{len(failed)} of {len(condition.runs)} seeds failed: {reasons}", entries)
 
 
 def _bodies(conditions: Sequence[Condition], rows: Sequence[Row]) -> list[list[Row]]:
@@ -240,16 +256,14 @@ def _bodies(conditions: Sequence[Condition], rows: Sequence[Row]) -> list[list[R
     return [part for part in parts if part]
 
 
-def _best(means: Sequence[float], metric: str) -> float:
-    """NaN when there are no two different ones to choose from, or it is not known which end is the good one."""
-    known = {mean for mean in means if np.isfinite(mean)}
-    sign = describe(metric).sign
-    return sign * max(sign * mean for mean in known) if sign and len(known) > 1 else np.nan
+def _best(means: Sequence[float], metric: Metric) -> float:
+    """NaN if there are fewer than two different means, or if the metric has no direction."""
+    finite = {mean for mean in means if np.isfinite(mean)}
+    return metric.sign * max(metric.sign * mean for mean in finite) if metric.sign and len(finite) > 1 else np.nan
 
 
-def _heading(metric: str) -> str:
-    described = describe(metric)
-    return f"{described.heading} {' ↑↓'[described.sign]}".rstrip()
+def _heading(metric: Metric) -> str:
+    return f"{metric.heading} {' ↑↓'[metric.sign]}".rstrip()
 
 
 def _interval(interval: Interval, digits: int, signed: bool = False) -> str:

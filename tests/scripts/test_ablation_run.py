@@ -1,0 +1,70 @@
+"""One run of an ablation: its scores, and how its memory is measured."""
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from codec.evaluation import METRICS, Metric
+from data import HeldOutClip
+from scripts.ablation.run import _PeakMemory, score
+from tiny_command import composed
+from tiny_run import started, tiny_codec, tones
+
+
+def test_scores_are_means_over_the_clips_with_a_finite_score() -> None:
+    codec = started(tiny_codec())
+    audio = zip(("speech", "speech", "music"), tones(3, 3200, 9), strict=True)
+    clips = [HeldOutClip(f"{group}-{i}", group, clip) for i, (group, clip) in enumerate(audio)]
+    calls: dict[str, int] = defaultdict(int)
+
+    def peak(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
+        assert estimate.shape == reference.shape
+        assert sample_rate == 8000
+        return reference.abs().amax((1, 2))
+
+    def sometimes_undefined(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
+        calls["stoi"] += 1
+        return torch.tensor([math.nan if calls["stoi"] == 1 else 0.25])
+
+    metrics = {
+        "peak": Metric("peak", "peak", peak),
+        "stoi": Metric("stoi", "STOI", sometimes_undefined, domain="speech"),
+        "pesq": Metric("pesq", "PESQ", lambda e, r, sr: torch.tensor([math.nan]), domain="speech"),
+        "total": Metric("total", "total", lambda counts, sizes: counts.sum(), domain="codes"),
+    }
+    scores, per_clip = score(codec, clips, 3.2, metrics, ["speech"])
+    assert calls["stoi"] == 2  # not computed for music
+    assert scores["peak"] == pytest.approx(np.mean([float(clip.audio.abs().max()) for clip in clips]))
+    assert scores["stoi"] == 0.25
+    assert scores["total"] == 3 * 4 * 80  # clips, codebooks, frames of 40 samples
+    assert math.isnan(scores["pesq"])
+    assert [per_clip[clip.name]["group"] for clip in clips] == ["speech", "speech", "music"]
+    assert math.isnan(per_clip["music-2"]["stoi"])
+    with torch.no_grad():
+        codes = torch.cat([codec.encode(clip.audio[None], 3.2)[0].codes[0] for clip in clips], dim=1).numpy()
+    used, bits = [], []
+    for codebook in codes:
+        share = np.bincount(codebook, minlength=16) / len(codebook)
+        used.append(np.mean(share > 0))
+        bits.append(-sum(p * math.log2(p) for p in share if p))
+    assert scores["codes_used"] == pytest.approx(np.mean(used))
+    assert scores["bitrate_efficiency"] == pytest.approx(sum(bits) / (4 * 4))
+
+
+def test_the_default_metrics_exist() -> None:
+    assert set(composed("ablate").metrics) <= set(METRICS)
+
+
+def test_peak_memory_counts_only_the_time_since_its_start() -> None:
+    first = _PeakMemory()
+    if first.read_mib(torch.device("cpu")) is None:
+        pytest.skip("this system does not allow the high-water mark to be reset")
+    block = torch.ones(64 << 18)
+    del block
+    assert (first.read_mib(torch.device("cpu")) or 0) == pytest.approx(64, abs=8)
+    second = _PeakMemory()
+    assert (second.read_mib(torch.device("cpu")) or 0) < 8

@@ -1,0 +1,151 @@
+"""The tables of an ablation's report: scores, differences, loss weights, cost."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ablation_inputs import SETTINGS, STRATEGIES, fail, make_ablation, run_result, score, write_run
+from codec.evaluation import METRICS, Metric, describe
+from scripts.ablation.report.runs import Condition, conditions_by_weights, read_runs
+from scripts.ablation.report.statistics import mean_interval
+from scripts.ablation.report.tables import Table, cost_table, difference_table, score_table, weights_table
+
+DASH = "\N{EN DASH}"
+DEFAULT: dict[str, dict[str, float]] = {"default": {}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three strategies and a loss ablation, two seeds, two weight settings."""
+    return make_ablation(tmp_path_factory.mktemp("grid"), loss_ablations={"only-mel": "single_loss"}, seconds=0.1)
+
+
+def grid(folder: Path) -> dict[str, list[Condition]]:
+    return conditions_by_weights(read_runs(folder)[0], "weighted_sum")
+
+
+def metrics(*names: str) -> list[Metric]:
+    return [describe(name) for name in names]
+
+
+def texts(table: Table) -> dict[str, list[str]]:
+    return {row.name: [entry.text for entry in row.entries] for body in table.bodies for row in body}
+
+
+def marks(table: Table) -> dict[str, list[str]]:
+    return {row.name: [entry.mark for entry in row.entries] for body in table.bodies for row in body}
+
+
+def test_scores_are_means_with_intervals_over_seeds(whole: Path) -> None:
+    (conditions, _) = grid(whole).values()
+    table = score_table("all", conditions, metrics("si_sdr_db", "codes_used"), lambda run, m: run.scores[m])
+    for place, strategy in enumerate(STRATEGIES):
+        interval = mean_interval(np.array([np.mean([score(place, seed, c) for c in range(4)]) for seed in (0, 1)]))
+        assert texts(table)[strategy][0] == f"{interval.mean:.2f} ± {interval.half_width:.2f}"
+    assert [len(body) for body in table.bodies] == [3, 1]  # strategies, loss ablations
+    assert next(iter(texts(table))) == "weighted_sum"  # the baseline first
+    best = {"weighted_sum": ["best", "best"], "encodec": ["", ""], "pcgrad": ["", ""], "only-mel": ["", ""]}
+    assert marks(table) == best  # the loss ablation has the higher score and does not compete
+
+
+def test_the_best_score_follows_the_direction_of_the_metric(tmp_path: Path) -> None:
+    conditions = grid(make_ablation(tmp_path, seeds=(0,), settings=DEFAULT, seconds=0.1))["default"]
+    values = {"encodec": 1.0, "pcgrad": 2.0, "weighted_sum": 3.0}
+
+    def column(metric: Metric, values: dict[str, float]) -> dict[str, str]:
+        table = score_table("", conditions, [metric], lambda run, _: values.get(run.strategy, np.nan))
+        return {name: mark for name, (mark,) in marks(table).items()}
+
+    def constant(*_: Any) -> float:
+        return 0.0
+
+    lower = {"encodec": "best", "pcgrad": "", "weighted_sum": ""}
+    higher = {"encodec": "", "pcgrad": "", "weighted_sum": "best"}
+    assert column(METRICS["mel_distance"], values) == lower
+    assert column(METRICS["si_sdr_db"], values) == higher
+    assert column(Metric("mine", "mine", constant, higher_is_better=False), values) == lower
+    assert set(column(describe("unknown"), values).values()) == {""}
+    assert set(column(METRICS["pesq"], {"encodec": 1.0}).values()) == {""}  # no rival
+    assert set(column(METRICS["pesq"], dict.fromkeys(values, 1.0)).values()) == {""}  # all equal
+
+
+def test_differences_are_paired_and_marked_by_their_direction(tmp_path: Path) -> None:
+    for seed in range(4):
+        for strategy, gain in (("weighted_sum", 0.0), ("good", 1.0), ("same", 0.0)):
+            result = run_result(strategy, "default", seed, 0)
+            for index, clip in enumerate(result["clips"].values()):
+                value = 10 * seed + 3 * index + gain + 0.01 * gain * np.sin(seed)
+                clip |= {"si_sdr_db": value, "mel_distance": value}
+            write_run(tmp_path, result, seconds=0.1)
+    conditions = grid(tmp_path)["default"]
+    table, sentences = difference_table("", conditions, conditions[0], metrics("si_sdr_db", "mel_distance"))
+    half_width = mean_interval(1 + 0.01 * np.sin(np.arange(4))).half_width
+    good, same = table.bodies[0]
+    assert (good.name, same.name) == ("good", "same")
+    assert [entry.mark for entry in good.entries] == ["better", "worse"]
+    assert good.entries[0].text == f"+1.00 ± {half_width:.2f}"
+    assert good.entries[0].detail == "p < 0.001: better"
+    assert [(entry.text, entry.detail) for entry in same.entries] == [
+        ("+0.00 ± 0.00", "p = 1.000"),
+        ("+0.0000 ± 0.0000", "p = 1.000"),
+    ]
+    (sentence,) = sentences
+    for value in ("4 seeds", "2 comparisons", "2.1 times"):  # t(1 - 0.05 / 4, 3) / sqrt(4)
+        assert value in sentence
+
+
+def test_tests_over_seeds_and_over_clips_are_corrected_separately(tmp_path: Path) -> None:
+    def strategies(seed: int) -> Sequence[str]:
+        return ["weighted_sum", "a", "b", "c"][: 4 if seed == 0 else 3]
+
+    for seed in (0, 1):
+        for place, strategy in enumerate(strategies(seed)):
+            write_run(tmp_path, run_result(strategy, "default", seed, place), seconds=0.1)
+    conditions = grid(tmp_path)["default"]
+    table, sentences = difference_table("", conditions, conditions[0], metrics("si_sdr_db"))
+    a, _, c = (row.entries[0] for row in table.bodies[0])
+    assert a.detail.startswith("t, 2 seeds, p = ")
+    assert c.detail == "Wilcoxon, 4 clips, p = 0.125"  # the only test of its kind: not corrected
+    assert "±" in a.text
+    assert "±" not in c.text
+    over_seeds, over_clips = sentences
+    assert "2 seeds, 2 comparisons" in over_seeds
+    assert "4 clips, 1 comparison." in over_clips
+    assert "0.12, so no difference can pass at 5 %" in over_clips
+
+
+def test_loss_weights_are_compared_with_and_without_balancing(tmp_path: Path) -> None:
+    settings = {"default": {}, "adversarial-x100": {"adversarial": 100.0}, "adversarial-x10": {"adversarial": 10.0}}
+    make_ablation(tmp_path, settings=settings, seconds=0.1)
+    for seed in (0, 1):
+        fail(tmp_path / "runs" / f"encodec.adversarial-x100.seed{seed}", "NaN")
+    table = weights_table(grid(tmp_path), METRICS)
+    assert table is not None
+    assert [row.name for row in table.bodies[0]] == ["default", "adversarial-x10", "adversarial-x100"]
+    assert table.head == ["weights", *["with balancing (encodec)", "without (weighted_sum)"] * 2]
+    assert table.spans == [("", 1), ("SI-SDR, dB ↑", 2), ("mel distance ↓", 2)]  # ViSQOL was not measured
+    assert [entry.mark for entry in table.bodies[0][0].entries] == ["", "best", "", "best"]
+    assert [entry.text for entry in table.bodies[0][2].entries][::2] == ["failed", "failed"]
+    assert [entry.mark for entry in table.bodies[0][2].entries] == [""] * 4
+
+
+@pytest.mark.parametrize(
+    ("strategies", "settings"),
+    [(STRATEGIES, DEFAULT), (("encodec", "pcgrad"), SETTINGS), (("weighted_sum",), SETTINGS)],
+)
+def test_the_table_of_weights_needs_two_settings_with_both_strategies(
+    tmp_path: Path, strategies: tuple[str, ...], settings: dict[str, dict[str, float]]
+) -> None:
+    folder = make_ablation(tmp_path, strategies, (0,), settings, seconds=0.1)
+    assert weights_table(grid(folder), METRICS) is None
+
+
+def test_cost_is_relative_to_the_baseline(whole: Path) -> None:
+    table = cost_table(grid(whole), "weighted_sum")
+    assert table.head[2] == "ratio to weighted_sum"
+    assert texts(table)["weighted_sum"] == ["110.0", "1.000", DASH, "0"]
+    assert texts(table)["encodec"] == ["100.0", "0.909", "512", "0"]
+    assert {row[1] for row in texts(cost_table(grid(whole), "absent")).values()} == {DASH}
