@@ -42,6 +42,11 @@ class AdversarialLoss:
         self._generator: GeneratorLoss = generator
         self._relative = feature_matching == "relative"
 
+    @property
+    def uninformed_discriminator_loss(self) -> float:
+        """The lowest loss of a discriminator that gives real and coded audio the same logits."""
+        return 0.5 if self._generator == "least_squares" else 2.0
+
     def generator(self, estimate_logits: Sequence[Tensor]) -> Tensor:
         """The codec's loss: its output should be taken for real.
 

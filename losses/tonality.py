@@ -31,11 +31,16 @@ class Tonality(nn.Module):
         floor: Power that is added to each bin, so that what is far below it counts as even: that of white noise with
             this variance, so 1e-8 is -80 dBFS.
 
+    Attributes:
+        may_increase: True: the loss is near 0 until the decoder produces treble, so its rise is no divergence.
+
     Shape: estimate [B, C, T], reference [B, C, T] -> scalar; T at least `minimum_samples`.
 
     Raises:
         ValueError: A setting is out of range, or the signals are; the message says what was expected.
     """
+
+    may_increase = True
 
     def __init__(self, window_samples: int = 4096, band_bins: int = 64, floor: float = 1e-8) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from codec.training.checkpoint.store import CheckpointStore
 from codec.training.checks import check_loss_names, check_windows
 from codec.training.config import TrainingConfig
 from codec.training.distributed import Processes
-from codec.training.logging.balance_metrics import balance_metrics, level_metrics
+from codec.training.logging.balance_metrics import balance_metrics, level_metrics, loss_properties
 from codec.training.logging.meters import Meters, codebook_metrics
 from codec.training.logging.run_logger import RunLogger
 from codec.training.logging.silent_logger import SilentLogger
@@ -305,6 +305,7 @@ class Trainer:
             values["codebook_size"] = self.codec.config.codebook_size
         values |= {"lr": self.optimizer.param_groups[-1]["lr"], "skipped_steps": self.skipped}
         values["rollbacks"] = self.divergence_monitor.rollbacks
+        values |= loss_properties(self.losses, self.adversarial)
         self.logger.metrics("train", self.step, self.seconds, values)
         self.divergence_monitor.update("train", self.step, self.processes.broadcast_object(values), self.seconds)
 

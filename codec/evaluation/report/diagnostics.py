@@ -1,12 +1,17 @@
-"""Whether the logged figures of a run are where they should be: the ranges, and a sentence for each that is not.
+"""Diagnostics of a training run: a sentence for each group of logged values that is out of range.
 
-The training loop reads every line as it is logged, the report reads the log; both get the same sentences.
+The training loop updates the diagnostics with every record that it logs. The report reads the same records from
+metrics.jsonl and gets the same sentences. Everything that depends on a loss or a discriminator is read from the
+records: `may_increase/NAME` marks losses that rise in healthy training, and `discriminator/uninformed_loss` is the
+loss of a discriminator that cannot tell real from coded audio.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
+
+from codec.evaluation.report.divergence_check import DivergenceCheck, finite_or_infinity
 
 __all__ = ["DIVERGENCE", "Diagnostics"]
 
@@ -14,274 +19,192 @@ Record = Mapping[str, Any]
 
 DIVERGENCE = "divergence"
 
-# What lasts for fewer lines is no rule.
-_LINES = 5
-# A loss at this multiple of the lowest median it has had since its task last changed is rising, and has diverged if
-# it stays there for so many lines; what has fallen by a factor of ten may rise a little more. Lines of a single step
-# vary by a factor of 1.4, and with these numbers one run in a thousand would stay above by chance.
-_RISE, _RISING_LINES, _FLOOR, _MEDIAN_LINES = 3.0, 5, 0.1, 10
-# One line is enough at this multiple (a mean over the line's steps: a single step was higher still), and for an output
-# at this root mean square; at the second it has to last. No audio is above 1.
-_EXPLOSION, _LOUDEST, _LOUD = 100.0, 30.0, 1.0
-# Gradients vary more than losses do: a quiet batch or a new loss changes their length tenfold.
-_GRADIENT_RISE = 100.0
-# The held-out clips are the same every time, so their mel distance hardly wavers; twice in a row is for good.
-_MEL_RISE, _MEL_SLACK, _MEL_TIMES = 1.5, 0.05, 2
-# Codes in effective use, as a share of a book, on average over the books: trained ones have 30 to 90 %. A single book
-# may fall to 6 % before its codes are revived, and is dead with two codes, or 0.5 % of them.
-_COLLAPSED, _DEAD_CODES, _DEAD = 0.05, 2.0, 0.005
-_BOOKS_STEPS = 300  # a code that nothing uses is revived after about 230 steps
-# A discriminator that knows nothing has a loss of 2 (hinge) or 0.5 (least squares), a good one about half of that. Its
-# logits of real and of coded audio are 0.1 to 1 apart, and both hinges rest at 2: beyond that they run away.
-_WON_LOSS, _WON_GAP, _WON_LINES, _WON_STEPS = 0.05, 3.0, 10, 100
-_WORSE_THAN_NOTHING = 2.5
-_GAP, _GAP_STEPS = 0.05, 500  # a discriminator that learns has passed this gap after so many steps
-_SILENT = 0.5  # share of segments without sound; the sampler avoids them where it can
-# Share of the time spent waiting for batches above which the reading, not the training, sets the pace.
-_LOADER_BOUND, _LOADING_LINES = 0.3, 20
-_WORTH_SECONDS = 30  # of training: in less there is little to gain
+_RECORDS = 5  # a condition that lasts for fewer records is not reported
+_SILENT = 0.5  # fraction of silent segments; the sampler avoids silence where it can
+# Effective codes (perplexity) as a fraction of the codebook size, mean over codebooks; trained ones have 0.3 to 0.9. A
+# single codebook may fall to 0.06 before its dead codes are replaced.
+_COLLAPSED = 0.05
+# A codebook is dead with fewer effective codes than this number or this fraction of its size.
+_DEAD_CODES, _DEAD_FRACTION = 2.0, 0.005
+_CODEBOOK_STEPS = 300  # an unused code is replaced after about 230 steps
+# The discriminator's loss as a fraction of the uninformed loss: a good one has about half. Its mean logits of real and
+# of coded audio differ by 0.1 to 1, and with a hinge loss neither rewards a difference above 2.
+_LOW_LOSS, _LARGE_GAP, _WINNING_RECORDS, _WINNING_STEPS = 0.025, 3.0, 10, 100
+_HIGH_LOSS = 1.25
+_SMALL_GAP, _SMALL_GAP_STEPS = 0.05, 500  # a discriminator that learns exceeds this gap within this many steps
+# Fraction of the time spent waiting for data above which loading limits the training speed.
+_DATA_WAIT, _DATA_WAIT_RECORDS = 0.3, 20
+_DATA_WAIT_SECONDS = 30  # of training; a shorter run would gain little
 
-# Two rise when the discriminator gets better. Tonality is bounded, and near 0 until the decoder writes treble.
-_MAY_RISE = ("loss/adversarial", "loss/feature_matching", "loss/tonality")
+_STATE = ("silent", "perplexities", "first_quantized_step", "discriminator", "first_discriminator_step", "largest_gap")
 
 
 class Diagnostics:
-    """Reads the lines of a run's log in their order; `active` says what is out of range since the last one.
+    """Reads the records of a run in their order.
 
-    `active` holds a sentence for each of `divergence`, `silence`, `collapse`, `dead codebooks`, `discriminator won`,
-    `discriminator unstable`, `discriminator learns nothing` and `loading`; of a corpus of silence only that, which
-    explains the rest.
+    Attributes:
+        active: A sentence for each condition that holds since the last record. The names of the conditions are
+            `divergence`, `silence`, `collapse`, `dead codebooks`, `discriminator won`, `discriminator unstable`,
+            `discriminator learns nothing` and `data loading`. Silent training audio explains all others, so `silence`
+            hides them.
     """
 
     def __init__(self) -> None:
         self.active: dict[str, str] = {}
-        self._sound: list[dict[str, float]] = []  # the newest lines whose figures were in range
-        self._references: dict[str, float] = {}  # what losses and scores are compared with
-        self._judged: list[list[float]] = []  # of the newest lines: the discriminator's loss, the codec's, the gap
-        self._marks: dict[str, float] = {}  # steps at which books and discriminator took part first; the widest gap
+        self._divergence = DivergenceCheck()
         self._silent: list[float] = []
-        self._books: list[list[float]] = []
-        self._rising = self._worse = 0
-        self._shares: list[float] | None = None  # of this session: how fast it reads is no matter of the run's state
+        self._perplexities: list[list[float]] = []
+        self._first_quantized_step: int | None = None
+        # Of the newest records: the discriminator's loss over the uninformed one, the adversarial loss, the logit gap.
+        self._discriminator: list[list[float]] = []
+        self._first_discriminator_step: int | None = None
+        self._largest_gap = 0.0
+        # Not part of the state, because it depends on the machine. None before the first record of a session, which
+        # includes the start of the data loaders.
+        self._data_waits: list[float] | None = None
 
     @property
     def suspicious(self) -> bool:
-        """Whether the newest figures may be those of a divergence that has only begun."""
-        return self._rising > 0 or self._worse > 0
+        """Whether the newest values may belong to a divergence that has just begun."""
+        return self._divergence.suspicious
 
     def update(self, record: Record) -> None:
-        """Takes a line of either split; values that are not finite may be null."""
+        """Takes a record of either split. Values that are not finite may be None."""
         if record["split"] == "validation":
-            self._read_scores(record)
-            return
-        if record["split"] != "train":
-            return
-        self.active = {name: text for name, text in self.active.items() if name == DIVERGENCE}
-        self._read_levels(record)
-        if "silence" in self.active:
-            return
-        self._read_losses(record)
-        self._read_books(record)
-        self._read_discriminator(record)
-        self._read_loading(record)
+            self._divergence.update_validation(record)
+            self._set_divergence()
+        elif record["split"] == "train":
+            self.active = {name: text for name, text in self.active.items() if name == DIVERGENCE}
+            self._check_level(record)
+            if "silence" not in self.active:
+                self._divergence.update_train(record)
+                self._set_divergence()
+                self._check_codebooks(record)
+                self._check_discriminator(record)
+                self._check_data_loading(record)
 
     def state_dict(self) -> dict[str, Any]:
-        """Primitives only; without what depends on the machine."""
+        """Primitives only."""
         return {
-            "sound": [dict(line) for line in self._sound],
-            "references": dict(self._references),
-            "judged": [list(line) for line in self._judged],
-            "marks": dict(self._marks),
-            "silent": list(self._silent),
-            "books": [list(line) for line in self._books],
-            "rising": self._rising,
-            "worse": self._worse,
+            "divergence": self._divergence.state_dict(),
+            **{name: getattr(self, f"_{name}") for name in _STATE},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        for name, value in state.items():
-            setattr(self, f"_{name}", value)
+        self._divergence.load_state_dict(state["divergence"])
+        for name in _STATE:
+            setattr(self, f"_{name}", state[name])
         self.active = {}
 
-    # ------------------------------------------------------------------------------------------ divergence
-
-    def _read_losses(self, record: Record) -> None:
-        # Losses begin anew where the task changes: with quantized latents, with a discriminator.
-        for mark, present in (("books", "codebook/0/perplexity"), ("discriminator", "loss/adversarial")):
-            if present in record and mark not in self._marks:
-                self._marks[mark] = float(record["step"])
-                self._sound = []
-                kept = ("untrained/", "mel/")
-                self._references = {k: v for k, v in self._references.items() if k.startswith(kept)}
-        line = {k: _number(record[k]) for k in record if k.startswith("loss/") and k not in _MAY_RISE}
-        excess = [phrase for name, value in line.items() if (phrase := self._excess(name, value, _RISE))]
-        exploded = [phrase for name, value in line.items() if (phrase := self._excess(name, value, _EXPLOSION))]
-        level = _number(record.get("rms/estimate", 0.0))
-        loud = f"the output is {_times(level)} as loud as full scale"
-        excess += [loud] if level > _LOUD else []
-        exploded += [loud] if level > _LOUDEST else []
-        if "gradient_norm" in record:
-            line["gradient_norm"] = _number(record["gradient_norm"])
-            usual = [old["gradient_norm"] for old in self._sound if "gradient_norm" in old]
-            if len(usual) == _MEDIAN_LINES and line["gradient_norm"] > _GRADIENT_RISE * median(usual) > 0:
-                excess.append(f"the gradient is {_times(line['gradient_norm'] / median(usual))} as long as before")
-        excess = excess or exploded
-        self._rising = self._rising + 1 if excess else 0
-        if exploded or self._rising >= _RISING_LINES:
-            self._diverges(record, exploded or excess)
-        if not excess:
-            self._is_over()
-            self._sound = [*self._sound, line][-_MEDIAN_LINES:]
-            if len(self._sound) == _MEDIAN_LINES:
-                for name in line.keys() - {"gradient_norm"}:
-                    now = median(old.get(name, math.inf) for old in self._sound)
-                    # A loss in decibels passes through zero, where every value is a multiple of the last.
-                    floor = _FLOOR * self._references.setdefault(f"first/{name}", now)
-                    lowest = self._references.get(f"lowest/{name}", math.inf)
-                    self._references[f"lowest/{name}"] = max(min(lowest, now), floor)
-
-    def _excess(self, name: str, value: float, factor: float) -> str:
-        """A phrase if a loss is above so many times what it is compared with."""
-        lowest = self._references.get(f"lowest/{name}", math.inf)
-        if lowest == math.inf and factor >= _EXPLOSION:
-            lowest = self._references.get(f"untrained/{name}", math.inf)  # other audio: good for large factors only
-        name = name.removeprefix("loss/")
-        if not math.isfinite(value):
-            return f"{name} is not finite"
-        return f"{name} is {_times(value / lowest)} what it was" if lowest > 0 and value > factor * lowest else ""
-
-    def _read_scores(self, record: Record) -> None:
-        for key in record:
-            if key.startswith("all/") and key.endswith("_loss"):
-                name = f"untrained/loss/{key[len('all/') : -len('_loss')]}"
-                self._references.setdefault(name, _number(record[key]))
-        if "all/mel_distance" not in record:
-            return
-        quantized = "quantized" if "codebook/0/perplexity" in record else "as they are"  # how latents reach the decoder
-        mel = _number(record["all/mel_distance"])
-        best = self._references.get(f"mel/{quantized}", math.inf)
-        self._references[f"mel/{quantized}"] = min(best, mel)
-        self._worse = self._worse + 1 if mel > _MEL_RISE * best + _MEL_SLACK else 0
-        if self._worse >= _MEL_TIMES:
-            self._diverges(record, [f"the held-out mel distance is {mel:.3g}, and was {best:.3g}"])
-        self._is_over()
-
-    def _diverges(self, record: Record, phrases: Sequence[str]) -> None:
-        self.active[DIVERGENCE] = (
-            f"Training diverges: at step {record['step']} {phrases[0]}; lower optimizer.codec.lr, lengthen "
-            "trainer.lr_schedule.warmup_fraction or set trainer.gradient_clip_norm."
-        )
-
-    def _is_over(self) -> None:
-        if not self._rising and self._worse < _MEL_TIMES:
-            self.active.pop(DIVERGENCE, None)
-
-    # ------------------------------------------------------------------------------------------ the other signs
-
-    def _read_levels(self, record: Record) -> None:
-        if "silent_fraction" not in record:
-            return
-        self._silent = [*self._silent, _number(record["silent_fraction"])][-_LINES:]
-        share = median(self._silent)
-        if len(self._silent) == _LINES and share > _SILENT:
-            self.active["silence"] = (
-                f"{100 * share:.0f} % of the training segments are silent (below -60 dB): give data.root a folder with "
-                "sound in it, and look for empty channels."
+    def _set_divergence(self) -> None:
+        self.active.pop(DIVERGENCE, None)
+        if self._divergence.message is not None:
+            self.active[DIVERGENCE] = (
+                f"Training diverges: {self._divergence.message}. Lower optimizer.codec.lr, raise "
+                "trainer.lr_schedule.warmup_fraction, or set trainer.gradient_clip_norm."
             )
 
-    def _read_books(self, record: Record) -> None:
+    def _check_level(self, record: Record) -> None:
+        if "silent_fraction" not in record:
+            return
+        self._silent = [*self._silent, finite_or_infinity(record["silent_fraction"])][-_RECORDS:]
+        silent = median(self._silent)
+        if len(self._silent) == _RECORDS and silent > _SILENT:
+            self.active["silence"] = (
+                f"{100 * silent:.0f} % of the training segments are silent (below -60 dBFS). Set data.root to a folder "
+                "of audible recordings, and check the files for empty channels."
+            )
+
+    def _check_codebooks(self, record: Record) -> None:
         size = record.get("codebook_size")
-        uses: list[float] = []
-        while f"codebook/{len(uses)}/perplexity" in record:
-            uses.append(_number(record[f"codebook/{len(uses)}/perplexity"]))
-        if not uses or not size:
+        effective: list[float] = []
+        while f"codebook/{len(effective)}/perplexity" in record:
+            effective.append(finite_or_infinity(record[f"codebook/{len(effective)}/perplexity"]))
+        if not effective or not size:
             return
-        self._books = [*self._books, uses][-_LINES:]
-        if len(self._books) < _LINES or record["step"] - self._marks["books"] < _BOOKS_STEPS:
+        if self._first_quantized_step is None:
+            self._first_quantized_step = record["step"]
+        self._perplexities = [*self._perplexities, effective][-_RECORDS:]
+        if len(self._perplexities) < _RECORDS or record["step"] - self._first_quantized_step < _CODEBOOK_STEPS:
             return
-        highest = [max(line[k] for line in self._books) for k in range(len(uses))]
+        highest = [max(perplexities) for perplexities in zip(*self._perplexities, strict=False)]
         mean = sum(highest) / len(highest)
         if mean - 1 < _COLLAPSED * (size - 1):
             self.active["collapse"] = (
-                f"The codebooks have collapsed: {mean:.1f} of {size} codes are in effective use (mean over books); "
-                "raise trainer.codebooks.start_fraction so that the encoder is trained first, or codec.revive_below."
+                f"The codebooks have collapsed: on average {mean:.1f} of {size} codes are in effective use. Raise "
+                "trainer.codebooks.start_fraction so that the encoder is trained first, or raise codec.revive_below."
             )
             return
-        dead = [str(k + 1) for k, codes in enumerate(highest) if codes < max(_DEAD_CODES, _DEAD * size)]
+        dead = [str(k + 1) for k, codes in enumerate(highest) if codes < max(_DEAD_CODES, _DEAD_FRACTION * size)]
         if dead:
+            subject, verb = ("Codebook", "is") if len(dead) == 1 else ("Codebooks", "are")
             self.active["dead codebooks"] = (
-                f"{'Codebook' if len(dead) == 1 else 'Codebooks'} {', '.join(dead)} of {len(highest)} "
-                f"{'is' if len(dead) == 1 else 'are'} dead: almost every frame gets the same code, so those bits say "
-                "nothing; raise codec.revive_below, or lower codec.config.codebooks."
+                f"{subject} {', '.join(dead)} of {len(highest)} {verb} dead: almost every frame gets the same code, so "
+                "these bits carry no information. Raise codec.revive_below, or lower codec.config.codebooks."
             )
 
-    def _read_discriminator(self, record: Record) -> None:
-        wanted = ("discriminator/loss", "loss/adversarial", "discriminator/real", "discriminator/fake")
-        if any(name not in record for name in wanted):
+    def _check_discriminator(self, record: Record) -> None:
+        needed = ("discriminator/loss", "loss/adversarial", "discriminator/real", "discriminator/fake")
+        uninformed = record.get("discriminator/uninformed_loss")
+        if not uninformed or any(key not in record for key in needed):
             return
-        loss, adversarial, real, fake = (_number(record[name]) for name in wanted)
-        self._judged = [*self._judged, [loss, adversarial, abs(real - fake)]][-_WON_LINES:]
-        first = self._marks.setdefault("judged", float(record["step"]))
-        if len(self._judged) < _LINES:
+        loss, adversarial, real, fake = (finite_or_infinity(record[key]) for key in needed)
+        values = [loss / uninformed, adversarial, abs(real - fake)]
+        self._discriminator = [*self._discriminator, values][-_WINNING_RECORDS:]
+        if self._first_discriminator_step is None:
+            self._first_discriminator_step = record["step"]
+        if len(self._discriminator) < _RECORDS:
             return
-        gap = median(line[2] for line in self._judged[-_LINES:])
-        self._marks["gap"] = max(gap, self._marks.get("gap", 0.0))
-        steps = record["step"] - first
-        if steps >= _WON_STEPS and self._unstable():
-            losses, gaps = ([line[i] for line in self._judged] for i in (0, 2))
+        gap = median(gap for _, _, gap in self._discriminator[-_RECORDS:])
+        self._largest_gap = max(gap, self._largest_gap)
+        steps = record["step"] - self._first_discriminator_step
+        if steps >= _WINNING_STEPS and self._is_discriminator_unstable():
+            losses, _, gaps = zip(*self._discriminator, strict=True)
             self.active["discriminator unstable"] = (
-                f"The discriminator is unstable: in {len(losses)} lines of the log its loss was {min(losses):.2g} to "
-                f"{max(losses):.2g}, where 2 is that of one that knows nothing, and its logits of real and coded audio "
-                f"up to {max(gaps):.2g} apart; lower optimizer.discriminator.lr."
+                f"The discriminator is unstable: in the last {len(losses)} records its loss was between "
+                f"{uninformed * min(losses):.2g} and {uninformed * max(losses):.2g}, where {uninformed:.2g} is that of "
+                f"a discriminator without information, and its mean logits of real and coded audio differed by up to "
+                f"{max(gaps):.2g}. Lower optimizer.discriminator.lr."
             )
-        elif steps >= _WON_STEPS and self._won():
-            loss, adversarial, gap = (median(line[i] for line in self._judged) for i in range(3))
+        elif steps >= _WINNING_STEPS and self._has_discriminator_won():
+            loss, adversarial, gap = (median(column) for column in zip(*self._discriminator, strict=True))
             self.active["discriminator won"] = (
-                f"The discriminator has outrun the codec: its loss is {loss:.2g}, its logits of real and coded audio "
-                f"are {gap:.2g} apart, and the codec's adversarial loss stays at {adversarial:.2g}; lower "
-                "optimizer.discriminator.lr or adversarial.update_probability, or raise adversarial.start_fraction."
+                f"The discriminator is too strong for the codec: its loss is {uninformed * loss:.2g}, its mean logits "
+                f"of real and coded audio differ by {gap:.2g}, and the codec's adversarial loss stays at "
+                f"{adversarial:.2g}. Lower optimizer.discriminator.lr or adversarial.update_probability, or raise "
+                "adversarial.start_fraction."
             )
-        elif self._marks["gap"] < _GAP and steps >= _GAP_STEPS:
+        elif self._largest_gap < _SMALL_GAP and steps >= _SMALL_GAP_STEPS:
             self.active["discriminator learns nothing"] = (
-                f"The discriminator learns nothing: after {steps:.0f} steps its logits of real and coded audio differ "
-                f"by {gap:.2g}; raise optimizer.discriminator.lr or adversarial.update_probability."
+                f"The discriminator learns nothing: after {steps} steps its mean logits of real and coded audio differ "
+                f"by {gap:.2g}. Raise optimizer.discriminator.lr or adversarial.update_probability."
             )
 
-    def _won(self) -> bool:
-        if len(self._judged) < _WON_LINES:
+    def _has_discriminator_won(self) -> bool:
+        if len(self._discriminator) < _WINNING_RECORDS:
             return False
-        loss, gap = (median(line[i] for line in self._judged) for i in (0, 2))
-        if loss >= _WON_LOSS and gap <= _WON_GAP:
+        losses, adversarial, gaps = zip(*self._discriminator, strict=True)
+        if median(losses) >= _LOW_LOSS and median(gaps) <= _LARGE_GAP:
             return False
-        half = len(self._judged) // 2
-        before, now = (median(line[1] for line in part) for part in (self._judged[:half], self._judged[half:]))
-        return now > 0.9 * before
+        half = len(adversarial) // 2
+        return median(adversarial[half:]) > 0.9 * median(adversarial[:half])  # the codec does not catch up
 
-    def _unstable(self) -> bool:
-        losses, gaps = ([line[i] for line in self._judged] for i in (0, 2))
-        return max(losses) > _WORSE_THAN_NOTHING and max(gaps) > _WON_GAP
+    def _is_discriminator_unstable(self) -> bool:
+        losses, _, gaps = zip(*self._discriminator, strict=True)
+        return max(losses) > _HIGH_LOSS and max(gaps) > _LARGE_GAP
 
-    def _read_loading(self, record: Record) -> None:
+    def _check_data_loading(self, record: Record) -> None:
         if "data_wait_fraction" not in record:
             return
-        if self._shares is None:  # the first line waits for the readers to start
-            self._shares = []
+        if self._data_waits is None:
+            self._data_waits = []
             return
-        self._shares = [*self._shares, _number(record["data_wait_fraction"])][-_LOADING_LINES:]
-        share = median(self._shares)
-        worth = _number(record.get("seconds", math.inf)) >= _WORTH_SECONDS
-        if worth and len(self._shares) >= _LINES and share > _LOADER_BOUND:
-            self.active["loading"] = (
-                f"{100 * share:.0f} % of the time went into waiting for data: raise data.num_workers, or put the audio "
-                "on a faster disk."
+        self._data_waits = [*self._data_waits, finite_or_infinity(record["data_wait_fraction"])][-_DATA_WAIT_RECORDS:]
+        wait = median(self._data_waits)
+        long_enough = finite_or_infinity(record.get("seconds", math.inf)) >= _DATA_WAIT_SECONDS
+        if long_enough and len(self._data_waits) >= _RECORDS and wait > _DATA_WAIT:
+            self.active["data loading"] = (
+                f"{100 * wait:.0f} % of the time was spent waiting for data. Raise data.num_workers, or store the "
+                "audio on a faster disk."
             )
-
-
-def _number(value: Any) -> float:
-    """Infinity for what is not a number: out of every range."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.inf
-
-
-def _times(ratio: float) -> str:
-    return f"{f'{ratio:.2g}' if ratio < 10 else f'{ratio:,.0f}' if ratio < 1e6 else f'{ratio:.0e}'} times"

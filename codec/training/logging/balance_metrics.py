@@ -1,12 +1,15 @@
 """What a monitoring step adds to the log: the losses against each other, and all of them against the commitment."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from balancer import GradientReport
 from codec.model import CodecOutput
+from codec.training.adversarial import ADVERSARIAL_LOSSES, AdversarialTraining
 
-__all__ = ["balance_metrics", "level_metrics"]
+__all__ = ["balance_metrics", "level_metrics", "loss_properties"]
 
 _SILENCE = 1e-3  # root mean square, -60 dB: what the sampler takes for silence
 
@@ -46,6 +49,20 @@ def level_metrics(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
         "rms/estimate": estimate.square().mean().sqrt(),
         "silent_fraction": (levels < _SILENCE).float().mean(),
     }
+
+
+def loss_properties(losses: Mapping[str, nn.Module], adversarial: AdversarialTraining | None) -> dict[str, float]:
+    """Constants that every record of training holds, so that diagnostics need no list of losses.
+
+    `may_increase/NAME` is 1 for a loss that rises in healthy training: the adversarial losses, which rise when the
+    discriminator improves, and losses with a true attribute `may_increase`. `discriminator/uninformed_loss` is the
+    discriminator's loss when it cannot tell real from coded audio.
+    """
+    names = [name for name, loss in losses.items() if getattr(loss, "may_increase", False)]
+    if adversarial is None:
+        return {f"may_increase/{name}": 1.0 for name in names}
+    properties = {f"may_increase/{name}": 1.0 for name in (*names, *ADVERSARIAL_LOSSES)}
+    return properties | {"discriminator/uninformed_loss": adversarial.loss.uninformed_discriminator_loss}
 
 
 def _add_commitment_ratio(latent: Tensor, quantized: Tensor, commitment: Tensor, metrics: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What is named in a run's log is there, and what is there is named: one provoked log for each finding."""
+"""Advice on a run: a log that provokes each entry, and logs that provoke none."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,18 +16,19 @@ from codec.evaluation.report.page import write_report
 from tiny_run import metric_lines, tidied, tiny_trainer
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-SOUND = {
+HEALTHY = {
     "share/mel": 0.6, "share/l1": 0.4, "projection/mel": 0.7, "projection/l1": 0.3, "cosine/l1/mel": 0.2,
     "conflicts": 0.0, "weight/mel": 2.0, "weight/l1": 1.0, "loss/mel": 1.0, "loss/l1": 1.0, "commitment_ratio": 0.5,
     "skipped_steps": 0,
 }  # fmt: skip
+NO_CONFLICT = "No pair of losses conflicts: "
 
 
 def log(count: int = 40, measured_every: int = 1, **changed: float | Callable[[int], Any]) -> list[dict[str, Any]]:
-    """Lines of a sound run; `changed` are values, or functions of the line's number, with __ for a slash."""
+    """Records of a healthy run. `changed` are values, or functions of the record's number, with __ for a slash."""
     records: list[dict[str, Any]] = [{"split": "validation", "step": 0, "all/mel_distance": 2.0}]
     for number in range(count):
-        record = dict(SOUND)
+        record = dict(HEALTHY)
         for name, value in changed.items():
             record[name.replace("__", "/")] = value(number) if callable(value) else value
         if number % measured_every:
@@ -36,235 +37,233 @@ def log(count: int = 40, measured_every: int = 1, **changed: float | Callable[[i
     return records
 
 
-def one(records: list[dict[str, Any]], about: str) -> str:
-    """The only finding with these words."""
-    (found,) = (sentence for sentence in advice(records) if about in sentence)
-    return found
+def only(records: list[dict[str, Any]], words: str) -> str:
+    """The only entry with these words."""
+    (entry,) = (entry for entry in advice(records) if words in entry)
+    return entry
 
 
-def test_a_sound_run_says_only_that_nothing_conflicts() -> None:
-    assert advice(log()) == [
-        "No pair of losses conflicts: at 40 measurements no cosine is negative, and the lowest mean is 0.20 (l1 and "
-        "mel); pcgrad, upgrad and dualproj then have the direction of the weighted sum."
-    ]
+def is_healthy(records: list[dict[str, Any]]) -> bool:
+    """Whether the only entry says that no losses conflict."""
+    entries = advice(records)
+    return len(entries) == 1 and entries[0].startswith("No pair of losses conflicts")
 
 
-def test_nothing_to_say_without_a_log() -> None:
+def test_a_healthy_run_gets_one_entry() -> None:
+    (entry,) = advice(log())
+    assert entry.startswith(NO_CONFLICT)
+    for words in ("40 measurements", "0.20 (l1 and mel)", "pcgrad, upgrad and dualproj"):
+        assert words in entry
+
+
+def test_no_advice_without_training_records() -> None:
     assert advice([]) == []
     assert advice([{"split": "validation", "step": 0, "all/mel_distance": 2.0}]) == []
 
 
 @pytest.mark.parametrize(
-    ("lines", "change"),
+    ("changed", "settings"),
     [
-        ({}, "a buzz; raise losses.weights.tonality (losses=starter has that loss)."),
+        ({}, ["losses.weights.tonality"]),
         (
-            {"loss__adversarial": 1.0},
-            "that loss), or set discriminator.compression=0.3, or lower adversarial.start_fraction.",
+            {"discriminator__loss": 1.0},
+            ["losses.weights.tonality", "discriminator.compression=0.3", "adversarial.start_fraction"],
         ),
     ],
 )
-def test_treble_that_came_out_as_tones(lines: dict[str, float], change: str) -> None:
-    first, *train = log(**lines)
+def test_ripple_in_the_treble(changed: dict[str, float], settings: list[str]) -> None:
+    first, *train = log(**changed)
     scores = [{"split": "validation", "step": step, "all/ripple_db": db} for step, db in ((0, 3.0), (400, 6.26))]
-    found = one([first, scores[0], *train, scores[1]], "Treble")
-    assert found.startswith("Treble comes out as tones (a ripple of 6.3 dB over the held-out clips")
-    assert change in found
-    # The newest validation counts, and one that had no such score says nothing.
+    entry = only([first, scores[0], *train, scores[1]], "ripple")
+    assert "6.3 dB" in entry
+    known = ("losses.weights.tonality", "discriminator.compression=0.3", "adversarial.start_fraction")
+    assert [setting for setting in known if setting in entry] == settings
+    # Only the newest validation counts, and only if it has this score.
     for records in ([scores[1], *train, scores[0]], [scores[1], *train, first], [first, *train], [scores[1]]):
-        assert not any("Treble" in sentence for sentence in advice(records))
+        assert not any("ripple" in entry for entry in advice(records))
 
 
-# Loading
-
-
-def test_a_run_that_waits_for_its_data_is_told_so() -> None:
-    assert one(log(data_wait_fraction=0.47, seconds=100), "waiting for data").startswith(
-        "47 % of the time went into waiting for data"
-    )
-    # Starting the readers is not starving, nor are a few slow intervals.
+def test_diagnostics_are_part_of_the_advice() -> None:
+    assert only(log(data_wait_fraction=0.47, seconds=100), "data.num_workers").startswith("47 % ")
+    # The first record includes the start of the workers. A few slow intervals do not count.
     for records in (
         log(data_wait_fraction=lambda number: 0.9 if number < 10 else 0.02, seconds=100),
         log(data_wait_fraction=0.47, seconds=20),
     ):
-        assert not [sentence for sentence in advice(records) if "waiting" in sentence]
+        assert is_healthy(records)
 
 
-# Pairs
+# Pairs of losses
 
 
-def test_a_persistent_conflict_is_named_with_its_cosine() -> None:
+def test_a_persistent_conflict() -> None:
     records = log(
         cosine__l1__mel=lambda number: -0.4 if number % 4 else 0.2, conflicts=lambda number: float(number % 4 > 0)
     )
-    found = one(records, "conflict")
-    assert found.startswith(
-        "l1 and mel conflict: their cosine is below -0.1 at 75 % of 40 measurements and -0.25 on av"
-    )
-    assert "balancer=upgrad" in found
+    entry = only(records, "conflict")
+    assert entry.startswith("l1 and mel conflict: ")
+    for words in ("below -0.1 at 75 % of 40 measurements", "-0.25 on average", "balancer=upgrad", "balancer=pcgrad"):
+        assert words in entry
 
 
-def test_only_the_pairs_that_conflict_are_named() -> None:
-    found = advice(log(cosine__l1__adversarial=-0.3, cosine__mel__adversarial=-0.02, conflicts=2 / 3))
-    assert [sentence.split(":")[0] for sentence in found] == ["l1 and adversarial conflict"]
+def test_only_conflicting_pairs_are_listed() -> None:
+    entries = advice(log(cosine__l1__adversarial=-0.3, cosine__mel__adversarial=-0.02, conflicts=2 / 3))
+    assert [entry.split(":")[0] for entry in entries] == ["l1 and adversarial conflict"]
 
 
-def test_a_conflict_of_half_the_measurements_is_one_and_of_fewer_is_not() -> None:
-    for every, wanted in (
-        (2, "l1 and mel conflict:"),
-        (3, "No pair of losses conflicts persistently: l1 and mel come"),
-    ):
+def test_a_conflict_is_persistent_from_half_of_the_measurements_on() -> None:
+    for every, start in ((2, "l1 and mel conflict:"), (3, "No pair of losses conflicts persistently.")):
         records = log(36, cosine__l1__mel=lambda n, every=every: 0.2 if n % every else -0.3, conflicts=0.5)
-        assert one(records, "conflict").startswith(wanted)
+        assert only(records, "conflict").startswith(start)
 
 
-def test_a_weak_conflict_is_none() -> None:
-    found = one(log(cosine__l1__mel=-0.05, conflicts=1.0), "conflict")
-    assert "l1 and mel come closest, with a cosine below -0.1 at 0 % of 40 measurements and -0.05 on average" in found
-    assert found.endswith("only where a cosine is negative, at 100 % of them.")
+def test_a_weak_conflict_does_not_count() -> None:
+    entry = only(log(cosine__l1__mel=-0.05, conflicts=1.0), "conflict")
+    assert "l1 and mel: below -0.1 at 0 % of 40 measurements and -0.05 on average" in entry
+    assert "negative at 100 % of the measurements" in entry
 
 
-def test_a_conflict_hidden_in_the_mean_of_a_line_is_not_denied() -> None:
-    found = one(log(conflicts=lambda number: 0.5 * (number < 10)), "conflict")
-    assert found.startswith("No pair of losses conflicts persistently")
-    assert found.endswith("at 25 % of them.")
+def test_a_conflict_hidden_in_the_mean_of_a_record_is_reported() -> None:
+    entry = only(log(conflicts=lambda number: 0.5 * (number < 10)), "conflict")
+    assert entry.startswith("No pair of losses conflicts persistently.")
+    assert "negative at 25 % of the measurements" in entry
 
 
-def test_a_single_loss_has_nothing_to_conflict_with() -> None:
+def test_a_single_loss_cannot_conflict() -> None:
     records = [
         {k: v for k, v in record.items() if "l1" not in k} for record in log(share__mel=1.0, projection__mel=1.0)
     ]
     assert advice(records) == []
 
 
-# Losses
+# Single losses
 
 
-def test_a_loss_without_a_say() -> None:
-    found = one(log(share__l1=0.002, projection__l1=-0.001), "no say")
-    assert found == (
-        "l1 has no say: 0.2 % of the length of the weighted gradients and -0.1 % of their result on average; raise "
-        "losses.weights.l1, or leave the loss out."
-    )
+def test_a_loss_without_effect() -> None:
+    entry = only(log(share__l1=0.002, projection__l1=-0.001), "no effect")
+    for words in ("l1 has", "0.2 % of the sum", "-0.1 % of the balanced gradient", "Raise losses.weights.l1"):
+        assert words in entry
 
 
-def test_a_short_gradient_that_decides_the_result_has_a_say() -> None:
-    assert len(advice(log(share__l1=0.002, projection__l1=0.3))) == 1
+def test_a_short_gradient_that_determines_the_balanced_gradient_has_an_effect() -> None:
+    assert is_healthy(log(share__l1=0.002, projection__l1=0.3))
 
 
-def test_a_loss_that_dominates() -> None:
-    found = one(log(share__mel=0.93, share__l1=0.07, projection__mel=0.99, projection__l1=0.01), "dominates")
-    assert found.startswith(
-        "mel dominates: 93 % of the length of the weighted gradients and 99 % of their result on av"
-    )
-    assert "losses.weights.mel" in found
-    assert len(advice(log(share__mel=0.89, share__l1=0.11))) == 1
+def test_a_dominant_loss() -> None:
+    entry = only(log(share__mel=0.93, share__l1=0.07, projection__mel=0.99, projection__l1=0.01), "dominates")
+    for words in ("mel dominates", "93 %", "99 %", "Lower losses.weights.mel", "balancer=encodec"):
+        assert words in entry
+    assert is_healthy(log(share__mel=0.89, share__l1=0.11))
 
 
-def test_a_loss_measured_alone_at_first_does_not_dominate() -> None:
+def test_a_loss_that_was_measured_alone_at_first_does_not_dominate() -> None:
     alone = [{k: v for k, v in r.items() if "/l1" not in k} for r in log(share__mel=1.0, projection__mel=1.0)]
-    assert not any("dominates" in sentence for sentence in advice(alone + log()[1:]))
+    assert not any("dominates" in entry for entry in advice(alone + log()[1:]))
 
 
-def test_a_loss_that_points_against_the_result() -> None:
+def test_a_loss_that_the_balanced_gradient_opposes() -> None:
     records = log(projection__l1=lambda number: -0.05 if number % 5 else 0.15, projection__mel=1.0)
-    found = one(records, "points against")
-    assert found.startswith("l1 points against the result at 80 % of 40 measurements (projection -1 % on average)")
-    assert len(advice(log(projection__l1=-0.004))) == 1  # across it, rather
+    entry = only(records, "opposed")
+    for words in ("l1 is opposed", "80 % of 40 measurements", "-1 %", "losses.weights.l1", "balancer=upgrad"):
+        assert words in entry
+    assert is_healthy(log(projection__l1=-0.004))  # nearly orthogonal
 
 
 # Weights
 
 
 def test_a_loss_that_is_computed_but_never_active() -> None:
-    assert advice(log(weight__flat=0.0, loss__flat=1.0))[0] == (
-        "flat was never active in 40 lines of the log: its gradient is 0, or losses.weights.flat is."
-    )
+    entry = only(log(weight__flat=0.0, loss__flat=1.0), "never active")
+    assert entry.startswith("flat was never active in 40 records")
+    assert "losses.weights.flat" in entry
 
 
-def test_a_loss_whose_turn_never_came() -> None:
-    found = one(log(weight__adversarial=0.0), "never active")
-    assert found.endswith("nor was it computed; lower adversarial.start_fraction or raise trainer.max_steps.")
-    assert len(advice(log(weight__adversarial=lambda number: float(number == 39)))) == 1
+def test_a_loss_that_was_never_computed() -> None:
+    entry = only(log(weight__adversarial=0.0), "never active")
+    assert "lower adversarial.start_fraction or raise trainer.max_steps" in entry
+    assert is_healthy(log(weight__adversarial=lambda number: float(number == 39)))
 
 
-def test_a_weight_that_grows_without_end() -> None:
-    found = one(log(weight__l1=lambda number: 1.3**number), "grows without levelling off")
-    assert found.startswith(
-        "The weight of l1 grows without levelling off (3.28, 45.3, 624, 8.61e+03 in the quarters of"
-    )
+def test_a_weight_that_grows_without_bound() -> None:
+    entry = only(log(weight__l1=lambda number: 1.3**number), "grows without bound")
+    for words in ("weight of l1", "(3.28, 45.3, 624, 8.61e+03 in the quarters of the run)", "losses.weights.l1=0"):
+        assert words in entry
 
 
 @pytest.mark.parametrize("course", [lambda n: 1.0 + n, lambda n: 1000 * (1 - 0.8**n) + 1, lambda n: 2.0**-n])
-def test_a_weight_that_levels_off_or_falls_is_no_finding(course: Callable[[int], float]) -> None:
-    assert len(advice(log(weight__l1=course))) == 1
+def test_a_weight_that_levels_off_or_falls_is_healthy(course: Callable[[int], float]) -> None:
+    assert is_healthy(log(weight__l1=course))
 
 
 def test_a_weight_at_a_limit() -> None:
     records = log(weight__l1=lambda number: min(100.0, 1.5**number), norm__l1=lambda number: 1.5**-number)
-    found = one(records, "stands still at last")
-    assert found.startswith("The weight of l1 stands still at last (6.33, 100, 100, 100 in the quarters of the run)")
-    assert "balancer.warmup" in found
+    entry = only(records, "limit")
+    for words in ("weight of l1", "(6.33, 100, 100, 100 in the quarters of the run)", "balancer.warmup"):
+        assert words in entry
 
 
 @pytest.mark.parametrize("norm", [0.02, None])
-def test_a_weight_that_rests_because_its_gradient_does_is_no_finding(norm: float | None) -> None:
-    """The gradient of L1 is a sign: under encodec its weight changes only where another loss sets in."""
+def test_a_weight_that_is_constant_because_its_gradient_norm_is(norm: float | None) -> None:
+    """The gradient of L1 is a sign, so its weight changes under encodec only where another loss is added."""
     course = {"weight__l1": lambda number: 40.0 if number < 10 else 16.0}
-    assert len(advice(log(**course, norm__l1=norm))) == 1  # type: ignore[arg-type]
+    assert is_healthy(log(**course, norm__l1=norm))  # type: ignore[arg-type]
 
 
-def test_a_constant_weight_that_starts_in_the_middle_of_a_line_is_no_finding() -> None:
-    assert len(advice(log(weight__l1=lambda number: 0.0 if number < 3 else 0.2 if number == 3 else 1.0))) == 1
+def test_a_constant_weight_that_starts_in_the_middle_of_a_record_is_healthy() -> None:
+    assert is_healthy(log(weight__l1=lambda number: 0.0 if number < 3 else 0.2 if number == 3 else 1.0))
 
 
-# Commitment and steps
+# Commitment, skipped steps, rollbacks
 
 
-@pytest.mark.parametrize(
-    ("ratio", "words"),
-    [(42.0, "42 times as long as"), (0.004, "0.4 % as long as")],
-)
-def test_a_commitment_out_of_proportion(ratio: float, words: str) -> None:
-    found = one(log(commitment_ratio=lambda number: 1.0 if number < 10 else ratio), "commitment gradient is")
-    assert words in found
-    assert "trainer.codebooks.commitment_weight" in found
+@pytest.mark.parametrize(("ratio", "words"), [(42.0, ["42 times", "Lower"]), (0.004, ["0.4 %", "Raise"])])
+def test_a_commitment_gradient_out_of_range(ratio: float, words: list[str]) -> None:
+    entry = only(log(commitment_ratio=lambda number: 1.0 if number < 10 else ratio), "commitment gradient")
+    for word in (*words, "trainer.codebooks.commitment_weight"):
+        assert word in entry
 
 
-def test_a_commitment_that_is_switched_off_or_in_proportion_is_no_finding() -> None:
+def test_a_commitment_gradient_that_is_zero_or_in_range_is_healthy() -> None:
     for ratio in (0.0, 0.02, 9.0):
-        assert len(advice(log(commitment_ratio=ratio))) == 1
+        assert is_healthy(log(commitment_ratio=ratio))
 
 
 def test_skipped_steps() -> None:
-    found = one(log(skipped_steps=lambda number: number // 10), "skipped")
-    assert found.startswith("3 of 400 steps (0.75 %) were skipped as not finite")
+    entry = only(log(skipped_steps=lambda number: number // 10), "skipped")
+    for words in ("3 of 400 steps (0.75 %)", "log.txt", "optimizer.codec.lr", "trainer.gradient_clip_norm"):
+        assert words in entry
 
 
-# Odd logs
+def test_rollbacks() -> None:
+    entry = only(log(rollbacks=lambda number: number // 20, lr=1.5e-4), "rolled back")
+    for words in (" 1 time;", "0.00015", "log.txt", "optimizer.codec.lr"):
+        assert words in entry
+
+
+# Unusual logs
 
 
 @pytest.mark.parametrize("measured", [0, 1, 4])
-def test_too_few_measurements_are_no_rule(measured: int) -> None:
+def test_too_few_measurements(measured: int) -> None:
     records = log(cosine__l1__mel=-0.9, conflicts=1.0, share__l1=0.001, projection__l1=-0.5)
     few = [{k: v for k, v in r.items() if k in ("split", "step", "weight/l1")} for r in records[measured:]]
-    assert advice(records[:1] + records[1 : measured + 1] + few[1:]) == [
-        f"Measurements of the gradients: {measured}, too few to judge their balance; lower balancer.monitor_every."
-    ]
+    (entry,) = advice(records[:1] + records[1 : measured + 1] + few[1:])
+    assert f"measured {measured} times" in entry
+    assert "balancer.monitor_every" in entry
 
 
-def test_lines_between_measurements_do_not_count() -> None:
-    assert "at 10 measurements" in one(log(measured_every=4), "conflict")
+def test_records_between_measurements_do_not_count() -> None:
+    assert "at 10 measurements" in only(log(measured_every=4), "conflict")
 
 
-def test_values_that_are_not_numbers_are_passed_over() -> None:
-    broken = {name: lambda number, name=name: SOUND[name.replace("__", "/")] if number % 2 else None
+def test_values_that_are_not_numbers_are_ignored() -> None:
+    broken = {name: lambda number, name=name: HEALTHY[name.replace("__", "/")] if number % 2 else None
               for name in ("share__l1", "cosine__l1__mel", "weight__l1", "commitment_ratio", "conflicts")}  # fmt: skip
-    assert one(log(**broken), "conflict").startswith("No pair of losses conflicts: at 20 measurements")
+    assert "at 20 measurements" in only(log(**broken), NO_CONFLICT)
     assert advice(log(skipped_steps="many", weight__l1="high", share__l1=float("nan"))) == []
 
 
-# The settings that findings name
+# Settings
 
 
 @pytest.fixture
@@ -275,15 +274,15 @@ def _configs() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_configs")
-def test_every_setting_that_a_finding_names_exists() -> None:
+def test_every_setting_that_an_entry_names_exists() -> None:
     provoked = [
         log(cosine__l1__mel=-0.4, conflicts=1.0, share__l1=0.002, projection__l1=-0.001, weight__mel=lambda n: 1.3**n),
         log(share__mel=0.95, projection__l1=-0.05, commitment_ratio=50.0, weight__adversarial=0.0, skipped_steps=3),
         log(commitment_ratio=0.001, weight__l1=lambda n: min(99.0, 1.5**n), weight__mel=0.0, norm__l1=lambda n: n),
         log(4),
-        [*log(loss__adversarial=1.0), {"split": "validation", "step": 400, "all/ripple_db": 9.0}],
+        [*log(discriminator__loss=1.0), {"split": "validation", "step": 400, "all/ripple_db": 9.0}],
     ]
-    text = " ".join(sentence for records in provoked for sentence in advice(records))
+    text = " ".join(entry for records in provoked for entry in advice(records))
     config = compose("train", overrides=["experiment=starter"])
     settings = set(re.findall(r"(?:losses|balancer|optimizer|trainer|adversarial|discriminator)(?:\.\w+)+", text))
     assert len(settings) >= 12
@@ -297,8 +296,8 @@ def test_every_setting_that_a_finding_names_exists() -> None:
 # A real run
 
 
-class Level(nn.Module):
-    """Asks for a constant."""
+class SquaredDistanceTo(nn.Module):
+    """Mean squared distance of the estimate to a constant."""
 
     def __init__(self, level: float) -> None:
         super().__init__()
@@ -308,20 +307,17 @@ class Level(nn.Module):
         return (estimate - self.level).square().mean()
 
 
-def test_two_opposed_losses_of_a_run_are_found_and_shown(tmp_path: Path) -> None:
+def test_a_run_with_two_opposed_losses(tmp_path: Path) -> None:
     with tidied():
         trainer = tiny_trainer(
             tmp_path,
-            losses={"up": Level(1.0), "down": Level(-1.0)}, weights={"up": 1.0, "down": 3.0},
+            losses={"up": SquaredDistanceTo(1.0), "down": SquaredDistanceTo(-1.0)}, weights={"up": 1.0, "down": 3.0},
             monitor_every=1, log_every=1, max_steps=8,
         )  # fmt: skip
         trainer.run()
-    found = advice(metric_lines(trainer))
-    assert re.match(
-        r"up and down conflict: their cosine is below -0.1 at 100 % of 8 measurements and -[01]\.\d\d", found[0]
-    )
-    assert any(sentence.startswith("up points against the result at 100 %") for sentence in found)
+    entries = advice(metric_lines(trainer))
+    assert entries[0].startswith("up and down conflict: ")
+    assert re.search(r"below -0\.1 at 100 % of 8 measurements and -[01]\.\d\d on average", entries[0])
+    assert any("up is opposed" in entry and "100 %" in entry for entry in entries)
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert (
-        page.index("Balance of the losses") < page.index("up and down conflict") < page.index("share of the weighted")
-    )
+    assert page.index("Balance of the losses") < page.index("up and down conflict") < page.index("<figcaption>share of")

@@ -1,6 +1,5 @@
 """Whatever goes wrong in training is provoked, named and, if it is a divergence, undone; what is sound is not."""
 
-import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -8,21 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from codec.evaluation.report import diagnostics
 from codec.evaluation.report.advice import advice
-from codec.evaluation.report.diagnostics import DIVERGENCE, Diagnostics
 from codec.model import Codec
 from codec.training import CheckpointStore, CodebookConfig, RollbackConfig, Trainer, TrainingError
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor
 from codec.training.schedule import Schedule
 from data import SegmentDataset, write_wav
-from tiny_command import ROOT, composed
 from tiny_run import (
     RATE,
     copied,
@@ -37,7 +32,7 @@ from tiny_run import (
 )
 
 # Words of each condition, for the console and the report alike.
-WORDS = ("diverge", "silent", "collapsed", "dead:", "has outrun", "is unstable", "learns nothing", "waiting for data")
+WORDS = ("diverge", "silent", "collapsed", "dead:", "too strong", "is unstable", "learns nothing", "waiting for data")
 
 
 @pytest.fixture(autouse=True)
@@ -89,112 +84,7 @@ def test_a_sound_run_with_a_discriminator_says_nothing(tmp_path: Path) -> None:
     assert trainer.divergence_monitor.good_step == 20
 
 
-def lines(count: int = 60, **changed: Any) -> list[dict[str, Any]]:
-    """Lines of a sound run; `changed` are values or functions of the line's number, with __ for a slash."""
-    sound = {
-        "loss__l1": 0.1, "loss__mel": 0.6, "gradient_norm": 5.0, "rms__estimate": 0.1, "silent_fraction": 0.0,
-        "codebook__0__perplexity": 500.0, "codebook__1__perplexity": 300.0, "codebook_size": 1024,
-        "loss__adversarial": 1.1, "discriminator__loss": 1.8, "discriminator__real": 0.1, "discriminator__fake": -0.1,
-        "data_wait_fraction": 0.05, "seconds": 100.0,
-    }  # fmt: skip
-    return [
-        {"split": "train", "step": 20 * (n + 1)}
-        | {k.replace("__", "/"): v(n) if callable(v) else v for k, v in (sound | changed).items()}
-        for n in range(count)
-    ]
-
-
-def present(records: list[dict[str, Any]]) -> list[str]:
-    found = Diagnostics()
-    for record in records:
-        found.update(record)
-    return list(found.active)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_noise_of_a_factor_of_two_is_no_finding(seed: int) -> None:
-    """Single steps as lines, which vary most; losses fall to a third, gradients wander by a factor of ten."""
-    random = np.random.default_rng(seed)
-    wander = np.exp(np.cumsum(random.normal(0, 0.05, 3000)) % 2.3)
-
-    def noisy(start: float, end: float, spread: float) -> Callable[[int], float]:
-        return lambda n: (end + (start - end) * math.exp(-n / 500)) * math.exp(random.normal(0, spread))
-
-    read, suspicious = Diagnostics(), 0
-    for record in lines(
-        3000,
-        loss__l1=noisy(0.1, 0.05, 0.35), loss__mel=noisy(0.9, 0.3, 0.2), loss__si_sdr=lambda n: 60 * 0.99**n - 8,
-        gradient_norm=lambda n: wander[n] * math.exp(random.normal(0, 0.7)),
-        rms__estimate=noisy(0.1, 0.1, 0.4), codebook__0__perplexity=noisy(500, 300, 0.5),
-    ):  # fmt: skip
-        read.update(record)
-        assert read.active == {}
-        suspicious += read.suspicious
-    assert suspicious < 300  # a line now and then, which keeps no checkpoint from being good for long
-
-
-def test_an_empty_or_an_old_log_says_nothing() -> None:
-    assert present([]) == []
-    assert present([{"split": "train", "step": n, "loss/mel": 1.0, "commitment": 0.1} for n in range(900)]) == []
-
-
-def test_quantized_latents_and_a_discriminator_may_raise_a_loss() -> None:
-    without = [{k: v for k, v in r.items() if k.startswith(("split", "step", "loss/mel"))} for r in lines(10)]
-    assert present(without + lines(loss__mel=2.4)[10:]) == []
-    assert present(lines(loss__mel=lambda n: 0.6 if n < 10 else 2.4)) == [DIVERGENCE]
-
-
-def test_the_tonality_may_rise_as_treble_comes() -> None:
-    untrained = {"split": "validation", "step": 0, "all/tonality_loss": 1e-4}
-    assert present([untrained, *lines(loss__tonality=lambda n: 1e-4 + 0.001 * n)]) == []
-
-
 # ------------------------------------------------------------------------------------------------ divergence
-
-
-@pytest.mark.parametrize(
-    ("changed", "after", "words"),
-    [
-        ({"loss__mel": lambda n: 0.6 if n < 40 else 60.6}, 1, "mel is 101 times what it was"),
-        ({"loss__mel": lambda n: 0.6 if n < 40 else 0.05 * n}, 5, "mel is "),
-        ({"loss__l1": lambda n: 0.1 if n < 40 else None}, 1, "l1 is not finite"),
-        ({"rms__estimate": lambda n: 0.1 if n < 40 else 40.0}, 1, "the output is 40 times as loud as full scale"),
-        ({"rms__estimate": lambda n: 0.1 if n < 40 else 1.2}, 5, "the output is 1.2 times as loud as full scale"),
-        ({"gradient_norm": lambda n: 5.0 if n < 40 else 1e4}, 5, "the gradient is 2,000 times as long as before"),
-    ],
-)
-def test_a_divergence_is_noticed_within_five_lines(changed: dict[str, Any], after: int, words: str) -> None:
-    read = Diagnostics()
-    noticed = []
-    for n, record in enumerate(lines(45, **changed)):
-        read.update(record)
-        noticed += [n] if DIVERGENCE in read.active else []
-    assert noticed
-    assert noticed[0] == 39 + after
-    assert words in read.active[DIVERGENCE]
-    assert "optimizer.codec.lr" in read.active[DIVERGENCE]
-
-
-def test_the_first_line_can_be_a_divergence() -> None:
-    untrained = {"split": "validation", "step": 0, "all/mel_distance": 1.8, "all/mel_loss": 0.9}
-    assert present([untrained, *lines(1, loss__mel=95.0)]) == [DIVERGENCE]
-    assert present([untrained, *lines(1, loss__mel=5.0)]) == []
-
-
-def test_a_mel_distance_that_rises_for_good() -> None:
-    def scored(*values: float) -> list[dict[str, Any]]:
-        return [
-            {"split": "validation", "step": n, "all/mel_distance": value, "codebook/0/perplexity": 9.0}
-            for n, value in enumerate(values)
-        ]
-
-    assert present(scored(2.0, 1.0, 0.6, 1.2, 0.6, 1.0)) == []
-    assert present(scored(2.0, 1.0, 0.6, 1.2, 1.0)) == [DIVERGENCE]
-    assert present(scored(2.0, 1.0, 0.6, 1.2, 1.0) + lines(1)) == [DIVERGENCE]
-    assert present(scored(2.0, 1.0, 0.6, 1.2, 1.0, 0.7) + lines(1)) == []
-    assert present(scored(0.0, 0.0, 0.01, 0.02)) == []  # clips of silence
-    unquantized = [{k: v for k, v in record.items() if "codebook" not in k} for record in scored(2.0, 0.4)]
-    assert present(unquantized + scored(0.8, 0.8, 0.7)) == []
 
 
 def test_a_rate_a_hundred_times_too_high_is_lowered_until_the_model_learns(tmp_path: Path) -> None:
@@ -407,7 +297,7 @@ def test_a_corpus_of_silence(tmp_path: Path) -> None:
 
 
 def test_a_dead_book_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "_BOOKS_STEPS", 30)
+    monkeypatch.setattr(diagnostics, "_CODEBOOK_STEPS", 30)
     trainer = tiny_trainer(
         tmp_path,
         max_steps=70,
@@ -432,7 +322,7 @@ def test_a_dead_book_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_collapsed_books_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "_BOOKS_STEPS", 30)
+    monkeypatch.setattr(diagnostics, "_CODEBOOK_STEPS", 30)
     codec = tiny_codec()
     with torch.no_grad():  # every latent is the same
         codec.encoder.layers[-1].conv.get_parameter("parametrizations.weight.original0").zero_()
@@ -444,48 +334,21 @@ def test_collapsed_books_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert named(trainer) == ["collapsed"]
 
 
-def test_zeros_are_no_yardstick() -> None:
-    assert (
-        present(lines(loss__l1=lambda n: 0.0 if n < 30 else 1.0, gradient_norm=lambda n: 0.0 if n < 30 else 1.0)) == []
-    )
-
-
-def test_few_codes_of_a_large_book() -> None:
-    few: dict[str, Any] = {"codebook__0__perplexity": 30.0, "codebook__1__perplexity": 12.0}
-    assert present(lines(**few)) == ["collapse"]
-    assert present(lines(15, **few)) == []  # the books are young
-    assert present(lines(codebook__1__perplexity=4.0)) == ["dead codebooks"]
-    assert present(lines(codebook__1__perplexity=lambda n: 4.0 if n % 4 else 60.0)) == []  # its codes are revived
-
-
 def test_a_discriminator_at_a_hundred_times_its_rate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "_WON_STEPS", 20)
+    monkeypatch.setattr(diagnostics, "_WINNING_STEPS", 20)
     trainer = tiny_trainer(
         tmp_path, adversarial=tiny_adversarial(optimizer=adam(0.1)), codec=reviving(),
         max_steps=44, log_every=2,
     )  # fmt: skip
     trainer.run()
-    said = [message for message in messages(trainer) if "lower optimizer.discriminator.lr" in message]
+    said = [message for message in messages(trainer) if "optimizer.discriminator.lr" in message]
     assert said
     assert all(message.startswith("The discriminator ") for message in said)
     assert trainer.divergence_monitor.rollbacks == 0
 
 
-def test_a_discriminator_that_wins_or_learns_nothing() -> None:
-    won: dict[str, Any] = {"discriminator__loss": 0.01, "discriminator__real": 1.2, "discriminator__fake": -1.1}
-    assert present(lines(**won, loss__adversarial=2.1)) == ["discriminator won"]
-    assert present(lines(**won, loss__adversarial=lambda n: 2.1 * 0.97**n)) == []  # the codec catches up
-    jumps = {"discriminator__loss": lambda n: 0.3 if n % 4 else 2.8, "discriminator__real": lambda n: n % 4 * 2.0}
-    assert present(lines(**jumps)) == ["discriminator unstable"]
-    assert present(lines(discriminator__loss=lambda n: 1.8 if n % 4 else 2.8)) == []
-    assert present(lines(discriminator__real=0.001, discriminator__fake=0.0)) == ["discriminator learns nothing"]
-    # One that has told them apart before has met its match.
-    assert present(lines(discriminator__real=lambda n: 0.3 if n < 20 else 0.0, discriminator__fake=0.0)) == []
-    assert present(lines(20, discriminator__real=0.001, discriminator__fake=0.0)) == []
-
-
 def test_a_discriminator_without_a_rate_learns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "_GAP_STEPS", 20)
+    monkeypatch.setattr(diagnostics, "_SMALL_GAP_STEPS", 20)
     trainer = tiny_trainer(
         tmp_path,
         adversarial=tiny_adversarial(optimizer=adam(1e-9)),
@@ -502,7 +365,7 @@ def test_one_reader_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     read = SegmentDataset.__getitem__
 
     def slow(dataset: SegmentDataset, index: int) -> Any:
-        time.sleep(0.07)
+        time.sleep(0.3)
         return read(dataset, index)
 
     monkeypatch.setattr(SegmentDataset, "__getitem__", slow)
@@ -512,51 +375,4 @@ def test_one_reader_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert named(trainer) == ["waiting for data"]
     said = [message for message in messages(trainer) if "waiting for data" in message]
     assert len(said) == 1
-    assert re.match(r"\d\d % of the time went into waiting for data: raise data.num_workers", said[0])
-
-
-def test_a_state_leads_on_as_if_nothing_had_been() -> None:
-    records = lines(50, loss__mel=lambda n: 0.6 if n < 45 else 3.0, discriminator__real=lambda n: 0.1 * n)
-    whole, first, second = Diagnostics(), Diagnostics(), Diagnostics()
-    for n, record in enumerate(records):
-        whole.update(record)
-        if n < 48:
-            first.update(record)
-        elif n == 48:
-            second.load_state_dict(copied(first.state_dict()))
-        if n >= 48:
-            second.update(record)
-    assert whole.state_dict() == second.state_dict()
-    assert DIVERGENCE in whole.active
-    assert whole.active == second.active
-
-
-def test_every_setting_that_a_sentence_names_exists() -> None:
-    provoked: list[dict[str, Any]] = [
-        {"loss__mel": None},
-        {"silent_fraction": 1.0},
-        {"codebook__0__perplexity": 3.0, "codebook__1__perplexity": 3.0},
-        {"codebook__0__perplexity": 3.0},
-        {"discriminator__loss": 0.01},
-        {"discriminator__loss": lambda n: 2.8 - n % 2, "discriminator__real": 5.0},
-        {"discriminator__real": 0.0, "discriminator__fake": 0.0},
-        {"data_wait_fraction": 0.5},
-    ]
-    found = Diagnostics()
-    sentences = {}
-    for changed in provoked:
-        for record in lines(**changed):
-            found.update(record)
-        sentences |= found.active
-        found = Diagnostics()
-    assert len(sentences) == len(provoked)
-    settings = {
-        s
-        for text in sentences.values()
-        for s in re.findall(r"(?:codec|data|optimizer|trainer|adversarial)(?:\.\w+)+", text)
-    }
-    assert len(settings) == 11
-    config = composed("train")
-    assert [name for name in sorted(settings) if OmegaConf.select(config, name, default="-") == "-"] == []
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in sorted(settings) if f"`{name}`" not in readme] == []
+    assert re.match(r"\d\d % of the time was spent waiting for data\. Raise data\.num_workers", said[0])
