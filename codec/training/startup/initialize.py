@@ -11,7 +11,7 @@ from codec.model import Codec
 from codec.training.adversarial import AdversarialTraining
 from codec.training.distributed import Processes
 from codec.training.startup.pca_init import pca_init_
-from codec.training.startup.precision import Precision, keep_float32, verify_bfloat16
+from codec.training.startup.precision import Precision, check_bfloat16, keep_float32
 from losses import constant_baselines
 
 __all__ = ["latent_vectors", "shared_constant_baselines", "start_codebooks", "start_weights", "trust_bfloat16"]
@@ -35,7 +35,7 @@ def trust_bfloat16(
     keep_float32(codec.decoder.layers[-1])
     discriminator = {} if adversarial is None else {"discriminator": adversarial.discriminator}
     parts = nn.ModuleDict({"codec": codec, **discriminator})
-    failed = verify_bfloat16(precision, parts, lambda: [part(audio) for part in parts.values()])
+    failed = check_bfloat16(precision, parts, lambda: [part(audio) for part in parts.values()])
     everywhere = {layer.name: layer for found in processes.all_gather_object(failed) for layer in found}
     for name, layer in everywhere.items():
         keep_float32(parts.get_submodule(name))

@@ -1,74 +1,69 @@
-"""bfloat16 autocast where the hardware gains from it and every layer is right in it.
+"""bfloat16 autocast on hardware that gains from it, for every layer that computes it correctly.
 
-bfloat16 can be silently wrong: on CPUs with AMX, oneDNN (torch 2.13 and 2.14) returns noise for a Conv1d 16 -> 32
-with kernel 16 and stride 8, and for the input gradient of its transpose, and a codec with that layer diverges
-without a warning. Whether a shape is affected cannot be told from outside, so no layer is trusted before it was
-compared with float32 on the shapes it really gets; one that fails stays in float32.
+bfloat16 kernels can be wrong without a warning. On CPUs with AMX, oneDNN (torch 2.13 and 2.14) returns noise for a
+Conv1d 16 -> 32 with kernel 16 and stride 8 and for the input gradient of its transpose, and a codec with such a layer
+diverges. Other CPUs have no bfloat16 kernel for some layers: without AVX-512, oneDNN cannot run an LSTM.
+
+Each layer is therefore compared with float32 on its true shapes, and only layers that fail stay in float32. A check of
+whole networks would be shorter. But five layers of the starter's codec fail on AMX, so it would keep that codec in
+float32 on the very CPUs that are fastest in bfloat16.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from codec.network.cpu import cpu_facts
 
-__all__ = ["FailedLayer", "Precision", "choose_precision", "keep_float32", "verify_bfloat16"]
+__all__ = ["FailedLayer", "Precision", "check_bfloat16", "choose_precision", "keep_float32"]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-_LAYERS = (*_CONVOLUTIONS, nn.Linear, nn.LSTM)  # what autocast runs in bfloat16
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear, nn.LSTM)  # autocast to bfloat16
 _CPU_UNITS = ("amx_bf16", "avx512_bf16")
 
 
 @dataclass(frozen=True)
 class Precision:
-    """In which dtype a run's matrix products and convolutions are computed; parameters are always float32."""
+    """Data type of matrix products and convolutions. Parameters are always float32."""
 
     dtype: torch.dtype
     device_type: str
-    description: str  # the dtype and why, for the log
+    description: str  # the dtype and the reason, for the log
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """A context for a forward pass: autocast to bfloat16, or plain float32 even below an outer autocast."""
-        return self._autocast(cache_weights=True)
-
-    def _autocast(self, cache_weights: bool) -> AbstractContextManager[object]:
+    def autocast(self, cache_weights: bool = True) -> AbstractContextManager[object]:
+        """Context for a forward pass: bfloat16 autocast, or float32 even inside an outer autocast."""
         enabled = self.dtype == torch.bfloat16
         return torch.autocast(self.device_type, torch.bfloat16, enabled=enabled, cache_enabled=cache_weights)
 
 
 @dataclass(frozen=True)
 class FailedLayer:
-    """A layer that bfloat16 gets wrong; errors are ||bfloat16 - float32|| / ||float32||."""
+    """A layer that bfloat16 gets wrong, or has no kernel for."""
 
     name: str
-    error_forward: float
-    error_input_gradient: float
-    error_weight_gradient: float
+    errors: dict[str, float] = field(default_factory=dict)  # ||bfloat16 - float32|| / ||float32|| of each result
+    exception: str = ""  # raised by torch
 
     def __str__(self) -> str:
-        return (
-            f"{self.name}: relative error {self.error_forward:.2g} (forward), "
-            f"{self.error_input_gradient:.2g} (input gradient), {self.error_weight_gradient:.2g} (weight gradient)"
-        )
+        errors = ", ".join(f"{error:.2g} ({result})" for result, error in self.errors.items())
+        return f"{self.name}: {self.exception or f'relative error {errors}'}"
 
 
 def choose_precision(requested: str, device: torch.device | str) -> Precision:
     """The precision to train in on `device`.
 
     Args:
-        requested: `auto` takes bfloat16 where the device has units for it (AMX or AVX512-BF16 in a CPU, Ampere or
-            later in an NVIDIA GPU) and float32 elsewhere, where bfloat16 is emulated and slower; `float32` and
-            `bfloat16` are taken as they are.
+        requested: `auto` is bfloat16 on devices with units for it (AMX or AVX512-BF16 in a CPU, Ampere or later in an
+            NVIDIA GPU) and float32 on others, which emulate bfloat16 and are slower in it. `float32` and `bfloat16` do
+            not depend on the device.
 
     Raises:
-        ValueError: An unknown request, or bfloat16 on a device that is neither CPU nor CUDA.
+        ValueError: The request is unknown, or is bfloat16 on a device other than CPU and CUDA.
     """
     device_type = torch.device(device).type
     if requested not in ("auto", "float32", "bfloat16"):
@@ -85,208 +80,6 @@ def choose_precision(requested: str, device: torch.device | str) -> Precision:
     return Precision(torch.bfloat16, device_type, f"bfloat16: this {device_type} has {units}")
 
 
-def keep_float32(module: nn.Module) -> None:
-    """Makes `module` compute in float32 below any autocast; its inputs are cast, its output is float32.
-
-    Parameters, state_dict keys and parametrizations stay as they are, and a deepcopy keeps float32 as well.
-    """
-    if not _is_kept(module):
-        # An attribute of the instance shadows the method of the class. deepcopy follows a partial and the method
-        # bound in it, where a closure would still run the original module.
-        module.__dict__["forward"] = partial(_run_in_float32, module.forward)
-
-
-def verify_bfloat16(
-    precision: Precision, module: nn.Module, sample_forward: Callable[[], object], tolerance: float = 0.05
-) -> list[FailedLayer]:
-    """Compares the layers below `module` with float32, and keeps those that fail in float32.
-
-    Convolutions, linear layers and LSTMs are compared in their output, input gradient and weight gradient, once
-    for each case of configuration, input shape and memory layout that `sample_forward` leads to. Layers that it
-    runs outside autocast are not looked at. Parameters, gradients, buffers and the random generators are left as
-    they were.
-
-    Args:
-        precision: Nothing is checked, and nothing returned, if it is float32.
-        sample_forward: Runs the module as a training step does, on a batch of the size and length to come; it is
-            called once, without gradients.
-        tolerance: Largest relative error; a layer that is right is off by about 0.003.
-
-    Returns:
-        The layers that failed, each with its largest errors.
-    """
-    if precision.dtype == torch.float32:
-        return []
-    with _left_unchanged(module, precision.device_type):
-        uses = _record_uses(precision, module, sample_forward)
-        failed: dict[str, list[tuple[float, float, float]]] = {}
-        for case, layers in uses.items():
-            errors = _compare(precision, next(iter(layers.values())), case)
-            if not all(error <= tolerance for error in errors):  # so that NaN fails
-                for name in layers:
-                    failed.setdefault(name, []).append(errors)
-    for name in failed:
-        keep_float32(module.get_submodule(name))
-    order = [name for name, _ in module.named_modules() if name in failed]
-    return [FailedLayer(name, *map(_largest, zip(*failed[name], strict=True))) for name in order]
-
-
-@dataclass(frozen=True)
-class _Case:
-    """All that the choice of a kernel can depend on."""
-
-    kind: type
-    settings: str
-    weight_layout: tuple[tuple[int, ...], ...]
-    input_shape: tuple[int, ...]
-    input_strides: tuple[int, ...]
-    input_dtype: torch.dtype
-    device: torch.device
-
-
-def _record_uses(
-    precision: Precision, module: nn.Module, sample_forward: Callable[[], object]
-) -> dict[_Case, dict[str, nn.Module]]:
-    uses: dict[_Case, dict[str, nn.Module]] = {}
-
-    def record(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.is_autocast_enabled(precision.device_type) and not _is_kept(layer):
-            x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-            case = _Case(
-                parametrize.type_before_parametrizations(layer),
-                layer.extra_repr(),
-                tuple(parameter.stride() for parameter in layer.parameters()),
-                tuple(x.shape),
-                x.stride(),
-                x.dtype,
-                x.device,
-            )
-            uses.setdefault(case, {})[name] = layer
-
-    handles = [
-        layer.register_forward_pre_hook(partial(record, name), with_kwargs=True)
-        for name, layer in module.named_modules()
-        if isinstance(layer, _LAYERS)
-    ]
-    try:
-        # Weights cast without gradients must not stay in the cache of an autocast around this call.
-        with torch.no_grad(), precision._autocast(cache_weights=False):
-            sample_forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return uses
-
-
-def _compare(precision: Precision, layer: nn.Module, case: _Case) -> tuple[float, float, float]:
-    """Relative errors of bfloat16 in output, input gradient and weight gradient.
-
-    bfloat16 gets the true shape, for the defect depends on it, but float32 need not: the items of a batch are
-    independent in a convolution, so the batch repeats two items and float32 computes just these. Their weight
-    gradients count as often as they are repeated.
-    """
-    batch = case.input_shape[0]
-    batched = isinstance(layer, _CONVOLUTIONS) and len(case.input_shape) == layer.weight.dim()
-    distinct = min(batch, 2) if batched else batch
-    generator = torch.Generator(case.device).manual_seed(0)
-    items = torch.randn((distinct, *case.input_shape[1:]), generator=generator, device=case.device)
-    items = items.to(case.input_dtype).float()
-
-    float32 = torch.autocast(precision.device_type, enabled=False)
-    reference, backward = _differentiate(layer, items, float32)
-    slope = torch.randn(reference.shape, generator=generator, device=case.device)
-    counts = torch.tensor([len(range(i, batch, distinct)) for i in range(distinct)] if batched else [1]).to(items)
-    reference_gradient, *reference_weights = backward(slope * _like(counts, slope))
-    reference_gradient /= _like(counts, items)
-
-    estimate_input = _repeat(items, _empty_as(case))
-    estimate, backward = _differentiate(layer, estimate_input, precision._autocast(cache_weights=False))
-    gradient, *weights = backward(_repeat(slope, torch.empty_like(estimate)))
-    return (
-        _relative_error([estimate], [reference]),
-        _relative_error([gradient], [reference_gradient]),
-        _relative_error(weights, reference_weights),
-    )
-
-
-def _differentiate(
-    layer: nn.Module, x: Tensor, context: AbstractContextManager[object]
-) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
-    """The layer's output, and a function from its gradient to those of `x` and of the weights but biases."""
-    x = x.detach().requires_grad_()
-    with torch.enable_grad(), context:
-        result = layer(x)
-        output: Tensor = result[0] if isinstance(result, tuple) else result
-    weights = [p for name, p in layer.named_parameters() if p.requires_grad and "bias" not in name]
-
-    def backward(slope: Tensor) -> list[Tensor]:
-        return list(torch.autograd.grad(output, [x, *weights], slope))
-
-    return output.detach(), backward
-
-
-def _empty_as(case: _Case) -> Tensor:
-    x = torch.empty_strided(case.input_shape, case.input_strides, dtype=case.input_dtype, device=case.device)
-    # In an expanded tensor several elements share one place, and cannot be written.
-    return x.contiguous() if 0 in case.input_strides else x
-
-
-def _like(counts: Tensor, x: Tensor) -> Tensor:
-    return counts.view(-1, *[1] * (x.dim() - 1))
-
-
-def _repeat(items: Tensor, target: Tensor) -> Tensor:
-    for chunk in target.split(len(items)):
-        chunk.copy_(items[: len(chunk)])
-    return target
-
-
-def _relative_error(estimate: list[Tensor], reference: list[Tensor]) -> float:
-    """||estimate - reference|| / ||reference||, a reference with fewer items being repeated."""
-    difference, size = 0.0, 0.0
-    for a, b in zip(estimate, reference, strict=True):
-        # Chunk by chunk: temporaries of the whole size would cost more than the sums.
-        for chunk in a.split(len(b)):
-            wanted = b[: len(chunk)]
-            difference = math.hypot(difference, torch.linalg.vector_norm(chunk - wanted).item())
-            size = math.hypot(size, torch.linalg.vector_norm(wanted).item())
-    return difference / max(size, 1e-30)
-
-
-def _largest(errors: tuple[float, ...]) -> float:
-    return max(errors, key=lambda error: (math.isnan(error), error))
-
-
-@contextmanager
-def _left_unchanged(module: nn.Module, device_type: str) -> Iterator[None]:
-    buffers = [(owner, name, b) for owner in module.modules() for name, b in owner._buffers.items() if b is not None]
-    copies = [buffer.clone() for _, _, buffer in buffers]
-    devices = [torch.cuda.current_device()] if device_type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for (owner, name, buffer), copy in zip(buffers, copies, strict=True):
-            owner._buffers[name] = buffer.copy_(copy)
-
-
-def _is_kept(module: nn.Module) -> bool:
-    forward = module.__dict__.get("forward")
-    return isinstance(forward, partial) and forward.func is _run_in_float32
-
-
-def _run_in_float32(forward: Callable[..., object], *args: object, **kwargs: object) -> object:
-    device_type = next(value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-    with torch.autocast(device_type, enabled=False):
-        return forward(*map(_to_float32, args), **{name: _to_float32(value) for name, value in kwargs.items()})
-
-
-def _to_float32(value: object) -> object:
-    if isinstance(value, tuple):  # the state of an LSTM
-        return tuple(map(_to_float32, value))
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
 def _bfloat16_units(device_type: str) -> str | None:
     if device_type == "cuda":
         supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -295,3 +88,129 @@ def _bfloat16_units(device_type: str) -> str | None:
         return None
     flags = cpu_facts().get("flags", "").split()
     return next((unit for unit in _CPU_UNITS if unit in flags), None)
+
+
+def keep_float32(module: nn.Module) -> None:
+    """Makes `module` compute in float32 inside any autocast; its inputs are converted and its output is float32.
+
+    Parameters, state_dict keys and parametrizations do not change, and copies of the module keep float32 as well.
+    """
+    if not _is_kept(module):
+        # An attribute of the instance takes precedence over the method of the class. A partial, unlike a closure, is
+        # copied by deepcopy together with the module that its method is bound to.
+        module.__dict__["forward"] = partial(_run_in_float32, module.forward)
+
+
+def _is_kept(module: nn.Module) -> bool:
+    forward = module.__dict__.get("forward")
+    return isinstance(forward, partial) and forward.func is _run_in_float32
+
+
+def _run_in_float32(forward: Callable[..., object], *args: object, **kwargs: object) -> object:
+    with torch.autocast(_first_tensor(args, kwargs).device.type, enabled=False):
+        return forward(*map(_to_float32, args), **{name: _to_float32(value) for name, value in kwargs.items()})
+
+
+def _first_tensor(args: Sequence[object], kwargs: dict[str, Any]) -> Tensor:
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def _to_float32(value: object) -> object:
+    if isinstance(value, tuple):  # the state of an LSTM
+        return tuple(map(_to_float32, value))
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def check_bfloat16(
+    precision: Precision, module: nn.Module, sample_forward: Callable[[], object], tolerance: float = 0.05
+) -> list[FailedLayer]:
+    """Compares convolutions, linear layers and LSTMs in `module` with float32, and keeps those that fail in float32.
+
+    Output, input gradient and weight gradient are compared, once for each shape and memory layout of the input. Layers
+    that run outside autocast are not checked. Parameters, gradients, buffers and random generators do not change.
+
+    Args:
+        precision: With float32 nothing is checked.
+        sample_forward: Runs the module as a training step does, on a batch of the size of later batches. It is called
+            once, without gradients.
+        tolerance: Largest relative error. Correct layers have an error of about 0.003.
+    """
+    failed: dict[str, FailedLayer] = {}
+    if precision.dtype == torch.float32:
+        return []
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, _LAYERS)}
+    layers = {name: layer for name, layer in layers.items() if not _is_kept(layer)}
+    checked: set[object] = set()
+
+    def forward(name: str, layer: nn.Module, own: Callable[..., object], *args: object, **kwargs: Any) -> object:
+        x = _first_tensor(args, kwargs)
+        case = name, x.shape, x.stride(), x.dtype
+        if torch.is_autocast_enabled(precision.device_type) and name not in failed and case not in checked:
+            checked.add(case)
+            result = _compare(precision, name, layer, own, x)
+            if result.exception or not all(error <= tolerance for error in result.errors.values()):  # NaN fails
+                failed[name] = result
+        return _run_in_float32(own, *args, **kwargs) if name in failed else own(*args, **kwargs)
+
+    with _state_restored(module, precision.device_type):
+        for name, layer in layers.items():
+            layer.__dict__["forward"] = partial(forward, name, layer, layer.forward)
+        try:
+            # Weights converted without gradients must not stay in the cache of an outer autocast.
+            with torch.no_grad(), precision.autocast(cache_weights=False):
+                sample_forward()
+        finally:
+            for layer in layers.values():
+                del layer.__dict__["forward"]
+    for name in failed:
+        keep_float32(layers[name])
+    return list(failed.values())
+
+
+def _compare(
+    precision: Precision, name: str, layer: nn.Module, forward: Callable[..., object], x: Tensor
+) -> FailedLayer:
+    """Relative errors of bfloat16 for a random input with the shape and memory layout of `x`."""
+    # Elements of an expanded tensor share memory and cannot be set one by one.
+    dense = 0 not in x.stride()
+    sample = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) if dense else torch.empty_like(x)
+    sample.normal_(generator=torch.Generator(x.device).manual_seed(0))
+    weights = [p for key, p in layer.named_parameters() if p.requires_grad and "bias" not in key]
+
+    float32 = torch.autocast(precision.device_type, enabled=False)
+
+    def differentiate(sample: Tensor, context: AbstractContextManager[object]) -> tuple[list[Tensor], ...]:
+        sample = sample.detach().requires_grad_()
+        with torch.enable_grad(), context:
+            result = forward(sample)
+        output: Any = result[0] if isinstance(result, tuple) else result
+        slope = torch.empty(output.shape, device=output.device)
+        slope.normal_(generator=torch.Generator(x.device).manual_seed(1))
+        with float32:  # a training step's backward pass runs outside autocast
+            gradient, *weight_gradients = torch.autograd.grad(output, [sample, *weights], slope.to(output.dtype))
+        return [output.detach()], [gradient], weight_gradients
+
+    reference = differentiate(sample.float(), float32)
+    try:
+        estimate = differentiate(sample, precision.autocast(cache_weights=False))
+    except RuntimeError as error:
+        return FailedLayer(name, exception=str(error).strip().splitlines()[0])
+    results = ("output", "input gradient", "weight gradient")
+    return FailedLayer(name, dict(zip(results, map(_relative_error, estimate, reference), strict=True)))
+
+
+def _relative_error(estimate: list[Tensor], reference: list[Tensor]) -> float:
+    """||estimate - reference|| / ||reference|| over all tensors of the lists together."""
+    difference = math.hypot(*(float((a - b).norm()) for a, b in zip(estimate, reference, strict=True)))
+    return difference / max(math.hypot(*(float(b.norm()) for b in reference)), 1e-30)
+
+
+@contextmanager
+def _state_restored(module: nn.Module, device_type: str) -> Iterator[None]:
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device_type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for name, buffer in module.named_buffers():
+                buffer.copy_(buffers[name])
