@@ -26,7 +26,8 @@ from scripts.ablation.report.runs import conditions_by_weights, read_runs
 from scripts.ablation.report.tables import described, score_table
 from scripts.ablation.run import error_path, run_job
 from scripts.command_line import compose, execute
-from scripts.composition import CHANGEABLE_ON_RESUME, CONFIGS, check_keys, check_unchanged, make, save_config
+from scripts.composition import CONFIGS, instantiate
+from scripts.run_folder import CHANGEABLE_ON_RESUME, check_keys, check_unchanged, save_config
 from scripts.train import SUMMARY
 
 # The grid may change while finished runs are kept. All runs must share every other setting.
@@ -92,7 +93,7 @@ def _plan(cfg: DictConfig) -> Plan:
     configs = {name: run_config(cfg, run) for name, run in grid_runs(cfg).items()}
     for name, train in configs.items():
         check_keys(train)
-        make(train.balancer)
+        instantiate(train.balancer)
         run_folder = folder / "runs" / name
         check_unchanged(run_folder, run_folder / "config.yaml", train, _CHANGEABLE_IN_RUNS)
     train_base = cfg.start == "from_base" and _base_is_unfinished(cfg, next(iter(configs.values())))
@@ -107,10 +108,10 @@ def _base_is_unfinished(cfg: DictConfig, train: DictConfig) -> bool:
         if unfinished:
             base_train = base_config(cfg)
             check_keys(base_train)
-            state = {"codec_config": make(base_train.codec).config.to_dict()}
+            state = {"codec_config": instantiate(base_train.codec).config.to_dict()}
         else:
             state = load_checkpoint(base).state
-        check_architecture(state, make(train.codec))
+        check_architecture(state, instantiate(train.codec))
     except (CheckpointError, ValueError) as error:
         raise ValueError(f"base={base}: {error}") from error
     return unfinished

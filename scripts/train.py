@@ -2,7 +2,7 @@
 
 python -m scripts.train [group=name ...] [path.to.key=value ...]
 
-Exit status: see scripts.command_line. The traceback of an error is in the run's log.txt in any case.
+Exit status: see scripts.command_line. The traceback of an error is always in the run's log.txt.
 """
 
 import shlex
@@ -20,15 +20,14 @@ from codec.training.logging.live_report import LiveReport
 from scripts.command_line import compose, execute
 from scripts.composition import open_run
 
-SUMMARY = "summary.txt"  # in the run's folder: the last thing that a run writes
+SUMMARY = "summary.txt"  # in the run's folder; written last, so it marks a finished run
 
 
 def run(cfg: DictConfig) -> None:
-    """Trains, with a page that shows how far it is, and says in the end what came of it and where everything is."""
+    """Trains with a report page, then prints a summary: scores, files, advice and the next commands."""
     with open_run(cfg, sinks=[LiveReport()]) as trainer:
         folder = trainer.logger.folder
-        page, interval = folder / "report.html", cfg.trainer.validate_every
-        trainer.logger.message(f"listen and look, at first in a moment, then every {interval} steps: {page}")
+        trainer.logger.message(f"report: {folder / 'report.html'} (updated every {cfg.trainer.validate_every} steps)")
         trainer.run()
     if trainer.processes.is_main:
         text = "\n".join(summary(trainer, cfg.validation.bandwidth_kbps))
@@ -38,7 +37,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
-    """The last lines of a run: its scores beside those of its start, its files, what was found, and what comes next."""
+    """The lines that are printed after training: scores at the start and now, files, advice, next commands."""
     folder = trainer.logger.folder
     records, _ = read_metrics(folder / "metrics.jsonl")
     yield f"Trained for {trainer.step} steps in {duration(trainer.seconds)}."
@@ -61,7 +60,7 @@ def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
 
 
 def _table(scores: Sequence[Score], bandwidth_kbps: float) -> Iterator[str]:
-    header = (f"Held out, at {bandwidth_kbps:g} kbps", "at first", "now", "change")
+    header = (f"Held-out clips at {bandwidth_kbps:g} kbps", "start", "now", "change")
     yield f"{header[0]:<28} {header[1]:>9} {header[2]:>9} {header[3]:>10}"
     for score in scores:
         yield f"  {f'{score.metric}, {score.group}':<26} {score.first:>9} {score.now:>9} {score.change:>10}"
@@ -72,21 +71,21 @@ def _next_commands(folder: Path) -> list[str]:
     return [
         f".venv/bin/codec encode in.wav out.ecdc --checkpoint {run}",
         f".venv/bin/codec decode out.ecdc back.wav --checkpoint {run}",
-        "bash scripts/setup.sh evaluation   # once, for the next line",
+        "bash scripts/setup.sh evaluation   # once, for the next command",
         f".venv/bin/codec evaluate --checkpoint {run} --data data/clips/held_out",
-        f"bash scripts/train.sh name=tuned init_from={run} data=folder data.root=/path/to/audio   # same codec",
+        f"bash scripts/train.sh name=tuned init_from={run} data=folder data.root=/path/to/audio   # fine-tune",
     ]
 
 
 def train() -> None:
-    """Every run that the command line asks for."""
+    """Trains every run of the command line."""
     for cfg in compose("train"):
         run(cfg)
 
 
 def main() -> None:
-    """The command; see the head of this file."""
-    execute(train, "stopped; the same command resumes from the last checkpoint")
+    """The command; see the module docstring."""
+    execute(train, "stopped; run the same command again to resume from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from codec.cli import main
 from encodec_weights import encodec_model
 from scripts.ablation.grid import check_grid, grid_runs, run_config
 from scripts.command_line import compose as compose_from_command_line
-from scripts.composition import check_keys
+from scripts.run_folder import check_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_dir
 from codec.training import Trainer
 from codec.training.startup.malloc import keep_freed_memory
 from scripts.bench.machine import describe_machine
-from scripts.composition import CONFIGS, build, select_device
+from scripts.composition import CONFIGS, build_trainer, select_device
 
 _ROOT = Path(__file__).resolve().parents[2]
 # The model, losses and discriminator of audiocraft's 24 kHz solver, on batches of 4 x 1 s.
@@ -96,7 +96,7 @@ def own_trainer(
     """A trainer just past the start of its codebooks."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", [*experiment, f"trainer.precision={precision}", *overrides])
-    trainer = build(cfg, Path(folder), device=select_device("auto"))
+    trainer = build_trainer(cfg, Path(folder), device=select_device("auto"))
     trainer.prepare_precision()
     generator = torch.Generator().manual_seed(0)
     trainer.codec.quantizer.start(torch.randn(1200, trainer.codec.config.latent_dim, generator=generator))

@@ -454,24 +454,26 @@ def test_changed_settings_of_a_run_are_refused_unless_they_do_not_affect_it(
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers_run_jobs_in_other_processes(launcher: str, base: Path, tmp_path: Path) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
+    # Two processes at once with joblib; one is enough for submitit. Data workers fail under joblib's start method.
+    names = ["weighted_sum", "encodec"][: 2 if launcher == "joblib" else 1]
     limits = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    workers = f"overrides={listed((*TINY, 'data.num_workers=1'))}"  # fails under joblib's start method
+    overrides = [f"strategies={listed(tuple(names))}", f"overrides={listed((*TINY, 'data.num_workers=1'))}", *limits]
     command = [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), f"hydra/launcher={launcher}"]
-    done = subprocess.run([*command, *limits, workers], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    done = subprocess.run([*command, *overrides], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
                           capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "tiny"
-    assert finished(folder) == BOTH
-    assert "2/2 runs" in done.stdout
+    assert finished(folder) == {f"{name}.default.seed0" for name in names}
+    assert f"{len(names)}/{len(names)} runs" in done.stdout
     assert (folder / "ablation.html").stat().st_size > 10_000
-    assert len((folder / "results.csv").read_text().splitlines()) == 3
+    assert len((folder / "results.csv").read_text().splitlines()) == 1 + len(names)
     left = {path.name for path in folder.iterdir()} - {".submitit"}
     assert left == {"ablation.yaml", "ablation.html", "results.csv", "runs"}
 
 
 @pytest.mark.slow
 def test_an_interrupted_process_can_be_resumed(base: Path, tmp_path: Path, ablation: Ablate) -> None:
-    overrides = ["strategies=[weighted_sum]", "max_steps=40"]
+    overrides = ["strategies=[weighted_sum]", "max_steps=20"]
     process = subprocess.Popen(
         [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), *overrides], cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from scripts.ablation.grid import check_grid, grid_runs, run_config
-from scripts.composition import make
+from scripts.composition import instantiate
 from tiny_command import ROOT, composed
 
 
@@ -35,7 +35,7 @@ def test_the_default_grid_has_eight_strategies_and_three_seeds() -> None:
         assert train.trainer.max_steps == 120
         assert train.trainer.validate_every == 60
         assert train.trainer.rollback.max_rollbacks == 0
-        make(train.balancer)
+        instantiate(train.balancer)
 
 
 def test_runs_of_one_seed_differ_only_in_the_balancer() -> None:

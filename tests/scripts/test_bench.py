@@ -24,7 +24,8 @@ from scripts.bench import precision as bench_precision
 from scripts.bench import startup as bench_startup
 from scripts.bench import step as bench
 from scripts.bench.step import AUDIOCRAFT, Worker
-from scripts.composition import CONFIGS, check_keys
+from scripts.composition import CONFIGS
+from scripts.run_folder import check_keys
 from tiny_run import tidied, tiny_adversarial, tiny_trainer
 
 

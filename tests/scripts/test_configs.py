@@ -15,7 +15,8 @@ from codec.training import Trainer
 from codec.training.logging.run_logger import TensorBoardSink, WandbSink
 from data import DataError
 from scripts.command_line import describe_error
-from scripts.composition import _KEYS, build, check_keys
+from scripts.composition import build_trainer
+from scripts.run_folder import KEYS, check_keys
 from scripts.train import run
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,7 @@ def built(tmp_path: Path) -> Any:
     def make(*overrides: str) -> Trainer:
         cfg = configuration(*overrides)
         check_keys(cfg)
-        trainers.append(build(cfg, tmp_path / str(len(trainers))))
+        trainers.append(build_trainer(cfg, tmp_path / str(len(trainers))))
         return trainers[-1]
 
     yield make
@@ -163,7 +164,7 @@ def test_what_has_no_default_is_asked_for_by_name(option: str, setting: str, tmp
     cfg = configuration(*given, f"runs_folder={tmp_path}")
     with pytest.raises(Exception, match=setting) as caught:
         run(cfg)
-    assert describe_error(caught.value) == f"{setting} has no default: give {setting}=..."
+    assert describe_error(caught.value) == f"{setting} has no default: set {setting}=..."
 
 
 def test_without_a_discriminator_the_default_losses_are_refused(built: Build) -> None:
@@ -187,14 +188,14 @@ def test_the_settings_that_are_read_one_by_one_are_those_of_the_files() -> None:
     found: dict[str, set[str]] = {}
     for option in options():
         group = option.partition("=")[0]
-        if group in _KEYS:
+        if group in KEYS:
             cfg = configuration(option, *NEEDS.get(option, ()))
-            assert set(cfg[group]) <= set(_KEYS[group]), option
+            assert set(cfg[group]) <= set(KEYS[group]), option
             found[group] = found.get(group, set()) | set(cfg[group])
-    assert found == {group: set(_KEYS[group]) for group in found}
+    assert found == {group: set(KEYS[group]) for group in found}
     top = {str(key) for key in configuration() if key != "hydra"}
-    assert top == set(_KEYS[""])
-    assert set(configuration().validation) == set(_KEYS["validation"])
+    assert top == set(KEYS[""])
+    assert set(configuration().validation) == set(KEYS["validation"])
 
 
 # The alternatives that the comments in the files name.

@@ -13,7 +13,7 @@ from torch import Tensor
 from codec import Codec, CodecConfig, EncodedSegment
 from codec.coding.segments import SegmentDecoder
 from coding_inputs import ROOT
-from scripts.composition import build
+from scripts.composition import build_trainer
 
 RATE, LENGTH, STRIDE = 48_000, 48_000, 47_520
 
@@ -103,7 +103,7 @@ def test_the_48_khz_experiment_trains_on_segments_with_a_scale_each(tmp_path: Pa
         "data.held_out={seconds: 0.2, clips_per_source: 1}", "validation.bandwidth_kbps=2.4",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        trainer = build(compose("train", tiny), tmp_path)
+        trainer = build_trainer(compose("train", tiny), tmp_path)
     audio = trainer.data.batch(0)
     assert audio.shape == (2, 2, 4800)
     trainer.codec.quantizer.start(torch.randn(256, 8))

@@ -1,0 +1,111 @@
+"""The settings of a run and its folder: unknown settings are refused, and a folder holds only one run."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from codec.atomic_file import atomic_write
+
+__all__ = ["CHANGEABLE_ON_RESUME", "KEYS", "check_keys", "check_unchanged", "claim_folder", "resolve", "save_config"]
+
+# Settings that scripts/composition.py reads by name. All others are arguments of a class or function, which refuses
+# unknown names. A misspelled one in an experiment file would have no effect here, so `check_keys` refuses it.
+KEYS = {
+    "": (
+        *("name", "runs_folder", "seed", "init_from", "codec", "discriminator", "adversarial", "losses", "balancer"),
+        *("data", "optimizer", "trainer", "logger", "validation", "checkpoints"),
+    ),
+    "losses": ("terms", "adversarial", "weights"),
+    "data": ("root", "corpus", "segment_seconds", "batch_size", "num_workers", "held_out"),
+    "optimizer": ("codec", "discriminator"),
+    "logger": ("sinks",),
+    "validation": ("bandwidth_kbps", "samples_per_group"),
+}
+
+# Settings that may change when a run is resumed: its length, and what does not affect the result.
+CHANGEABLE_ON_RESUME = (
+    "name",
+    "runs_folder",
+    *("trainer.max_steps", "trainer.max_epochs", "trainer.max_minutes"),
+    *("trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every"),
+    "trainer.device",
+    "trainer.rollback",
+    "data.num_workers",
+    "logger",
+    "checkpoints",
+)
+
+
+def check_keys(cfg: DictConfig) -> None:
+    """Checks that every setting is used.
+
+    Raises:
+        ValueError: Names the first unknown setting and the known ones, or data.root if it is missing.
+    """
+    for path, known in KEYS.items():
+        for key in OmegaConf.select(cfg, path) if path else cfg:
+            if key not in known:
+                setting = f"{path}.{key!s}".lstrip(".")
+                raise ValueError(f"there is no setting {setting}, expected one of {', '.join(known)}")
+    if OmegaConf.is_missing(cfg.data, "root"):  # otherwise the error would name data.corpus.root, which refers to it
+        raise ValueError("data.root has no default: set data.root=...")
+
+
+def claim_folder(cfg: DictConfig) -> Path:
+    """Creates the run's folder, or checks that the run in it has the same settings.
+
+    Raises:
+        ValueError: The name is missing or invalid, or the folder holds a run with other settings.
+    """
+    if OmegaConf.is_missing(cfg, "name") or not str(cfg.name or "").strip():
+        raise ValueError("the run has no name: set name=..., or choose an experiment, which sets it")
+    folder = Path(cfg.runs_folder) / str(cfg.name)
+    if folder.resolve().parent != Path(cfg.runs_folder).resolve():
+        raise ValueError(f"name must be the name of a folder in {cfg.runs_folder}, got {str(cfg.name)!r}")
+    check_unchanged(folder, folder / "config.yaml", cfg, CHANGEABLE_ON_RESUME)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_unchanged(folder: Path, path: Path, cfg: DictConfig, changeable: Collection[str]) -> None:
+    """Checks that a run in `folder` has the settings of `cfg`.
+
+    Args:
+        path: The run's saved settings; if the file is missing, everything is accepted.
+        changeable: Settings that may differ.
+
+    Raises:
+        ValueError: Names the first settings that differ.
+    """
+    if not path.exists():
+        return
+    differing = differences(OmegaConf.to_container(OmegaConf.load(path)), resolve(cfg), changeable)
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({'; '.join(differing[:3])}"
+            f"{'; ...' if len(differing) > 3 else ''}): choose another name=, or move that folder away"
+        )
+
+
+def differences(before: Any, now: Any, changeable: Collection[str], path: str = "") -> list[str]:
+    """A phrase for each setting that differs between two resolved configurations, except those in `changeable`."""
+    if path in changeable:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        inner = (differences(before.get(k), now.get(k), changeable, f"{path}.{k}" if path else str(k)) for k in keys)
+        return [difference for each in inner for difference in each]
+    return [] if before == now else [f"{path} was {before}, is {now}"]
+
+
+def save_config(cfg: DictConfig, path: Path) -> None:
+    """Writes the resolved settings; only once the run is built, so that a failed start does not claim the folder."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(resolve(cfg))), encoding="utf-8")
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """The settings as plain Python values."""
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
