@@ -14,23 +14,26 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     evaluate = commands.add_parser(
         "evaluate",
         help="scores and bitrates of a model on held-out audio",
-        description="Encodes and decodes the audio of a folder at each bandwidth, and with Opus at 6, 12 and 24 kbps; "
-        "prints the mean scores of each of its subfolders, and writes evaluation.json, evaluation.csv (a row per clip "
-        "and bandwidth) and rate_distortion.png. Most of the time goes into ViSQOL, about the length of the audio at "
-        "each bandwidth.",
+        description="Encodes and decodes the audio of a folder at each bandwidth, and with Opus at 6, 12 and 24 kbps. "
+        "Prints the mean scores of each subfolder, and writes evaluation.json, evaluation.csv (one row per clip and "
+        "bandwidth) and rate_distortion.png. ViSQOL takes most of the time: about the duration of the audio, for each "
+        "bandwidth.",
     )
-    evaluate.add_argument("--data", metavar="FOLDER", type=Path, required=True, help="audio the model never heard")
+    evaluate.add_argument("--data", metavar="FOLDER", type=Path, required=True, help="audio that was not trained on")
     evaluate.add_argument(
-        "--output", metavar="DIR", type=Path, help="default: evaluation/ beside the model file, that is in its run"
-    )
-    evaluate.add_argument(
-        "--bandwidths", metavar="KBPS", type=float, nargs="+", help="some of those the model offers; default: all"
+        "--output", metavar="DIR", type=Path, help="default: evaluation/ beside the model file, in the run's folder"
     )
     evaluate.add_argument(
-        "--clips", metavar="N", type=int, default=20, help="files taken of each subfolder at most (%(default)s)"
+        "--bandwidths", metavar="KBPS", type=float, nargs="+", help="some of those that the model offers; default: all"
     )
     evaluate.add_argument(
-        "--seconds", metavar="S", type=float, default=10.0, help="of the start of each file at most (%(default)g)"
+        "--clips", metavar="N", type=int, default=20, help="largest number of files per subfolder (%(default)s)"
+    )
+    evaluate.add_argument(
+        "--seconds", metavar="S", type=float, default=10.0, help="longest duration taken from each file (%(default)g)"
+    )
+    evaluate.add_argument(
+        "--metrics", metavar="NAME", nargs="+", help="metrics by name or as my_package.my_module:METRIC; default: all"
     )
     add_beams_option(evaluate)
     add_model_options(evaluate)
@@ -38,15 +41,16 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    # Here, because only this command needs what scores and draws.
+    # Imported here, because only this command needs the packages that score and draw.
     from rich.console import Console
     from rich.progress import track
 
-    from codec.evaluation.metrics import METRICS, check_packages
+    from codec.evaluation.metrics import METRICS, check_packages, select_metrics
     from codec.evaluation.rate_distortion import evaluate_folder
     from codec.evaluation.rate_distortion_output import print_evaluation, write_evaluation
 
-    check_packages(METRICS.values())
+    metrics = select_metrics(options.metrics or METRICS)
+    check_packages(metrics.values())
     model = model_path(options.checkpoint)
     coder = load(options)
     offered = coder.codec.config.bandwidths_kbps
@@ -54,17 +58,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     for bandwidth_kbps in bandwidths_kbps:
         check_offered(bandwidth_kbps, offered)
     output = options.output or model.parent / "evaluation"
-    output.mkdir(parents=True, exist_ok=True)  # now rather than after the work
+    output.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     errors = Console(stderr=True)
 
     def tracked(names: Sequence[str]) -> Iterable[str]:
         return track(names, options.data.name, console=errors, disable=not errors.is_terminal)
 
-    result = evaluate_folder(coder, options.data, bandwidths_kbps, options.clips, options.seconds, tracked)
+    result = evaluate_folder(coder, options.data, bandwidths_kbps, options.clips, options.seconds, metrics, tracked)
     print_evaluation(result)
     about = {"model": str(model), "fingerprint": coder.fingerprint, "data": str(options.data), "beams": options.beams}
     for path in write_evaluation(result, about, output):
         print(path)
-    for reason in result.set_aside:
+    for reason in result.skipped_files:
         complain(ValueError(reason))
-    return 1 if result.set_aside else 0
+    return 1 if result.skipped_files else 0

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +16,31 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.atomic_file import atomic_write
-from codec.evaluation.metrics import describe
-from codec.evaluation.rate_distortion import EVERYTHING, Evaluation, Point
+from codec.evaluation.rate_distortion import ALL_CLIPS, Evaluation, Point
 from codec.evaluation.report.charts import colors
 
 __all__ = ["print_evaluation", "write_evaluation"]
 
-_STYLES: dict[str, dict[str, Any]] = {
+_LINE_STYLES: dict[str, dict[str, Any]] = {
     "codec": {"marker": "o", "linestyle": "-"},
     "opus": {"marker": "s", "linestyle": ":", "markerfacecolor": "white"},
 }
-_LEAST_WIDTH = 100  # where output is no terminal, rich believes in 80 columns and would cut the table
+_PLOT_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,  # a folder may be called a$b
+}
+_MIN_COLUMNS = 120  # rich assumes 80 where the output is not a terminal, and would cut the table
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Prints a table with one row per group, coder and bandwidth, and what was left out."""
-    names = list(evaluation.points[0].scores)
+    """Prints a table with one row per group, coder and bandwidth, and the notes below it."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("group", "coder"):
         table.add_column(heading, no_wrap=True)
-    for heading in (
-        "kbps",
-        "with\nheaders",
-        *(describe(name).label.split()[0] for name in names),
-        "bits\nused",
-    ):
+    metrics = evaluation.metrics.values()
+    for heading in ("kbps", "with\nheaders", *(metric.label.replace(" ", "\n") for metric in metrics)):
         table.add_column(heading, justify="right", no_wrap=True)
     group = ""
     for point in evaluation.points:
@@ -50,34 +50,33 @@ def print_evaluation(evaluation: Evaluation) -> None:
             point.group if point.group != group else "",
             f"{point.coder} {point.bandwidth_kbps:g}",
             *(f"{rate:.2f}" for rate in (point.payload_kbps, point.file_kbps)),
-            *(_shown(point.scores[name], 1 if name.endswith("_db") else 2) for name in names),
-            _shown(100 * point.bitrate_efficiency, 0, " %"),
+            *(_format(point.scores[metric.name], metric.digits) for metric in metrics),
         )
         group = point.group
     console = Console(highlight=False, markup=False)
-    console.width = max(console.width, _LEAST_WIDTH)
+    console.width = max(console.width, _MIN_COLUMNS)
     console.print(table)
     for note in evaluation.notes:
         console.print(note, soft_wrap=True)
 
 
-def _shown(value: float, digits: int, unit: str = "") -> str:
-    return f"{value:.{digits}f}{unit}" if math.isfinite(value) else "\N{EN DASH}"
+def _format(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "\N{EN DASH}"
 
 
 def write_evaluation(evaluation: Evaluation, about: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes evaluation.json, evaluation.csv and rate_distortion.png.
 
     Args:
-        evaluation: What to write.
-        about: Further entries of the JSON file: which model, which data.
-        folder: Which must exist.
+        evaluation: Result to write.
+        about: Further entries of the JSON file, such as the model and the data.
+        folder: Existing folder.
 
     Returns:
-        Where they are.
+        Paths of the three files.
 
     Raises:
-        OSError: One cannot be written.
+        OSError: A file cannot be written.
     """
     writers = {"evaluation.json": _write_json, "evaluation.csv": _write_csv, "rate_distortion.png": _write_plot}
     for name, write in writers.items():
@@ -91,17 +90,17 @@ def _write_json(evaluation: Evaluation, about: Mapping[str, Any], path: Path) ->
         **about,
         "points": [point._asdict() for point in evaluation.points],
         "notes": evaluation.notes,
-        "set_aside": evaluation.set_aside,
+        "skipped_files": evaluation.skipped_files,
     }
-    path.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(_with_null(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
-    """The same with null for what is no finite number, which JSON does not know."""
+def _with_null(value: Any) -> Any:
+    """The value with None for numbers that are not finite, which JSON cannot hold."""
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: _with_null(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [_with_null(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -117,39 +116,34 @@ def _write_csv(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> 
 
 
 def _write_plot(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> None:
-    """A panel per score over the payload's bitrate, a colour per group."""
-    groups = list(dict.fromkeys(p.group for p in evaluation.points if p.group != EVERYTHING))
-    names = list(evaluation.points[0].scores)
-    # A folder may be called a$b.
-    style: dict[Any, Any] = {
-        "font.size": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "text.parse_math": False,
-    }
-    with matplotlib.rc_context(style):
+    """A panel per metric of audio against the payload's bitrate, with a colour per group."""
+    groups = list(dict.fromkeys(point.group for point in evaluation.points if point.group != ALL_CLIPS))
+    metrics = [metric for metric in evaluation.metrics.values() if metric.domain != "codes"]
+    with matplotlib.rc_context(_PLOT_STYLE):
         figure = Figure(figsize=(9, 5.4), layout="constrained")
-        panels = figure.subplots(2, math.ceil(len(names) / 2))
-        for axes, name in zip(panels.flat, names, strict=False):
-            metric = describe(name)
+        panels = figure.subplots(2, max(1, math.ceil(len(metrics) / 2)), squeeze=False)
+        for axes in panels.flat[len(metrics) :]:
+            axes.set_axis_off()
+        for axes, metric in zip(panels.flat, metrics, strict=False):
             for group, color in zip(groups, colors(len(groups)), strict=True):
-                for coder in _STYLES:
-                    curve = [p for p in evaluation.points if (p.group, p.coder) == (group, coder)]
-                    _draw(axes, curve, name, f"{coder}, {group}", color)
+                for coder in _LINE_STYLES:
+                    curve = [point for point in evaluation.points if (point.group, point.coder) == (group, coder)]
+                    _draw(axes, curve, metric.name, f"{coder}, {group}", color)
             axes.set_title(f"{metric.heading}, lower is better" if metric.sign < 0 else metric.heading)
         for axes in panels[-1]:
             axes.set_xlabel("bitrate without headers, kbps")
         handles, labels = panels.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+        if labels:
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
         figure.savefig(path, format="png", dpi=150)
 
 
-def _draw(axes: Axes, curve: list[Point], name: str, label: str, color: str) -> None:
+def _draw(axes: Axes, curve: Sequence[Point], name: str, label: str, color: str) -> None:
     if not curve:
         return
     curve = sorted(curve, key=lambda point: point.payload_kbps)
     rates, values = [point.payload_kbps for point in curve], [point.scores[name] for point in curve]
-    axes.plot(rates, values, label=label, color=color, markersize=4, linewidth=1.2, **_STYLES[curve[0].coder])
+    axes.plot(rates, values, label=label, color=color, markersize=4, linewidth=1.2, **_LINE_STYLES[curve[0].coder])
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""The rate-distortion evaluation of a model, Opus beside it, and what `codec evaluate` writes."""
+"""The rate-distortion evaluation of a model and of Opus, and the files that `codec evaluate` writes."""
 
 import csv
 import json
@@ -15,9 +15,9 @@ from PIL import Image
 from codec import Codec, CodecConfig
 from codec.cli import main
 from codec.coding.file_codec import FileCodec
-from codec.evaluation import pesq, si_sdr_db, stft_distance
-from codec.evaluation.baselines import code_with_opus, opus_bandwidths, packet_bytes
-from codec.evaluation.rate_distortion import Measurement, evaluate_folder, score, summarise
+from codec.evaluation import Metric, pesq, select_metrics, si_sdr_db, stft_distance
+from codec.evaluation.baselines import code_with_opus, packet_bytes, possible_opus_bitrates
+from codec.evaluation.rate_distortion import Measurement, evaluate_folder, score_clip, summarize
 
 CLIPS = Path(__file__).parents[3] / "data/clips/held_out"
 SPEECH = CLIPS / "speech/new_world_fr_4.ogg"
@@ -43,7 +43,7 @@ def tiny_codec(**changes: Any) -> Codec:
 
 @pytest.fixture
 def audio_folder(tmp_path: Path) -> Path:
-    """Two groups of 0.5 s clips at another rate and with other channels than the codec's."""
+    """Two groups of 0.5 s clips whose sample rate and channels differ from the codec's."""
     folder = tmp_path / "audio"
     for number, name in enumerate(["music/a.wav", "music/b.wav", "speech/one/c.flac", "speech/d.ogg"]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def test_packets_of_a_stream_that_crosses_pages() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("sample_rate", [24_000, 44_100])
-def test_opus_keeps_length_and_place_and_improves_with_its_rate(channels: int, sample_rate: int) -> None:
+def test_opus_keeps_length_and_alignment_and_improves_with_its_bitrate(channels: int, sample_rate: int) -> None:
     time = torch.arange(2 * sample_rate + 1) / sample_rate
     partials = [0.3 / k * torch.sin(2 * math.pi * k * (220 + 30 * time) * time) for k in range(1, 12)]
     audio = torch.stack(partials).sum(0).expand(channels, -1) * torch.tensor([[1.0], [0.6]])[:channels]
@@ -74,7 +74,7 @@ def test_opus_keeps_length_and_place_and_improves_with_its_rate(channels: int, s
     assert float(si_sdr_db(results[-1].audio[None], audio[None])) > 20
 
 
-def test_opus_bitrates_are_near_what_was_asked_for() -> None:
+def test_opus_bitrates_are_near_their_targets() -> None:
     audio, rate = soundfile.read(CLIPS / "music/muldjord_chaos_god.ogg", dtype="float32")
     mono = torch.from_numpy(audio.mean(1))[None, : 5 * rate]
     for kbps in (6, 12, 24, 64):
@@ -84,24 +84,24 @@ def test_opus_bitrates_are_near_what_was_asked_for() -> None:
         assert 900 < result.file_bytes - result.payload_bytes < 1800
 
 
-def test_opus_rates_out_of_reach_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    possible, notes = opus_bandwidths([6.0, 12.0, 24.0], channels=2)
+def test_impossible_opus_bitrates_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    possible, notes = possible_opus_bitrates([6.0, 12.0, 24.0], channels=2)
     assert possible == [12.0, 24.0]
-    assert notes == ["Opus at 6 kbps is left out: libsndfile offers 6 to 256 kbps per channel, and there are 2"]
-    with pytest.raises(ValueError, match="6 to 256 kbps per channel are wanted, got 6 for 2"):
+    assert notes == ["Opus at 6 kbps is left out: libsndfile offers 6 to 256 kbps per channel, and the audio has 2"]
+    with pytest.raises(ValueError, match="expected 6 to 256 kbps per channel, got 6 for 2 channels"):
         code_with_opus(torch.zeros(2, 960), 48_000, 6.0)
     monkeypatch.setattr(soundfile, "check_format", lambda *_: False)
-    possible, notes = opus_bandwidths([6.0], channels=1)
+    possible, notes = possible_opus_bitrates([6.0], channels=1)
     assert possible == []
     assert len(notes) == 1
     assert "Opus is left out: libsndfile" in notes[0]
 
 
-def test_scores_are_those_of_the_metrics() -> None:
+def test_scores_equal_the_metrics() -> None:
     audio, rate = soundfile.read(SPEECH, dtype="float32", always_2d=True)
     reference = torch.from_numpy(audio.T.copy())[:, : 2 * rate]
     estimate = reference + 0.01 * torch.randn(reference.shape)
-    scores = score(estimate, reference, rate)
+    scores = score_clip(estimate, reference, rate)
     assert list(scores) == SCORES
     assert scores["pesq"] == pytest.approx(float(pesq(estimate[None], reference[None], rate)))
     assert scores["si_sdr_db"] == pytest.approx(float(si_sdr_db(estimate[None], reference[None])))
@@ -111,7 +111,7 @@ def test_scores_are_those_of_the_metrics() -> None:
     "changes",
     [{}, {"channels": 2, "causal": False, "norm": "time_group_norm", "normalize": True, "segment_seconds": 0.2}],
 )
-def test_measurements_are_what_files_hold(audio_folder: Path, changes: dict[str, Any]) -> None:
+def test_measurements_match_the_files(audio_folder: Path, changes: dict[str, Any]) -> None:
     codec = tiny_codec(**changes)
     evaluation = evaluate_folder(FileCodec(codec), audio_folder, [0.6, 1.2], clips_per_group=5, seconds=0.4)
     ours = [m for m in evaluation.measurements if m.coder == "codec"]
@@ -138,7 +138,7 @@ def test_measurements_are_what_files_hold(audio_folder: Path, changes: dict[str,
     assert {m.bandwidth_kbps for m in opus} == ({12.0, 24.0} if changes else {6.0, 12.0, 24.0})
 
 
-def test_clips_are_spread_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+def test_clips_are_evenly_spaced_and_omissions_are_noted(tmp_path: Path) -> None:
     tone = 0.2 * np.sin(np.arange(12_000) / 10)
     for number in range(7):
         soundfile.write(tmp_path / f"{number}.wav", tone, 24_000)
@@ -146,20 +146,21 @@ def test_clips_are_spread_and_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert list(dict.fromkeys(m.clip for m in evaluation.measurements)) == ["0.wav", "2.wav", "4.wav"]
     assert {(m.group, m.seconds) for m in evaluation.measurements} == {("audio", 0.1)}
     assert evaluation.notes == [
-        "3 of the 7 files of audio were taken: --clips takes more",
-        "visqol is not defined for 3 of the 3 clips, which its means leave out",
-        "stoi is not defined for 3 of the 3 clips, which its means leave out",
-        "pesq is not defined for 3 of the 3 clips, which its means leave out",
+        "3 of 7 files of audio were evaluated; --clips N evaluates more",
+        "visqol is undefined for 3 of 3 clips, which its means leave out",
+        "stoi is undefined for 3 of 3 clips, which its means leave out",
+        "pesq is undefined for 3 of 3 clips, which its means leave out",
+        "STOI, PESQ: meaningful for speech only",
     ]
     point = evaluation.points[0]
     assert (point.group, point.clips, point.undefined) == ("audio", 3, {"stoi": 3, "pesq": 3, "visqol": 3})
     assert math.isnan(point.scores["pesq"])
     for clips, seconds in ((0, 1.0), (1, 0.0), (1, math.inf), (1, math.nan)):
-        with pytest.raises(ValueError, match="at least 1 clip and more than 0 s of it are wanted, got"):
+        with pytest.raises(ValueError, match="expected at least 1 clip and more than 0 s of it, got"):
             evaluate_folder(FileCodec(tiny_codec()), tmp_path, [0.6], clips, seconds)
 
 
-def test_points_are_means_over_clips_and_rates_over_time() -> None:
+def test_points_are_means_over_clips_and_bitrates_over_durations() -> None:
     codes = torch.tensor([[0, 1, 2, 3], [0, 0, 1, 1]])
     counts = torch.stack([book.bincount(minlength=4) for book in codes])
     measurements = [
@@ -168,15 +169,15 @@ def test_points_are_means_over_clips_and_rates_over_time() -> None:
         Measurement("z", "speech", "codec", 1.5, 1.0, 150, 250, {"pesq": 4.0}, counts),
         Measurement("z", "speech", "opus", 6.0, 1.0, 750, 1750, {"pesq": 3.0}, None),
     ]
-    music, speech, opus, every, every_opus = summarise(measurements)
+    metrics = select_metrics(["pesq", "bitrate_efficiency"])
+    music, speech, opus, every, every_opus = summarize(measurements, [4, 4], metrics)
     assert (music.clips, music.payload_kbps, music.file_kbps) == (2, 1.2, 1.6)
-    assert (music.scores, music.undefined) == ({"pesq": 2.0}, {"pesq": 1})
+    assert (music.scores, music.undefined) == ({"pesq": 2.0, "bitrate_efficiency": 0.75}, {"pesq": 1})
     assert music.perplexity == pytest.approx([4.0, 2.0])
-    assert music.bitrate_efficiency == pytest.approx(0.75)
-    assert (speech.group, speech.scores) == ("speech", {"pesq": 4.0})
+    assert (speech.group, speech.scores["pesq"]) == ("speech", 4.0)
     assert (opus.payload_kbps, opus.file_kbps, opus.perplexity) == (6.0, 14.0, [])
-    assert math.isnan(opus.bitrate_efficiency)
-    assert (every.group, every.clips, every.payload_kbps, every.scores) == ("all", 3, 1.2, {"pesq": 3.0})
+    assert math.isnan(opus.scores["bitrate_efficiency"])
+    assert (every.group, every.clips, every.payload_kbps, every.scores["pesq"]) == ("all", 3, 1.2, 3.0)
     assert (every_opus.group, every_opus.coder) == ("all", "opus")
 
 
@@ -219,7 +220,36 @@ def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsy
     assert len(colors) > 100  # axes alone are a few greys
 
 
-def test_the_command_says_what_is_wrong(audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+PEAK = Metric("peak", "peak difference", lambda e, r, _: (e - r).abs().amax((1, 2)), higher_is_better=False, digits=1)
+
+
+def test_the_command_takes_a_metric_from_outside_the_packages(
+    audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.safetensors"
+    tiny_codec().save(model)
+    arguments = [
+        "evaluate",
+        "--checkpoint",
+        str(model),
+        "--data",
+        str(audio_folder),
+        "--seconds",
+        "0.2",
+        "--clips",
+        "1",
+    ]
+    assert main([*arguments, "--metrics", "mel_distance", f"{__name__}:PEAK"]) == 0
+    assert "peak" in capsys.readouterr().out
+    with (tmp_path / "evaluation" / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[-2:] == ["mel_distance", "peak"]
+    assert float(rows[0]["peak"]) > 0
+    assert main([*arguments, "--metrics", "vizqol"]) == 1
+    assert "no metric vizqol; choose from " in capsys.readouterr().err
+
+
+def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model.safetensors"
     tiny_codec().save(model)
     common = ["evaluate", "--checkpoint", str(model), "--output", str(tmp_path / "out"), "--seconds", "0.2"]

@@ -143,13 +143,12 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert "seed: 7 # <first>" in page.text
 
 
-def test_findings_stand_above_the_charts_of_the_balance(tmp_path: Path) -> None:
+def test_advice_stands_above_the_charts_of_the_balance(tmp_path: Path) -> None:
     page = Page(write_report(make_run(tmp_path / "run", train_records(60), validation_records()))).source
-    found = re.findall(r"<li>([^<]*)</li>", page[page.index('class="advice"') :])
-    assert [sentence.split(":")[0] for sentence in found if "at 100 %" in sentence] == [
+    entries = re.findall(r"<li>([^<]*)</li>", page[page.index('class="advice"') :])
+    assert [re.split(":| at ", entry)[0] for entry in entries if "at 100 %" in entry] == [
         "l1 and mel conflict",
-        "l1 points against the result at 100 % of 60 measurements (projection -25 % on average), so that the steps "
-        "make it worse",
+        "l1 is opposed by the balanced gradient",
     ]
     places = ["<h2>Balance of the losses</h2>", 'class="advice"', "share of the weighted", "<h2>Codebooks</h2>"]
     assert sorted(places, key=page.index) == places
@@ -198,7 +197,7 @@ def test_names_are_escaped_and_formulas_stay_text(tmp_path: Path) -> None:
     page = Page(write_report(run))
     assert page.count("script") == 0
     assert page.text.count(HOSTILE) >= 3
-    assert f"{HOSTILE.replace('/', ' and ')} and b conflict: their cosine is below -0.1 at 100 %" in page.text
+    assert f"{HOSTILE.replace('/', ' and ')} and b conflict: " in page.text
     labels = [attributes["aria-label"] for _, attributes in page.elements if "aria-label" in attributes]
     assert labels == [f"spectrogram of {clip}, reference"]
 
