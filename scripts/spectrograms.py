@@ -1,6 +1,6 @@
 """Draws the README's picture: spectrograms of a clip, of the bundled model and of Opus, both at 6 kbit/s.
 
-python -m scripts.spectrograms data/clips/held_out/speech/new_world_fr_1.ogg docs/spectrograms.png
+python -m scripts.spectrograms data/clips/held_out/speech/new_world_fr_0.ogg docs/spectrograms.png
 """
 
 import io

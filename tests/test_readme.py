@@ -1,9 +1,10 @@
-"""Every command and every piece of code in the README works."""
+"""Commands, code and links in the README and in docs/ work."""
 
 import re
 import runpy
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -28,29 +29,62 @@ from scripts.command_line import compose as compose_from_command_line
 from scripts.run_folder import check_keys
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "codec" / "bundled" / "README.md"]
+NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
+ANY_DOCUMENT = [*DOCUMENTS, *sorted((ROOT / "docs" / "log").glob("*.md")), ROOT / "CHANGELOG.md"]
 
 
-FENCED: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(document: Path, language: str) -> list[str]:
+    """The fenced blocks of a language, "" for none."""
+    text = document.read_text(encoding="utf-8")
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [body for found, body in fenced if found == language]
 
 
-def blocks(language: str) -> list[str]:
-    return [body for found, body in FENCED if found == language]
+def commands(document: Path) -> list[list[str]]:
+    """The words of each command in the shell blocks."""
+    lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if shlex.split(line, comments=True)]
 
 
-COMMANDS = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines() if line.strip()]
+# Every command once, with the first document that has it.
+COMMANDS = list({tuple(command): command for document in DOCUMENTS for command in commands(document)}.values())
 
 
 def test_commands_were_found() -> None:
     programs = {command[1] if command[0] == "bash" else command[0] for command in COMMANDS}
-    assert {"scripts/train.sh", "scripts/test.sh", ".venv/bin/codec"} <= programs
-    assert not re.search(r"^(\S*/)?(codec|bash) ", "\n".join(blocks("")), re.MULTILINE)
+    scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts").glob("*.sh")}
+    assert programs == {*scripts, ".venv/bin/codec", ".venv/bin/torchrun", "cat", "srun"}
+    unchecked = "\n".join(block for document in DOCUMENTS for block in blocks(document, ""))
+    assert not re.search(r"^(\S*/)?(codec|bash) ", unchecked, re.MULTILINE)
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_code_runs(code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
+
+
+@pytest.mark.parametrize("document", ANY_DOCUMENT, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (document.parent / name).resolve() if name else document
+        assert file.is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, target
+
+
+@pytest.mark.parametrize("code", blocks(README, "python"))
+def test_code_runs(
+    code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "readme.py"
     script.write_text(code, encoding="utf-8")
+    monkeypatch.chdir(ROOT)
     runpy.run_path(str(script))
     printed = capsys.readouterr().out.split()
     promised = re.findall(r"print\(.*# .*= (\[.*\])", code)
@@ -58,18 +92,25 @@ def test_code_runs(code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "bash"], ids=" ".join)
-def test_scripts_exist_and_their_overrides_compose(command: list[str]) -> None:
-    assert (ROOT / command[1]).is_file()
-    if command[1] == "scripts/train.sh":
+def test_scripts_exist_and_their_arguments_are_valid(command: list[str]) -> None:
+    _, script, *arguments = command
+    assert (ROOT / script).is_file()
+    if script == "scripts/train.sh":
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            cfg = compose("train", command[2:])
+            cfg = compose("train", arguments)
         assert not OmegaConf.missing_keys(cfg)
-    if command[1] == "scripts/ablate.sh":
+    elif script == "scripts/ablate.sh":
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            cfg = compose("ablate", command[2:], return_hydra_config=True)
+            cfg = compose("ablate", arguments, return_hydra_config=True)
             check_grid(cfg)
-            for cell in grid_runs(cfg).values():
-                check_keys(run_config(cfg, cell))
+            for run in grid_runs(cfg).values():
+                check_keys(run_config(cfg, run))
+    elif script == "scripts/setup.sh":
+        pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        assert set(arguments) <= set(pyproject["project"]["optional-dependencies"])
+    elif script in ("scripts/bench.sh", "scripts/test.sh"):
+        text = (ROOT / script).read_text(encoding="utf-8")
+        assert all(re.search(rf"^#.*{re.escape(argument)}\b", text, re.MULTILINE) for argument in arguments)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if ".venv/bin/torchrun" in c], ids=" ".join)
@@ -83,37 +124,51 @@ def test_torchrun_is_given_what_it_and_training_understand(command: list[str]) -
     assert cfg.data.batch_size % 2 == 0
 
 
-def test_codec_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+CODEC_DOCUMENTS = [document for document in DOCUMENTS[:-1] if any(".venv/bin/codec" in c for c in commands(document))]
+
+
+def small_codec() -> Codec:
     config = CodecConfig(filters=2, latent_dim=8, lstm_layers=0, codebooks=8, bandwidths_kbps=[1.5, 3.0, 6.0])
+    codec = Codec(config)
+    codec.quantizer.start(torch.randn(256, 8))
+    return codec
+
+
+@pytest.mark.parametrize("document", CODEC_DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_codec_commands_run_in_order(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = Path("runs/starter")
     run.mkdir(parents=True)
-    codec = Codec(config)
-    codec.quantizer.start(torch.randn(256, 8))
+    codec = small_codec()
     codec.save(run / "model.safetensors")
     held_out = Path("data/clips/held_out")
     for path in ("in.wav", held_out / "speech/a.wav", held_out / "music/a.wav", "audio/a.wav", "audio/b.wav"):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         # What is scored is too short for ViSQOL, which would take most of the time.
         soundfile.write(path, np.sin(np.arange(12_000 if "held_out" in str(path) else 24_000) / 20) / 2, 24_000)
-    # Models of the encodec package in full size, with random weights.
-    torch.save(encodec_model(OFFICIAL["encodec_24khz"]).state_dict(), "encodec_24khz-d7cc33bc.th")
-    torch.save(EncodecLM(OFFICIAL["encodec_24khz"]).state_dict(), "encodec_lm_24khz-1608e3c0.th")
-    commands = [command[1:] for command in COMMANDS if command[0] == ".venv/bin/codec"]
-    assert {"encode", "decode", "info", "evaluate", "import", "export", "train-entropy"} == {c[0] for c in commands}
-    for command in commands:
+    if "encodec_24khz" in document.read_text(encoding="utf-8"):  # the package's models in full size, random weights
+        torch.save(encodec_model(OFFICIAL["encodec_24khz"]).state_dict(), "encodec_24khz-d7cc33bc.th")
+        torch.save(EncodecLM(OFFICIAL["encodec_24khz"]).state_dict(), "encodec_lm_24khz-1608e3c0.th")
+    for _, *command in [c for c in commands(document) if c[0] == ".venv/bin/codec"]:
         stood_in = ["audio" if word == "/path/to/audio" else word for word in command]
         Path("back.wav").unlink(missing_ok=True)
         assert main(stood_in + (["--steps", "1"] if command[0] == "train-entropy" else [])) == 0
         if command[0] == "decode":
             assert soundfile.info(command[2]).frames == (6_000 if "--start" in command else 24_000)
-    assert EntropyModel.load(run / ENTROPY_NAME).codec == codec.fingerprint()
-    assert [Path(name).read_bytes()[4] for name in ("out.ecdc", "lm.ecdc")] == [0, 0]  # the package's
+        if command[0] == "train-entropy":
+            assert EntropyModel.load(run / ENTROPY_NAME).codec == codec.fingerprint()
+        if "--format" in command:
+            assert Path(command[2]).read_bytes()[4] == 0  # version 0 of the package's format
+
+
+def test_every_codec_command_is_documented() -> None:
+    shown = {c[1] for document in CODEC_DOCUMENTS for c in commands(document) if c[0] == ".venv/bin/codec"}
+    assert shown == {"encode", "decode", "info", "evaluate", "import", "export", "train-entropy"}
 
 
 def test_a_strategy_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = [block for block in blocks("python") if "statistics" in block]
-    (config,) = blocks("yaml")
+    (code,) = [block for block in blocks(README, "python") if "statistics" in block]
+    (config,) = blocks(README, "yaml")
     (tmp_path / "norm_power.py").write_text(code, encoding="utf-8")
     (tmp_path / "balancer").mkdir()
     (tmp_path / "balancer" / "norm_power.yaml").write_text(config, encoding="utf-8")
@@ -128,16 +183,17 @@ def test_a_strategy_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(gradient, torch.tensor([[[3.0 * l1, 2.0 * mel]]]))
 
 
-def test_file_tree_names_what_is_there() -> None:
-    (tree,) = [block for block in blocks("") if "config.py" in block]
-    for name in re.findall(r"(\w+\.py)", tree):
-        assert list((ROOT / "codec").rglob(name)), name
-    for folder in re.findall(r"^(\w+/)", tree, re.MULTILINE):
+def test_the_map_names_every_room() -> None:
+    (tree,) = [block for block in blocks(README, "") if "codec/ " in block]
+    rooms = {path.name for path in (ROOT / "codec").iterdir() if (path / "__init__.py").is_file()}
+    assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == rooms
+    for folder in re.findall(r"^(\w+)/", tree, re.MULTILINE):
         assert (ROOT / folder).is_dir(), folder
 
 
-def test_configuration_table_lists_every_option() -> None:
-    (table,) = re.findall(r"^\| group \| options \|\n(.*?)\n\n", README, re.DOTALL | re.MULTILINE)
-    for group, listed in re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE):
-        options = {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
-        assert options == set(re.findall(r"`([a-z0-9_]+)`", listed)), group
+def test_every_balancing_strategy_is_documented() -> None:
+    text = (ROOT / "docs" / "balancers.md").read_text(encoding="utf-8")
+    options = {path.stem for path in (ROOT / "configs" / "balancer").glob("*.yaml")}
+    first_column = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)
+    assert options <= set(re.findall(r"`(\w+)`", " ".join(first_column)))
+    assert f"{len(options)} ways of balancing" in README.read_text(encoding="utf-8")
