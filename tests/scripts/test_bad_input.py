@@ -299,7 +299,7 @@ def test_mistakes_in_the_configuration_are_found_before_the_audio_is_looked_at(t
 def test_an_experiment_without_a_name(tmp_path: Path) -> None:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose("train", ["experiment=none", "data=clips", f"runs_folder={tmp_path}"])
-    with pytest.raises(ValueError, match="the run has no name: set name=..., or choose an experiment"):
+    with pytest.raises(ValueError, match=r"the run has no name: set name="):
         run(cfg)
     assert not list(tmp_path.iterdir())
 
