@@ -24,7 +24,7 @@ from codec.training import (
 )
 from codec.training.checkpoint.pretrained import Origin, read_origin, take_weights
 from codec.training.checks import check_loss_names, check_windows
-from codec.training.distributed import Processes, joined
+from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
 from codec.training.logging.run_logger import Sink
 from codec.training.logging.silent_logger import SilentLogger
@@ -56,7 +56,7 @@ def open_run(cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sin
     check_keys(cfg)
     folder = claim_folder(cfg)
     try:
-        with joined(select_device(cfg.trainer.device)) as (processes, device):
+        with process_group(select_device(cfg.trainer.device)) as (processes, device):
             trainer = build_trainer(cfg, folder, console, processes, device, sinks)
             try:
                 if processes.is_main:

@@ -1,4 +1,4 @@
-"""Checks between parts that are configured apart, made before any audio is read."""
+"""Checks between parts that are configured separately. They run before any audio is read."""
 
 from collections.abc import Mapping
 
@@ -13,34 +13,34 @@ __all__ = ["check_loss_names", "check_windows"]
 def check_loss_names(
     losses: Mapping[str, nn.Module], adversarial: AdversarialTraining | None, balancer: Balancer
 ) -> None:
-    """Every loss has a weight and every weight a loss.
+    """Checks that every loss has a weight and every weight a loss.
 
     Raises:
-        ValueError: Names both sides.
+        ValueError: Names the losses and the weights.
     """
     names = [*losses, *(ADVERSARIAL_LOSSES if adversarial is not None else ())]
     if sorted(names) != sorted(balancer.weights):
         raise ValueError(
-            f"losses and weights must have the same names: there are losses {', '.join(names)}"
-            f"{'' if adversarial is not None else ' and no discriminator'}, "
-            f"and weights for {', '.join(balancer.weights)}"
+            "losses and balancer weights must have the same names, got "
+            f"losses {', '.join(names)}{'' if adversarial is not None else ' (no discriminator)'} "
+            f"and weights {', '.join(balancer.weights)}"
         )
 
 
 def check_windows(
     losses: Mapping[str, nn.Module], adversarial: AdversarialTraining | None, segment_samples: int
 ) -> None:
-    """A segment holds the largest window of every loss and of the discriminator.
+    """Checks that a training segment is at least as long as every window of the losses and the discriminator.
 
     Raises:
-        ValueError: Names the loss, its window and the segment.
+        ValueError: Names the part, its window and the segment.
     """
     parts = dict(losses) | ({} if adversarial is None else {"the discriminator": adversarial.discriminator})
     for name, part in parts.items():
-        # A loss can do with less by reflecting the signal, but then it sees no whole window of real audio.
+        # A loss can pad a shorter signal by reflection, but then no window holds only real audio.
         needed = max(getattr(part, "minimum_samples", 1), getattr(part, "window_samples", 1))
         if segment_samples < needed:
             raise ValueError(
-                f"a segment has {segment_samples} samples, but {name} needs at least {needed}: "
+                f"{name} needs segments of at least {needed} samples, got {segment_samples}: "
                 "raise data.segment_seconds or use smaller windows"
             )

@@ -1,4 +1,4 @@
-"""From a gradient at the codec's output on to the parameters, for strategies that measure gradients there."""
+"""Gradients of single losses at the codec's parameters, for balancing strategies that measure them there."""
 
 from functools import partial
 
@@ -13,48 +13,54 @@ __all__ = ["SharedGradients"]
 
 
 class SharedGradients:
-    """Watches a codec's training passes, so that gradients at the output of one can be taken on to its parameters.
+    """Vector-Jacobian products from the codec's output to its parameters, for the latest training pass.
 
-    The last layer is the decoder's last convolution, with its effective weight: the gradient at the two factors of a
-    weight norm would have another length. As the convolution is linear, that gradient is a correlation of what went
-    into it with the gradient at what came out, and no backward pass through the codec is needed.
+    `all_shared` is a backward pass through the codec. `last_layer` is the decoder's last convolution with its
+    effective weight, because the gradients at the two factors of a weight norm have other lengths. The convolution is
+    linear in its weight. Its weight gradient is therefore a correlation of its input with the gradient at its output,
+    and takes no backward pass through the codec.
 
-    A copy of the codec would be watched as well; make it first.
+    A forward hook on that layer stores its input and output. Copy the codec before, or the copy has the hook as well.
     """
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._last_pass: tuple[Tensor, Tensor] | None = None
         last = codec.decoder.layers[-1].conv
         assert isinstance(last, nn.Conv1d)
         self._last = last
-        last.register_forward_hook(self._keep)
+        last.register_forward_hook(self._store)
 
-    def _keep(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def _store(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         if output.requires_grad:
-            self._seen = inputs[0].detach(), output
+            self._last_pass = inputs[0].detach(), output
 
     def at(self, output: CodecOutput) -> SharedGradient:
-        """The way from the output of the newest training pass; it holds that pass's graph as long as it is kept.
+        """A function from a gradient at `output.audio` to one at the parameters. It keeps the graph of the pass.
+
+        Args:
+            output: Result of the latest forward pass with gradients.
 
         Raises:
-            RuntimeError: There was no training pass since the last call.
+            RuntimeError: There was no such pass since the last call.
         """
-        seen, self._seen = self._seen, None
-        if seen is None:
+        last_pass, self._last_pass = self._last_pass, None
+        if last_pass is None:
             raise RuntimeError("expected a new forward pass of the codec with gradients enabled, got none")
-        return partial(self._pull, output.audio, *seen)
+        return partial(self._product, output.audio, *last_pass)
 
-    def _pull(self, audio: Tensor, padded: Tensor, convolved: Tensor, gradient: Tensor, layers: SharedLayers) -> Tensor:
+    def _product(
+        self, audio: Tensor, conv_input: Tensor, conv_output: Tensor, gradient: Tensor, layers: SharedLayers
+    ) -> Tensor:
         """Shape: gradient [B, C, T] -> [P]."""
         gradient = gradient.to(audio.dtype)
         if layers == "all_shared":
             parameters = [parameter for parameter in self._codec.parameters() if parameter.requires_grad]
             found = torch.autograd.grad(audio, parameters, gradient, retain_graph=True, allow_unused=True)
             return torch.cat([each.flatten() for each in found if each is not None])
-        # What lies between is a norm, a cut and the volume: not the codec.
-        (gradient,) = torch.autograd.grad(audio, [convolved], gradient, retain_graph=True)
+        # Between the convolution and the audio are at most a norm, a cut and the segment's gain.
+        (gradient,) = torch.autograd.grad(audio, [conv_output], gradient, retain_graph=True)
         conv = self._last
         shape = (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
-        weight = conv1d_weight(padded.float(), shape, gradient.float(), conv.stride, dilation=conv.dilation)
+        weight = conv1d_weight(conv_input.float(), shape, gradient.float(), conv.stride, dilation=conv.dilation)
         return weight.flatten()

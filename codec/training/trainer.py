@@ -22,7 +22,7 @@ from codec.training.logging.balance_metrics import balance_metrics, level_metric
 from codec.training.logging.meters import Meters, codebook_metrics
 from codec.training.logging.run_logger import RunLogger
 from codec.training.logging.silent_logger import SilentLogger
-from codec.training.schedule import Schedule, codec_optimizer
+from codec.training.schedule import LRScheduler, make_codec_optimizer
 from codec.training.shared_gradients import SharedGradients
 from codec.training.startup.initialize import shared_constant_baselines, start_codebooks, start_weights, trust_bfloat16
 from codec.training.startup.malloc import return_freed_memory
@@ -73,7 +73,7 @@ class Trainer:
         self.device = torch.device(config.device)
         self.processes = processes or Processes()
         self.codec = codec.to(self.device)
-        self.optimizer = codec_optimizer(optimizer, codec.encoder, codec.decoder, config.encoder_lr_factor)
+        self.optimizer = make_codec_optimizer(optimizer, codec.encoder, codec.decoder, config.encoder_lr_factor)
         self.encoder_frozen = False  # whether the encoder has learnt, see TrainingConfig.freeze_encoder_at
         self.codec.encoder.requires_grad_(self.encoder_learns)
         self.replica = self.processes.data_parallel(self.codec, self.device)
@@ -81,7 +81,7 @@ class Trainer:
         self.adversarial = None if adversarial is None else adversarial.to(self.device)
         self.balancer = balancer.to(self.device)
         self.optimizers = [self.optimizer, *([adversarial.optimizer] if adversarial is not None else [])]
-        self.schedule = Schedule(config.lr_schedule, self.optimizers)
+        self.schedule = LRScheduler(config.lr_schedule, self.optimizers)
         self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.averaged_codec.quantizer = codec.quantizer  # the newest codebooks, not averages of them
         self.shared_gradients = SharedGradients(codec)  # after the copy that is averaged
@@ -138,7 +138,7 @@ class Trainer:
             except DivergenceError as divergence:
                 self.checkpointer.go_back(self, self.averaged_codec, divergence)
                 self.meters = Meters()
-        return scores or self.validation.shared(self.averaged_codec, self.losses, self.step, self.processes).scores
+        return scores or self.validation.run(self.averaged_codec, self.losses, self.step, self.processes).scores
 
     def _train(self) -> dict[str, float]:
         """Until the budget is spent, or DivergenceError is raised; returns the last scores."""
@@ -225,7 +225,7 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """Scores the averaged codec on the held-out clips, and logs scores and samples."""
-        result = self.validation.shared(self.averaged_codec, self.losses, self.step, self.processes)
+        result = self.validation.run(self.averaged_codec, self.losses, self.step, self.processes)
         self.balancer.update_from_validation(result.losses)
         self.logger.metrics("validation", self.step, self.seconds, result.scores)
         for name, audio in result.samples.items():

@@ -1,4 +1,4 @@
-"""Scores on held-out clips, and the sounds themselves."""
+"""Scores of the codec on held-out clips, and samples to listen to."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,24 +19,24 @@ __all__ = ["Validation", "ValidationResult"]
 
 
 class ValidationResult(NamedTuple):
-    """Of one validation."""
+    """Result of one validation."""
 
-    # <group>/mel_distance, /si_sdr_db and /ripple_db for `all` and each group, all/<loss>_loss, codebook/...
+    # GROUP/METRIC for each group of clips and for the group `all`, all/LOSS_loss, and codebook/K/QUANTITY.
     scores: dict[str, float]
-    losses: dict[str, float]  # loss name -> mean over the clips that are long enough for it
-    samples: dict[str, Tensor]  # clip name -> estimate [C, T]
+    losses: dict[str, float]  # loss name -> mean over the clips that are long enough for the loss
+    samples: dict[str, Tensor]  # clip name -> estimate [C, T]; only in the main process
 
 
 class Validation:
-    """Codes held-out clips at one bandwidth and scores them against themselves.
+    """Encodes and decodes held-out clips at one bandwidth, and compares the result with the clips.
 
-    Until the codebooks have started, latents pass through unquantized.
+    Before the codebooks are initialized, latents are not quantized.
 
     Args:
-        clips: What to code; scored singly, so they may differ in length.
-        samples_folder: Where the first `samples_per_group` clips of each group are written.
-        bandwidth_kbps: Rate to code at.
-        metrics: What to compute, see `codec.evaluation.select_metrics`.
+        clips: Clips of any length; each one is coded by itself.
+        samples_folder: Folder for WAV files of the first `samples_per_group` clips of each group.
+        bandwidth_kbps: Bandwidth to code at.
+        metrics: Metrics to compute; see `codec.evaluation.select_metrics`.
     """
 
     def __init__(
@@ -51,73 +51,73 @@ class Validation:
         self.clips = list(clips)
         self.samples_folder = samples_folder
         self.bandwidth_kbps = bandwidth_kbps
-        seen: dict[str, int] = defaultdict(int)
-        self.kept: set[str] = set()
+        names: dict[str, list[str]] = defaultdict(list)
         for clip in self.clips:
-            seen[clip.group] += 1
-            if seen[clip.group] <= samples_per_group:
-                self.kept.add(clip.name)
+            names[clip.group].append(clip.name)
+        self._sampled = {name for group in names.values() for name in group[:samples_per_group]}
 
-    def shared(
-        self, codec: Codec, losses: Mapping[str, nn.Module], step: int, processes: Processes
+    def run(
+        self, codec: Codec, losses: Mapping[str, nn.Module], step: int, processes: Processes | None = None
     ) -> ValidationResult:
-        """The first process does it, and keeps the samples; all of them get scores and losses."""
-        result = self(codec, losses, step) if processes.is_main else ValidationResult({}, {}, {})
-        scores, held_out = processes.broadcast_object((result.scores, result.losses))
-        return result._replace(scores=scores, losses=held_out)
+        """Validates in the main process; all processes get the scores and losses.
+
+        Args:
+            losses: Name -> loss of (estimate, reference), measured as well.
+            step: Step in the names of the samples.
+        """
+        processes = processes or Processes()
+        result = self._score(codec, losses, step) if processes.is_main else ValidationResult({}, {}, {})
+        scores, loss_values = processes.broadcast_object((result.scores, result.losses))
+        return result._replace(scores=scores, losses=loss_values)
 
     def forget_after(self, step: int) -> None:
-        """Removes the sounds of later steps."""
+        """Deletes the samples of later steps."""
         for path in self.samples_folder.glob("*.step*.wav"):
             if int(path.name.rpartition(".step")[2].removesuffix(".wav")) > step:
                 path.unlink()
 
     @torch.no_grad()
-    def __call__(self, codec: Codec, losses: Mapping[str, nn.Module], step: int) -> ValidationResult:
-        """Runs in float32 whatever the training precision.
-
-        Args:
-            losses: Name -> loss of (estimate, reference), to be measured too.
-        """
-        config = codec.config
-        device = next(codec.parameters()).device
-        quantize = bool(codec.quantizer.started)
-        books = config.codebooks_for(self.bandwidth_kbps)
-        per_group: dict[str, list[float]] = defaultdict(list)
-        per_loss: dict[str, list[float]] = defaultdict(list)
-        codes, samples = [], {}
+    def _score(self, codec: Codec, losses: Mapping[str, nn.Module], step: int) -> ValidationResult:
+        """Scores all clips in float32."""
+        sample_rate, device = codec.config.sample_rate, next(codec.parameters()).device
+        scores: dict[str, list[float]] = defaultdict(list)
+        loss_values: dict[str, list[float]] = defaultdict(list)
+        codes: list[Tensor] = []
+        samples = {}
         for clip in self.clips:
             reference = clip.audio[None].to(device)
-            if quantize:
-                segments = codec.encode(reference, self.bandwidth_kbps)
-                estimate = codec.decode(segments, reference.shape[-1])
-                codes += [segment.codes for segment in segments]
-            else:
-                estimate = codec(reference, quantize=False).audio
-            of_clip = score_audio(estimate, reference, config.sample_rate, self.metrics)
-            for group in ("all", clip.group):
-                for metric, value in of_clip.items():
-                    per_group[f"{group}/{metric}"].append(float(value))
+            estimate, clip_codes = self._reconstruct(codec, reference)
+            codes += clip_codes
+            for metric, value in score_audio(estimate, reference, sample_rate, self.metrics).items():
+                for group in ("all", clip.group):
+                    scores[f"{group}/{metric}"].append(float(value))
             for name, loss in losses.items():
                 if reference.shape[-1] >= getattr(loss, "minimum_samples", 1):
-                    per_loss[name].append(float(loss(estimate, reference)))
-            if clip.name in self.kept:
+                    loss_values[name].append(float(loss(estimate, reference)))
+            if clip.name in self._sampled:
                 samples[clip.name] = estimate[0].cpu()
-                self._write(clip, samples[clip.name], step, config.sample_rate)
-        scores = _means(per_group)
-        held_out = _means(per_loss)
-        scores |= {f"all/{name}_loss": value for name, value in held_out.items()}
+                self._write(clip, samples[clip.name], step, sample_rate)
+        mean_losses = _means(loss_values)
+        mean_scores = _means(scores) | {f"all/{name}_loss": value for name, value in mean_losses.items()}
         if codes:
-            sizes = [config.codebook_size] * books
-            counts = count_codes(torch.cat([c.flatten(2) for c in codes], dim=2)[:, :books], sizes)
-            scores |= codebook_metrics(codebook_usage(counts, sizes))
-        return ValidationResult(scores, held_out, samples)
+            sizes = [codec.config.codebook_size] * codes[0].shape[1]
+            counts = count_codes(torch.cat([each.flatten(2) for each in codes], dim=2), sizes)
+            mean_scores |= codebook_metrics(codebook_usage(counts, sizes))
+        return ValidationResult(mean_scores, mean_losses, samples)
+
+    def _reconstruct(self, codec: Codec, reference: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The estimate, and the codes of each segment. Shape: reference [1, C, T] -> [1, C, T], [1, K, F] each."""
+        if not bool(codec.quantizer.started):
+            return codec(reference, quantize=False).audio, []
+        segments = codec.encode(reference, self.bandwidth_kbps)
+        return codec.decode(segments, reference.shape[-1]), [segment.codes for segment in segments]
 
     def _write(self, clip: HeldOutClip, estimate: Tensor, step: int, sample_rate: int) -> None:
         self.samples_folder.mkdir(parents=True, exist_ok=True)
         reference = self.samples_folder / f"{clip.name}.reference.wav"
         if not reference.exists():
-            with atomic_write(reference) as temporary:  # a run that is killed here must not keep half of it for good
+            # Atomic, because an existing file is not written again: a partial file would stay.
+            with atomic_write(reference) as temporary:
                 write_wav(temporary, clip.audio, sample_rate)
         write_wav(self.samples_folder / f"{clip.name}.step{step:07d}.wav", estimate, sample_rate)
 

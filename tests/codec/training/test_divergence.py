@@ -16,7 +16,7 @@ from codec.evaluation.report.advice import advice
 from codec.model import Codec
 from codec.training import CheckpointStore, CodebookConfig, RollbackConfig, Trainer, TrainingError
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor
-from codec.training.schedule import Schedule
+from codec.training.schedule import LRScheduler
 from data import SegmentDataset, write_wav
 from tiny_run import (
     RATE,
@@ -55,7 +55,7 @@ def adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
 
 def at_rate(trainer: Trainer, rate: float) -> Trainer:
     trainer.optimizer.param_groups[0]["lr"] = rate
-    trainer.schedule = Schedule(trainer.config.lr_schedule, trainer.optimizers)
+    trainer.schedule = LRScheduler(trainer.config.lr_schedule, trainer.optimizers)
     return trainer
 
 

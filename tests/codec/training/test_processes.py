@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codec.training.distributed import Processes, joined
+from codec.training.distributed import Processes, process_group
 from tiny_run import differences
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +41,7 @@ SETTINGS = (
 def train(
     folder: Path, processes: int, *overrides: str, kill: str = "none", restarts: int = 0, script: str = ""
 ) -> Any:
-    command = [sys.executable, str(ROOT / "tests" / "process_worker.py"), str(folder), kill]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "process_worker.py"), str(folder), kill]
     if processes > 1:
         launcher = [
             "torch.distributed.run",
@@ -51,7 +51,7 @@ def train(
         ]
         command = [sys.executable, "-m", *launcher, *command[1:]]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-    environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}", "OMP_NUM_THREADS": "1"}
     folder.mkdir(exist_ok=True)
     return subprocess.run(
         [*command, *SETTINGS, f"runs_folder={folder}", *overrides],
@@ -131,7 +131,7 @@ def test_torchrun_starts_a_killed_run_again_and_it_resumes(tmp_path: Path, alone
 def test_what_is_wrong_in_one_process_is_said_and_no_process_waits_for_ever(tmp_path: Path) -> None:
     done = train(tmp_path, 2, "data.batch_size=3")
     assert done.returncode != 0
-    assert "batch_size is shared out to 2 processes: wanted a multiple, got 3" in done.stderr
+    assert "data.batch_size must be a multiple of the number of processes, 2, got 3" in done.stderr
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
 
 
 def test_alone_nothing_is_exchanged() -> None:
-    with joined("cpu") as (processes, device):
+    with process_group("cpu") as (processes, device):
         assert (processes.rank, processes.world_size, device.type) == (0, 1, "cpu")
         assert processes.is_main
     module, tensor = torch.nn.Linear(1, 1), torch.ones(2, 3)

@@ -65,7 +65,7 @@ def listening(trainer: Trainer) -> Listener:
 def test_held_out_losses_are_means_over_clips() -> None:
     clips = [HeldOutClip(str(i), "speech", audio) for i, audio in enumerate(tones(3, 1600, seed=2))]
     codec, losses = started(tiny_codec()).eval(), plain_losses()
-    result = Validation(clips, Path("unused"), 3.2, samples_per_group=0)(codec, losses, step=0)
+    result = Validation(clips, Path("unused"), 3.2, samples_per_group=0).run(codec, losses, step=0)
     with torch.no_grad():
         pairs = [(codec(clip.audio[None]).audio, clip.audio[None]) for clip in clips]
         expected = {name: sum(loss(*pair).item() for pair in pairs) / 3 for name, loss in losses.items()}
@@ -77,9 +77,9 @@ def test_a_clip_is_no_use_to_a_loss_it_is_too_short_for() -> None:
     short, long = tones(1, 100)[0], tones(1, 1600)[0]
     losses = {"l1": L1(), "mel": MultiScaleMel(RATE, [9], mels=8)}
     results = [
-        Validation([HeldOutClip(str(i), "g", clip) for i, clip in enumerate(clips)], Path("unused"), 3.2, 0)(
-            started(tiny_codec()).eval(), losses, step=0
-        ).losses
+        Validation([HeldOutClip(str(i), "g", clip) for i, clip in enumerate(clips)], Path("unused"), 3.2, 0)
+        .run(started(tiny_codec()).eval(), losses, step=0)
+        .losses
         for clips in ((short,), (long,), (short, long))
     ]
     assert list(results[0]) == ["l1"]
