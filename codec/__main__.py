@@ -1,4 +1,4 @@
-"""`python -m codec` is the command `codec`."""
+"""Runs the program `codec` as `python -m codec`."""
 
 import sys
 

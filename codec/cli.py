@@ -1,7 +1,7 @@
-"""The command `codec`; its commands stand in `codec.commands`.
+"""The program `codec`. `codec.commands` has its commands.
 
-Exit status: 0 done, 1 bad input (one line on stderr per file that failed), 2 wrong usage, 130 interrupted, 141 when
-whoever reads the output has gone. What was done and how goes to stdout, or to stderr if the data goes there.
+Exit status: 0 success; 1 invalid input, with one line on stderr for each file that failed; 2 wrong usage; 130
+interrupted; 141 the reader of the output has closed the pipe. Reports go to stdout, or to stderr if stdout gets data.
 """
 
 import argparse
@@ -10,17 +10,17 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from codec.commands import coding, evaluate, export, import_model, info, train_entropy
-from codec.commands.messages import complain
+from codec.commands import decode, encode, evaluate, export, import_model, info, train_entropy
+from codec.commands.messages import print_error
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Runs the program.
 
     Args:
-        arguments: Without the program's name; those of the process if None.
+        arguments: Without the name of the program; None for those of the process.
 
     Returns:
         The exit status.
@@ -29,12 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does. What is left in the buffer must not fail again at the end.
+        # The reader of the output has exited, as `head` does. The rest of the buffer must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    # Every error of ours about input is a ValueError whose message is written for the user.
+    # Invalid input raises a ValueError with a message for the user.
     except (ValueError, OSError) as error:
-        complain(error)
+        print_error(error)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="codec", description="Encodes and decodes audio with a trained model.")
+    parser = argparse.ArgumentParser(prog="codec", description="Encodes and decodes audio with a neural codec.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (coding, info, evaluate, import_model, export, train_entropy):
+    for command in (encode, decode, info, evaluate, import_model, export, train_entropy):
         command.add(commands)
     return parser

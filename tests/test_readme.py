@@ -19,7 +19,7 @@ from torch.distributed.run import get_args_parser
 
 import balancer.scales
 from codec import Codec, CodecConfig
-from codec.bitstream.encodec.header import OFFICIAL
+from codec.bitstream.encodec.header import PACKAGE_CONFIGS
 from codec.bitstream.encodec.language_model import EncodecLM
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.cli import main
@@ -147,8 +147,8 @@ def test_codec_commands_run_in_order(document: Path, tmp_path: Path, monkeypatch
         # What is scored is too short for ViSQOL, which would take most of the time.
         soundfile.write(path, np.sin(np.arange(12_000 if "held_out" in str(path) else 24_000) / 20) / 2, 24_000)
     if "encodec_24khz" in document.read_text(encoding="utf-8"):  # the package's models in full size, random weights
-        torch.save(encodec_model(OFFICIAL["encodec_24khz"]).state_dict(), "encodec_24khz-d7cc33bc.th")
-        torch.save(EncodecLM(OFFICIAL["encodec_24khz"]).state_dict(), "encodec_lm_24khz-1608e3c0.th")
+        torch.save(encodec_model(PACKAGE_CONFIGS["encodec_24khz"]).state_dict(), "encodec_24khz-d7cc33bc.th")
+        torch.save(EncodecLM(PACKAGE_CONFIGS["encodec_24khz"]).state_dict(), "encodec_lm_24khz-1608e3c0.th")
     for _, *command in [c for c in commands(document) if c[0] == ".venv/bin/codec"]:
         stood_in = ["audio" if word == "/path/to/audio" else word for word in command]
         Path("back.wav").unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def test_codec_commands_run_in_order(document: Path, tmp_path: Path, monkeypatch
         if command[0] == "decode":
             assert soundfile.info(command[2]).frames == (6_000 if "--start" in command else 24_000)
         if command[0] == "train-entropy":
-            assert EntropyModel.load(run / ENTROPY_NAME).codec == codec.fingerprint()
+            assert EntropyModel.load(run / ENTROPY_NAME).codec_fingerprint == codec.fingerprint()
         if "--format" in command:
             assert Path(command[2]).read_bytes()[4] == 0  # version 0 of the package's format
 

@@ -1,4 +1,4 @@
-"""Bytes of a file or a pipe whose length is not known, taken without believing what it says of itself."""
+"""Reads files and pipes whose length is unknown, without trusting the lengths that they announce."""
 
 import math
 import os
@@ -6,62 +6,49 @@ from typing import BinaryIO
 
 __all__ = ["ByteSource"]
 
-_PIECE = 1 << 16  # bytes read at a time
+_CHUNK_BYTES = 1 << 16
 
 
 class ByteSource:
-    """Reads onward; a length that is asked for takes no more memory than there are bytes.
+    """Reads forward. A read allocates no more memory than there are bytes, whatever length is asked for.
 
     Attributes:
-        left: Bytes to the end of the file, infinite if it cannot seek, as a pipe.
-        taken: Bytes read or passed over so far.
+        remaining: Bytes up to the end of the file; infinite if the file cannot seek (a pipe).
+        position: Bytes read or skipped so far.
 
     Args:
-        file: Open for reading; read from where it stands.
+        file: Open for reading. Reading starts at its current position.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.left = math.inf
-        self.taken = 0
-        self._ahead = b""  # looked at, not taken yet
+        self.remaining = math.inf
+        self.position = 0
+        self._peeked = b""
         if file.seekable():
             start = file.tell()
-            self.left = file.seek(0, os.SEEK_END) - start
+            self.remaining = file.seek(0, os.SEEK_END) - start
             file.seek(start)
 
     def peek(self, length: int) -> bytes:
-        """The next so many bytes, which are still to be read; fewer if the file ends before."""
-        ahead = self.read(length)
-        self._ahead = ahead + self._ahead
-        self._count(-len(ahead))
-        return ahead
+        """Returns the next `length` bytes without consuming them; fewer if the file ends earlier."""
+        peeked = self.read(length)
+        self._peeked = peeked + self._peeked
+        self._advance(-len(peeked))
+        return peeked
 
     def read(self, length: int) -> bytes:
-        """So many bytes, or fewer if the file ends before."""
-        pieces = [self._ahead[:length]]
-        self._ahead = self._ahead[length:]
-        self._count(len(pieces[0]))
-        length -= len(pieces[0])
-        while length and (piece := self.file.read(min(length, _PIECE))):
-            pieces.append(piece)
-            length -= len(piece)
-            self._count(len(piece))
-        return b"".join(pieces)
+        """Returns the next `length` bytes; fewer if the file ends earlier."""
+        chunks = [self._peeked[:length]]
+        self._peeked = self._peeked[length:]
+        self._advance(len(chunks[0]))
+        length -= len(chunks[0])
+        while length and (chunk := self.file.read(min(length, _CHUNK_BYTES))):
+            chunks.append(chunk)
+            length -= len(chunk)
+            self._advance(len(chunk))
+        return b"".join(chunks)
 
-    def skip(self, length: int) -> bool:
-        """Passes over so many bytes; False if the file ends before."""
-        length -= len(self.read(min(length, len(self._ahead))))
-        if math.isfinite(self.left):
-            step = int(min(length, self.left))
-            self.file.seek(step, os.SEEK_CUR)
-            self._count(step)
-            return step == length
-        while length and (piece := self.file.read(min(length, _PIECE))):
-            length -= len(piece)
-            self._count(len(piece))
-        return length == 0
-
-    def _count(self, length: int) -> None:
-        self.left -= length
-        self.taken += length
+    def _advance(self, length: int) -> None:
+        self.remaining -= length
+        self.position += length

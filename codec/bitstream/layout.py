@@ -1,25 +1,22 @@
-"""How an encoded file (`.ecdc`) is laid out: version 2, which is written, and version 1, which is read as well.
+"""Layout of an encoded file (.ecdc). Numbers are big-endian.
 
     magic    4s  b"ECDC"
-    version  u8  2 (0 is the format of the encodec package)
-    length   u32 of the header
-    header   JSON object, UTF-8: the fields of `BitstreamHeader`, but those that are null
-    checksum u32 CRC-32 of all the above
+    version  u8  1 (0 is the format of the encodec package, see `codec.bitstream.encodec`)
+    length   u32 bytes of the header
+    header   JSON object in UTF-8: the fields of `BitstreamHeader` that are not null
+    checksum u32 CRC-32 of everything above
     blocks   any number of
-        frames   u16, 1 to 4096; the highest bit is set in a sync point
-        bytes    u32 of the codes
-        first    u64 number of the block's first frame, in a sync point only
-        scale    f32, if the header says `scaled`; positive and below 2^64
-        codes    of frames * codebooks codes, all books of a frame before the next frame, as `coding` says
+        frames   u16, 1 to 4096; the highest bit marks a random access point
+        bytes    u32 bytes of the codes
+        first    u64 number of the block's first frame, only at a random access point
+        gain     f32, only if the header has `has_gain`; positive and below 2^64
+        codes    frames * num_codebooks codes, all codes of a frame before the next frame, stored as `coding` says
         checksum u32 CRC-32 of the block
     end      frames u16 = 0, samples u64, frames of all blocks u64, CRC-32 of these
 
-Numbers are big-endian. The length of the signal stands at the end, so a file can be written and read in one pass, and
-one that lost its end is known for it. The coding `fixed` gives each code bits_per_code bits, lowest bit first, filling
-bytes from their lowest bit up, zero bits to a whole byte. The others learn from the codes before, and start afresh at
-each sync point, which can be decoded without anything before it.
-
-Version 1 has `fixed` only; its `frames` is a u32, also at the end, and it has neither `bytes` nor `first`.
+The length of the signal is stored at the end. So a file can be written and read in one pass, and a missing end is
+noticed. The coding `fixed` writes each code with bits_per_code bits, lowest bit first; zero bits fill the last byte.
+The other codings learn from earlier codes and forget them at each random access point, so decoding can start there.
 """
 
 import struct
@@ -28,49 +25,50 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BYTES", "BYTES_PER_BLOCK", "BYTES_PER_CODE", "CHECKSUM", "CODES_PER_BYTE", "END", "FIRST", "FRAMES",
-           "FRAMES_LIMIT", "HEADER_LIMIT", "MAGIC", "SCALE", "START", "SYNC", "VERSION", "Block", "StoredBlock",
-           "is_scale"]  # fmt: skip
+__all__ = ["CHECKSUM", "CODE_BYTES", "END", "FIRST_FRAME", "FRAMES", "GAIN", "MAGIC", "MAX_BLOCK_FRAMES",
+           "MAX_BYTES_PER_CODE", "MAX_CODES_PER_BYTE", "MAX_EXTRA_BYTES", "MAX_HEADER_BYTES", "RANDOM_ACCESS", "START",
+           "VERSION", "Block", "StoredBlock", "is_gain"]  # fmt: skip
 
 MAGIC = b"ECDC"
-VERSION = 2
+VERSION = 1
 START = struct.Struct(">4sBI")
 CHECKSUM = struct.Struct(">I")
-FRAMES = {1: struct.Struct(">I"), 2: struct.Struct(">H")}
-SYNC = 1 << 15
-FRAMES_LIMIT = 1 << 12  # of a block: however few bytes it has, it decodes in bounded time and memory
-BYTES = struct.Struct(">I")
-FIRST = struct.Struct(">Q")
-SCALE = struct.Struct(">f")
+FRAMES = struct.Struct(">H")
+RANDOM_ACCESS = 1 << 15  # flag in `frames`
+CODE_BYTES = struct.Struct(">I")
+FIRST_FRAME = struct.Struct(">Q")
+GAIN = struct.Struct(">f")
 END = struct.Struct(">QQ")
-HEADER_LIMIT = 1 << 16  # bytes; some 400 are used
-# No coding spends less than 1/355 bit on a code (`codec.bitstream.entropy.frequencies`).
-# Any other code count for this size is corrupt.
-CODES_PER_BYTE = 1 << 12
-BYTES_PER_CODE = 3
-BYTES_PER_BLOCK = 8
-_SCALE_LIMIT = 2.0**64  # what the root of a float32, as a level is, stays below
+MAX_HEADER_BYTES = 1 << 16  # about 400 are used
+MAX_BLOCK_FRAMES = 1 << 12  # bounds the time and memory that a block takes, however few bytes it has
+# A block of n codes takes from n / MAX_CODES_PER_BYTE to n * MAX_BYTES_PER_CODE + MAX_EXTRA_BYTES bytes. Any other
+# code count for this size is corrupt. No coding takes less than 1/355 bit for a code
+# (`codec.bitstream.entropy.range_coder.symbol_counts`).
+MAX_CODES_PER_BYTE = 1 << 12
+MAX_BYTES_PER_CODE = 3
+MAX_EXTRA_BYTES = 8
+_MAX_GAIN = 2.0**64  # a gain is the square root of a float32, which is below 2^128
 
 
 class Block(NamedTuple):
     """Codes that are stored together."""
 
     codes: NDArray[np.int64]  # [K, F]
-    scale: float | None  # what to multiply the decoded audio by, if the header says `scaled`
-    size: int = 0  # bytes in the file that it was read from, all that belongs to it
+    gain: float | None  # factor for the decoded audio, if the header has `has_gain`
+    size: int = 0  # bytes that the block takes in the file it was read from
 
 
 class StoredBlock(NamedTuple):
-    """A block as it stands in the file."""
+    """A block whose codes have not been decoded."""
 
-    first: int  # number of its first frame
+    first_frame: int
     frames: int
-    sync: bool  # coded as if nothing had come before
-    scale: float | None
+    is_random_access: bool
+    gain: float | None
     data: bytes  # the codes
-    size: int  # bytes of it all
+    size: int  # bytes of the whole block
 
 
-def is_scale(scale: float) -> bool:
-    """Whether a block may have this scale, once it is a float32."""
-    return 0 < scale < _SCALE_LIMIT and 0 < SCALE.unpack(SCALE.pack(scale))[0] < _SCALE_LIMIT
+def is_gain(gain: float) -> bool:
+    """Whether a block may store this gain: positive and below 2^64, also after rounding to float32."""
+    return 0 < gain < _MAX_GAIN and 0 < GAIN.unpack(GAIN.pack(gain))[0] < _MAX_GAIN

@@ -1,52 +1,54 @@
-"""Writes encoded files."""
+"""Writes encoded files. `codec.bitstream.layout` describes the format."""
 
 import json
 import zlib
 from dataclasses import asdict
 from typing import BinaryIO
 
-from codec.bitstream.block_coding import BlockCoding, coding_for
+from codec.bitstream.block_coder import BlockCoder, block_coder_for
 from codec.bitstream.header import BitstreamHeader
 from codec.bitstream.layout import (
-    BYTES,
     CHECKSUM,
+    CODE_BYTES,
     END,
-    FIRST,
+    FIRST_FRAME,
     FRAMES,
-    FRAMES_LIMIT,
+    GAIN,
     MAGIC,
-    SCALE,
+    MAX_BLOCK_FRAMES,
+    RANDOM_ACCESS,
     START,
-    SYNC,
     VERSION,
     Block,
-    is_scale,
+    is_gain,
 )
 
 __all__ = ["BitstreamWriter"]
 
 
 class BitstreamWriter:
-    """Writes an encoded file in one pass; without `finish` it stays incomplete, and readers say so.
+    """Writes an encoded file in one pass. A file without `finish` is incomplete, and readers refuse it.
 
     Attributes:
-        blocks: Written so far.
-        frames: Of all of them.
-        code_bytes: What their codes take.
+        blocks: Number of blocks so far.
+        frames: Number of frames so far.
+        code_bytes: Bytes of the codes so far.
+        file_bytes: Bytes of the file so far.
 
     Args:
-        file: Open for writing; need not be seekable.
+        file: Open for writing; it need not be seekable.
         header: Written at once.
-        coding: What the header names; None for `fixed`.
+        coder: Block coder of the header's coding; None for `fixed`.
     """
 
-    def __init__(self, file: BinaryIO, header: BitstreamHeader, coding: BlockCoding | None = None) -> None:
+    def __init__(self, file: BinaryIO, header: BitstreamHeader, coder: BlockCoder | None = None) -> None:
         self.file = file
         self.header = header
+        self.blocks = 0
         self.frames = 0
         self.code_bytes = 0
-        self._coding = coding_for(header, coding)
-        self.blocks = 0
+        self.file_bytes = 0
+        self._coder = block_coder_for(header, coder)
         values = {name: value for name, value in asdict(header).items() if value is not None}
         text = json.dumps(values, separators=(",", ":")).encode()
         self._write(START.pack(MAGIC, VERSION, len(text)) + text)
@@ -55,33 +57,40 @@ class BitstreamWriter:
         """Appends a block of at least one frame.
 
         Raises:
-            ValueError: The block does not fit the header, has more frames than a block can hold, or a scale that does
-                not decode, as that of audio whose squares overflow. Nothing of it is written.
+            ValueError: The block does not fit the header, has too many frames, or has a gain outside (0, 2^64). Nothing
+                is written.
         """
-        codes, scale = block.codes, block.scale
+        codes, gain = block.codes, block.gain
         header = self.header
-        if codes.ndim != 2 or codes.shape[0] != header.codebooks or not 1 <= codes.shape[1] <= FRAMES_LIMIT:
+        if codes.ndim != 2 or codes.shape[0] != header.num_codebooks or not 1 <= codes.shape[1] <= MAX_BLOCK_FRAMES:
             raise ValueError(
-                f"expected codes [{header.codebooks}, F] with F from 1 to {FRAMES_LIMIT}, got {list(codes.shape)}"
+                f"expected codes [{header.num_codebooks}, F] with F from 1 to {MAX_BLOCK_FRAMES}, "
+                f"got {list(codes.shape)}"
             )
-        if (scale is not None) != header.scaled:
-            raise ValueError(f"the header says scaled: {header.scaled}, the block's scale is {scale}")
-        if scale is not None and not is_scale(scale):
-            raise ValueError(f"audio so loud cannot be encoded: a block has the scale {scale:g}, below 2^64 it decodes")
-        sync = self.blocks % header.sync_blocks == 0
-        if sync:
-            self._coding.reset()
-        data = self._coding.encode(codes)
-        prefix = FRAMES[VERSION].pack(codes.shape[1] | sync * SYNC) + BYTES.pack(len(data))
-        prefix += FIRST.pack(self.frames) if sync else b""
-        self._write(prefix + (b"" if scale is None else SCALE.pack(scale)) + data)
+        if (gain is not None) != header.has_gain:
+            raise ValueError(f"the header has has_gain {header.has_gain}, but the gain of the block is {gain}")
+        if gain is not None and not is_gain(gain):
+            raise ValueError(f"this audio is too loud to encode: the gain must be above 0 and below 2^64, got {gain:g}")
+        is_random_access = self.blocks % header.random_access_interval == 0
+        if is_random_access:
+            self._coder.reset()
+        data = self._coder.encode(codes)
+        start = FRAMES.pack(codes.shape[1] | is_random_access * RANDOM_ACCESS) + CODE_BYTES.pack(len(data))
+        first = FIRST_FRAME.pack(self.frames) if is_random_access else b""
+        self._write(start + first + (b"" if gain is None else GAIN.pack(gain)) + data)
+        self.blocks += 1
         self.frames += codes.shape[1]
         self.code_bytes += len(data)
-        self.blocks += 1
 
     def finish(self, samples: int) -> None:
-        """Marks the end of a signal of so many samples; the decoded one is cut to them."""
-        self._write(FRAMES[VERSION].pack(0) + END.pack(samples, self.frames))
+        """Writes the end.
+
+        Args:
+            samples: Length of the signal. Decoders cut the audio to it.
+        """
+        self._write(FRAMES.pack(0) + END.pack(samples, self.frames))
 
     def _write(self, data: bytes) -> None:
-        self.file.write(data + CHECKSUM.pack(zlib.crc32(data)))
+        data += CHECKSUM.pack(zlib.crc32(data))
+        self.file.write(data)
+        self.file_bytes += len(data)

@@ -1,136 +1,141 @@
-"""Codes from an encoded file to audio, from its start or from the middle."""
+"""Encoded files to audio, in bounded memory. Sources and targets may be pipes."""
 
-import math
-from collections.abc import Iterator
-from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO
 
 import torch
-from torch import Tensor
 
-from codec.bitstream.encodec.format import EncodecReader
-from codec.bitstream.reader import BitstreamReader, Block
-from codec.coding.segments import SegmentDecoder
+from codec.audio.reader import AudioSink, writing_audio
+from codec.bitstream.byte_source import ByteSource
+from codec.bitstream.encodec.header import is_encodec_format
+from codec.bitstream.encodec.segments import EncodecReader, LanguageModel
+from codec.bitstream.reader import BitstreamReader
+from codec.coding.decode_blocks import EncodedReader, SampleRange, decode_blocks
+from codec.coding.prepared import PreparedCodec
+from codec.coding.result import CodingResult, bitrate_kbps
 from codec.config import CodecConfig
-from codec.model import Codec, EncodedSegment
-from codec.streaming.codec import StreamingDecoder, can_stream
 
-__all__ = ["EncodedReader", "Part", "decode_blocks"]
+__all__ = ["decode_audio", "decode_file", "open_encoded"]
 
-EncodedReader = BitstreamReader | EncodecReader
-
-_STEP_SAMPLES = 1 << 15  # decoded at a time
+_WHOLE_SIGNAL = SampleRange()
 
 
-class Part:
-    """Samples of a signal that are to be decoded, and what they take of its file.
-
-    Attributes:
-        bytes: Of the blocks so far, of each the share of its samples that lies in the part.
-
-    Args:
-        start, stop: The first sample, and the one after the last; None to the end.
-    """
-
-    def __init__(self, start: int = 0, stop: int | None = None) -> None:
-        self.start = start
-        self.stop = stop
-        self.bytes = 0.0
-
-    def count(self, block: Block, position: int, config: CodecConfig) -> None:
-        """Adds a block whose samples begin at `position`."""
-        samples = block.codes.shape[1] * config.hop_samples
-        end = position + samples if self.stop is None else min(position + samples, self.stop)
-        self.bytes += block.size * max(0, end - max(position, self.start)) / samples
-
-
-def decode_blocks(codec: Codec, reader: EncodedReader, part: Part) -> Iterator[tuple[int, Tensor]]:
-    """Audio of whole frames, from the start of the part or before to the end of the file, or to that of the part or
-    beyond.
-
-    From `part.start` on it is what decoding everything gives there: to the bit for a codec with segments, of which
-    those that reach into the part are decoded, and to the rounding of float32 for one that streams. A stream is begun
-    so many frames early that what its layers were padded with is forgotten; where there is an LSTM, which forgets
-    nothing, it runs from the start of the file, but not the layers behind it. Other codecs decode all blocks as one.
-
-    Args:
-        codec: In eval mode.
-        reader: Before its first block; `samples` is set once its end is reached.
-        part: Its bytes are counted as blocks are decoded.
-
-    Shape: -> pairs of the sample that the audio begins with, and [1, C, t].
+def decode_file(prepared: PreparedCodec, source: Path, target: Path, part: SampleRange = _WHOLE_SIGNAL) -> CodingResult:
+    """Decodes an encoded file to an audio file with the codec's sampling rate and channels.
 
     Raises:
-        BitstreamError: The file is damaged, or its blocks cannot be this codec's.
+        ValueError: The source is not a valid encoded file of this codec (`BitstreamError`), the suffix of the target is
+            unknown, or the part is after the end of the signal.
+        OSError: A file cannot be read or written.
     """
-    if can_stream(codec.config):
-        yield from _decode_stream(codec, reader, part)
-    elif codec.config.segment_seconds is None:
-        yield from _decode_whole(codec, reader, part)
-    else:
-        yield from _decode_segments(codec, reader, part)
+    config = prepared.codec.config
+    with source.open("rb") as file:
+        reader = open_encoded(prepared, file, str(source))
+        with writing_audio(target, config.sample_rate, config.channels) as writer:
+            return decode_audio(prepared, reader, writer, part)
 
 
-def _decode_stream(codec: Codec, reader: EncodedReader, part: Part) -> Iterator[tuple[int, Tensor]]:
-    hop = codec.config.hop_samples
-    step_frames = max(1, _STEP_SAMPLES // hop)
-    stream = StreamingDecoder(codec)
-    first = max(0, part.start // hop - stream.warm_up_frames)
-    frame = reader.seek(0 if stream.needs_all_frames else first)
-    position = first * hop
-    for block in reader.blocks():
-        part.count(block, frame * hop, codec.config)
-        codes = _codes(block, codec)
-        before = min(max(0, first - frame), codes.shape[-1])
-        frame += codes.shape[-1]
-        if before:
-            stream.skip(codes[..., :before])
-        for step in codes[..., before:].split(step_frames, -1):
-            audio = stream.push(step)
-            yield position, audio
-            position += audio.shape[-1]
-    yield position, stream.flush()
+def open_encoded(prepared: PreparedCodec, file: BinaryIO, name: str, lm: LanguageModel | None = None) -> EncodedReader:
+    """Reads the header of an encoded file of this codec, also in the format of the encodec package.
+
+    Args:
+        prepared: The codec.
+        file: At its start; may be a pipe.
+        name: Name of the file in messages.
+        lm: The encodec package's language model, for files compressed with it.
+
+    Raises:
+        BitstreamError: The file is not a valid encoded file of this codec, or needs `lm`.
+        EntropyFileError: The file needs an entropy model that is missing or cannot be used.
+    """
+    source = ByteSource(file)
+    if is_encodec_format(source.peek(5)):
+        encodec_reader = EncodecReader(source, name, lm)
+        encodec_reader.check_model(prepared.codec.config)
+        return encodec_reader
+    reader = BitstreamReader(source, name)
+    reader.check_model(prepared.fingerprint)
+    _check_header(reader, prepared.codec.config)
+    reader.coder = prepared.entropy_coders.block_coder(reader.header, name)
+    return reader
 
 
-def _decode_segments(codec: Codec, reader: EncodedReader, part: Part) -> Iterator[tuple[int, Tensor]]:
-    hop, stride = codec.config.hop_samples, codec.segment_stride(0)
-    longest = math.ceil(codec.config.segment_samples_or(0) / hop)
-    # Segment i holds samples from i * stride to i * stride + longest * hop; the first that reaches beyond `start`:
-    first = max(0, math.ceil((part.start + 1 - longest * hop) / stride))
-    in_place = reader.seek(first * longest) == first * longest  # all before it are whole, as `start` lies behind them
-    decoder = SegmentDecoder(codec, longest * hop if first else None)
-    position = first * stride
-    for i, block in enumerate(reader.blocks(), first):
-        frames = block.codes.shape[1]
-        if frames > longest or not in_place:
-            raise reader.damaged(f"segment {i} has {frames} frames, this model's have at most {longest}")
-        if part.stop is not None and i * stride >= part.stop:
+def decode_audio(
+    prepared: PreparedCodec,
+    reader: EncodedReader,
+    sink: AudioSink,
+    part: SampleRange = _WHOLE_SIGNAL,
+    whole_frames: bool = False,
+) -> CodingResult:
+    """Decodes an encoded file to an audio file or pipe.
+
+    Args:
+        prepared: The codec.
+        reader: From `open_encoded`.
+        sink: Receives the audio.
+        part: Samples to decode.
+        whole_frames: Write every frame as soon as it is decoded; then the audio ends with a whole frame. Otherwise the
+            last frame is cut to the length of the signal. It is only known at the end of the file which frame is the
+            last, so each frame waits for the next.
+
+    Raises:
+        ValueError: The file is corrupt (`BitstreamError`), or the part is after the end of the signal.
+        OSError: A file cannot be read or written.
+    """
+    config = prepared.codec.config
+    held_back = 0 if whole_frames else config.hop_samples
+    pending, position = torch.zeros(config.channels, 0), 0  # decoded, not written; number of its first sample
+    encoded_bytes, notes = 0.0, []
+    for piece in decode_blocks(prepared.codec, reader, part):
+        position = piece.start - pending.shape[-1]
+        pending = torch.cat([pending, piece.audio[0].cpu()], -1)
+        encoded_bytes += piece.encoded_bytes
+        ready = max(0, pending.shape[-1] - held_back)
+        sink.write(part.cut(pending[:, :ready], position))
+        pending, position = pending[:, ready:], position + ready
+        if part.stop is not None and position >= part.stop:
             break
-        part.count(block, i * stride, codec.config)
-        audio = decoder.push(EncodedSegment(_codes(block, codec), _scale(block, codec)))
-        yield position, audio
-        position += audio.shape[-1]
-    yield position, decoder.flush()
+    else:
+        remaining = _remaining_samples(reader, config, part, position, pending.shape[-1])
+        sink.write(part.cut(pending[:, : max(0, remaining)], position))
+        if remaining < 0:
+            notes.append(f"{-remaining} samples more than were encoded")
+    if sink.clipped:
+        notes.append(f"{sink.clipped} samples clipped to full scale")
+    seconds = sink.samples / config.sample_rate
+    size = reader.bytes_read if part == _WHOLE_SIGNAL else round(encoded_bytes)
+    return CodingResult(seconds, size, bitrate_kbps(size, seconds), notes)
 
 
-def _decode_whole(codec: Codec, reader: EncodedReader, part: Part) -> Iterator[tuple[int, Tensor]]:
-    blocks = list(reader.blocks())
-    if not blocks:
-        return
-    if len({block.scale for block in blocks}) > 1:
-        raise reader.damaged("its blocks are one segment, but they have several scales")
-    starts = accumulate((block.codes.shape[1] * codec.config.hop_samples for block in blocks), initial=0)
-    for block, position in zip(blocks, starts, strict=False):
-        part.count(block, position, codec.config)
-    codes = torch.cat([_codes(block, codec) for block in blocks], -1)
-    decoder = SegmentDecoder(codec)
-    audio = decoder.push(EncodedSegment(codes, _scale(blocks[0], codec)))
-    yield 0, audio
-    yield audio.shape[-1], decoder.flush()
+def _remaining_samples(
+    reader: EncodedReader, config: CodecConfig, part: SampleRange, position: int, pending: int
+) -> int:
+    """Samples to write from `position` on, of `pending` decoded ones. Negative if too many were written."""
+    samples = reader.samples
+    if samples is None:  # decoding stopped before the end of the file
+        assert part.stop is not None
+        return part.stop - position
+    if part.start >= samples > 0 or part.start > samples:
+        raise ValueError(
+            f"{reader.name} is {samples / config.sample_rate:.3f} s long, but the start is at "
+            f"{part.start / config.sample_rate:.3f} s"
+        )
+    if not position + pending - config.hop_samples < samples <= position + pending:
+        raise reader.corrupt(f"its codes decode to {position + pending} samples, but it announces {samples}")
+    return samples - position
 
 
-def _scale(block: Block, codec: Codec) -> Tensor | None:
-    return None if block.scale is None else torch.tensor([block.scale], device=next(codec.parameters()).device)
-
-
-def _codes(block: Block, codec: Codec) -> Tensor:
-    return torch.from_numpy(block.codes.copy())[None].to(next(codec.parameters()).device)
+def _check_header(reader: BitstreamReader, config: CodecConfig) -> None:
+    """Raises `BitstreamError` if the header contradicts the model, although the fingerprint is the model's."""
+    header = reader.header
+    for name, expected in (
+        ("sample_rate", config.sample_rate),
+        ("channels", config.channels),
+        ("bits_per_code", config.bits_per_code),
+        ("hop_samples", config.hop_samples),
+        ("has_gain", config.normalize),
+    ):
+        if getattr(header, name) != expected:
+            raise reader.corrupt(f"its {name} is {getattr(header, name)}, but the model has {expected}")
+    if header.num_codebooks > config.codebooks:
+        raise reader.corrupt(f"it has {header.num_codebooks} codebooks, but the model has {config.codebooks}")

@@ -1,89 +1,151 @@
-"""Audio to codes, in blocks as they are stored."""
+"""Audio to encoded files, in bounded memory.
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+A codec that streams holds a few seconds of audio, and one with segments holds one segment. Other codecs hold all of it.
+Sources and targets may be pipes.
+"""
 
-import torch
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
 from torch import Tensor
 
-from codec.bitstream.layout import FRAMES_LIMIT
-from codec.coding.segments import SegmentEncoder
-from codec.config import CodecConfig
-from codec.model import Codec, EncodedSegment
-from codec.streaming.codec import StreamingEncoder, can_stream
+from codec.atomic_file import atomic_write
+from codec.audio.reader import AudioReader, AudioSource, SoundFileSource
+from codec.bitstream.encodec.header import EncodecHeader, package_model_name
+from codec.bitstream.encodec.segments import PIECE_FRAMES, LanguageModel, segment_bytes
+from codec.bitstream.header import BitstreamHeader
+from codec.bitstream.layout import Block
+from codec.bitstream.writer import BitstreamWriter
+from codec.coding.encode_blocks import encode_blocks, full_block_frames
+from codec.coding.prepared import PreparedCodec
+from codec.coding.result import CodingResult, bitrate_kbps
 
-__all__ = ["block_size", "encode_blocks"]
-
-_BLOCK_FRAMES = 512  # of a stream: 7 s of the 24 kHz model, so that 10 bytes a block cost 0.8 % at 1.5 kbps
-_STEP_SAMPLES = 1 << 15  # given to the network at a time
-_Piece = TypeVar("_Piece")
+__all__ = ["encode_audio", "encode_audio_as_encodec", "encode_codes", "encode_file"]
 
 
-def block_size(config: CodecConfig, block_frames: int | None) -> int:
-    """Frames of a whole block: those wanted, or of some seconds, or of a segment.
+def encode_file(
+    prepared: PreparedCodec, source: Path, target: Path, bandwidth_kbps: float, coding: str | None = None
+) -> CodingResult:
+    """Encodes an audio file. See `encode_audio`.
 
     Raises:
-        ValueError: So many do not fit a block, or a number is wanted of a codec that does not stream.
+        ValueError: The source is not valid audio (`AudioFileError`), or the bandwidth is out of range.
+        OSError: The target cannot be written.
     """
-    if block_frames is not None and not can_stream(config):
-        raise ValueError(f"blocks of {block_frames} frames cannot be made: this model does not stream, its blocks are "
-                         "its segments")  # fmt: skip
-    size = block_frames or _BLOCK_FRAMES
-    if config.segment_seconds is not None:
-        size = math.ceil(config.segment_samples_or(0) / config.hop_samples)
-    if block_frames == 0 or not 1 <= size <= FRAMES_LIMIT:
-        raise ValueError(f"blocks of {block_frames if block_frames == 0 else size} frames cannot be made: "
-                         f"1 to {FRAMES_LIMIT} are possible")  # fmt: skip
-    return size
+    audio = SoundFileSource(source, str(source))
+    with atomic_write(target) as temporary, temporary.open("wb") as file:
+        return encode_audio(prepared, audio, file, bandwidth_kbps, coding=coding)
 
 
-def encode_blocks(
-    codec: Codec, audio: Iterable[Tensor], bandwidth_kbps: float, block_frames: int
-) -> Iterator[EncodedSegment]:
-    """What to store, a block at a time.
-
-    A codec that streams fills whole blocks but the last, and so does one that codes all audio as one segment: its
-    blocks repeat the segment's scale. Of a codec with segments each is a block.
+def encode_audio(
+    prepared: PreparedCodec,
+    source: AudioSource,
+    file: BinaryIO,
+    bandwidth_kbps: float,
+    block_frames: int | None = None,
+    coding: str | None = None,
+) -> CodingResult:
+    """Encodes audio to a file or pipe. Equal audio gives equal files, however it arrives.
 
     Args:
-        codec: In eval mode.
-        audio: In pieces of any length; the network is given it in steps of a fixed one.
+        prepared: The codec.
+        source: Read to its end and closed.
+        file: Flushed after every block.
         bandwidth_kbps: As in `Codec.encode`.
-        block_frames: From `block_size`.
+        block_frames: Frames stored together; a block is written when its last frame is complete. None for the default.
+        coding: `fixed`, `adaptive` or `transformer`. None chooses `transformer` if its model exists, otherwise
+            `adaptive`; with `block_frames` it chooses `fixed`.
 
-    Shape: audio [C, t] each -> codes [1, K, F] each.
+    Raises:
+        ValueError: The audio is corrupt (`AudioFileError`), the bandwidth is out of range, the codec does not stream
+            but `block_frames` is given, or the entropy model cannot be used.
+        OSError: The file cannot be written.
     """
-    device = next(codec.parameters()).device
-    step_samples = min(_STEP_SAMPLES, block_frames * codec.config.hop_samples)
-    steps = (step[None].to(device) for step in _regroup(audio, step_samples))
-    if can_stream(codec.config):
-        stream = StreamingEncoder(codec, bandwidth_kbps)
-        codes = _then(map(stream.push, steps), stream.flush)
-        yield from (EncodedSegment(block, None) for block in _regroup(codes, block_frames))
-        return
-    encoder = SegmentEncoder(codec, bandwidth_kbps)
-    for segments in _then(map(encoder.push, steps), encoder.flush):
-        for segment in segments:
-            for block in segment.codes.split(block_frames, -1):
-                yield EncodedSegment(block, segment.scale)
+    codec, config = prepared.codec, prepared.codec.config
+    full_frames = full_block_frames(config, block_frames)
+    storage = prepared.entropy_coders.storage_fields(coding, full_frames, prefer_fixed=block_frames is not None)
+    reader = AudioReader(source, config.sample_rate, config.channels)
+    header = BitstreamHeader(
+        model=prepared.fingerprint,
+        sample_rate=config.sample_rate,
+        channels=config.channels,
+        num_codebooks=config.codebooks_for(bandwidth_kbps),
+        bits_per_code=config.bits_per_code,
+        hop_samples=config.hop_samples,
+        has_gain=config.normalize,
+        source_sample_rate=reader.source_sample_rate,
+        source_channels=reader.source_channels,
+        **storage._asdict(),
+    )
+    writer = BitstreamWriter(file, header, prepared.entropy_coders.block_coder(header, "the encoded file"))
+    for segment in encode_blocks(codec, reader.blocks(), bandwidth_kbps, full_frames):
+        gain = None if segment.scale is None else float(segment.scale)
+        writer.write(Block(segment.codes[0].cpu().numpy(), gain))
+        file.flush()
+    writer.finish(reader.samples)
+    file.flush()
+    notes = _audio_notes(reader)
+    if block_frames is not None:
+        overhead = writer.file_bytes - writer.code_bytes
+        notes.append(f"{overhead} of the bytes are headers and checksums of {writer.blocks} blocks")
+    seconds = reader.samples / config.sample_rate
+    return CodingResult(seconds, writer.file_bytes, bitrate_kbps(writer.file_bytes, seconds), notes)
 
 
-def _then(pieces: Iterable[_Piece], last: Callable[[], _Piece]) -> Iterator[_Piece]:
-    yield from pieces
-    yield last()
+def encode_audio_as_encodec(
+    prepared: PreparedCodec, source: AudioSource, file: BinaryIO, bandwidth_kbps: float, lm: LanguageModel | None
+) -> CodingResult:
+    """Encodes audio to a file or pipe in the format of the encodec package.
 
+    This format stores the length of the signal at its start. So all encoded segments stay in memory until the audio has
+    been read.
 
-def _regroup(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """The same [..., T] in pieces of `size`, the last with what is left.
+    Args:
+        prepared: The codec, of one of the package's two architectures.
+        source: Read to its end and closed.
+        file: Written once, at the end.
+        bandwidth_kbps: As in `Codec.encode`.
+        lm: Language model to compress the codes with, or None.
 
-    So the place of a frame in a file follows from its number.
+    Raises:
+        ValueError: The codec has another architecture, the audio is corrupt (`AudioFileError`), or the bandwidth is out
+            of range.
+        OSError: The file cannot be written.
     """
-    held: Tensor | None = None
-    for piece in pieces:
-        held = piece if held is None else torch.cat([held, piece], -1)
-        while held.shape[-1] >= size:
-            yield held[..., :size]
-            held = held[..., size:]
-    if held is not None and held.shape[-1]:
-        yield held
+    config = prepared.codec.config
+    name, num_codebooks = package_model_name(config), config.codebooks_for(bandwidth_kbps)
+    reader = AudioReader(source, config.sample_rate, config.channels)
+    blocks = encode_blocks(prepared.codec, reader.blocks(), bandwidth_kbps, PIECE_FRAMES)
+    if config.segment_seconds is None:
+        body = [segment_bytes((block.codes[0] for block in blocks), None, lm)]
+    else:
+        body = [segment_bytes([block.codes[0]], float(block.scale), lm) for block in blocks]  # type: ignore[arg-type]
+    header = EncodecHeader(name, reader.samples, num_codebooks, lm is not None)
+    data = b"".join([header.to_bytes(), *body])
+    file.write(data)
+    file.flush()
+    notes = _audio_notes(reader)
+    if not header.package_can_read():
+        notes.append(f"the encodec package itself cannot read files of {reader.samples} samples")
+    seconds = reader.samples / config.sample_rate
+    return CodingResult(seconds, len(data), bitrate_kbps(len(data), seconds), notes)
+
+
+def encode_codes(prepared: PreparedCodec, source: AudioSource, bandwidth_kbps: float) -> Iterator[Tensor]:
+    """Yields the codes of audio, one block or segment at a time, without writing a file.
+
+    Shape: -> [K, F] each, on the CPU.
+
+    Raises:
+        ValueError: As in `encode_audio`.
+    """
+    config = prepared.codec.config
+    reader = AudioReader(source, config.sample_rate, config.channels)
+    for segment in encode_blocks(prepared.codec, reader.blocks(), bandwidth_kbps, full_block_frames(config, None)):
+        yield segment.codes[0].cpu()
+
+
+def _audio_notes(reader: AudioReader) -> list[str]:
+    shortfall = reader.shortfall()
+    return reader.conversions() + ([] if shortfall is None else [shortfall])

@@ -1,20 +1,21 @@
-"""Codecs with independently coded segments, in the memory of a segment (EnCodec, Défossez et al. 2022, section 3.1).
+"""Encodes and decodes one segment at a time (EnCodec, Défossez et al. 2022, section 3.1).
 
-The 48 kHz model codes 1 s at a time, with 1 % overlap. A codec without segments is one whose only segment ends with
-the audio.
+The 48 kHz model encodes segments of 1 s, of which 1 % overlaps the next.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from codec.model import Codec, EncodedSegment, triangle
+from codec.model import Codec, EncodedSegment
+from codec.streaming.overlap_add import OverlapAdd
 
 __all__ = ["SegmentDecoder", "SegmentEncoder"]
 
 
 class SegmentEncoder:
-    """`Codec.encode` that returns each segment as soon as it is complete.
+    """`Codec.encode` for audio that arrives in pieces; returns each segment as soon as it is complete.
+
+    A codec without segments returns one segment, at the end.
 
     Args:
         codec, bandwidth_kbps: As in `Codec.encode`.
@@ -26,7 +27,7 @@ class SegmentEncoder:
         self._held: list[Tensor] = []  # audio from the start of the next segment on
 
     def push(self, audio: Tensor) -> list[EncodedSegment]:
-        """The segments that `audio` completes, which may be none.
+        """Returns the segments that `audio` completes, which may be none.
 
         Shape: audio [B, C, t] with any t -> codes [B, K, F] each.
         """
@@ -43,7 +44,7 @@ class SegmentEncoder:
         return segments
 
     def flush(self) -> list[EncodedSegment]:
-        """The segments that the end of the audio cuts short.
+        """Returns the segments that the end of the audio shortens.
 
         Shape: -> codes [B, K, F] each.
         """
@@ -56,56 +57,39 @@ class SegmentEncoder:
 
 
 class SegmentDecoder:
-    """`Codec.decode` that takes one segment at a time and returns audio once no later segment can overlap it.
+    """`Codec.decode` for segments that arrive one at a time; returns audio that no later segment can change.
 
     Args:
-        codec: As in `Codec.decode`.
-        first_samples: Length of the signal's first segment, if the first one pushed is another.
+        codec: A codec with segments.
+        segment_samples: Length of the signal's first segment; None if it is the first that is pushed.
+
+    Raises:
+        ValueError: The codec has no segments.
     """
 
-    def __init__(self, codec: Codec, first_samples: int | None = None) -> None:
+    def __init__(self, codec: Codec, segment_samples: int | None = None) -> None:
+        if codec.config.segment_seconds is None:
+            raise ValueError("expected a codec with segments: this one decodes all audio at once")
         self.codec = codec
-        # Weighted sum of the segments and the sum of their weights, from the start of the last segment on.
-        self._audio = next(codec.parameters()).detach().new_zeros(1, codec.config.channels, 0)
-        self._weight = self._audio[0, 0]
-        self._triangle = None if first_samples is None else triangle(first_samples, self._audio.device)
-        self._begun = False
+        self._joined = OverlapAdd(codec.segment_stride(0), segment_samples)
+        self._has_segments = False
 
     def push(self, segment: EncodedSegment) -> Tensor:
-        """Adds the next segment; returns the audio up to its start that was not returned before.
+        """Decodes the next segment. Returns the audio up to its start that was not returned before.
 
         Shape: codes [B, K, F] -> audio [B, C, t].
 
         Raises:
-            ValueError: The segment is longer than the first, or a codec without segments is given a second one.
+            ValueError: The segment is longer than the first.
         """
-        piece = self.codec.decode_segment(segment)
-        samples = piece.shape[-1]
-        if self._triangle is None:
-            self._triangle = triangle(samples, piece.device)
-        if samples > len(self._triangle):
-            raise ValueError(f"a segment of {samples} samples follows a first one of {len(self._triangle)}")
-        if not self._begun:
-            self._audio = finished = piece[..., :0]
-            self._begun = True
-        elif self.codec.config.segment_seconds is None:
-            raise ValueError("a codec without segments decodes exactly one, got a second")
-        else:
-            finished = self._advance(self.codec.segment_stride(0))
-        missing = max(0, samples - self._audio.shape[-1])
-        self._audio, self._weight = F.pad(self._audio, (0, missing)), F.pad(self._weight, (0, missing))
-        self._audio[..., :samples] += self._triangle[:samples] * piece
-        self._weight[:samples] += self._triangle[:samples]
-        return finished
+        self._has_segments = True
+        return self._joined.push(self.codec.decode_segment(segment))
 
     def flush(self) -> Tensor:
-        """The rest of the audio.
+        """Returns the rest of the audio.
 
         Shape: -> audio [B, C, t].
         """
-        return self._advance(self._audio.shape[-1])
-
-    def _advance(self, samples: int) -> Tensor:
-        finished = self._audio[..., :samples] / self._weight[:samples]
-        self._audio, self._weight = self._audio[..., samples:].clone(), self._weight[samples:].clone()
-        return finished
+        if not self._has_segments:
+            return next(self.codec.parameters()).detach().new_zeros(1, self.codec.config.channels, 0)
+        return self._joined.flush()

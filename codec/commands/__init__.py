@@ -1,1 +1,1 @@
-"""The commands of `codec`, one module each: `add` describes its options, and what it does stands below."""
+"""The commands of the program `codec`, one module each. `add` declares the options of a command."""

@@ -4,36 +4,39 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from codec.commands.messages import complain
-from codec.commands.model_options import add_beams_option, add_model_options, check_offered, load, model_path
+from codec.commands.messages import print_error
+from codec.commands.model_options import add_beams_option, add_model_options, check_bandwidth, load_codec, model_path
 
 __all__ = ["add"]
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declares the command."""
     evaluate = commands.add_parser(
         "evaluate",
         help="scores and bitrates of a model on held-out audio",
         description="Encodes and decodes the audio of a folder at each bandwidth, and with Opus at 6, 12 and 24 kbps. "
-        "Prints the mean scores of each subfolder, and writes evaluation.json, evaluation.csv (one row per clip and "
-        "bandwidth) and rate_distortion.png. ViSQOL takes most of the time: about the duration of the audio, for each "
+        "Prints the mean scores of each subfolder and writes evaluation.json, evaluation.csv (one row per clip and "
+        "bandwidth) and rate_distortion.png. ViSQOL takes most of the time, about the duration of the audio for each "
         "bandwidth.",
     )
-    evaluate.add_argument("--data", metavar="FOLDER", type=Path, required=True, help="audio that was not trained on")
     evaluate.add_argument(
-        "--output", metavar="DIR", type=Path, help="default: evaluation/ beside the model file, in the run's folder"
+        "--data", metavar="FOLDER", type=Path, required=True, help="audio that was not used for training"
     )
     evaluate.add_argument(
-        "--bandwidths", metavar="KBPS", type=float, nargs="+", help="some of those that the model offers; default: all"
+        "--output", metavar="DIR", type=Path, help="default: evaluation/ in the folder of the model file"
     )
     evaluate.add_argument(
-        "--clips", metavar="N", type=int, default=20, help="largest number of files per subfolder (%(default)s)"
+        "--bandwidths", metavar="KBPS", type=float, nargs="+", help="some of the model's bandwidths. Default: all"
     )
     evaluate.add_argument(
-        "--seconds", metavar="S", type=float, default=10.0, help="longest duration taken from each file (%(default)g)"
+        "--clips", metavar="N", type=int, default=20, help="maximum number of files per subfolder. Default: %(default)s"
     )
     evaluate.add_argument(
-        "--metrics", metavar="NAME", nargs="+", help="metrics by name or as my_package.my_module:METRIC; default: all"
+        "--seconds", metavar="S", type=float, default=10.0, help="maximum seconds per file. Default: %(default)g"
+    )
+    evaluate.add_argument(
+        "--metrics", metavar="NAME", nargs="+", help="metrics by name or as my_package.my_module:METRIC. Default: all"
     )
     add_beams_option(evaluate)
     add_model_options(evaluate)
@@ -52,11 +55,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     metrics = select_metrics(options.metrics or METRICS)
     check_packages(metrics.values())
     model = model_path(options.checkpoint)
-    coder = load(options)
-    offered = coder.codec.config.bandwidths_kbps
+    prepared = load_codec(options)
+    offered = prepared.codec.config.bandwidths_kbps
     bandwidths_kbps = sorted(set(options.bandwidths or offered))
     for bandwidth_kbps in bandwidths_kbps:
-        check_offered(bandwidth_kbps, offered)
+        check_bandwidth(bandwidth_kbps, offered)
     output = options.output or model.parent / "evaluation"
     output.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     errors = Console(stderr=True)
@@ -64,11 +67,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     def tracked(names: Sequence[str]) -> Iterable[str]:
         return track(names, options.data.name, console=errors, disable=not errors.is_terminal)
 
-    result = evaluate_folder(coder, options.data, bandwidths_kbps, options.clips, options.seconds, metrics, tracked)
+    result = evaluate_folder(prepared, options.data, bandwidths_kbps, options.clips, options.seconds, metrics, tracked)
     print_evaluation(result)
-    about = {"model": str(model), "fingerprint": coder.fingerprint, "data": str(options.data), "beams": options.beams}
+    about = {
+        "model": str(model),
+        "fingerprint": prepared.fingerprint,
+        "data": str(options.data),
+        "beams": options.beams,
+    }
     for path in write_evaluation(result, about, output):
         print(path)
     for reason in result.skipped_files:
-        complain(ValueError(reason))
+        print_error(ValueError(reason))
     return 1 if result.skipped_files else 0

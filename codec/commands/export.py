@@ -5,39 +5,39 @@ from pathlib import Path
 
 import torch
 
-from codec.commands.model_options import MODEL_NAME, add_checkpoint_option, model_path, read_model
+from codec.commands.model_options import MODEL_NAME, add_checkpoint_option, load_model, model_path
 
 __all__ = ["add"]
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declares the command."""
     export = commands.add_parser(
         "export",
-        help="a model, for other packages",
-        description="transformers: a folder that it loads with EncodecModel.from_pretrained and "
-        "AutoProcessor.from_pretrained, with a model card that tells what the run's folder tells. onnx: encoder.onnx "
-        "and decoder.onnx for whole signals, encoder_stream.onnx and decoder_stream.onnx for steps of a stream if the "
-        "model streams, and onnx.json, which describes them. half: model.safetensors with rounded weights in half the "
-        "bytes, a model of its own.",
+        help="model to transformers, ONNX or half-precision weights",
+        description="transformers: a folder for EncodecModel.from_pretrained and AutoProcessor.from_pretrained, with a "
+        "model card. onnx: encoder.onnx and decoder.onnx for whole signals, encoder_stream.onnx and "
+        "decoder_stream.onnx if the model streams, and onnx.json, which describes them. half: model.safetensors with "
+        "float16 weights, half the size. The rounded weights are a model with another fingerprint.",
     )
     export.add_argument("target", metavar="DIR", type=Path, help="folder to write to")
-    export.add_argument("--to", choices=("transformers", "onnx", "half"), required=True, help="in which format")
+    export.add_argument("--to", choices=("transformers", "onnx", "half"), required=True, help="format")
     export.add_argument(
-        "--licence", metavar="NAME", help="of the weights, for the model card of transformers; default: not stated"
+        "--licence", metavar="NAME", help="licence of the weights, for the model card of --to transformers"
     )
     add_checkpoint_option(export)
     export.set_defaults(run=_export)
 
 
 def _export(options: argparse.Namespace) -> int:
-    # Here, because only this command needs other people's formats.
+    # Imported here, because only this command needs the formats of other packages.
     from codec.interop import export_transformers
     from codec.interop.onnx.export import export_onnx
 
     if options.to != "transformers" and options.licence is not None:
-        raise ValueError(f"--licence is for the model card of --to transformers; {options.to} has none")
+        raise ValueError(f"--licence needs --to transformers, got --to {options.to}, which has no model card")
     model = model_path(options.checkpoint)
-    codec = read_model(model)
+    codec = load_model(model)
     run = model.parent if model.name == MODEL_NAME else None
     if options.checkpoint is None:
         print(f"using {model}")

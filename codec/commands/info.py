@@ -3,20 +3,26 @@
 import argparse
 from pathlib import Path
 
+from codec.bitstream import BitstreamHeader, BitstreamReader
 from codec.bitstream.byte_source import ByteSource
-from codec.bitstream.encodec.format import EncodecReader
-from codec.bitstream.encodec.header import OFFICIAL, is_encodec_format
-from codec.bitstream.reader import MAGIC, BitstreamHeader, BitstreamReader
-from codec.coding.file_codec import bitrate_kbps
+from codec.bitstream.encodec.header import PACKAGE_CONFIGS, is_encodec_format
+from codec.bitstream.encodec.segments import EncodecReader
+from codec.bitstream.layout import MAGIC
+from codec.coding import bitrate_kbps
 from codec.commands.messages import print_table
-from codec.commands.model_options import MODEL_NAME, model_path, read_model
+from codec.commands.model_options import MODEL_NAME, load_model, model_path
 from codec.model import Codec
 
 __all__ = ["add", "describe_model"]
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    info = commands.add_parser("info", help="what an encoded file or a model is", description="Checks and describes.")
+    """Declares the command."""
+    info = commands.add_parser(
+        "info",
+        help="describe an encoded file or a model",
+        description="Checks a whole encoded file, or a model, and describes it.",
+    )
     info.add_argument("file", metavar="FILE", type=Path, help=f"encoded file, model file or run folder ({MODEL_NAME})")
     info.set_defaults(run=_info)
 
@@ -28,13 +34,13 @@ def _info(options: argparse.Namespace) -> int:
             source = ByteSource(file)
             start = source.peek(len(MAGIC) + 1)
             if is_encodec_format(start):
-                _describe_foreign(EncodecReader(source, str(path)), path.stat().st_size)
+                _describe_encodec_file(EncodecReader(source, str(path)), path.stat().st_size)
                 return 0
             if start.startswith(MAGIC):
                 _describe_encoded(BitstreamReader(source, str(path)), path.stat().st_size)
                 return 0
     path = model_path(path)
-    describe_model(read_model(path), path)
+    describe_model(load_model(path), path)
     return 0
 
 
@@ -47,48 +53,48 @@ def _describe_encoded(reader: BitstreamReader, size: int) -> None:
         "encoded with model": header.model,
         "length": f"{seconds:.2f} s ({reader.samples} samples at {header.sample_rate} Hz, {header.channels} channels)",
         "size": f"{size} bytes, {bitrate_kbps(size, seconds):.2f} kbps",
-        "codes": f"{header.codebooks} codebooks of {header.bits_per_code} bits, {frames} frames of "
+        "codes": f"{header.num_codebooks} codebooks of {header.bits_per_code} bits, {frames} frames of "
         f"{header.hop_samples} samples in {len(blocks)} blocks",
-        "coding": _coding(header, code_bytes, header.block_bytes(frames)),
+        "coding": _describe_coding(header, code_bytes, header.block_bytes(frames)),
         "source": f"{header.source_sample_rate} Hz, {header.source_channels} channels",
     })  # fmt: skip
 
 
-def _describe_foreign(reader: EncodecReader, size: int) -> None:
+def _describe_encodec_file(reader: EncodecReader, size: int) -> None:
     header = reader.header
-    if not header.compressed:  # else the codes cannot be told without the language model
+    if not header.is_compressed:  # compressed codes cannot be checked without the language model
         for _ in reader.blocks():
             pass
-    config = OFFICIAL[header.model]
+    config = PACKAGE_CONFIGS[header.model]
     seconds = header.samples / config.sample_rate
     print_table({
-        "format": "the encodec package's own (ECDC version 0)",
-        "encoded with model": f"{header.model}, weights not named",
+        "format": "of the encodec package (ECDC version 0)",
+        "encoded with model": f"{header.model}, the file does not identify the weights",
         "length": f"{seconds:.2f} s ({header.samples} samples at {config.sample_rate} Hz, {config.channels} channels)",
         "size": f"{size} bytes, {bitrate_kbps(size, seconds):.2f} kbps",
-        "codes": f"{header.codebooks} codebooks of {config.bits_per_code} bits in {header.segments} segments",
-        "language model": "yes: --lm is needed to decode it" if header.compressed else "no",
+        "codes": f"{header.num_codebooks} codebooks of {config.bits_per_code} bits in {header.segments} segments",
+        "language model": "yes, decoding needs --lm" if header.is_compressed else "no",
     })  # fmt: skip
 
 
-def _coding(header: BitstreamHeader, code_bytes: int, fixed_bytes: int) -> str:
-    said = (
-        header.coding if header.entropy_model is None else f"{header.coding} with entropy model {header.entropy_model}"
-    )
+def _describe_coding(header: BitstreamHeader, code_bytes: int, fixed_bytes: int) -> str:
+    text = header.coding
+    if header.entropy_model is not None:
+        text += f" with entropy model {header.entropy_model}"
     if header.coding == "fixed" or fixed_bytes == 0:
-        return said
+        return text
     change = 100 * (1 - code_bytes / fixed_bytes)
-    return f"{said}: {code_bytes} bytes, {abs(change):.1f} % {'less' if change >= 0 else 'more'} than fixed"
+    return f"{text}: {code_bytes} bytes, {abs(change):.1f} % {'less' if change >= 0 else 'more'} than fixed"
 
 
 def describe_model(codec: Codec, path: Path) -> None:
-    """Prints what `codec`, which lies at `path`, is."""
+    """Prints the properties of a codec, which was loaded from `path`."""
     config = codec.config
     weights = sum(parameter.numel() for parameter in codec.parameters())
     print_table({
         "model": f"{codec.fingerprint()} ({path})",
         "audio": f"{config.sample_rate} Hz, {config.channels} channels"
-        + (", divided by its level" if config.normalize else ""),
+        + (", normalized to its RMS" if config.normalize else ""),
         "network": f"{config.filters} filters, strides {' '.join(map(str, config.strides))}, "
         f"latent {config.latent_dim}, residual units {config.residual_layers}, LSTM layers {config.lstm_layers}, "
         f"norm {config.norm}, padding {config.padding}, skip {config.skip}",
@@ -97,5 +103,5 @@ def describe_model(codec: Codec, path: Path) -> None:
         "bandwidths": ", ".join(f"{b:g}" for b in config.bandwidths_kbps) + " kbps",
         "causal": "yes" if config.causal else "no",
         "segments": "none" if config.segment_seconds is None else f"{config.segment_seconds:g} s",
-        "weights": f"{weights / 1e6:.2f} million in encoder and decoder",
+        "parameters": f"{weights / 1e6:.2f} million in encoder and decoder",
     })  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which model a command works with, and on which device."""
+"""The options that choose a model and a device."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from codec.bitstream.entropy.model_file import ENTROPY_NAME
-from codec.coding.file_codec import FileCodec
+from codec.coding import PreparedCodec
 from codec.model import Codec
 
 __all__ = [
@@ -18,58 +18,62 @@ __all__ = [
     "add_checkpoint_option",
     "add_entropy_option",
     "add_model_options",
-    "check_offered",
-    "load",
+    "check_bandwidth",
+    "load_codec",
+    "load_model",
     "model_path",
-    "read_model",
 ]
 
 MODEL_NAME = "model.safetensors"
 RUNS = Path("runs")
-_MOST_BEAMS = 64
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / MODEL_NAME
+_MAX_BEAMS = 64
 
 
 def add_model_options(command: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint and --device."""
     add_checkpoint_option(command)
-    command.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: cuda if there is one")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ... Default: cuda if available, otherwise cpu")
 
 
 def add_checkpoint_option(command: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint."""
     command.add_argument(
         "--checkpoint",
         metavar="RUN_OR_FILE",
         type=Path,
-        help=f"run folder (its {MODEL_NAME}), .safetensors file or a run's checkpoint (checkpoints/best.pt); "
-        f"default: the newest in ./{RUNS}, "
-        "or the model that comes with the program if there is none",
+        help=f"run folder (uses its {MODEL_NAME}), .safetensors file, or training checkpoint (checkpoints/best.pt). "
+        f"Default: the newest model in ./{RUNS}, or the bundled model if there is none",
     )
 
 
 def add_entropy_option(command: argparse.ArgumentParser) -> None:
+    """Adds --entropy."""
     command.add_argument(
         "--entropy",
         metavar="FILE",
         type=Path,
-        help=f"model of the coding transformer; default: {ENTROPY_NAME} beside the model",
+        help=f"entropy model of --coding transformer. Default: {ENTROPY_NAME} in the folder of the model",
     )
 
 
 def add_beams_option(command: argparse.ArgumentParser) -> None:
+    """Adds --beams."""
     command.add_argument(
         "--beams",
         metavar="N",
         type=int,
         default=1,
-        help=f"look for better codes at the same bitrate: keep the N best sums of codes, up to {_MOST_BEAMS}, "
-        "rather than what is nearest book by book. Default: 1",
+        help=f"beam search for better codes at the same bitrate: keeps the N best candidates per frame, 1 to "
+        f"{_MAX_BEAMS}. More is slower. Default: 1, the nearest code of each codebook",
     )
 
 
-def load(options: argparse.Namespace) -> FileCodec:
+def load_codec(options: argparse.Namespace) -> PreparedCodec:
+    """Loads the model that the options choose, on their device."""
     beams = getattr(options, "beams", 1)
-    if not 1 <= beams <= _MOST_BEAMS:
-        raise ValueError(f"--beams must be 1 to {_MOST_BEAMS}, got {beams}")
+    if not 1 <= beams <= _MAX_BEAMS:
+        raise ValueError(f"--beams must be 1 to {_MAX_BEAMS}, got {beams}")
     path = model_path(options.checkpoint)
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -77,30 +81,33 @@ def load(options: argparse.Namespace) -> FileCodec:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    codec = read_model(path).to(device)
+    codec = load_model(path).to(device)
     codec.quantizer.beams = beams
     if options.checkpoint is None:
-        print(f"using {path}", file=sys.stderr if getattr(options, "target", None) == Path("-") else sys.stdout)
-    return FileCodec(codec, getattr(options, "entropy", None) or path.with_name(ENTROPY_NAME))
+        is_piped = getattr(options, "target", None) == Path("-")
+        print(f"using {path}", file=sys.stderr if is_piped else sys.stdout)
+    return PreparedCodec(codec, getattr(options, "entropy", None) or path.with_name(ENTROPY_NAME))
 
 
 def model_path(checkpoint: Path | None) -> Path:
+    """The model file for the value of --checkpoint."""
     if checkpoint is not None:
         return checkpoint / MODEL_NAME if checkpoint.is_dir() else checkpoint
     models = sorted(RUNS.glob(f"*/{MODEL_NAME}"), key=lambda path: path.stat().st_mtime)
     return models[-1] if models else BUNDLED
 
 
-def read_model(path: Path) -> Codec:
-    """The codec of a model file, or of a run's checkpoint what the run would have saved as its model then.
+def load_model(path: Path) -> Codec:
+    """Loads a model file, or from a training checkpoint the model that the run would have saved at that step.
 
     Raises:
-        ValueError: It is missing, damaged, or no codec's.
+        ValueError: The file is missing, corrupt, or not a codec.
     """
     if path.suffix != ".pt":
         return Codec.load(path)
+    # Imported here, because only checkpoints need the training code.
     from codec.training.checkpoint.pretrained import averaged_codec
-    from codec.training.checkpoint.store import CheckpointError  # here, because only this needs what trains
+    from codec.training.checkpoint.store import CheckpointError
 
     try:
         return averaged_codec(path)
@@ -108,7 +115,8 @@ def read_model(path: Path) -> Codec:
         raise ValueError(str(error)) from error
 
 
-def check_offered(bandwidth_kbps: float, offered: Sequence[float]) -> None:
+def check_bandwidth(bandwidth_kbps: float, offered: Sequence[float]) -> None:
+    """Raises `ValueError` if the model does not offer a bandwidth."""
     if bandwidth_kbps not in offered:
         names = ", ".join(f"{b:g}" for b in offered)
-        raise ValueError(f"this model offers bandwidths of {names} kbps, not {bandwidth_kbps:g}")
+        raise ValueError(f"this model offers bandwidths of {names} kbps, got {bandwidth_kbps:g}")

@@ -1,4 +1,4 @@
-"""`-` in place of a file name: standard input and standard output, which are pipes as a rule."""
+"""Opens the files of a command; `-` stands for standard input or standard output, which may be pipes."""
 
 import sys
 from collections.abc import Iterator
@@ -10,24 +10,24 @@ from codec.atomic_file import atomic_write
 from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, wav_pipe_writer
 from codec.audio.reader import AudioSink, AudioSource, SoundFileSource, writing_audio
 
-__all__ = ["STANDARD", "name_of", "opening_audio", "opening_bytes", "writing_bytes", "writing_sink"]
+__all__ = ["STANDARD_STREAM", "display_name", "open_audio_sink", "open_audio_source", "open_input", "open_output"]
 
-STANDARD = Path("-")
+STANDARD_STREAM = Path("-")
 
 
-def name_of(path: Path) -> str:
-    """What messages call a file that is read."""
-    return "stdin" if path == STANDARD else str(path)
+def display_name(source: Path) -> str:
+    """Name of an input in messages."""
+    return "stdin" if source == STANDARD_STREAM else str(source)
 
 
 @contextmanager
-def opening_bytes(source: Path) -> Iterator[BinaryIO]:
-    """A file to read, or standard input.
+def open_input(source: Path) -> Iterator[BinaryIO]:
+    """Opens a file or standard input.
 
     Raises:
-        OSError: There is no such file.
+        OSError: The file cannot be opened.
     """
-    if source == STANDARD:
+    if source == STANDARD_STREAM:
         yield sys.stdin.buffer
     else:
         with source.open("rb") as file:
@@ -35,27 +35,30 @@ def opening_bytes(source: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def opening_audio(source: Path, raw: RawFormat | None) -> Iterator[AudioSource]:
-    """Audio to read: a file of any format, the same on standard input if that is a file, else WAV or bare samples.
+def open_audio_source(source: Path, raw: RawFormat | None) -> Iterator[AudioSource]:
+    """Opens audio to read. A pipe must carry WAV or raw samples; a file may have any format.
+
+    Args:
+        raw: Format of raw samples; None if the input is not raw.
 
     Raises:
-        AudioFileError: It is not audio.
-        OSError: There is no such file.
+        AudioFileError: The input is not audio.
+        OSError: The file cannot be opened.
     """
-    if source != STANDARD and raw is None:
+    if source != STANDARD_STREAM and raw is None:
         yield SoundFileSource(source, str(source))
         return
-    with opening_bytes(source) as file:
-        if raw is None and file.seekable():
-            yield SoundFileSource(file, name_of(source))
+    with open_input(source) as file:
+        if raw is None and file.seekable():  # a file redirected to standard input
+            yield SoundFileSource(file, display_name(source))
         else:
-            yield AudioPipe(file, name_of(source), raw)  # type: ignore[arg-type]
+            yield AudioPipe(file, display_name(source), raw)  # type: ignore[arg-type]
 
 
 @contextmanager
-def writing_bytes(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name once the block ends without an error, or standard output."""
-    if target == STANDARD:
+def open_output(target: Path) -> Iterator[BinaryIO]:
+    """Opens standard output, or a file that replaces `target` if the block ends without an error."""
+    if target == STANDARD_STREAM:
         yield sys.stdout.buffer
     else:
         with atomic_write(target) as temporary, temporary.open("wb") as file:
@@ -63,15 +66,18 @@ def writing_bytes(target: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def writing_sink(target: Path, sample_rate: int, channels: int, coding: str | None) -> Iterator[AudioSink]:
-    """Where decoded audio goes: a file by its suffix, WAV on standard output; bare samples if there is a `coding`.
+def open_audio_sink(target: Path, sample_rate: int, channels: int, raw_coding: str | None) -> Iterator[AudioSink]:
+    """Opens a target for decoded audio. The suffix of a file chooses its format; standard output gets WAV.
+
+    Args:
+        raw_coding: `s16le` or `f32le` to write raw samples; None otherwise.
 
     Raises:
         AudioFileError, OSError: As in `codec.audio.reader.writing_audio`.
     """
-    if target != STANDARD and coding is None:
+    if target != STANDARD_STREAM and raw_coding is None:
         with writing_audio(target, sample_rate, channels) as writer:
             yield writer
         return
-    with writing_bytes(target) as file:
-        yield wav_pipe_writer(file, sample_rate, channels) if coding is None else RawWriter(file, coding)
+    with open_output(target) as file:
+        yield wav_pipe_writer(file, sample_rate, channels) if raw_coding is None else RawWriter(file, raw_coding)

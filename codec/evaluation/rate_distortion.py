@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from codec.audio.reader import AudioFileError, AudioReader
-from codec.bitstream.reader import BitstreamReader
-from codec.coding.file_codec import FileCodec, bitrate_kbps
+from codec.bitstream import BitstreamReader
+from codec.coding import PreparedCodec, bitrate_kbps, decode_file, encode_file
 from codec.evaluation.baselines import code_with_opus, possible_opus_bitrates
 from codec.evaluation.codebook_usage import codebook_usage, count_codes
 from codec.evaluation.metrics import METRICS, Metric, score_audio, score_codes
@@ -77,7 +77,7 @@ class _Clip(NamedTuple):
 
 
 def evaluate_folder(
-    coder: FileCodec,
+    prepared: PreparedCodec,
     folder: Path,
     bandwidths_kbps: Sequence[float],
     clips_per_group: int,
@@ -90,7 +90,7 @@ def evaluate_folder(
     The first-level subfolders are the groups. Audio directly in the folder is the group `audio`.
 
     Args:
-        coder: The model.
+        prepared: The model.
         folder: Folder of audio, read by `data.scan_folder`.
         bandwidths_kbps: Bandwidths that the model offers.
         clips_per_group: Largest number of files per group, evenly spaced in its sorted list.
@@ -112,7 +112,7 @@ def evaluate_folder(
         names += [found[i * len(found) // count] for i in range(count)]
         if count < len(found):
             notes.append(f"{count} of {len(found)} files of {group} were evaluated; --clips N evaluates more")
-    config = coder.codec.config
+    config = prepared.codec.config
     opus_kbps, opus_notes = possible_opus_bitrates(OPUS_KBPS, config.channels)
     measurements = []
     for name in track(names):
@@ -122,12 +122,12 @@ def evaluate_folder(
             skipped_files.append(str(error))
             continue
         clip = _Clip(name, _group(name), audio)
-        measurements += _measure_codec(coder, clip, bandwidths_kbps, metrics)
+        measurements += _measure_codec(prepared, clip, bandwidths_kbps, metrics)
         measurements += [_measure_opus(clip, config.sample_rate, kbps, metrics) for kbps in opus_kbps]
     if not measurements:
         raise ValueError(f"none of the {len(names)} files of {folder} could be read, for example {skipped_files[-1]}")
     notes += opus_notes + _metric_notes(measurements, metrics)
-    points = summarize(measurements, _codebook_sizes(coder), metrics)
+    points = summarize(measurements, _codebook_sizes(prepared), metrics)
     return Evaluation(measurements, points, metrics, notes, skipped_files)
 
 
@@ -195,19 +195,19 @@ def _metric_notes(measurements: Sequence[Measurement], metrics: Mapping[str, Met
 
 
 def _measure_codec(
-    coder: FileCodec, clip: _Clip, bandwidths_kbps: Sequence[float], metrics: Mapping[str, Metric]
+    prepared: PreparedCodec, clip: _Clip, bandwidths_kbps: Sequence[float], metrics: Mapping[str, Metric]
 ) -> list[Measurement]:
-    sample_rate = coder.codec.config.sample_rate
+    sample_rate = prepared.codec.config.sample_rate
     seconds = clip.audio.shape[-1] / sample_rate
     measurements = []
     with TemporaryDirectory() as folder:
         original, encoded, decoded = (Path(folder) / name for name in ("original.wav", "encoded.ecdc", "decoded.wav"))
         soundfile.write(original, clip.audio.T.numpy(), sample_rate, subtype="FLOAT")
         for kbps in bandwidths_kbps:
-            file_bytes = coder.encode(original, encoded, kbps, coding="fixed").encoded_bytes
-            coder.decode(encoded, decoded)
+            file_bytes = encode_file(prepared, original, encoded, kbps, coding="fixed").encoded_bytes
+            decode_file(prepared, encoded, decoded)
             payload_bytes, codes = _content(encoded)
-            counts = count_codes(codes[None], _codebook_sizes(coder)[: len(codes)])
+            counts = count_codes(codes[None], _codebook_sizes(prepared)[: len(codes)])
             audio, _ = soundfile.read(decoded, dtype="float32", always_2d=True)
             scores = score_clip(torch.from_numpy(audio.T.copy()), clip.audio, sample_rate, metrics)
             measurements.append(
@@ -216,8 +216,8 @@ def _measure_codec(
     return measurements
 
 
-def _codebook_sizes(coder: FileCodec) -> Sequence[int]:
-    return [coder.codec.config.codebook_size] * coder.codec.config.codebooks
+def _codebook_sizes(prepared: PreparedCodec) -> Sequence[int]:
+    return [prepared.codec.config.codebook_size] * prepared.codec.config.codebooks
 
 
 def _content(encoded: Path) -> tuple[int, Tensor]:
@@ -226,7 +226,7 @@ def _content(encoded: Path) -> tuple[int, Tensor]:
         reader = BitstreamReader(file, str(encoded))
         blocks = [torch.from_numpy(block.codes.copy()) for block in reader.blocks()]
     header = reader.header
-    side_bytes = _GAIN_BYTES * len(blocks) if header.scaled else 0
+    side_bytes = _GAIN_BYTES * len(blocks) if header.has_gain else 0
     return sum(header.block_bytes(block.shape[1]) for block in blocks) + side_bytes, torch.cat(blocks, 1)
 
 

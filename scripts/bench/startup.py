@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for _ in range(options.rounds):
         timed = {
             "import torch": _import_seconds("torch"),
-            "import codec.file_codec (what encodes)": _import_seconds("codec.coding.file_codec"),
+            "import codec.coding": _import_seconds("codec.coding"),
             **{f"k-means start, 32 books, {vectors} vectors": _kmeans_seconds(vectors) for vectors in _VECTORS},
             **_first_step(options.precision, options.overrides),
         }

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from codec.bitstream.reader import BitstreamReader
+from codec.bitstream import BitstreamReader
 
 __all__ = ["mutate", "reseal"]
 

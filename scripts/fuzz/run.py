@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from rich.progress import track
 
-from codec.bitstream.reader import BitstreamError
+from codec.bitstream import BitstreamError
 from scripts.fuzz.mutations import mutate
 from scripts.fuzz.subjects import Subject, subjects
 

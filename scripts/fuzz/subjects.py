@@ -1,9 +1,8 @@
-"""What the fuzzer tests: tiny codecs of every kind, and files that they decode, of every version and coding."""
+"""What the fuzzer tests: tiny codecs of every kind, and files that they decode, in every coding."""
 
 import io
 import random
 import tempfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,13 @@ import torch
 from torch import Tensor
 
 from codec import Codec, CodecConfig
+from codec.bitstream import BitstreamHeader, BitstreamWriter, Block
 from codec.bitstream.byte_source import ByteSource
-from codec.bitstream.encodec.format import EncodecReader, segment_bytes
-from codec.bitstream.encodec.header import OFFICIAL, EncodecHeader, frames_of
+from codec.bitstream.encodec.header import PACKAGE_CONFIGS, EncodecHeader, frames_of
+from codec.bitstream.encodec.segments import EncodecReader, segment_bytes
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.bitstream.entropy.network import CodeTransformer, EntropyConfig
-from codec.bitstream.layout import CHECKSUM, END, FRAMES, MAGIC, SCALE, START
-from codec.bitstream.reader import BitstreamHeader, BitstreamReader, BitstreamWriter, Block
-from codec.coding.file_codec import FileCodec, Span
+from codec.coding import PreparedCodec, SampleRange, decode_audio, open_encoded
 
 __all__ = ["Subject", "subjects"]
 
@@ -75,36 +73,37 @@ class _Nowhere:
 def subjects() -> list[Subject]:
     """One for each way of decoding, with files of no, one and many frames, of few and all books, in every coding.
 
-    The first four read versions 1 and 2, the last two version 0, the encodec package's.
+    The first four read version 1, the last two version 0, that of the encodec package.
     """
     own = [_own_subject(kind, changes) for kind, changes in _KINDS.items()]
-    return own + [_encodec_subject(name) for name in OFFICIAL]
+    return own + [_encodec_subject(name) for name in PACKAGE_CONFIGS]
 
 
 def _own_subject(kind: str, changes: dict[str, Any]) -> Subject:
     torch.manual_seed(0)
-    coder = _with_entropy_model(Codec(CodecConfig(**(_TINY | changes))).eval())
+    prepared = _with_entropy_model(Codec(CodecConfig(**(_TINY | changes))).eval())
+    sample_rate = prepared.codec.config.sample_rate
 
     def decode(drawn: random.Random, data: bytes) -> None:
-        reader = coder.open_encoded(_drawn_file(drawn, data), "file")
-        coder.decode_stream(reader, _Nowhere(), _drawn_span(drawn), drawn.random() < 0.5)
+        reader = open_encoded(prepared, _drawn_file(drawn, data), "file")
+        decode_audio(prepared, reader, _Nowhere(), _drawn_range(drawn, sample_rate), drawn.random() < 0.5)
 
     sizes = [(0, 1, "fixed"), (1, 1, "fixed"), (400, 1, "fixed"), (400, 3, "fixed"), (1999, 3, "fixed")]
     sizes += [(400, 1, "adaptive"), (1999, 3, "adaptive"), (400, 1, "transformer"), (1999, 3, "transformer")]
-    files = [_file(coder, *size) for size in sizes]
-    return Subject(kind, [*map(_as_version_1, files[1:5]), *files], decode)
+    return Subject(kind, [_file(prepared, *size) for size in sizes], decode)
 
 
 def _encodec_subject(name: str) -> Subject:
     """With layers of few channels: of such a model the package's format knows everything else, and that is kept."""
     torch.manual_seed(0)
-    config = OFFICIAL[name]
-    coder = FileCodec(Codec(replace(config, filters=2, latent_dim=4)).eval())
+    config = PACKAGE_CONFIGS[name]
+    prepared = PreparedCodec(Codec(replace(config, filters=2, latent_dim=4)).eval())
 
     def decode(drawn: random.Random, data: bytes) -> None:
         reader = EncodecReader(ByteSource(_drawn_file(drawn, data)), "file", _language_model)
-        reader.check_model(config)  # as `FileCodec.open_encoded` does
-        coder.decode_stream(reader, _Nowhere(), _drawn_span(drawn), drawn.random() < 0.5)
+        reader.check_model(config)  # as `open_encoded` does
+        part = _drawn_range(drawn, config.sample_rate)
+        decode_audio(prepared, reader, _Nowhere(), part, drawn.random() < 0.5)
 
     sizes = [(0, 2, False), (1, 2, False), (900, 2, False), (900, config.codebooks, False), (48_001, 2, False)]
     sizes += [(0, 2, True), (900, 2, True), (900, config.codebooks, True), (48_001, 2, True)]
@@ -113,7 +112,7 @@ def _encodec_subject(name: str) -> Subject:
 
 def _encodec_file(name: str, samples: int, books: int, compressed: bool) -> bytes:
     header = EncodecHeader(name, samples, books, compressed)
-    config, lm = OFFICIAL[name], _language_model if compressed else None
+    config, lm = PACKAGE_CONFIGS[name], _language_model if compressed else None
     body = [
         segment_bytes(
             [torch.randint(config.codebook_size, (books, frames_of(length, config)))],
@@ -139,46 +138,37 @@ def _drawn_file(drawn: random.Random, data: bytes) -> io.BytesIO:
     return drawn.choice((io.BytesIO, _Pipe))(data)
 
 
-def _drawn_span(drawn: random.Random) -> Span:
-    return Span(drawn.choice((0.0, 0.0, 0.1, 0.5, 1e6)), drawn.choice((None, None, 0.01, 1.0)))
+def _drawn_range(drawn: random.Random, sample_rate: int) -> SampleRange:
+    start, duration = drawn.choice((0.0, 0.0, 0.1, 0.5, 1e6)), drawn.choice((None, None, 0.01, 1.0))
+    return SampleRange.from_seconds(start, duration, sample_rate)
 
 
-def _with_entropy_model(codec: Codec) -> FileCodec:
+def _with_entropy_model(codec: Codec) -> PreparedCodec:
     config = codec.config
     size = EntropyConfig(config.codebooks, config.codebook_size, 20, dim=8, layers=1, heads=2, hidden=8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ENTROPY_NAME
-        EntropyModel.of(CodeTransformer(size), codec.fingerprint()).save(path)
-        coder = FileCodec(codec, path)
-        coder.coders.storage("transformer", 17, few=False)  # reads it
-    return coder
+        EntropyModel.from_network(CodeTransformer(size), codec.fingerprint()).save(path)
+        prepared = PreparedCodec(codec, path)
+        prepared.entropy_coders.storage_fields("transformer", 17, prefer_fixed=False)  # reads it
+    return prepared
 
 
-def _file(coder: FileCodec, samples: int, books: int, coding: str) -> bytes:
-    """A valid file, its blocks of 17 frames, two of them from a sync point to the next."""
-    config = coder.codec.config
+def _file(prepared: PreparedCodec, samples: int, num_codebooks: int, coding: str) -> bytes:
+    """A valid file, its blocks of 17 frames, two of them from a random access point to the next."""
+    config = prepared.codec.config
+    storage = prepared.entropy_coders.storage_fields(coding, 17, prefer_fixed=False)._replace(random_access_interval=2)
     header = BitstreamHeader(
-        coder.fingerprint, config.sample_rate, config.channels, books, config.bits_per_code, config.hop_samples,
-        config.normalize, 44_100, 2, *coder.coders.storage(coding, 17, few=False)._replace(sync_blocks=2),
+        prepared.fingerprint, config.sample_rate, config.channels, num_codebooks, config.bits_per_code,
+        config.hop_samples, config.normalize, 44_100, 2, *storage,
     )  # fmt: skip
     file = io.BytesIO()
-    writer = BitstreamWriter(file, header, coder.coders.coder(header, "file"))
-    segments = coder.codec.encode(torch.randn(1, config.channels, samples), books * 0.4) if samples else []
+    writer = BitstreamWriter(file, header, prepared.entropy_coders.block_coder(header, "file"))
+    audio = torch.randn(1, config.channels, samples)
+    segments = prepared.codec.encode(audio, num_codebooks * 0.4) if samples else []
     for segment in segments:
         streams = config.causal and not config.normalize
         for codes in segment.codes[0].split(17, -1) if streams else [segment.codes[0]]:
             writer.write(Block(codes.numpy(), None if segment.scale is None else float(segment.scale)))
     writer.finish(samples)
     return file.getvalue()
-
-
-def _as_version_1(data: bytes) -> bytes:
-    """The same file as it was written when there was no other version; its coding is `fixed`."""
-    reader = BitstreamReader(io.BytesIO(data), "file")
-    length = START.unpack(data[: START.size])[2]
-    parts = [START.pack(MAGIC, 1, length) + data[START.size :][:length]]
-    for block in reader.stored_blocks():
-        scale = b"" if block.scale is None else SCALE.pack(block.scale)
-        parts.append(FRAMES[1].pack(block.frames) + scale + block.data)
-    parts.append(FRAMES[1].pack(0) + END.pack(reader.samples, reader.frames))
-    return b"".join(part + CHECKSUM.pack(zlib.crc32(part)) for part in parts)

@@ -1,4 +1,4 @@
-"""Tiny codecs of every kind as saved models, and the command `codec` as a process between pipes."""
+"""Tiny codecs of every kind, and the program `codec` as a process with pipes."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def tiny_codec(kind: str, **changes: Any) -> Codec:
-    """With wider latents than a fresh encoder's, which are nearly all bias, and codes drawn from those of noise."""
+    """A codec whose latents vary more than those of a new encoder, with codebooks drawn from latents of noise."""
     torch.manual_seed(1)
     codec = Codec(CodecConfig(**(TINY | KINDS[kind] | changes))).eval()
     with torch.no_grad():
@@ -51,15 +51,15 @@ def tiny_codec(kind: str, **changes: Any) -> Codec:
 
 
 def save_tiny(kind: str, folder: Path, **changes: Any) -> str:
-    """Saves such a codec as a run has it; returns the run's folder."""
+    """Saves such a codec in a run folder and returns the folder."""
     run = folder / kind
     run.mkdir(parents=True)
     tiny_codec(kind, **changes).save(run / "model.safetensors")
     return str(run)
 
 
-def command(*arguments: str) -> subprocess.Popen[bytes]:
-    """The command as a process, with pipes for its standard streams."""
+def start_codec(*arguments: str) -> subprocess.Popen[bytes]:
+    """Starts the program as a process with pipes for its standard streams."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "codec", *arguments]
     pipe = subprocess.PIPE

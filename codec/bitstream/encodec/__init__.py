@@ -1,1 +1,1 @@
-"""The .ecdc format of the encodec package: header, arithmetic coder and language model."""
+"""The .ecdc format of the encodec package: header, segments, arithmetic coder and language model."""

@@ -1,4 +1,4 @@
-"""Header of the encodec package's files; see `codec.bitstream.encodec.format`."""
+"""Header of the encodec package's files. `codec.bitstream.encodec.segments` describes the format."""
 
 import json
 import math
@@ -8,16 +8,19 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from codec.bitstream.byte_source import ByteSource
-from codec.bitstream.reader import MAGIC, BitstreamError
+from codec.bitstream.header import BitstreamError
+from codec.bitstream.layout import MAGIC
 from codec.config import CodecConfig
 
-__all__ = ["OFFICIAL", "EncodecHeader", "frames_of", "is_encodec_format", "official_name", "read_encodec_header",
-           "truncated"]  # fmt: skip
+__all__ = ["PACKAGE_CONFIGS", "EncodecHeader", "frames_of", "is_encodec_format", "package_model_name",
+           "read_encodec_header", "truncated"]  # fmt: skip
 
 _START = struct.Struct(">4sBI")
-_HEADER_LIMIT = 1 << 16  # bytes; some 60 are used
+_MAX_HEADER_BYTES = 1 << 16  # about 60 are used
+_MAX_SAMPLES = 1 << 62
 
-OFFICIAL = {
+# The two models of the encodec package, by the names that it stores.
+PACKAGE_CONFIGS = {
     "encodec_24khz": CodecConfig(),
     "encodec_48khz": CodecConfig(
         sample_rate=48_000, channels=2, causal=False, norm="time_group_norm", codebooks=16, normalize=True,
@@ -27,38 +30,39 @@ OFFICIAL = {
 
 
 class EncodecHeader(NamedTuple):
-    """What a file says of itself."""
+    """The entries of a header."""
 
-    model: str  # a key of `OFFICIAL`
+    model: str  # a key of `PACKAGE_CONFIGS`
     samples: int
-    codebooks: int
-    compressed: bool  # with the language model
+    num_codebooks: int
+    is_compressed: bool  # with the language model
 
     def to_bytes(self) -> bytes:
         """The start of the file, up to the first segment."""
-        keys = {"m": self.model, "al": self.samples, "nc": self.codebooks, "lm": self.compressed}
-        text = json.dumps(keys).encode()
+        entries = {"m": self.model, "al": self.samples, "nc": self.num_codebooks, "lm": self.is_compressed}
+        text = json.dumps(entries).encode()
         return _START.pack(MAGIC, 0, len(text)) + text
 
     @property
     def segments(self) -> int:
-        """Number of them."""
+        """Number of segments."""
         return -(-self.samples // self._stride())
 
     def segment_samples(self) -> Iterator[int]:
-        """Samples of each segment; not listed, as a damaged header may claim any number of them."""
-        length = OFFICIAL[self.model].segment_samples_or(self.samples)
+        """Yields the samples of each segment. Not a list, because a corrupt header may announce any number."""
+        length = PACKAGE_CONFIGS[self.model].segment_samples_or(self.samples)
         return (min(length, self.samples - start) for start in range(0, self.samples, self._stride()))
 
-    def package_reads(self) -> bool:
-        """Whether the encodec package can read such a file, its own ones included.
+    def package_can_read(self) -> bool:
+        """Whether the encodec package can read a file of this length.
 
-        It reckons frames as n / rate * frame rate in floating point, and for some n, 6720 the first, rounds up to one
-        frame too many; it joins no segments of which the last ends first; and it knows no empty file.
+        It fails on some of its own files. It computes frames as n / rate * frame rate in floating point, which for some
+        n (the first is 6720) is one frame too many. It cannot join segments of which the last ends before the one
+        before it. It cannot read an empty file.
         """
         if self.samples == 0:
             return False
-        config, stride = OFFICIAL[self.model], self._stride()
+        config, stride = PACKAGE_CONFIGS[self.model], self._stride()
         starts = range(0, self.samples, stride)[-2:]
         lengths = [min(config.segment_samples_or(self.samples), self.samples - start) for start in starts]
         ends = [start + frames_of(n, config) * config.hop_samples for start, n in zip(starts, lengths, strict=True)]
@@ -67,87 +71,90 @@ class EncodecHeader(NamedTuple):
         )
 
     def _stride(self) -> int:
-        config = OFFICIAL[self.model]
+        config = PACKAGE_CONFIGS[self.model]
         length = config.segment_samples_or(max(1, self.samples))
         return length if config.segment_seconds is None else int((1 - config.overlap) * length)
 
 
 def frames_of(samples: int, config: CodecConfig) -> int:
-    """Of a segment."""
+    """Frames of a segment of `samples` samples."""
     return -(-samples // config.hop_samples)
 
 
-def official_name(config: CodecConfig) -> str:
-    """What the package calls a model of this architecture.
+def package_model_name(config: CodecConfig) -> str:
+    """The name under which the encodec package knows models of this architecture.
 
     Raises:
-        ValueError: It has none such; the message says what differs.
+        ValueError: The package has no such model; the message names the first setting that differs.
     """
     name = "encodec_24khz" if config.channels == 1 else "encodec_48khz"
-    official = OFFICIAL[name]
-    # Bandwidths are what a model offers; an overlap is of segments.
-    passed_over = {"bandwidths_kbps"} | ({"overlap"} if official.segment_seconds is None else set())
+    package = PACKAGE_CONFIGS[name]
+    # The bandwidths on offer do not change the format, nor does the overlap of a model without segments.
+    ignored = {"bandwidths_kbps"} | ({"overlap"} if package.segment_seconds is None else set())
     for field in fields(config):
-        wanted, got = getattr(official, field.name), getattr(config, field.name)
-        if wanted != got and field.name not in passed_over:
+        expected, got = getattr(package, field.name), getattr(config, field.name)
+        if expected != got and field.name not in ignored:
             raise ValueError(
-                f"the encodec package's format is for its own two models: {name} has {field.name} {wanted}, "
-                f"this model has {got}"
+                f"the format of the encodec package needs the architecture of one of its two models: {name} has "
+                f"{field.name} {expected}, this model has {got}"
             )
     return name
 
 
 def is_encodec_format(start: bytes) -> bool:
-    """Whether the file that begins with these bytes, 5 or more, is of this format."""
+    """Whether a file that starts with these bytes (5 or more) has the format of the encodec package."""
     return start.startswith(MAGIC + b"\0")
 
 
 def read_encodec_header(source: ByteSource, name: str) -> EncodecHeader:
-    """Reads up to the first segment.
+    """Reads the file up to the first segment.
 
     Raises:
-        BitstreamError: The file is of another format, truncated or damaged, or of no model of the package.
+        BitstreamError: The file has another format, is truncated or corrupt, or names an unknown model.
     """
     start = source.read(_START.size)
     if not is_encodec_format(start):
-        raise BitstreamError(f"{name} is not in the encodec package's own format (ECDC version 0)")
+        raise BitstreamError(f"{name} does not have the format of the encodec package (ECDC version 0)")
     if len(start) < _START.size:
         raise truncated(name)
     length = _START.unpack(start)[2]
-    if length > _HEADER_LIMIT:
-        raise BitstreamError(f"{name} is damaged: its header claims {length} bytes, at most {_HEADER_LIMIT} make sense")
+    if length > _MAX_HEADER_BYTES:
+        raise BitstreamError(
+            f"{name} is corrupt: its header announces {length} bytes, but the maximum is {_MAX_HEADER_BYTES}"
+        )
     text = source.read(length)
     if len(text) < length:
         raise truncated(name)
     try:
-        return _parsed(text)
+        return _parse(text)
     except (ValueError, RecursionError) as error:
         reason = "its JSON is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise BitstreamError(
-            f"the header of {name}, in the encodec package's own format, is not understood: {reason}"
-        ) from error
-
-
-def _parsed(text: bytes) -> EncodecHeader:
-    values: Any = json.loads(text.decode())
-    if not isinstance(values, dict) or not {"m", "al", "nc", "lm"} <= values.keys():
-        raise ValueError("a JSON object with m, al, nc and lm is wanted")
-    header = EncodecHeader(values["m"], values["al"], values["nc"], values["lm"])
-    if not isinstance(header.model, str) or header.model not in OFFICIAL:
-        raise ValueError(f"its model is {str(header.model)[:40]!r}, none of {', '.join(OFFICIAL)}")
-    limits = {"al": (header.samples, 0, 1 << 62), "nc": (header.codebooks, 1, OFFICIAL[header.model].codebooks)}
-    for key, (value, least, most) in limits.items():
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"{key} must be a whole number from {least} to {most}, got {_shortened(value)}")
-    if not isinstance(header.compressed, bool):
-        raise ValueError(f"lm must be true or false, got {_shortened(header.compressed)}")
-    return header
-
-
-def _shortened(value: Any) -> str:
-    return repr(value)[:40]
+        raise BitstreamError(f"the header of {name}, in the format of the encodec package, is invalid: {reason}") from (
+            error
+        )
 
 
 def truncated(name: str) -> BitstreamError:
-    """An error for a file that ends too early."""
-    return BitstreamError(f"{name} is truncated or damaged: it ends before its content does")
+    """Returns the error for a file that ends too early."""
+    return BitstreamError(f"{name} is truncated or corrupt: it ends too early")
+
+
+def _parse(text: bytes) -> EncodecHeader:
+    values: Any = json.loads(text.decode())
+    if not isinstance(values, dict) or not {"m", "al", "nc", "lm"} <= values.keys():
+        raise ValueError("expected a JSON object with m, al, nc and lm")
+    header = EncodecHeader(values["m"], values["al"], values["nc"], values["lm"])
+    if not isinstance(header.model, str) or header.model not in PACKAGE_CONFIGS:
+        raise ValueError(f"m must be one of {', '.join(PACKAGE_CONFIGS)}, got {_excerpt(header.model)}")
+    max_codebooks = PACKAGE_CONFIGS[header.model].codebooks
+    limits = {"al": (header.samples, 0, _MAX_SAMPLES), "nc": (header.num_codebooks, 1, max_codebooks)}
+    for key, (value, least, most) in limits.items():
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{key} must be a whole number from {least} to {most}, got {_excerpt(value)}")
+    if not isinstance(header.is_compressed, bool):
+        raise ValueError(f"lm must be true or false, got {_excerpt(header.is_compressed)}")
+    return header
+
+
+def _excerpt(value: Any) -> str:
+    return repr(value)[:40]

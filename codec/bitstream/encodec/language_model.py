@@ -1,8 +1,8 @@
-"""The language model by which the encodec package compresses codes (Défossez et al. 2022, section 3.3).
+"""The language model with which the encodec package compresses codes (Défossez et al. 2022, section 3.3).
 
-The decoder must find the encoder's probabilities to the last bit, so every step here is the torch operation that the
-package does, on tensors of the same shape: one frame at a time, with the inputs of each layer kept as context. Torch
-run with another number of threads can still give other bits. That number is left as it is, as the package leaves it.
+The decoder needs exactly the probabilities of the encoder. So every step is the same torch operation as in the package,
+on tensors of the same shape: one frame at a time, with the past inputs of each layer as context. With another number of
+threads torch can still return other bits. Like the package, this module does not change the number of threads.
 """
 
 from pathlib import Path
@@ -25,19 +25,19 @@ _HEADS = 8
 
 
 class LMState(NamedTuple):
-    """What a step needs of those before it."""
+    """What a step needs of earlier steps."""
 
     past: list[Tensor]  # [1, H, dim] for each layer, H at most the context
     frame: int  # number of the next frame
 
 
 class EncodecLM(nn.Module):
-    """Predicts the codes of a frame from those of the frames before it, all books at once.
+    """Predicts all codes of a frame from the codes of earlier frames.
 
-    Its weights have the package's names. It stays on the CPU.
+    Its weights have the package's names. It runs on the CPU.
 
     Args:
-        config: Of the codec whose codes these are.
+        config: Of the codec.
     """
 
     def __init__(self, config: CodecConfig) -> None:
@@ -47,21 +47,22 @@ class EncodecLM(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(_DIM, config.codebook_size) for _ in range(config.codebooks))
 
     @torch.no_grad()
-    def forward(self, before: Tensor | None, books: int, state: LMState | None) -> tuple[Tensor, LMState]:
-        """Probabilities of the codes of the next frame.
+    def forward(self, previous: Tensor | None, num_codebooks: int, state: LMState | None) -> tuple[Tensor, LMState]:
+        """Returns the probabilities of the codes of the next frame, and the state for the next call.
 
         Args:
-            before: Codes of the frame before; None for the first.
-            books: Number of them in use.
-            state: From the call before; None for the first.
+            previous: Codes of the previous frame; None for the first frame.
+            num_codebooks: Number of codebooks in use.
+            state: From the previous call; None for the first frame.
 
-        Shape: before [K] int64 -> [size, K].
+        Shape: previous [K] int64 -> [size, K].
         """
-        # 0 stands for the codes before the first frame, so all others are moved up by one.
-        indices = torch.zeros(1, books, 1, dtype=torch.long) if before is None else 1 + before.cpu().view(1, books, 1)
-        x = sum(self.emb[k](indices[:, k]) for k in range(books))
+        # Index 0 stands for "no previous frame", so all codes are shifted by one.
+        shape = (1, num_codebooks, 1)
+        indices = torch.zeros(shape, dtype=torch.long) if previous is None else 1 + previous.cpu().view(shape)
+        x = sum(self.emb[k](indices[:, k]) for k in range(num_codebooks))
         out, state = self.transformer(x, state)
-        logits = torch.stack([self.linears[k](out) for k in range(books)], dim=1).permute(0, 3, 1, 2)
+        logits = torch.stack([self.linears[k](out) for k in range(num_codebooks)], dim=1).permute(0, 3, 1, 2)
         return torch.softmax(logits, dim=1)[0, :, :, 0], state
 
 
@@ -74,13 +75,13 @@ class _Transformer(nn.Module):
 
     def forward(self, x: Tensor, state: LMState | None) -> tuple[Tensor, LMState]:
         if state is None:
-            # Before the first frame lies one of zeros, as in the package.
+            # As in the package, a frame of zeros precedes the first frame.
             state = LMState([torch.zeros_like(x)] * _LAYERS, 0)
         x = self.norm_in(x)
-        x = x + _position(state.frame)
+        x = x + _position_embedding(state.frame)
         past = []
-        for layer, before in zip(self.layers, state.past, strict=True):
-            keys = torch.cat([before, x], dim=1)
+        for layer, layer_past in zip(self.layers, state.past, strict=True):
+            keys = torch.cat([layer_past, x], dim=1)
             past.append(keys[:, -self.context :, :])
             x = layer(x, keys)
         return x, LMState(past, state.frame + 1)
@@ -96,16 +97,15 @@ class _Layer(nn.Module):
         self.norm2 = nn.LayerNorm(_DIM)
 
     def forward(self, x: Tensor, keys: Tensor) -> Tensor:
-        # Nothing is masked, since no key is too old. The package gives a mask all the same, and which kernel torch
-        # takes may depend on there being one.
-        nothing = torch.zeros(1, keys.shape[1], dtype=torch.bool)
-        attended = self.self_attn(x, keys, keys, attn_mask=nothing, need_weights=False)[0]
+        # The mask masks nothing. The package passes one, and the kernel that torch chooses may depend on it.
+        mask = torch.zeros(1, keys.shape[1], dtype=torch.bool)
+        attended = self.self_attn(x, keys, keys, attn_mask=mask, need_weights=False)[0]
         x = self.norm1(x + attended)
         y: Tensor = self.norm2(x + self.linear2(F.gelu(self.linear1(x))))
         return y
 
 
-def _position(frame: int) -> Tensor:
+def _position_embedding(frame: int) -> Tensor:
     """Shape: -> [1, 1, dim]."""
     half = _DIM // 2
     steps = torch.arange(half).view(1, 1, -1)
@@ -114,28 +114,28 @@ def _position(frame: int) -> Tensor:
 
 
 def read_encodec_lm(path: Path, config: CodecConfig) -> EncodecLM:
-    """A state dict of the package's language model (.th), for the codes of a codec of this config.
+    """Reads a state dict of the package's language model (.th) for a codec of this config.
 
     Raises:
-        ForeignModelError: The file is missing or damaged, or the weights are not those of such a model; the message
-            names one.
+        ForeignModelError: The file is missing or corrupt, or a weight is missing, unknown, of the wrong shape or not
+            finite.
     """
     if not path.is_file():
         raise ForeignModelError(f"no language model at {path}")
     state = read_torch(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ForeignModelError(f"{path} is no language model: names with a tensor each are wanted")
+        raise ForeignModelError(f"{path} is not a language model: expected a state dict of tensors")
     model = EncodecLM(config).eval()
-    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     got = {name: list(tensor.shape) for name, tensor in state.items()}
-    for name in [*wanted, *got]:
-        if wanted.get(name) != got.get(name):
+    for name in [*expected, *got]:
+        if expected.get(name) != got.get(name):
             raise ForeignModelError(
-                f"{path} is no language model for {config.codebooks} codebooks of {config.codebook_size} codes: {name} "
-                f"should be {wanted.get(name, 'absent')}, is {got.get(name, 'missing')}"
+                f"{path} is not a language model for {config.codebooks} codebooks of {config.codebook_size} codes: "
+                f"expected {name} {expected.get(name, 'absent')}, got {got.get(name, 'none')}"
             )
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
-            raise ForeignModelError(f"{path} is damaged: {name} holds a number that is not finite")
+            raise ForeignModelError(f"{path} is corrupt: {name} holds a number that is not finite")
     model.load_state_dict(state)
     return model

@@ -1,1 +1,1 @@
-"""Entropy coding of codes: what makes an encoded file smaller than its codes, the same on every machine."""
+"""Entropy coding of codes: the codings `adaptive` and `transformer`, and the training of the latter."""

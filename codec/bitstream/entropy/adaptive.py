@@ -1,59 +1,58 @@
-"""The coding `adaptive`: learns from the codes before, needs no training and no model.
+"""The coding `adaptive`: learns from the codes before, without training and without a model file.
 
-A book has too many codes to learn how they follow each other within a minute, so most is saved by how often each
-occurs, and the rest by what occurred in the same context before: after the same code in the frame before, and above the
-same code of the book below. Two experts predict, both in whole numbers out of 2^28:
+A codebook has too many codes to learn within a minute how they follow each other. Most is saved by how often each code
+occurs, the rest by the codes that occurred before in the same context. There are two contexts: the code in the previous
+frame, and the code of the previous codebook in the same frame. Two experts predict, both in integers out of 2^28:
 
     P(s) = n(s) / sum n                                    n starts at 1 and grows by 4
     Q(s) = (a(s) + b(s) + 64 P(s)) / (sum a + sum b + 64)  a, b: occurrences in the two contexts
 
-The mixture w P + (1 - w) Q is coded. After each code the weights follow Bayes' rule, and 1/64 of them is shared out
-anew (Herbster and Warmuth 1998), so that the better expert may change.
+The mixture w P + (1 - w) Q is coded. After each code the weights follow Bayes' rule, and 1/32 of them is redistributed
+evenly (Herbster and Warmuth 1998), so that the better expert can change.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.bitstream.entropy.frequencies import counts_of
-from codec.bitstream.entropy.range_coder import RangeDecoder, RangeEncoder
+from codec.bitstream.entropy.range_coder import RangeDecoder, RangeEncoder, symbol_counts
 
-__all__ = ["AdaptiveCoding"]
+__all__ = ["AdaptiveCoder"]
 
 Integers = NDArray[np.int64]
 _ONE = 1 << 28  # probability 1
-_STEP = 4
-_OCCURRENCES_LIMIT = 1 << 16  # sum of n, beyond which it is halved
-_TRUST = 64  # occurrences in a context that weigh as much as all others
-_WEIGHT = 1 << 10  # of both experts together
-_SHARE = 16  # of _WEIGHT, goes to each expert before the rest is divided
+_COUNT_STEP = 4
+_MAX_COUNT_SUM = 1 << 16  # above it, all counts are halved
+_PRIOR_OCCURRENCES = 64  # weight of P in Q, in occurrences
+_WEIGHT_SUM = 1 << 10  # of both experts
+_MIN_WEIGHT = 16  # of _WEIGHT_SUM, for each expert
 
 
-class AdaptiveCoding:
-    """A `BlockCoding`.
+class AdaptiveCoder:
+    """A `BlockCoder`.
 
     Args:
-        codebooks: Codes per frame.
-        bits_per_code: Of which each has.
+        num_codebooks: Codes per frame.
+        bits_per_code: Bits of each code.
     """
 
-    def __init__(self, codebooks: int, bits_per_code: int) -> None:
-        self.codebooks = codebooks
+    def __init__(self, num_codebooks: int, bits_per_code: int) -> None:
+        self.num_codebooks = num_codebooks
         self.codebook_size = 1 << bits_per_code
         self.reset()
 
     def reset(self) -> None:
         """Forgets all codes."""
-        self._books = [_Book(self.codebook_size) for _ in range(self.codebooks)]
+        self._models = [_CodebookModel(self.codebook_size) for _ in range(self.num_codebooks)]
 
     def encode(self, codes: Integers) -> bytes:
         """Shape: codes [K, F] -> bytes."""
         coder = RangeEncoder()
         for frame in codes.T:
-            below = -1
-            for book, code in zip(self._books, frame.tolist(), strict=True):
-                coder.put(np.array([code]), counts_of(book.weights(below))[None])
-                book.learn(code)
-                below = code
+            above = -1
+            for model, code in zip(self._models, frame.tolist(), strict=True):
+                coder.put(np.array([code]), symbol_counts(model.weights(above))[None])
+                model.update(code)
+                above = code
         return coder.finish()
 
     def decode(self, data: bytes, frames: int) -> Integers:
@@ -62,62 +61,67 @@ class AdaptiveCoding:
         Shape: bytes -> codes [K, F].
 
         Raises:
-            ValueError: No codes were encoded to these bytes.
+            ValueError: `encode` cannot have returned these bytes.
         """
         coder = RangeDecoder(data)
-        codes = np.empty((frames, self.codebooks), np.int64)
+        codes = np.empty((frames, self.num_codebooks), np.int64)
         for frame in codes:
-            below = -1
-            for k, book in enumerate(self._books):
-                below = coder.take(counts_of(book.weights(below)))
-                book.learn(below)
-                frame[k] = below
+            above = -1
+            for k, model in enumerate(self._models):
+                above = coder.take(symbol_counts(model.weights(above)))
+                model.update(above)
+                frame[k] = above
         coder.finish()
         return codes.T
 
 
-class _Book:
-    """What is known of one book, and how it is predicted."""
+class _CodebookModel:
+    """The counts of one codebook, and the prediction from them."""
 
     def __init__(self, size: int) -> None:
-        self._n = np.ones(size, np.int64)
-        self._sum = size
-        self._contexts: dict[int, dict[int, int]] = {}  # occurrences after a code c at c, above a code c at -1 - c
-        self._before = -1  # the code of the frame before, none at first
-        self._weight = _WEIGHT // 2  # of the first expert
-        self._rows: tuple[dict[int, int], ...] = ()
-        self._experts = (self._n, self._n)
+        self._counts = np.ones(size, np.int64)
+        self._count_sum = size
+        # Occurrences in a context. The key is c after the code c in the previous frame, and -1 - c after the code c
+        # of the previous codebook.
+        self._contexts: dict[int, dict[int, int]] = {}
+        self._previous = -1  # code of the previous frame; -1 for none
+        self._weight = _WEIGHT_SUM // 2  # of the first expert
+        self._active_contexts: tuple[dict[int, int], ...] = ()
+        self._experts = (self._counts, self._counts)
 
-    def weights(self, below: int) -> Integers:
-        """What to expect above the code `below` of the book below, -1 if there is none.
+    def weights(self, above: int) -> Integers:
+        """Unnormalized probabilities of the next code.
 
-        Shape: -> [S], sum about 2^38.
+        Args:
+            above: Code of the previous codebook in the same frame; -1 for the first codebook.
+
+        Shape: -> [S], with a sum of about 2^38.
         """
-        keys = ([self._before] if self._before >= 0 else []) + ([-1 - below] if below >= 0 else [])
-        self._rows = tuple(self._contexts.setdefault(key, {}) for key in keys)
-        often = self._n * _ONE // self._sum
-        here = often * _TRUST
-        seen = 0
-        for row in self._rows:
-            for code, count in row.items():
-                here[code] += count * _ONE
-                seen += count
-        here //= seen + _TRUST
-        self._experts = (often, here)
-        mixture: Integers = self._weight * often + (_WEIGHT - self._weight) * here
+        keys = ([self._previous] if self._previous >= 0 else []) + ([-1 - above] if above >= 0 else [])
+        self._active_contexts = tuple(self._contexts.setdefault(key, {}) for key in keys)
+        overall = self._counts * _ONE // self._count_sum
+        in_context = overall * _PRIOR_OCCURRENCES
+        occurrences = 0
+        for context in self._active_contexts:
+            for code, count in context.items():
+                in_context[code] += count * _ONE
+                occurrences += count
+        in_context //= occurrences + _PRIOR_OCCURRENCES
+        self._experts = (overall, in_context)
+        mixture: Integers = self._weight * overall + (_WEIGHT_SUM - self._weight) * in_context
         return mixture
 
-    def learn(self, code: int) -> None:
-        """Takes in the code that `weights` was asked about."""
-        often, here = (int(expert[code]) for expert in self._experts)
-        evidence = self._weight * often
-        total = evidence + (_WEIGHT - self._weight) * here
-        self._weight = _SHARE + (_WEIGHT - 2 * _SHARE) * evidence // max(1, total)
-        for row in self._rows:
-            row[code] = row.get(code, 0) + 1
-        self._before = code
-        self._n[code] += _STEP
-        self._sum += _STEP
-        if self._sum > _OCCURRENCES_LIMIT + len(self._n):
-            self._n = (self._n + 1) // 2
-            self._sum = int(self._n.sum())
+    def update(self, code: int) -> None:
+        """Learns the code that `weights` predicted."""
+        overall, in_context = (int(expert[code]) for expert in self._experts)
+        evidence = self._weight * overall
+        total = evidence + (_WEIGHT_SUM - self._weight) * in_context
+        self._weight = _MIN_WEIGHT + (_WEIGHT_SUM - 2 * _MIN_WEIGHT) * evidence // max(1, total)
+        for context in self._active_contexts:
+            context[code] = context.get(code, 0) + 1
+        self._previous = code
+        self._counts[code] += _COUNT_STEP
+        self._count_sum += _COUNT_STEP
+        if self._count_sum > _MAX_COUNT_SUM + len(self._counts):
+            self._counts = (self._counts + 1) // 2
+            self._count_sum = int(self._counts.sum())

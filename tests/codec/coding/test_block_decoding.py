@@ -1,4 +1,4 @@
-"""Part of a file is that part of what the whole file decodes to, and costs little more."""
+"""Decoding a part of a file: equal to that part of the whole, and only the necessary frames are decoded."""
 
 import io
 import re
@@ -13,20 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from codec import Codec, CodecConfig
-from codec.bitstream.reader import BitstreamHeader, BitstreamReader, BitstreamWriter, Block
+from codec import Codec
+from codec.bitstream import BitstreamHeader, BitstreamReader, BitstreamWriter, Block
 from codec.cli import main
-from codec.coding.decode import Part, decode_blocks
-from codec.coding.file_codec import FileCodec, FileResult, Span
+from codec.coding import CodingResult, PreparedCodec, SampleRange, decode_audio, open_encoded
+from codec.coding.decode_blocks import decode_blocks
 from codec.streaming.codec import StreamingDecoder
-from codec.streaming.layers import past_inputs
 from coding_inputs import KINDS, TINY, save_tiny, tiny_codec
 
 RATE = {kind: (TINY | changes)["sample_rate"] for kind, changes in KINDS.items()}
 
 
-class Collected:
-    """An audio sink that keeps what it is given."""
+class CollectingSink:
+    """An audio sink that keeps the audio."""
 
     def __init__(self) -> None:
         self.audio: list[Tensor] = []
@@ -37,17 +36,17 @@ class Collected:
         self.samples += audio.shape[-1]
 
 
-class Coded:
-    """A codec, a coded signal and all of its audio."""
+class EncodedSignal:
+    """A codec, an encoded signal and all of its audio."""
 
     def __init__(self, codec: Codec, seconds: float, block_frames: int) -> None:
-        self.coder = FileCodec(codec)
+        self.prepared = PreparedCodec(codec)
         self.samples = round(seconds * codec.config.sample_rate)
         audio = torch.randn(1, codec.config.channels, self.samples, generator=torch.Generator().manual_seed(0))
         segments = codec.encode(0.3 * audio)
         config = codec.config
         header = BitstreamHeader(
-            self.coder.fingerprint, config.sample_rate, config.channels, config.codebooks, config.bits_per_code,
+            self.prepared.fingerprint, config.sample_rate, config.channels, config.codebooks, config.bits_per_code,
             config.hop_samples, config.normalize, config.sample_rate, config.channels,
         )  # fmt: skip
         file = io.BytesIO()
@@ -58,42 +57,44 @@ class Coded:
                 writer.write(Block(codes[0].numpy(), None if segment.scale is None else float(segment.scale)))
         writer.finish(self.samples)
         self.data = file.getvalue()
-        self.audio = self.decode(Span())
+        self.audio = self.decode(SampleRange())
 
-    def decode(self, span: Span, whole_frames: bool = False) -> Tensor:
-        sink = Collected()
-        self.result(span, whole_frames, sink)
+    def decode(self, part: SampleRange, whole_frames: bool = False) -> Tensor:
+        sink = CollectingSink()
+        self.result(part, whole_frames, sink)
         return torch.cat(sink.audio, -1)
 
-    def result(self, span: Span, whole_frames: bool = False, sink: Collected | None = None) -> FileResult:
-        reader = self.coder.open_encoded(io.BytesIO(self.data), "file")
-        return self.coder.decode_stream(reader, sink or Collected(), span, whole_frames)
+    def result(self, part: SampleRange, whole_frames: bool = False, sink: CollectingSink | None = None) -> CodingResult:
+        reader = open_encoded(self.prepared, io.BytesIO(self.data), "file")
+        return decode_audio(self.prepared, reader, sink or CollectingSink(), part, whole_frames)
 
-    def expected(self, span: Span) -> Tensor:
-        start, stop = span.samples(self.coder.codec.config.sample_rate)
-        return self.audio[:, start:stop]
+    def part(self, start_seconds: float, duration_seconds: float | None = None) -> SampleRange:
+        return SampleRange.from_seconds(start_seconds, duration_seconds, self.prepared.codec.config.sample_rate)
+
+    def expected(self, part: SampleRange) -> Tensor:
+        return self.audio[:, part.start : part.stop]
 
 
-CODED = {kind: Coded(tiny_codec(kind), 1.7, block_frames=11) for kind in KINDS}
+CODED = {kind: EncodedSignal(tiny_codec(kind), 1.7, block_frames=11) for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(start=st.integers(0, 1000), duration=st.one_of(st.none(), st.integers(1, 1200)), whole_frames=st.booleans())
-def test_a_part_is_that_part_of_the_whole(kind: str, start: int, duration: int | None, whole_frames: bool) -> None:
+def test_a_part_equals_that_part_of_the_whole(kind: str, start: int, duration: int | None, whole_frames: bool) -> None:
     coded = CODED[kind]
     seconds = coded.samples / RATE[kind]
-    span = Span(start / 1001 * seconds, None if duration is None else duration / 1000 * seconds)
-    got, expected = coded.decode(span, whole_frames), coded.expected(span)
+    part = coded.part(start / 1001 * seconds, None if duration is None else duration / 1000 * seconds)
+    got, expected = coded.decode(part, whole_frames), coded.expected(part)
     assert expected.shape[1] <= got.shape[1] < expected.shape[1] + (320 if whole_frames else 1)
-    # Blocks, batches of segments and threads are cut otherwise, so sums round otherwise.
+    # The part is divided into other steps than the whole, so sums round differently.
     torch.testing.assert_close(got[:, : expected.shape[1]], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_whole_is_what_the_codec_makes_of_the_codes(kind: str) -> None:
+def test_the_whole_equals_codec_decode(kind: str) -> None:
     coded = CODED[kind]
-    codec = coded.coder.codec
+    codec = coded.prepared.codec
     audio = torch.randn(1, codec.config.channels, coded.samples, generator=torch.Generator().manual_seed(0))
     expected = codec.decode(codec.encode(0.3 * audio), coded.samples)[0]
     torch.testing.assert_close(coded.audio, expected, rtol=0, atol=1e-6)
@@ -104,21 +105,20 @@ def test_bytes_of_parts_add_up_to_those_of_all_blocks(kind: str) -> None:
     coded = CODED[kind]
     blocks = sum(block.size for block in BitstreamReader(io.BytesIO(coded.data), "file").blocks())
     length = 9 + int.from_bytes(coded.data[5:9], "big") + 4
-    assert blocks == len(coded.data) - length - 22  # without header and end
+    assert blocks == len(coded.data) - length - 22  # without the header and the end
     cuts = [0, 300, 12_345, 23_000, 23_900, 24_100, coded.samples - 1000]
-    spans = [Span(a / RATE[kind], None if b is None else (b - a) / RATE[kind]) for a, b in pairwise([*cuts, None])]
-    results = [coded.result(span) for span in spans]
+    results = [coded.result(SampleRange(start, stop)) for start, stop in pairwise([*cuts, None])]
     assert sum(result.encoded_bytes for result in results) == pytest.approx(blocks, abs=len(cuts) / 2)
     for result, cut, end in zip(results, cuts, [*cuts[1:], coded.samples], strict=True):
         assert result.seconds == (end - cut) / RATE[kind]
         assert result.kbps == 8 * result.encoded_bytes / result.seconds / 1000
-    # Wherever a part of a second begins, its bit rate is that of the file, but for the words around a block or two.
+    # The bitrate of half a second is that of the file, except for the overhead of a block or two.
     whole = 8 * blocks / coded.samples * RATE[kind] / 1000
-    assert [coded.result(Span(s, 0.5)).kbps for s in (0.0, 0.4, 1.1)] == pytest.approx([whole] * 3, rel=0.1)
+    assert [coded.result(coded.part(s, 0.5)).kbps for s in (0.0, 0.4, 1.1)] == pytest.approx([whole] * 3, rel=0.1)
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[int]:
-    """The sizes of the codes that a method of that name is called with from now on."""
+    """Records the numbers of frames that a method is called with."""
     sizes: list[int] = []
     plain = getattr(owner, name)
 
@@ -134,71 +134,50 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list
     ("start", "duration", "segments"),
     [(0.0, 0.1, 1), (0.6, 0.3, 1), (0.49, 0.3, 2), (0.498, 0.1, 2), (0.6, 0.4, 2), (1.6, None, 1), (0.3, None, 4)],
 )
-def test_only_the_segments_that_reach_into_the_range_are_decoded(
+def test_only_segments_that_overlap_the_part_are_decoded(
     monkeypatch: pytest.MonkeyPatch, start: float, duration: float | None, segments: int
 ) -> None:
-    """Of 0.5 s every 0.495 s."""
+    """The segments have 0.5 s and start every 0.495 s."""
     sizes = count_calls(monkeypatch, Codec, "decode_segment")
-    CODED["segments"].decode(Span(start, duration))
+    coded = CODED["segments"]
+    coded.decode(coded.part(start, duration))
     assert len(sizes) == segments
 
 
-def test_without_lstm_only_the_frames_that_matter_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_lstm_only_frames_that_affect_the_part_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     pushed = count_calls(monkeypatch, StreamingDecoder, "push")
     skipped = count_calls(monkeypatch, StreamingDecoder, "skip")
-    warm_up = StreamingDecoder(CODED["causal_no_lstm"].coder.codec).warm_up_frames
-    CODED["causal_no_lstm"].decode(Span(1.0, 0.1))
-    assert sum(pushed) <= warm_up + 8 + 2 * 11  # 0.1 s and what is left of a block on either side
+    warm_up = StreamingDecoder(CODED["causal_no_lstm"].prepared.codec).warm_up_frames
+    CODED["causal_no_lstm"].decode(SampleRange(24_000, 26_400))
+    assert sum(pushed) <= warm_up + 8 + 2 * 11  # 0.1 s, and the rest of a block on both sides
     assert sum(skipped) < 11
 
 
-def test_with_lstm_only_its_layers_run_over_what_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_lstm_only_its_layers_process_earlier_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     pushed = count_calls(monkeypatch, StreamingDecoder, "push")
     skipped = count_calls(monkeypatch, StreamingDecoder, "skip")
-    CODED["causal"].decode(Span(1.0, 0.1))
-    assert sum(skipped) == 75 - StreamingDecoder(CODED["causal"].coder.codec).warm_up_frames
+    CODED["causal"].decode(SampleRange(24_000, 26_400))
+    assert sum(skipped) == 75 - StreamingDecoder(CODED["causal"].prepared.codec).warm_up_frames
     assert sum(pushed) <= 2 + 8 + 2 * 11
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"strides": (3, 1, 2)}, {"residual_layers": 3}, {"skip": "identity"}, {"kernel_size": 4, "strides": (5,)}],
-)
-def test_reach_of_the_decoder_is_that_of_its_gradient(changes: dict[str, object]) -> None:
-    config = CodecConfig(**(TINY | {"lstm_layers": 0, "padding": "constant", "bandwidths_kbps": ()} | changes))
-    layers = list(Codec(config).decoder.layers)
-    past = int(past_inputs(layers))
-    latent = torch.randn(1, config.latent_dim, past + 8, requires_grad=True)
-    audio = torch.nn.Sequential(*layers)(latent)
-    frame = past + 3
-    first = audio[..., frame * config.hop_samples].sum()
-    (gradient,) = torch.autograd.grad(first, latent)
-    reached = gradient.abs().sum((0, 1)).nonzero().flatten()
-    assert int(reached.max()) == frame
-    assert int(reached.min()) >= frame - past
-    # The formula takes each layer at its worst, so it may be a frame too careful.
-    assert int(reached.min()) <= frame - past + 1
-
-
-def test_an_lstm_reaches_back_for_ever() -> None:
-    assert past_inputs(list(tiny_codec("causal").decoder.layers)) == float("inf")
-
-
-def test_segments_of_another_length_than_the_models_are_refused() -> None:
+def test_segments_of_another_length_than_the_model_has_are_refused() -> None:
     coded = CODED["segments"]
     reader = BitstreamReader(io.BytesIO(coded.data), "file")
     blocks = list(reader.blocks())
     file = io.BytesIO()
     writer = BitstreamWriter(file, reader.header)
-    for block in [Block(blocks[0].codes[:, :60], blocks[0].scale), *blocks[1:]]:
+    for block in [Block(blocks[0].codes[:, :60], blocks[0].gain), *blocks[1:]]:
         writer.write(block)
     writer.finish(coded.samples - 15 * 320)
     file.seek(0)
-    with pytest.raises(ValueError, match="segment 2 has 75 frames, this model's have at most 75"):
-        list(decode_blocks(coded.coder.codec, BitstreamReader(file, "file"), Part(50_000)))
+    with pytest.raises(ValueError, match="a segment before segment 2 does not have 75 frames"):
+        list(decode_blocks(coded.prepared.codec, BitstreamReader(file, "file"), SampleRange(50_000)))
 
 
-def test_the_command_cuts_and_says_what_cannot_be_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_decodes_parts_and_refuses_impossible_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = ["--checkpoint", save_tiny("causal", tmp_path)]
     source, encoded, whole, part = (str(tmp_path / name) for name in ("in.wav", "a.ecdc", "whole.wav", "part.wav"))
     soundfile.write(source, 0.3 * np.sin(np.arange(50_000) / 9), 24_000)
@@ -211,18 +190,18 @@ def test_the_command_cuts_and_says_what_cannot_be_cut(tmp_path: Path, capsys: py
     assert [path for path, *_ in rates] == [encoded, whole, part]
     size = Path(encoded).stat().st_size
     assert rates[0][1:] == rates[1][1:] == (f"{8 * size / (50_000 / 24):.2f}", str(size))
-    assert float(rates[2][1]) == pytest.approx(2.4, rel=0.1)  # that of the codes
+    assert float(rates[2][1]) == pytest.approx(2.4, rel=0.1)  # of the codes alone
     assert main(["decode", encoded, part, "--start", "2", "--duration", "9", *model]) == 0
     assert soundfile.info(part).frames == 2000
-    for options, sentence in [
+    for options, message in [
         (["--start", "-1"], "the start must be 0 s or later, got -1 s"),
         (["--start", "nan"], "the start must be 0 s or later, got nan s"),
-        (["--duration", "0"], "the duration must be at least a sample of 1/24000 s, got 0 s"),
-        (["--duration", "1e-9"], "the duration must be at least a sample"),
-        (["--start", "2.0834"], f"{encoded} is 2.083 s long: there is nothing after its end"),
+        (["--duration", "0"], "the duration must be at least one sample of 1/24000 s, got 0 s"),
+        (["--duration", "1e-9"], "the duration must be at least one sample"),
+        (["--start", "2.0834"], f"{encoded} is 2.083 s long, but the start is at 2.083 s"),
         (["--start", "1e6"], f"{encoded} is 2.083 s long"),
     ]:
         capsys.readouterr()
         assert main(["decode", encoded, part, *options, *model]) == 1
-        assert sentence in capsys.readouterr().err
-    assert soundfile.info(part).frames == 2000  # what was there stays
+        assert message in capsys.readouterr().err
+    assert soundfile.info(part).frames == 2000  # an error does not replace the file

@@ -14,7 +14,7 @@ from PIL import Image
 
 from codec import Codec, CodecConfig
 from codec.cli import main
-from codec.coding.file_codec import FileCodec
+from codec.coding import PreparedCodec
 from codec.evaluation import Metric, pesq, select_metrics, si_sdr_db, stft_distance
 from codec.evaluation.baselines import code_with_opus, packet_bytes, possible_opus_bitrates
 from codec.evaluation.rate_distortion import Measurement, evaluate_folder, score_clip, summarize
@@ -113,7 +113,7 @@ def test_scores_equal_the_metrics() -> None:
 )
 def test_measurements_match_the_files(audio_folder: Path, changes: dict[str, Any]) -> None:
     codec = tiny_codec(**changes)
-    evaluation = evaluate_folder(FileCodec(codec), audio_folder, [0.6, 1.2], clips_per_group=5, seconds=0.4)
+    evaluation = evaluate_folder(PreparedCodec(codec), audio_folder, [0.6, 1.2], clips_per_group=5, seconds=0.4)
     ours = [m for m in evaluation.measurements if m.coder == "codec"]
     assert [(m.clip, m.group) for m in ours[::2]] == [
         ("music/a.wav", "music"),
@@ -142,7 +142,7 @@ def test_clips_are_evenly_spaced_and_omissions_are_noted(tmp_path: Path) -> None
     tone = 0.2 * np.sin(np.arange(12_000) / 10)
     for number in range(7):
         soundfile.write(tmp_path / f"{number}.wav", tone, 24_000)
-    evaluation = evaluate_folder(FileCodec(tiny_codec()), tmp_path, [0.6], clips_per_group=3, seconds=0.1)
+    evaluation = evaluate_folder(PreparedCodec(tiny_codec()), tmp_path, [0.6], clips_per_group=3, seconds=0.1)
     assert list(dict.fromkeys(m.clip for m in evaluation.measurements)) == ["0.wav", "2.wav", "4.wav"]
     assert {(m.group, m.seconds) for m in evaluation.measurements} == {("audio", 0.1)}
     assert evaluation.notes == [
@@ -157,7 +157,7 @@ def test_clips_are_evenly_spaced_and_omissions_are_noted(tmp_path: Path) -> None
     assert math.isnan(point.scores["pesq"])
     for clips, seconds in ((0, 1.0), (1, 0.0), (1, math.inf), (1, math.nan)):
         with pytest.raises(ValueError, match="expected at least 1 clip and more than 0 s of it, got"):
-            evaluate_folder(FileCodec(tiny_codec()), tmp_path, [0.6], clips, seconds)
+            evaluate_folder(PreparedCodec(tiny_codec()), tmp_path, [0.6], clips, seconds)
 
 
 def test_points_are_means_over_clips_and_bitrates_over_durations() -> None:

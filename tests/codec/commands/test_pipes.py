@@ -1,4 +1,4 @@
-"""`codec encode - -` and `codec decode - -`: what they do with pipes, and real processes where time matters."""
+"""`codec encode - -` and `codec decode - -`, in this process and in processes of their own."""
 
 import io
 import json
@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from bitstream_inputs import Pipe
 from codec.cli import main
-from coding_inputs import command, save_tiny
+from coding_inputs import save_tiny, start_codec
 
 HOP = 320
-BLOCK_BYTES = 6 + 8 * 4 // 8 + 4  # of one frame: 8 codes of 4 bits between their numbers and their checksum
-SYNC_BYTES = 8  # more in a block that can be decoded without those before it: here, the first
+BLOCK_BYTES = 6 + 8 * 4 // 8 + 4  # of one frame: lengths, 8 codes of 4 bits, checksum
+RANDOM_ACCESS_BYTES = 8  # number of the first frame, only at a random access point: here, the first block
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +34,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def noise(samples: int) -> np.ndarray:
     return np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype("<f4")
-
-
-class Pipe(io.BytesIO):
-    """Standard input or output that cannot seek."""
-
-    def seekable(self) -> bool:
-        return False
-
-    def seek(self, *_: int) -> int:
-        raise io.UnsupportedOperation("seek")
-
-    tell = seek
 
 
 class Run(NamedTuple):
@@ -58,20 +47,20 @@ Runner = Callable[..., Run]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runner:
-    """The command in this process, its standard streams as pipes or, for input, an open file."""
+    """Runs the command in this process. Its standard streams are pipes, or an open file as input."""
 
     def run(arguments: list[str], data: bytes | IO[bytes]) -> Run:
         out = Pipe()
         with monkeypatch.context() as patch:
             patch.setattr("sys.stdin", SimpleNamespace(buffer=Pipe(data) if isinstance(data, bytes) else data))
-            patch.setattr("sys.stdout", SimpleNamespace(buffer=out))  # nothing but data may go there
+            patch.setattr("sys.stdout", SimpleNamespace(buffer=out))  # only data may be written to it
             status = main(arguments)
         return Run(status, out.getvalue(), capsys.readouterr().err)
 
     return run
 
 
-def test_pipes_give_the_bytes_that_files_give(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
+def test_pipes_give_the_same_bytes_as_files(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
     model = ["--checkpoint", runs["causal"]]
     audio = noise(70_001)
     soundfile.write(tmp_path / "in.wav", audio, 24_000, subtype="FLOAT")
@@ -94,7 +83,7 @@ def test_pipes_give_the_bytes_that_files_give(run: Runner, runs: dict[str, str],
     np.testing.assert_array_equal(np.frombuffer(out, "<i2"), back)
 
 
-def test_segments_go_through_pipes_too(run: Runner, runs: dict[str, str]) -> None:
+def test_pipes_work_for_a_codec_with_segments(run: Runner, runs: dict[str, str]) -> None:
     model = ["--checkpoint", runs["segments"]]
     status, encoded, _ = run(["encode", "-", "-", "--raw", "48000:2:f32le", *model], noise(2 * 60_000).tobytes())
     assert status == 0
@@ -111,7 +100,7 @@ def header_of(stream: IO[bytes]) -> bytes:
 
 @contextmanager
 def killed_if_stuck(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
-    """So that a test that waits for what never comes fails rather than hangs."""
+    """Kills the processes after 60 s, so that a test fails instead of hanging."""
     timers = [threading.Timer(60, process.kill) for process in processes]
     for timer in timers:
         timer.start()
@@ -125,17 +114,16 @@ def killed_if_stuck(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
             process.communicate()
 
 
-def test_each_frame_leaves_before_the_next_sample_comes(runs: dict[str, str]) -> None:
-    """An encoder and a decoder, both fed a frame at a time; nothing more is sent before its frame is out.
+def test_each_frame_is_written_before_the_next_sample_is_read(runs: dict[str, str]) -> None:
+    """An encoder and a decoder get one frame at a time. The next frame is sent when this one has been written.
 
-    At the start of the signal the first six frames wait for what the reflection needs, and then come at once; with
-    constant padding not even they wait (`tests/test_streaming.py`).
+    With reflection padding, output starts after six frames. With constant padding there is no such delay.
     """
     waiting = 6
     model = ["--checkpoint", runs["causal"]]
     audio = noise(12 * HOP)
-    encoder = command("encode", "-", "-", "--raw", "24000:1:f32le", "--block-frames", "1", *model)
-    decoder = command("decode", "-", "-", "--raw", "f32le", "--whole-frames", *model)
+    encoder = start_codec("encode", "-", "-", "--raw", "24000:1:f32le", "--block-frames", "1", *model)
+    decoder = start_codec("decode", "-", "-", "--raw", "f32le", "--whole-frames", *model)
     with killed_if_stuck(encoder, decoder):
         assert encoder.stdin and encoder.stdout and encoder.stderr  # noqa: PT018
         assert decoder.stdin and decoder.stdout  # noqa: PT018
@@ -146,21 +134,21 @@ def test_each_frame_leaves_before_the_next_sample_comes(runs: dict[str, str]) ->
             encoder.stdin.write(audio[frame * HOP : (frame + 1) * HOP].tobytes())
             encoder.stdin.flush()
             frames = 0 if frame < waiting else 1 + waiting if frame == waiting else 1
-            size = frames * BLOCK_BYTES + (SYNC_BYTES if frame == waiting else 0)
+            size = frames * BLOCK_BYTES + (RANDOM_ACCESS_BYTES if frame == waiting else 0)
             blocks = encoder.stdout.read(size)
             assert len(blocks) == size
             decoder.stdin.write(blocks)
             decoder.stdin.flush()
             decoded += decoder.stdout.read(frames * HOP * 4)
             assert len(decoded) == (0 if frame < waiting else frame + 1) * HOP * 4
-        rest, said = encoder.communicate()
+        rest, messages = encoder.communicate()
         assert decoder.communicate(rest)[0] == b""
         assert (encoder.returncode, decoder.returncode) == (0, 0)
-        around = len(header) + 12 * 10 + SYNC_BYTES + len(rest)
-        assert f"{around} bytes of it around 12 blocks of codes\n" in said.decode()
+        overhead = len(header) + 12 * 10 + RANDOM_ACCESS_BYTES + len(rest)
+        assert f"{overhead} of the bytes are headers and checksums of 12 blocks\n" in messages.decode()
 
 
-def test_whole_frames_are_more_than_was_encoded_and_that_is_said(run: Runner, runs: dict[str, str]) -> None:
+def test_whole_frames_report_the_additional_samples(run: Runner, runs: dict[str, str]) -> None:
     model = ["--checkpoint", runs["causal"]]
     encoded = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(1000).tobytes())[1]
     status, out, error = run(["decode", "-", "-", "--raw", "s16le", "--whole-frames", *model], encoded)
@@ -168,10 +156,10 @@ def test_whole_frames_are_more_than_was_encoded_and_that_is_said(run: Runner, ru
     assert error.endswith("; 280 samples more than were encoded\n")
 
 
-def test_a_reader_that_goes_away_ends_the_command_quietly(run: Runner, runs: dict[str, str]) -> None:
+def test_a_closed_output_pipe_ends_the_command_without_a_message(run: Runner, runs: dict[str, str]) -> None:
     model = ["--checkpoint", runs["causal"]]
     encoded = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(480_000).tobytes()).out
-    decoder = command("decode", "-", "-", *model)
+    decoder = start_codec("decode", "-", "-", *model)
     with killed_if_stuck(decoder):
         assert decoder.stdin and decoder.stdout and decoder.stderr  # noqa: PT018
         decoder.stdin.write(encoded)
@@ -184,7 +172,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(run: Runner, runs: dic
 
 def test_an_interrupt_is_one_line(runs: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "out.ecdc"
-    encoder = command("encode", "-", str(target), "--raw", "24000:1:f32le", "--checkpoint", runs["causal"])
+    encoder = start_codec("encode", "-", str(target), "--raw", "24000:1:f32le", "--checkpoint", runs["causal"])
     with killed_if_stuck(encoder):
         assert encoder.stdin and encoder.stderr  # noqa: PT018
         encoder.stdin.write(noise(1000).tobytes())
@@ -197,24 +185,26 @@ def test_an_interrupt_is_one_line(runs: dict[str, str], tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_input_that_breaks_off_is_one_line(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
+def test_invalid_input_is_one_line(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
     model = ["--checkpoint", runs["causal"]]
     soundfile.write(tmp_path / "in.wav", noise(5000), 24_000)
     wav = (tmp_path / "in.wav").read_bytes()
     encoded = run(["encode", "-", "-", *model], wav)[1]
-    for arguments, data, sentence in [
+    for arguments, data, message in [
         (["encode", "-", "-"], wav[:-3], "stdin ends after 9997 of the 10000 bytes of audio it announces"),
         (["encode", "-", "-"], b"", "stdin is truncated: it has not even the header of a WAV"),
         (["encode", "-", "-", "--raw", "24000:2:s16le"], bytes(7), "stdin ends within a sample of 4 bytes"),
-        (["decode", "-", "-"], encoded[:-3], "stdin is truncated or damaged: it ends before its content does"),
-        (["decode", "-", "-"], encoded + b"x", "stdin is damaged: more bytes follow its end"),
+        (["decode", "-", "-"], encoded[:-3], "stdin is truncated or corrupt"),
+        (["decode", "-", "-"], encoded + b"x", "stdin is corrupt: more bytes follow its end"),
         (["decode", "-", "-"], wav, "stdin is not an encoded file: it does not start with ECDC"),
     ]:
         status, _, error = run([*arguments, *model], data)
-        assert (status, error) == (1, f"codec: {sentence}\n")
+        assert status == 1
+        assert error.startswith(f"codec: {message}")
+        assert error.count("\n") == 1
 
 
-def test_a_file_redirected_to_stdin_may_be_of_any_format(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_redirected_to_stdin_may_have_any_format(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
     model = ["--checkpoint", runs["causal"]]
     soundfile.write(tmp_path / "in.flac", noise(3000), 24_000)
     with (tmp_path / "in.flac").open("rb") as file:
@@ -224,7 +214,7 @@ def test_a_file_redirected_to_stdin_may_be_of_any_format(run: Runner, runs: dict
     assert encoded == (tmp_path / "same.ecdc").read_bytes()
 
 
-def test_options_for_pipes_that_cannot_be_met_are_refused(
+def test_impossible_options_for_pipes_are_refused(
     runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in.raw").write_bytes(noise(1000).tobytes())
@@ -232,16 +222,16 @@ def test_options_for_pipes_that_cannot_be_met_are_refused(
     raw = ["--raw", "24000:1:f32le"]
     files = ["encode", str(tmp_path / "in.raw"), str(tmp_path / "out.ecdc")]
     folders = ["encode", str(tmp_path / "folder")]
-    for arguments, kind, sentence in [
-        ([*files, *raw, "--block-frames", "2"], "segments", "this model does not stream, its blocks are its segments"),
-        ([*files, *raw, "--block-frames", "0"], "causal", "blocks of 0 frames cannot be made"),
-        ([*folders, "-"], "causal", "pipes and bare samples are for one file at a time"),
-        ([*folders, str(tmp_path / "coded"), *raw], "causal", "pipes and bare samples are for one file"),
+    for arguments, kind, message in [
+        ([*files, *raw, "--block-frames", "2"], "segments", "this model does not stream"),
+        ([*files, *raw, "--block-frames", "0"], "causal", "a block must have 1 to 4096 frames, got 0"),
+        ([*folders, "-"], "causal", "pipes and raw samples need a single file"),
+        ([*folders, str(tmp_path / "coded"), *raw], "causal", "pipes and raw samples need a single file"),
     ]:
         assert main([*arguments, "--checkpoint", runs[kind]]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        assert sentence in error
+        assert message in error
     assert main([*files, *raw, "--checkpoint", runs["causal"]]) == 0
     assert "0.04 s" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):

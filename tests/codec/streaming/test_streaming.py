@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from codec import Codec, CodecConfig, EncodedSegment
-from codec.coding.segments import SegmentDecoder, SegmentEncoder
+from codec import Codec, CodecConfig
 from codec.streaming.codec import StreamingDecoder, StreamingEncoder, can_stream
 
 TINY: dict[str, Any] = {
@@ -30,12 +29,6 @@ CAUSAL = {
     "identity_reflect": {"skip": "identity", "lstm_layers": 0},
     "dilated": {"residual_layers": 3, "lstm_layers": 1, "strides": (3, 1, 2)},
     "stereo": {"channels": 2, "padding": "constant", "norm": "none", "kernel_size": 4, "residual_kernel_size": 2},
-}
-SEGMENTED = {
-    "encodec_48khz": {"overlap": 0.01},
-    "half": {"overlap": 0.5},
-    "most": {"overlap": 0.7, "normalize": False},
-    "none": {"overlap": 0.0},
 }
 CHUNKS = st.lists(st.sampled_from([0, 1, 2, 3, 7, 8, 13, 40, 150]), min_size=0, max_size=12)
 
@@ -245,65 +238,3 @@ def test_wrong_pushes_are_refused() -> None:
     encoder.flush()
     with pytest.raises(ValueError, match="this stream was flushed"):
         encoder.push(torch.zeros(2, 1, 10))
-
-
-SEGMENT_CODECS = {
-    name: tiny_codec(
-        **(
-            {"causal": False, "norm": "time_group_norm", "normalize": True, "channels": 2, "segment_seconds": 0.1}
-            | more
-        )
-    )
-    for name, more in SEGMENTED.items()
-}
-SEGMENT_CODECS["whole"] = tiny_codec(causal=False, normalize=True)
-
-
-def segment_encode(codec: Codec, audio: Tensor, chunks: list[int]) -> list[EncodedSegment]:
-    encoder = SegmentEncoder(codec)
-    segments = [segment for piece in split(audio, chunks) for segment in encoder.push(piece)]
-    return segments + encoder.flush()
-
-
-@pytest.mark.parametrize("name", SEGMENT_CODECS)
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(samples=st.integers(1, 400), chunks=CHUNKS)
-def test_segments_equal_coding_in_one_call(name: str, samples: int, chunks: list[int]) -> None:
-    codec = SEGMENT_CODECS[name]
-    audio = torch.randn(2, codec.config.channels, samples, generator=torch.Generator().manual_seed(samples))
-    expected = codec.encode(audio)
-    segments = segment_encode(codec, audio, chunks)
-    assert len(segments) == len(expected)
-    for got, want in zip(segments, expected, strict=True):
-        assert torch.equal(got.codes, want.codes)
-        assert got.scale is want.scale is None or torch.equal(got.scale, want.scale)
-    decoder = SegmentDecoder(codec)
-    pieces = [decoder.push(segment) for segment in segments]
-    torch.testing.assert_close(torch.cat([*pieces, decoder.flush()], -1), codec.decode(expected), rtol=0, atol=1e-6)
-
-
-def test_segment_decoder_returns_audio_as_soon_as_no_segment_can_change_it() -> None:
-    codec = SEGMENT_CODECS["encodec_48khz"]
-    segments = codec.encode(torch.randn(1, 2, 400))
-    decoder = SegmentDecoder(codec)
-    assert [decoder.push(s).shape[-1] for s in segments[:3]] == [0, 79, 79]
-
-
-def test_segments_of_nothing_are_none() -> None:
-    codec = SEGMENT_CODECS["encodec_48khz"]
-    assert SegmentEncoder(codec).flush() == []
-    assert SegmentDecoder(codec).flush().shape == (1, 2, 0)
-
-
-def test_segments_that_do_not_belong_together_are_refused() -> None:
-    codec = SEGMENT_CODECS["encodec_48khz"]
-    first, *_, last = codec.encode(torch.randn(1, 2, 220))
-    decoder = SegmentDecoder(codec)
-    decoder.push(last)
-    with pytest.raises(ValueError, match="a segment of 80 samples follows a first one of 64"):
-        decoder.push(first)
-    whole = SEGMENT_CODECS["whole"]
-    decoder = SegmentDecoder(whole)
-    decoder.push(whole.encode(torch.randn(1, 1, 64))[0])
-    with pytest.raises(ValueError, match="decodes exactly one"):
-        decoder.push(whole.encode(torch.randn(1, 1, 64))[0])
