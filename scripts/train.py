@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from codec.atomic_file import atomic_write
 from codec.evaluation.report.advice import advice
-from codec.evaluation.report.page import read_metrics
-from codec.evaluation.report.scores import Score, duration, score_table
+from codec.evaluation.report.records import format_duration, read_metrics
+from codec.evaluation.report.scores import Score, score_table
 from codec.training import Trainer
 from codec.training.logging.live_report import LiveReport
 from scripts.command_line import compose, execute
@@ -40,7 +40,7 @@ def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
     """The lines that are printed after training: scores at the start and now, files, advice, next commands."""
     folder = trainer.logger.folder
     records, _ = read_metrics(folder / "metrics.jsonl")
-    yield f"Trained for {trainer.step} steps in {duration(trainer.seconds)}."
+    yield f"Trained for {trainer.step} steps in {format_duration(trainer.seconds)}."
     yield from _table(score_table([r for r in records if r["split"] == "validation"]), bandwidth_kbps)
     yield ""
     for label, path in (
@@ -63,7 +63,7 @@ def _table(scores: Sequence[Score], bandwidth_kbps: float) -> Iterator[str]:
     header = (f"Held-out clips at {bandwidth_kbps:g} kbps", "start", "now", "change")
     yield f"{header[0]:<28} {header[1]:>9} {header[2]:>9} {header[3]:>10}"
     for score in scores:
-        yield f"  {f'{score.metric}, {score.group}':<26} {score.first:>9} {score.now:>9} {score.change:>10}"
+        yield f"  {f'{score.metric}, {score.group}':<26} {score.first:>9} {score.latest:>9} {score.change:>10}"
 
 
 def _next_commands(folder: Path) -> list[str]:

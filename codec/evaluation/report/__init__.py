@@ -1,1 +1,4 @@
-"""The report page of a training run: scores, curves, samples and diagnostics."""
+"""The report page of a training run: scores, charts, audio samples, diagnostics and advice.
+
+The modules are imported one by one, because training reads diagnostics and scores and must not load matplotlib.
+"""

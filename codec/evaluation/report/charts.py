@@ -1,4 +1,4 @@
-"""Small charts as inline SVG in the colour of the page's text, so that one drawing suits light and dark."""
+"""Small charts as inline SVG. They use the text colour of the page, so they suit light and dark pages."""
 
 import io
 import re
@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 __all__ = ["Series", "area_chart", "bar_chart", "color_ramp", "colors", "line_chart"]
 
-_MOST_POINTS = 400
-# A grey that nothing else uses: it stands for the page's text colour until `_svg` puts currentColor there.
+_MAX_POINTS = 400
+# A grey that nothing else uses; `_svg` replaces it by currentColor, the text colour of the page.
 _TEXT = "#010203"
 _PALETTE = ("#4a86c5", "#ee6677", "#228833", "#c9a227", "#aa3377", "#33aabb", "#e07b39", "#8a8a8a")
 _STYLE: dict[Any, Any] = {
@@ -43,7 +43,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Series(NamedTuple):
-    """One line of a chart; NaN where nothing is known."""
+    """One line of a chart; NaN where the value is unknown."""
 
     name: str
     steps: np.ndarray  # [N]
@@ -52,14 +52,14 @@ class Series(NamedTuple):
 
 
 def colors(count: int) -> list[str]:
-    """Colours that can be told apart, easily up to eight; after twenty they come again."""
+    """Distinct colours: easy to distinguish up to eight, repeated after twenty."""
     twenty = [matplotlib.colors.to_hex(color) for color in matplotlib.colormaps["tab20"](np.arange(20))]
     chosen = _PALETTE if count <= len(_PALETTE) else twenty
     return [chosen[index % len(chosen)] for index in range(count)]
 
 
 def color_ramp(count: int) -> list[str]:
-    """Colours from dark to light, for lines that have an order of their own."""
+    """Colours from dark to light, for lines with an order."""
     ramp = matplotlib.colormaps["plasma"](np.linspace(0.25, 0.85, count))
     return [matplotlib.colors.to_hex(color) for color in ramp]
 
@@ -74,14 +74,14 @@ def line_chart(
     """Lines over steps.
 
     Args:
-        series: what to draw; only finite values are.
-        log: whether the value axis is logarithmic; None decides by the range of the values.
-        smooth: draws the values faintly, and their moving average over a twentieth of the run on top.
-        limits: of the value axis, None for those of the values.
-        steps: limits of the step axis, None for those of the lines.
+        series: Lines; values that are not finite are left out.
+        log: Whether the value axis is logarithmic; None decides by the range of the values.
+        smooth: Whether to add a moving average over a twentieth of the run and draw the values faintly.
+        limits: Limits of the value axis; None takes those of the values.
+        steps: Limits of the step axis; None takes those of the lines.
 
     Returns:
-        The SVG element, None when there is nothing to draw.
+        The SVG element, or None when there is nothing to draw.
     """
     finite = [line for line in map(_finite, series) if len(line.values)]
     if not finite:
@@ -104,11 +104,14 @@ def line_chart(
 
 
 def area_chart(series: Sequence[Series], steps: tuple[float, float] | None = None) -> str | None:
-    """Shares of a whole over steps, stacked; unknown and negative shares count as none.
+    """Stacked shares of a whole over steps. Unknown and negative shares count as 0.
 
     Args:
-        series: the shares, all at the same steps.
-        steps: limits of the step axis, None for those of the series.
+        series: Shares, all at the same steps.
+        steps: Limits of the step axis; None takes those of the series.
+
+    Returns:
+        The SVG element, or None when there is nothing to draw.
     """
     if not series or not any(len(_finite(line).values) for line in series):
         return None
@@ -130,27 +133,26 @@ def area_chart(series: Sequence[Series], steps: tuple[float, float] | None = Non
 
 
 def bar_chart(values: np.ndarray, bar_colors: Sequence[str], top: float | None = None) -> str | None:
-    """One bar for each book, numbered from 1.
+    """One bar for each codebook, numbered from 1; None when there is nothing to draw.
 
     Shape: values [K].
     """
     if not np.isfinite(values).any():
         return None
-    books = np.arange(1, len(values) + 1)
+    numbers = np.arange(1, len(values) + 1)
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure()
-        axes.bar(books, np.nan_to_num(values), color=list(bar_colors), width=0.75)
+        axes.bar(numbers, np.nan_to_num(values), color=list(bar_colors), width=0.75)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0.4, len(values) + 0.6)
-        axes.set_xlabel("book")
+        axes.set_xlabel("codebook")
         if top is not None:
             axes.set_ylim(0, top)
         return _svg(figure)
 
 
 def _figure() -> tuple[Figure, Axes]:
-    # Fixed margins, for labels of up to seven figures at the left and half of one of five at the right: matplotlib
-    # finds narrower ones by drawing everything twice.
+    # Fixed margins, wide enough for labels of seven digits. Automatic ones would draw every chart twice.
     figure = Figure(figsize=(4.2, 2.1))
     axes = figure.add_axes((0.125, 0.19, 0.84, 0.74))
     axes.grid(axis="y")
@@ -173,7 +175,7 @@ def _draw(axes: Axes, line: Series, smooth: bool) -> None:
 def _set_log(axes: Axes, ratio: float) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,), numticks=6))
-    # matplotlib's own labels are formulas.
+    # The default labels of matplotlib are formulas.
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -184,25 +186,25 @@ def _finite(line: Series) -> Series:
 
 
 def _moving_average(values: np.ndarray, width: int) -> np.ndarray:
-    # Ones over ones: at both ends the mean is over the neighbours that exist.
+    # The division makes both ends a mean over the neighbours that exist.
     window = np.ones(2 * (width // 2) + 1)
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
 def _binned(values: np.ndarray) -> np.ndarray:
-    """Means of at most _MOST_POINTS runs of neighbours, so that a long run's page stays small."""
-    if len(values) <= _MOST_POINTS:
+    """Means of neighbours, at most _MAX_POINTS of them, so that the page of a long run stays small."""
+    if len(values) <= _MAX_POINTS:
         return values
-    edges = np.linspace(0, len(values), _MOST_POINTS + 1).astype(int)
+    edges = np.linspace(0, len(values), _MAX_POINTS + 1).astype(int)
     return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
 
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_TEXT, "currentColor")
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
     text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", text, count=1)
-    return re.sub(r' id="\w+_\d+"', "", text)  # each chart has an axes_1, and nothing refers to it
+    return re.sub(r' id="\w+_\d+"', "", text)  # ids repeat between charts, and nothing refers to them

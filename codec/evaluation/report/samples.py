@@ -1,4 +1,4 @@
-"""The sounds of a run's samples folder, as spectrograms and players that live inside a page."""
+"""The audio samples of a run as spectrograms and FLAC files that are embedded in a page."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ __all__ = ["Clip", "Panel", "Tick", "read_clips", "spectrogram_db", "spectrogram
 
 _COLUMNS, _ROWS = 320, 256
 _RANGE_DB = 80.0
-_LONGEST_SECONDS = 10.0
+_MAX_SECONDS = 10.0
 _ESTIMATE = re.compile(r"(?P<clip>.+)\.step(?P<step>\d{7})\.wav")
 
 
@@ -28,7 +28,7 @@ class Tick(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One sound: what it looks like and what it sounds like."""
+    """One spectrogram with its audio."""
 
     label: str
     image: str  # data URI of a PNG
@@ -38,28 +38,28 @@ class Panel(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A reference and the newest estimate of it."""
+    """A reference and its newest estimate."""
 
     name: str
-    step: int | None  # of the estimate, None when there is only a reference
+    step: int | None  # step of the estimate; None when there is only a reference
     panels: Sequence[Panel]  # the reference first
 
 
-class _Sound(NamedTuple):
+class _Signal(NamedTuple):
     label: str
     audio: np.ndarray  # [T]
     sample_rate: int
 
 
-def read_clips(folder: Path, most: int = 8) -> tuple[list[Clip], list[str]]:
+def read_clips(folder: Path, max_clips: int = 8) -> tuple[list[Clip], list[str]]:
     """Reads `<clip>.reference.wav` and the newest `<clip>.step<7 digits>.wav` of each clip.
 
     Args:
-        folder: the run's samples/, which need not exist.
-        most: so many clips at most, in order of their names.
+        folder: The run's samples/, which may be missing.
+        max_clips: Largest number of clips, in order of their names.
 
     Returns:
-        The clips, and a line for everything that is not shown.
+        The clips, and a note for everything that is left out.
     """
     steps: dict[str, int | None] = {}
     for path in sorted(folder.glob("*.wav")):
@@ -69,29 +69,29 @@ def read_clips(folder: Path, most: int = 8) -> tuple[list[Clip], list[str]]:
             steps[match["clip"]] = max(int(match["step"]), steps.get(match["clip"]) or 0)
     clips, notes = [], []
     names = sorted(steps)
-    if len(names) > most:
-        notes.append(f"The first {most} of {len(names)} clips are shown.")
-    for name in names[:most]:
+    if len(names) > max_clips:
+        notes.append(f"The first {max_clips} of {len(names)} clips are shown.")
+    for name in names[:max_clips]:
         files = {"reference": folder / f"{name}.reference.wav"}
         step = steps[name]
         if step is not None:
             files[f"step {step}"] = folder / f"{name}.step{step:07d}.wav"
-        sounds = []
+        signals = []
         for label, path in files.items():
             try:
-                sounds.append(_read(label, path))
+                signals.append(_read(label, path))
             except (OSError, soundfile.SoundFileError, ValueError) as error:
                 notes.append(f"{path.name} cannot be shown: {error}")
-        if sounds:
-            clips.append(Clip(name, step, _panels(sounds)))
+        if signals:
+            clips.append(Clip(name, step, _panels(signals)))
     return clips, notes
 
 
 def spectrogram_db(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Power of a Hann-windowed short-time Fourier transform in dB, low frequencies first.
+    """Power of a short-time Fourier transform with a Hann window, in dB; low frequencies come first.
 
-    The window is the power of two nearest to 43 ms, the hop such that there are about 320 frames at any length;
-    the loudest of neighbouring bins stands for them, down to 256. A full-scale sine reaches 0 dB.
+    The window is the power of two nearest to 43 ms. The hop gives about 320 frames at any duration. Neighbouring bins
+    are reduced to 256 rows by their maximum. A full-scale sine has 0 dB.
 
     Shape: audio [T] -> [256, frames].
     """
@@ -106,7 +106,9 @@ def spectrogram_db(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def spectrogram_png(decibels: np.ndarray, top_db: float) -> bytes:
-    """An image of one byte a pixel, high frequencies above; `top_db` is the brightest colour, 80 dB less the darkest.
+    """A PNG with one byte per pixel and high frequencies at the top.
+
+    The brightest colour is `top_db`, the darkest is 80 dB below.
 
     Shape: decibels [rows, columns].
     """
@@ -119,36 +121,36 @@ def spectrogram_png(decibels: np.ndarray, top_db: float) -> bytes:
     return buffer.getvalue()
 
 
-def _read(label: str, path: Path) -> _Sound:
-    # Opened here because libsndfile takes only names that are text.
+def _read(label: str, path: Path) -> _Signal:
+    # libsndfile opens only paths that are text, so the file is opened here.
     with open(path, "rb") as raw, soundfile.SoundFile(raw) as file:
-        audio = file.read(int(_LONGEST_SECONDS * file.samplerate), dtype="float32", always_2d=True)
+        audio = file.read(int(_MAX_SECONDS * file.samplerate), dtype="float32", always_2d=True)
         sample_rate = file.samplerate
     if not len(audio):
-        raise ValueError("it holds no sample")
+        raise ValueError("it holds no samples")
     mono = np.nan_to_num(audio.mean(1), nan=0.0, posinf=1.0, neginf=-1.0)
-    return _Sound(label, np.clip(mono, -1, 1), sample_rate)
+    return _Signal(label, np.clip(mono, -1, 1), sample_rate)
 
 
-def _panels(sounds: Sequence[_Sound]) -> list[Panel]:
-    # One colour scale for the pair: its top is the loudest point of the first, the reference where there is one.
-    decibels = [spectrogram_db(sound.audio, sound.sample_rate) for sound in sounds]
+def _panels(signals: Sequence[_Signal]) -> list[Panel]:
+    # Both have one colour scale, whose top is the loudest point of the first: of the reference, if there is one.
+    decibels = [spectrogram_db(signal.audio, signal.sample_rate) for signal in signals]
     top_db = max(float(decibels[0].max()), -100.0)
     return [
         Panel(
-            sound.label,
+            signal.label,
             _data_uri("image/png", spectrogram_png(image, top_db)),
-            _data_uri("audio/flac", _flac(sound)),
-            _ticks(len(sound.audio) / sound.sample_rate),
-            _ticks(sound.sample_rate / 2000),
+            _data_uri("audio/flac", _flac(signal)),
+            _ticks(len(signal.audio) / signal.sample_rate),
+            _ticks(signal.sample_rate / 2000),
         )
-        for sound, image in zip(sounds, decibels, strict=True)
+        for signal, image in zip(signals, decibels, strict=True)
     ]
 
 
-def _flac(sound: _Sound) -> bytes:
+def _flac(signal: _Signal) -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(buffer, sound.audio, sound.sample_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, signal.audio, signal.sample_rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
@@ -157,7 +159,7 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _ticks(end: float) -> list[Tick]:
-    """Three to six round marks from 0 to at most `end`."""
+    """Three to six round numbers from 0 to at most `end`."""
     unit = 10.0 ** np.floor(np.log10(end))
     step = next(step for step in (unit * np.array([0.1, 0.2, 0.5, 1, 2])) if end / step < 6)
     return [Tick(float(mark / end), f"{mark:g}") for mark in np.arange(0, end * (1 + 1e-9), step)]

@@ -1,82 +1,65 @@
-"""Held-out scores of a run: a table beside those of its start, and a line for the console."""
+"""Validation scores of a run: a table of the first and the latest ones, and a line for the console."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from codec.evaluation.metrics import describe
+from codec.evaluation.metrics import METRICS, Metric, describe
+from codec.evaluation.report.records import MINUS, UNKNOWN, Record, format_number, to_float
 
-__all__ = [
-    "Score",
-    "duration",
-    "in_short",
-    "number",
-    "score_keys",
-    "score_table",
-    "shown",
-]
-
-Record = Mapping[str, Any]
-
-_UNKNOWN, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+__all__ = ["Score", "format_scores", "score_keys", "score_table"]
 
 
 class Score(NamedTuple):
-    """One held-out score, at the first validation and now."""
+    """One score at the first and at the latest validation, as text."""
 
     group: str
     metric: str
     first: str
-    now: str
+    latest: str
     change: str
 
 
-def score_table(validation: Sequence[Record]) -> list[Score]:
-    """A row for each score of the validation records of a run, in the order in which they appear."""
-    scores = []
+def score_table(validation: Sequence[Record], metrics: Mapping[str, Metric] = METRICS) -> list[Score]:
+    """A row for each score of the validation records, in order of appearance."""
+    rows = []
     for key in score_keys(validation):
-        group, _, metric = key.rpartition("/")
-        values = [number(record.get(key)) for record in validation]
-        first, now = values[0], values[-1]
-        change = _UNKNOWN
-        if len(values) > 1 and np.isfinite([first, now]).all():
-            if metric.endswith("_db"):
-                change = f"{now - first:+.1f} dB"
+        group, _, name = key.rpartition("/")
+        metric = describe(name, metrics)
+        values = [to_float(record.get(key)) for record in validation]
+        first, latest = values[0], values[-1]
+        change = UNKNOWN
+        if len(values) > 1 and np.isfinite([first, latest]).all():
+            if metric.unit:
+                change = f"{latest - first:+.1f} {metric.unit}"
             elif first:
-                change = f"{now / first - 1:+.0%}"
-        scores.append(Score(group, describe(metric).heading, shown(first), shown(now), change.replace("-", _MINUS)))
-    return scores
+                change = f"{latest / first - 1:+.0%}"
+        change = change.replace("-", MINUS)
+        rows.append(Score(group, metric.heading, format_number(first), format_number(latest), change))
+    return rows
 
 
-def in_short(scores: Mapping[str, float]) -> str:
-    """The mel distance over all clips and in each group, and the SI-SDR; all there is where these are missing."""
-    mel = {key.removesuffix("/mel_distance"): value for key, value in scores.items() if key.endswith("/mel_distance")}
-    if "all" not in mel:
-        return "  ".join(f"{name} {value:.4g}" for name, value in scores.items() if not name.startswith("codebook/"))
-    groups = ", ".join(f"{group} {value:.3g}" for group, value in mel.items() if group != "all")
-    sdr = f"  SI-SDR {scores['all/si_sdr_db']:.1f} dB" if "all/si_sdr_db" in scores else ""
-    return f"mel distance {mel['all']:.4g}{f' ({groups})' if groups else ''}{sdr}"
+def format_scores(scores: Mapping[str, float], metrics: Mapping[str, Metric] = METRICS) -> str:
+    """One line: the scores over all clips, and those of each group for the first metric.
+
+    Without scores over all clips, the line holds everything except codebook usage.
+    """
+    names = [key.removeprefix("all/") for key in scores if key.startswith("all/") and not key.endswith("_loss")]
+    if not names:
+        return "  ".join(f"{key} {value:.4g}" for key, value in scores.items() if not key.startswith("codebook/"))
+    groups = {key.removesuffix(f"/{names[0]}"): value for key, value in scores.items() if key.endswith(f"/{names[0]}")}
+    of_groups = ", ".join(f"{group} {value:.3g}" for group, value in groups.items() if group != "all")
+    parts = []
+    for name in names:
+        metric = describe(name, metrics)
+        parts.append(f"{metric.label} {scores[f'all/{name}']:.4g}{f' {metric.unit}' if metric.unit else ''}")
+    if of_groups:
+        parts[0] += f" ({of_groups})"
+    return "  ".join(parts)
 
 
 def score_keys(validation: Sequence[Record]) -> list[str]:
-    """`<group>/<metric>` of all scores."""
-    keys: Iterable[str] = (key for record in validation for key in record)
+    """Keys `<group>/<metric>` of all scores."""
+    keys = (key for record in validation for key in record)
     return list(dict.fromkeys(key for key in keys if "/" in key and not key.startswith("codebook/")))
-
-
-def duration(seconds: float) -> str:
-    """In hours, minutes and seconds, without the smallest of three."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def number(value: Any) -> float:
-    """NaN for what is not a number."""
-    return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def shown(value: float) -> str:
-    """Three digits."""
-    return f"{value:#.3g}".rstrip(".").replace("-", _MINUS) if np.isfinite(value) else _UNKNOWN

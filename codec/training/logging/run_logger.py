@@ -15,7 +15,7 @@ from typing import Any, Protocol, TextIO
 
 from torch import Tensor
 
-from codec.evaluation.report.scores import in_short
+from codec.evaluation.report.scores import format_scores
 from codec.training.logging.progress_bar import ProgressDisplay
 
 __all__ = ["RunLogger", "Sink", "TensorBoardSink", "WandbSink"]
@@ -96,7 +96,7 @@ class RunLogger:
         if split == "train":
             self._display.train(step, seconds, finite)
         else:
-            self.message(f"{split} at step {step}:  {in_short(finite)}")
+            self.message(f"{split} at step {step}:  {format_scores(finite)}")
 
     def progress(self, step: int, seconds: float) -> None:
         """Moves the progress bar between two lines of metrics; cheap enough for every step."""

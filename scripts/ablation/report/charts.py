@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from codec.evaluation import describe
 from codec.evaluation.report.charts import Series, area_chart, colors, line_chart
-from codec.evaluation.report.page import Chart, read_metrics
+from codec.evaluation.report.records import read_metrics
+from codec.evaluation.report.sections import Chart
 from scripts.ablation.report.runs import Condition, number
 
 __all__ = ["ChartGroup", "chart_groups"]

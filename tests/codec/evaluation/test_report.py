@@ -1,4 +1,4 @@
-"""What the report page shows, that it loads nothing from anywhere, and that no run is too odd for it."""
+"""The report page: its content, that it loads nothing, and that unusual runs get a page too."""
 
 import io
 import json
@@ -13,7 +13,8 @@ import soundfile
 from PIL import Image
 
 from codec.evaluation.report.charts import Series, area_chart, bar_chart, color_ramp, colors, line_chart
-from codec.evaluation.report.page import read_metrics, write_report
+from codec.evaluation.report.page import write_report
+from codec.evaluation.report.records import read_metrics
 from codec.evaluation.report.samples import read_clips, spectrogram_db, spectrogram_png
 from report_page import HOSTILE, Page
 
@@ -100,7 +101,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     page = Page(path)
     assert page.source.startswith("<!DOCTYPE html>")
 
-    # A player and a picture for reference and newest estimate of each clip.
+    # A player and a spectrogram for the reference and the newest estimate of each clip.
     assert page.count("audio") == page.count("image") == 4
     pictures = [Image.open(io.BytesIO(content)) for content in page.content("image/png")]
     assert [picture.size[1] for picture in pictures] == [256] * 4
@@ -117,28 +118,28 @@ def test_a_whole_run(tmp_path: Path) -> None:
         "mel",
         "commitment",
         "discriminator",
-        "share of the weighted gradients&#39; length",
-        "projection on the result, as a share of its length",
+        "share of the weighted gradient norms",
+        "projection on the balanced gradient, relative to its norm",
         "weight after balancing",
         "gradient norm at the decoder output",
-        "cosine between gradients",
-        "share of pairs with a negative cosine",
-        "commitment gradient over balanced gradient, at the latent",
-        "perplexity of each book now, held out",
-        "perplexity over time, held out",
-        "share of dead codes of each book now, held out",
-        "share of dead codes over time, held out",
+        "cosine of two gradients",
+        "fraction of loss pairs with a negative cosine",
+        "norm ratio of commitment and balanced gradient at the latent",
+        "perplexity of each codebook, latest validation",
+        "perplexity of each codebook, validation",
+        "fraction of dead codes of each codebook, latest validation",
+        "fraction of dead codes of each codebook, validation",
         "learning rate",
-        "gradient norm of the codec&#39;s weights",
+        "gradient norm of the codec&#39;s parameters",
         "norm of the balanced gradient",
-        "audio seconds per second",
+        "seconds of audio per second",
         "codebooks in use",
         "skipped steps",
     ]
     cells = re.findall(r"<td>(.*?)</td>", page.source)
     assert cells[:5] == ["all", "mel distance", "4.00", "0.129", "\N{MINUS SIGN}97%"]
     assert cells[5:10] == ["all", "SI-SDR, dB", "\N{MINUS SIGN}30.0", "0.00", "+30.0 dB"]
-    assert "at first" in page.text
+    assert "step 0" in page.text
     assert "3 min 0 s" in page.text
     assert "seed: 7 # <first>" in page.text
 
@@ -155,14 +156,14 @@ def test_advice_stands_above_the_charts_of_the_balance(tmp_path: Path) -> None:
     assert page.count('class="advice"') == 1
 
 
-def test_a_run_of_one_loss_has_no_findings(tmp_path: Path) -> None:
+def test_a_run_with_one_loss_gets_no_advice_on_the_balance(tmp_path: Path) -> None:
     kept = [{k: v for k, v in record.items() if "l1" not in k} for record in train_records(10)]
     records = [
         record | {"share/mel": 1.0, "projection/mel": 1.0, "conflicts": 0.0, "skipped_steps": 0} for record in kept
     ]
     page = Page(write_report(make_run(tmp_path / "run", records, [])))
     assert 'class="advice"' not in page.source
-    assert "share of the weighted gradients&#39; length" in captions(page)
+    assert "share of the weighted gradient norms" in captions(page)
 
 
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
     assert all(load.startswith(("#", "data:image/png;base64,", "data:audio/flac;base64,")) for load in page.loads())
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
     assert re.findall(r"url\((?!#)|@import", page.source) == []
-    # What is left of addresses names XML vocabularies, which are not loaded.
+    # The remaining addresses are XML namespaces, which are not loaded.
     assert {
         name for tag, attributes in page.elements for name, value in attributes.items() if "http" in str(value)
     } <= {
@@ -227,36 +228,36 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
         '{"split": "rehearsal", "step": 1, "loss/l1": 1.0}\n',
     ],
 )
-def test_odd_metrics_make_a_page(tmp_path: Path, text: str) -> None:
+def test_unusual_metrics_make_a_page(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
     assert "<h1>" in Page(write_report(tmp_path)).source
 
 
-def test_an_empty_folder_makes_a_page_and_no_folder_an_error(tmp_path: Path) -> None:
+def test_an_empty_folder_makes_a_page_and_a_missing_folder_raises(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path))
     assert "There are no metrics yet." in page.text
     assert page.count("figure") == page.count("audio") == page.count("table") == 0
-    with pytest.raises(FileNotFoundError, match=r"the folder of a run is wanted, got .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, got .*absent"):
         write_report(tmp_path / "absent")
 
 
-def test_lost_lines_are_counted(tmp_path: Path) -> None:
+def test_incomplete_lines_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"split": "train", "step": 1}\n{"split": "tr', encoding="utf-8")
     records, notes = read_metrics(path)
     assert len(records) == 1
-    assert notes == ["Lines of metrics.jsonl left out because they are not whole: 1."]
+    assert notes == ["1 incomplete lines of metrics.jsonl were skipped."]
 
 
-def test_codebooks_fall_back_on_training(tmp_path: Path) -> None:
+def test_codebook_usage_of_training_is_shown_without_validation(tmp_path: Path) -> None:
     page = Page(write_report(make_run(tmp_path / "run", train_records(3), [])))
-    assert "perplexity of each book now, training" in captions(page)
+    assert "perplexity of each codebook, latest training" in captions(page)
     assert page.count("table") == 0
 
 
-def test_a_long_run_with_many_books_stays_small(tmp_path: Path) -> None:
-    books = {f"codebook/{k}/perplexity": 10.0 * k for k in range(32)}
-    train = [{**record, **books} for record in train_records(3000)]
+def test_the_page_of_a_long_run_with_many_codebooks_is_small(tmp_path: Path) -> None:
+    codebooks = {f"codebook/{k}/perplexity": 10.0 * k for k in range(32)}
+    train = [{**record, **codebooks} for record in train_records(3000)]
     run = make_run(tmp_path / "run", train, [])
     noise = np.random.default_rng(0).normal(size=3 * SAMPLE_RATE) * 0.1
     for clip in range(9):
@@ -266,13 +267,13 @@ def test_a_long_run_with_many_books_stays_small(tmp_path: Path) -> None:
     page = Page(path)
     assert page.count("audio") == 16
     assert "The first 8 of 9 clips are shown." in page.text
-    assert path.stat().st_size < 6_000_000  # white noise: nothing about it can be compressed
-    assert "book 1" in page.text
-    assert "book 32" in page.text
-    assert "book 5<" not in page.source
+    assert path.stat().st_size < 6_000_000  # white noise cannot be compressed
+    assert "codebook 1" in page.text
+    assert "codebook 32" in page.text
+    assert "codebook 5<" not in page.source
 
 
-def test_clips_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_clips_that_cannot_be_read_get_a_note(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "good.reference.wav", np.zeros((3, 2)), SAMPLE_RATE)
     soundfile.write(tmp_path / "lone.step0000003.wav", sine(0.1), SAMPLE_RATE)
     soundfile.write(tmp_path / "empty.reference.wav", np.zeros(0), SAMPLE_RATE)
@@ -319,7 +320,7 @@ def test_spectrogram_colours() -> None:
     assert index.tolist() == [[128, 0], [255, 0]]  # the first row is the lowest frequency, and lies at the bottom
 
 
-def test_charts_draw_only_what_is_known() -> None:
+def test_charts_draw_only_finite_values() -> None:
     steps = np.arange(3.0)
     nothing = Series("a", steps, np.full(3, np.nan), "#000000")
     some = Series("b", steps, np.array([1.0, np.nan, 100.0]), "#123456")
@@ -334,7 +335,7 @@ def test_charts_draw_only_what_is_known() -> None:
     assert "currentColor" in drawing
 
 
-def test_axes_are_logarithmic_only_where_that_is_useful() -> None:
+def test_axes_are_logarithmic_for_wide_ranges_of_positive_values() -> None:
     def labels(values: list[float]) -> list[str]:
         drawing = line_chart([Series("a", np.arange(len(values)), np.array(values), "#123456")])
         assert drawing is not None
