@@ -62,7 +62,7 @@ def vote(browser: Browser, answers: str) -> None:
 def exported(browser: Browser, folder: Path) -> list[dict[str, str]]:
     browser.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
     click(browser, "#export")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not (folder / "votes.csv").exists():
         assert time.monotonic() < until, "no votes.csv was downloaded"
         browser.run("0")

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to in its DevTools protocol over two pipes: JSON messages that end in a zero byte."""
+"""Headless Chromium, controlled through the DevTools protocol: JSON messages over two pipes, ended by a zero byte."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,7 @@ _FLAGS = (
 
 
 class Browser:
-    """One tab; `problems` holds what reached its console as an error, and exceptions that nobody caught."""
+    """One tab. `problems` lists errors and warnings of the console and uncaught exceptions; `requests` the loaded URLs."""
 
     def __init__(self, to: int, back: int) -> None:
         self._to, self._back = to, back
@@ -36,7 +36,7 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a command; what happens meanwhile is noted."""
+        """Sends a command and returns its result. Events that arrive in between are recorded."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -55,14 +55,14 @@ class Browser:
             self._receive()
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression, once it is there when it is a promise."""
+        """The value of a JavaScript expression; promises are awaited."""
         arguments = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
         answer = self.send("Runtime.evaluate", expression=expression, **arguments)
         assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 20) -> None:
-        """Until a JavaScript expression is true."""
+    def wait(self, expression: str, seconds: float = 60) -> None:
+        """Waits until a JavaScript expression is true."""
         until = time.monotonic() + seconds
         while not self.run(f"Boolean({expression})"):
             assert time.monotonic() < until, f"not within {seconds} s: {expression}"
@@ -71,16 +71,16 @@ class Browser:
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
             ready, _, _ = select.select([self._back], [], [], 60)
-            assert ready, "Chromium has not said anything for a minute"
+            assert ready, "no answer from Chromium within a minute"
             chunk = os.read(self._back, 1 << 16)
-            assert chunk, "Chromium has gone"
+            assert chunk, "Chromium has exited"
             self._rest += chunk
         line, self._rest = self._rest.split(b"\0", 1)
         message: dict[str, Any] = json.loads(line)
-        self._note(message)
+        self._record(message)
         return message
 
-    def _note(self, message: dict[str, Any]) -> None:
+    def _record(self, message: dict[str, Any]) -> None:
         method, details = message.get("method"), message.get("params", {})
         if method is not None:
             self.events.append(message)
@@ -96,12 +96,12 @@ class Browser:
 
 @contextlib.contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
-    """Chromium with a profile of its own, ended with all its processes."""
+    """Starts Chromium with its own profile and ends all its processes at the end."""
     assert CHROMIUM is not None
     read_commands, write_commands = os.pipe()
     read_answers, write_answers = os.pipe()
-    # Chromium takes commands on descriptor 3 and answers on 4. Numbers above both first, so that neither overwrites the
-    # other.
+    # Chromium reads commands from descriptor 3 and writes answers to 4. The descriptors are first copied to numbers
+    # above both, so that bash does not overwrite one with the other.
     theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (read_commands, write_answers)]
     for fd in (read_commands, write_answers):
         os.close(fd)

@@ -70,7 +70,7 @@ def compare_clips(conditions: Sequence[Condition], max_clips: int = 4) -> tuple[
                     shown.append(comparison)
                     used_bytes += sum(len(sample.image) + len(sample.audio) for sample in comparison.samples)
     if dropped:
-        notes.append(f"{dropped} more pairs of clip and seed are left out to keep the page small.")
+        notes.append(f"To keep the page small, pairs of clip and seed were left out: {dropped}.")
     return shown, notes
 
 

@@ -137,7 +137,7 @@ def _corrected_p(differences: Sequence[Difference | None]) -> np.ndarray:
 def _difference(difference: Difference | None, p: float, metric: Metric, name_test: bool) -> Entry:
     if difference is None:
         return Entry(_UNKNOWN)
-    detail = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if np.isfinite(p) else "no variance, no test"
+    detail = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if np.isfinite(p) else "no variance: no test"
     if name_test:
         detail = f"{difference.test}, {difference.n} {'seeds' if difference.test == 't' else 'clips'}, {detail}"
     mean, mark = difference.interval.mean, ""
