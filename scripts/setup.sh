@@ -26,12 +26,17 @@ wanted=$(cksum < pyproject.toml | tr ' ' -)
 if [ "${TORCH:-$build}" = "$build" ] && grep -qsE "^$wanted${extras:+ ($extras|test)}( |\$)" "$stamp"; then
   exit 0
 fi
-if ! version=$("$python" -c 'import sys; print(sys.version.split()[0]); sys.exit(sys.version_info < (3, 11))' 2>/dev/null); then
+check='import sys; print(sys.version.split()[0]); sys.exit(sys.version_info < (3, 11))'
+if ! version=$("$python" -c "$check" 2>/dev/null); then
   echo "error: $python is ${version:-missing}; expected Python 3.11 or later. Name another one with PYTHON=" >&2
   exit 1
 fi
 if [ ! -x "$venv/bin/python" ]; then
-  "$python" -m venv "$venv" || { rm -rf "$venv"; echo "error: $python cannot make a virtual environment (Debian: apt install python3-venv)" >&2; exit 1; }
+  if ! "$python" -m venv "$venv"; then
+    rm -rf "$venv"
+    echo "error: $python cannot make a virtual environment (Debian: apt install python3-venv)" >&2
+    exit 1
+  fi
 fi
 
 pip() { "$venv/bin/python" -m pip "$@" --quiet --disable-pip-version-check >&2; }
@@ -50,7 +55,8 @@ install_torch() {
     echo "$cpu_wheels cannot be reached: installing the CUDA build from pip's usual index instead" >&2
   fi
   if [ "$(uname -s)" = Linux ]; then
-    echo "installing torch with CUDA: 3 GB to download (4 minutes at 100 Mbit/s), 5.6 GB on disk. TORCH=cpu takes the small build" >&2
+    echo "installing torch with CUDA: 3 GB to download (4 minutes at 100 Mbit/s), 5.6 GB on disk" >&2
+    [ "$build" = cpu ] || echo "TORCH=cpu installs the small build instead" >&2
   fi
   # shellcheck disable=SC2086
   pip install $requirements

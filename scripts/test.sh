@@ -5,7 +5,7 @@
 #   bash scripts/test.sh -m long         full-size models and an hour of audio
 #   bash scripts/test.sh --isa avx2      tests only, as on an x86 CPU without AVX-512 and bfloat16 units
 #   bash scripts/test.sh --isa default   tests only, as on an x86 CPU without AVX2
-#   bash scripts/test.sh --lowest        tests only, with the lowest dependency versions that pyproject.toml allows
+#   bash scripts/test.sh --lowest        tests only, with the lowest versions in pyproject.toml; needs Python 3.11
 # The pages of reports are also tested in Chromium. On a machine with apt-get, root installs it; elsewhere, without
 # Chromium, these tests are skipped.
 set -euo pipefail
@@ -36,7 +36,7 @@ if [ "$lowest" = yes ]; then
   venv=.venv-lowest
   mkdir -p "$venv"
   "${PYTHON:-python3}" -m scripts.lowest_versions > "$venv/constraints.txt"
-  VENV=$venv PIP_CONSTRAINT=$PWD/$venv/constraints.txt bash scripts/setup.sh test
+  VENV=$venv PIP_CONSTRAINT=$venv/constraints.txt bash scripts/setup.sh test
 else
   bash scripts/setup.sh test
 fi
@@ -47,7 +47,8 @@ if [ "$lint" = yes ]; then
   [ $# -gt 0 ] || set -- --cov --cov-report=term
 fi
 if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 || true
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 || true
 fi
 command -v chromium >/dev/null || echo "Chromium is missing: the browser tests are skipped"
 # Two processes of one thread each: on tensors as small as the tests' a second thread only waits for the first.

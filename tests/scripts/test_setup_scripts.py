@@ -3,9 +3,11 @@
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scripts.lowest_versions import lowest_versions
 
@@ -357,7 +359,17 @@ def test_the_lowest_versions_of_a_small_project() -> None:
     assert lowest_versions(pyproject) == {"torch": "2.6", "hydra-core": "1.3.2", "onnx": "1.17"}
 
 
-# --- git and benchmarks -----------------------------------------------------------------------------------------------
+# --- CI, git and benchmarks -------------------------------------------------------------------------------------------
+
+
+def test_the_public_workflow_runs_the_same_script() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    lines = [step["run"] for step in steps if "run" in step]
+    assert all(line.startswith("bash scripts/test.sh") for line in lines)
+    assert {"", "--lowest", "-m long"} <= {line.removeprefix("bash scripts/test.sh").strip() for line in lines}
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"][0] == oldest.removeprefix(">=")
 
 
 def test_gitignore_hides_generated_files_only(tmp_path: Path) -> None:
