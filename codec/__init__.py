@@ -5,6 +5,23 @@ Audio is [B, C, T] float in about [-1, 1]; codes are int64 [B, K, F].
 """
 
 from codec.config import CodecConfig
-from codec.model import Codec, CodecOutput, EncodedSegment, ModelFileError
+from codec.model import Codec, CodecOutput, EncodedSegment
+from codec.model_file import ModelFileError, fingerprint, make_codec
+from codec.model_file import load_model as load
+from codec.model_file import save_model as save
+from codec.network import SEANet
+from codec.quantization import ResidualVectorQuantizer
 
-__all__ = ["Codec", "CodecConfig", "CodecOutput", "EncodedSegment", "ModelFileError"]
+__all__ = [
+    "Codec",
+    "CodecConfig",
+    "CodecOutput",
+    "EncodedSegment",
+    "ModelFileError",
+    "ResidualVectorQuantizer",
+    "SEANet",
+    "fingerprint",
+    "load",
+    "make_codec",
+    "save",
+]

@@ -11,7 +11,8 @@ import hydra.utils
 import torch
 from omegaconf import DictConfig
 
-from codec import Codec, CodecConfig
+from codec.config import CodecConfig
+from codec.model import Codec
 from codec.training import (
     AdversarialTraining,
     CheckpointError,

@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 # Threads that wait sleep instead of spinning: on cores that another process shares, spinning makes the many small
 # operations of these tests up to a hundred times slower. OpenMP reads this once, when torch is imported; processes
@@ -14,8 +12,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import pytest
 import torch
-
-from codec.network.cpu import made_by_amd
 
 torch.set_num_threads(2)
 
@@ -30,13 +26,3 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (whatever still draws from NumPy's global generator)
     torch.manual_seed(0)
-
-
-@pytest.fixture(params=["GenuineIntel", "AuthenticAMD"])
-def vendor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Who made the CPU, as far as the codec knows: its ways for either are right on any."""
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {request.param}\n")
-    monkeypatch.setattr("codec.network.cpu._CPUINFO", tmp_path / "cpuinfo")
-    made_by_amd.cache_clear()
-    yield request.param
-    made_by_amd.cache_clear()

@@ -18,11 +18,13 @@ from omegaconf import OmegaConf
 from torch.distributed.run import get_args_parser
 
 import balancer.scales
-from codec import Codec, CodecConfig
+from codec import Codec
 from codec.bitstream.encodec.header import PACKAGE_CONFIGS
 from codec.bitstream.encodec.language_model import EncodecLM
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.cli import main
+from codec.model_file import fingerprint, make_codec, save_model
+from codec_inputs import seanet_config
 from encodec_weights import encodec_model
 from scripts.ablation.grid import check_grid, grid_runs, run_config
 from scripts.command_line import compose as compose_from_command_line
@@ -128,9 +130,9 @@ CODEC_DOCUMENTS = [document for document in DOCUMENTS[:-1] if any(".venv/bin/cod
 
 
 def small_codec() -> Codec:
-    config = CodecConfig(filters=2, latent_dim=8, lstm_layers=0, codebooks=8, bandwidths_kbps=[1.5, 3.0, 6.0])
-    codec = Codec(config)
-    codec.quantizer.start(torch.randn(256, 8))
+    config = seanet_config(filters=2, latent_dim=8, lstm_layers=0, codebooks=8, bandwidths_kbps=[1.5, 3.0, 6.0])
+    codec = make_codec(config.to_dict())
+    codec.quantizer.initialize(torch.randn(256, 8))
     return codec
 
 
@@ -140,7 +142,7 @@ def test_codec_commands_run_in_order(document: Path, tmp_path: Path, monkeypatch
     run = Path("runs/starter")
     run.mkdir(parents=True)
     codec = small_codec()
-    codec.save(run / "model.safetensors")
+    save_model(codec, run / "model.safetensors")
     held_out = Path("data/clips/held_out")
     for path in ("in.wav", held_out / "speech/a.wav", held_out / "music/a.wav", "audio/a.wav", "audio/b.wav"):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +158,7 @@ def test_codec_commands_run_in_order(document: Path, tmp_path: Path, monkeypatch
         if command[0] == "decode":
             assert soundfile.info(command[2]).frames == (6_000 if "--start" in command else 24_000)
         if command[0] == "train-entropy":
-            assert EntropyModel.load(run / ENTROPY_NAME).codec_fingerprint == codec.fingerprint()
+            assert EntropyModel.load(run / ENTROPY_NAME).codec_fingerprint == fingerprint(codec)
         if "--format" in command:
             assert Path(command[2]).read_bytes()[4] == 0  # version 0 of the package's format
 

@@ -137,5 +137,5 @@ def _check_header(reader: BitstreamReader, config: CodecConfig) -> None:
     ):
         if getattr(header, name) != expected:
             raise reader.corrupt(f"its {name} is {getattr(header, name)}, but the model has {expected}")
-    if header.num_codebooks > config.codebooks:
-        raise reader.corrupt(f"it has {header.num_codebooks} codebooks, but the model has {config.codebooks}")
+    if header.num_codebooks > config.num_codebooks:
+        raise reader.corrupt(f"it has {header.num_codebooks} codebooks, but the model has {config.num_codebooks}")

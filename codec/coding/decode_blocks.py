@@ -13,7 +13,7 @@ from codec.bitstream.layout import Block
 from codec.bitstream.reader import BitstreamReader
 from codec.coding.segments import SegmentDecoder
 from codec.model import Codec, EncodedSegment
-from codec.streaming.codec import StreamingDecoder, can_stream
+from codec.streaming import StreamingDecoder
 
 __all__ = ["DecodedPiece", "EncodedReader", "SampleRange", "decode_blocks"]
 
@@ -82,7 +82,7 @@ def decode_blocks(codec: Codec, reader: EncodedReader, part: SampleRange) -> Ite
     Raises:
         BitstreamError: The file is corrupt, or its blocks do not fit the codec.
     """
-    if can_stream(codec.config):
+    if codec.config.can_stream:
         yield from _decode_stream(codec, reader, part)
     elif codec.config.segment_seconds is None:
         yield from _decode_whole(codec, reader, part)
@@ -113,7 +113,7 @@ def _decode_stream(codec: Codec, reader: EncodedReader, part: SampleRange) -> It
 
 
 def _decode_segments(codec: Codec, reader: EncodedReader, part: SampleRange) -> Iterator[DecodedPiece]:
-    hop, stride = codec.config.hop_samples, codec.segment_stride(0)
+    hop, stride = codec.config.hop_samples, codec.config.segment_stride(0)
     full_frames = math.ceil(codec.config.segment_samples_or(0) / hop)
     # Segment i has the samples from i * stride to i * stride + full_frames * hop. The first that ends after `start`:
     first = max(0, math.ceil((part.start + 1 - full_frames * hop) / stride))

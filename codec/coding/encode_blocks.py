@@ -11,7 +11,7 @@ from codec.bitstream.layout import MAX_BLOCK_FRAMES
 from codec.coding.segments import SegmentEncoder
 from codec.config import CodecConfig
 from codec.model import Codec, EncodedSegment
-from codec.streaming.codec import StreamingEncoder, can_stream
+from codec.streaming import StreamingEncoder
 
 __all__ = ["encode_blocks", "full_block_frames"]
 
@@ -29,7 +29,7 @@ def full_block_frames(config: CodecConfig, block_frames: int | None) -> int:
     Raises:
         ValueError: The number is out of range, or was chosen for a codec that cannot stream.
     """
-    if block_frames is not None and not can_stream(config):
+    if block_frames is not None and not config.can_stream:
         raise ValueError(f"this model does not stream: expected no number of frames per block, got {block_frames}")
     if config.segment_seconds is None:
         frames = _STREAM_BLOCK_FRAMES if block_frames is None else block_frames
@@ -59,7 +59,7 @@ def encode_blocks(
     device = next(codec.parameters()).device
     step_samples = min(_STEP_SAMPLES, block_frames * codec.config.hop_samples)
     steps = (step[None].to(device) for step in _regroup(audio, step_samples))
-    if can_stream(codec.config):
+    if codec.config.can_stream:
         stream = StreamingEncoder(codec, bandwidth_kbps)
         codes = _then(map(stream.push, steps), stream.flush)
         yield from (EncodedSegment(block, None) for block in _regroup(codes, block_frames))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from codec.bitstream.entropy.coders import EntropyCoders
 from codec.model import Codec
+from codec.model_file import fingerprint
 from codec.network.conv import fold_weight_norm
 
 __all__ = ["PreparedCodec"]
@@ -23,7 +24,7 @@ class PreparedCodec:
     """
 
     def __init__(self, codec: Codec, entropy_model: Path | None = None) -> None:
-        self.fingerprint = codec.fingerprint()
+        self.fingerprint = fingerprint(codec)
         self.entropy_coders = EntropyCoders(codec.config, self.fingerprint, entropy_model)
         fold_weight_norm(codec)
         self.codec = codec

@@ -35,7 +35,7 @@ class SegmentEncoder:
         if self.codec.config.segment_seconds is None:
             return []
         held = torch.cat(self._held, -1)
-        length, stride = self.codec.config.segment_samples_or(0), self.codec.segment_stride(0)
+        length, stride = self.codec.config.segment_samples_or(0), self.codec.config.segment_stride(0)
         segments = []
         while held.shape[-1] >= length:
             segments.append(self.codec.encode_segment(held[..., :length], self.bandwidth_kbps))
@@ -52,7 +52,7 @@ class SegmentEncoder:
             return []
         held = torch.cat(self._held, -1)
         self._held = []
-        starts = range(0, held.shape[-1], self.codec.segment_stride(held.shape[-1]))
+        starts = range(0, held.shape[-1], self.codec.config.segment_stride(held.shape[-1]))
         return [self.codec.encode_segment(held[..., start:], self.bandwidth_kbps) for start in starts]
 
 
@@ -71,7 +71,7 @@ class SegmentDecoder:
         if codec.config.segment_seconds is None:
             raise ValueError("expected a codec with segments: this one decodes all audio at once")
         self.codec = codec
-        self._joined = OverlapAdd(codec.segment_stride(0), segment_samples)
+        self._joined = OverlapAdd(codec.config.segment_stride(0), segment_samples)
         self._has_segments = False
 
     def push(self, segment: EncodedSegment) -> Tensor:

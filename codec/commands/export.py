@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from codec.commands.model_options import MODEL_NAME, add_checkpoint_option, load_model, model_path
+from codec.commands.model_options import MODEL_NAME, add_checkpoint_option, model_path, read_model
+from codec.model_file import save_model
 
 __all__ = ["add"]
 
@@ -37,7 +38,7 @@ def _export(options: argparse.Namespace) -> int:
     if options.to != "transformers" and options.licence is not None:
         raise ValueError(f"--licence needs --to transformers, got --to {options.to}, which has no model card")
     model = model_path(options.checkpoint)
-    codec = load_model(model)
+    codec = read_model(model)
     run = model.parent if model.name == MODEL_NAME else None
     if options.checkpoint is None:
         print(f"using {model}")
@@ -46,7 +47,7 @@ def _export(options: argparse.Namespace) -> int:
     elif options.to == "half":
         written = [options.target / MODEL_NAME]
         options.target.mkdir(parents=True, exist_ok=True)
-        codec.save(written[0], torch.float16)
+        save_model(codec, written[0], torch.float16)
     else:
         written = export_transformers(codec, options.target, run, options.licence)
     for path in written:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from codec.commands.info import describe_model
 from codec.commands.model_options import MODEL_NAME
+from codec.model_file import save_model
 
 __all__ = ["add"]
 
@@ -35,7 +36,7 @@ def _import(options: argparse.Namespace) -> int:
     model = read_foreign(options.source)
     if options.target != target:
         options.target.mkdir(parents=True, exist_ok=True)
-    model.codec.save(target)
+    save_model(model.codec, target)
     print(f"read {options.source} as {model.origin}")
     describe_model(model.codec, target)
     return 0

@@ -1,7 +1,9 @@
 """`codec info`."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from codec.bitstream import BitstreamHeader, BitstreamReader
 from codec.bitstream.byte_source import ByteSource
@@ -10,8 +12,9 @@ from codec.bitstream.encodec.segments import EncodecReader
 from codec.bitstream.layout import MAGIC
 from codec.coding import bitrate_kbps
 from codec.commands.messages import print_table
-from codec.commands.model_options import MODEL_NAME, load_model, model_path
+from codec.commands.model_options import MODEL_NAME, model_path, read_model
 from codec.model import Codec
+from codec.model_file import fingerprint
 
 __all__ = ["add", "describe_model"]
 
@@ -40,7 +43,7 @@ def _info(options: argparse.Namespace) -> int:
                 _describe_encoded(BitstreamReader(source, str(path)), path.stat().st_size)
                 return 0
     path = model_path(path)
-    describe_model(load_model(path), path)
+    describe_model(read_model(path), path)
     return 0
 
 
@@ -92,16 +95,20 @@ def describe_model(codec: Codec, path: Path) -> None:
     config = codec.config
     weights = sum(parameter.numel() for parameter in codec.parameters())
     print_table({
-        "model": f"{codec.fingerprint()} ({path})",
+        "model": f"{fingerprint(codec)} ({path})",
         "audio": f"{config.sample_rate} Hz, {config.channels} channels"
         + (", normalized to its RMS" if config.normalize else ""),
-        "network": f"{config.filters} filters, strides {' '.join(map(str, config.strides))}, "
-        f"latent {config.latent_dim}, residual units {config.residual_layers}, LSTM layers {config.lstm_layers}, "
-        f"norm {config.norm}, padding {config.padding}, skip {config.skip}",
+        "network": _settings(config.network),
+        "quantizer": _settings(config.quantizer),
         "frames": f"{config.frame_rate_hz} Hz, {config.hop_samples} samples each",
-        "codebooks": f"{config.codebooks} of {config.codebook_size} codes, {config.kbps_per_codebook:g} kbps each",
+        "codebooks": f"{config.num_codebooks} of {config.codebook_size} codes, {config.kbps_per_codebook:g} kbps each",
         "bandwidths": ", ".join(f"{b:g}" for b in config.bandwidths_kbps) + " kbps",
         "causal": "yes" if config.causal else "no",
         "segments": "none" if config.segment_seconds is None else f"{config.segment_seconds:g} s",
         "parameters": f"{weights / 1e6:.2f} million in encoder and decoder",
     })  # fmt: skip
+
+
+def _settings(part: Mapping[str, Any]) -> str:
+    settings = (f"{name} {value}" for name, value in part.items() if name != "name")
+    return f"{part['name']}: {', '.join(settings)}"

@@ -10,6 +10,7 @@ import torch
 from codec.bitstream.entropy.model_file import ENTROPY_NAME
 from codec.coding import PreparedCodec
 from codec.model import Codec
+from codec.model_file import load_model
 
 __all__ = [
     "BUNDLED",
@@ -20,8 +21,8 @@ __all__ = [
     "add_model_options",
     "check_bandwidth",
     "load_codec",
-    "load_model",
     "model_path",
+    "read_model",
 ]
 
 MODEL_NAME = "model.safetensors"
@@ -81,7 +82,7 @@ def load_codec(options: argparse.Namespace) -> PreparedCodec:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    codec = load_model(path).to(device)
+    codec = read_model(path).to(device)
     codec.quantizer.beams = beams
     if options.checkpoint is None:
         is_piped = getattr(options, "target", None) == Path("-")
@@ -97,14 +98,14 @@ def model_path(checkpoint: Path | None) -> Path:
     return models[-1] if models else BUNDLED
 
 
-def load_model(path: Path) -> Codec:
+def read_model(path: Path) -> Codec:
     """Loads a model file, or from a training checkpoint the model that the run would have saved at that step.
 
     Raises:
         ValueError: The file is missing, corrupt, or not a codec.
     """
     if path.suffix != ".pt":
-        return Codec.load(path)
+        return load_model(path)
     # Imported here, because only checkpoints need the training code.
     from codec.training.checkpoint.pretrained import averaged_codec
     from codec.training.checkpoint.store import CheckpointError

@@ -88,10 +88,11 @@ def _train_entropy(options: argparse.Namespace) -> int:
             if held_out is not None:
                 progress.console.print(f"{fraction:4.0%}  held-out codes take {held_out:.3f} of {bits} bits")
 
-        size = EntropyConfig(config.codebooks, config.codebook_size, math.ceil(_CONTEXT_SECONDS * config.frame_rate_hz))
+        context_frames = math.ceil(_CONTEXT_SECONDS * config.frame_rate_hz)
+        size = EntropyConfig(config.num_codebooks, config.codebook_size, context_frames)
         codebook_counts = sorted({config.codebooks_for(kbps) for kbps in config.bandwidths_kbps})
         training_progress = minutes_progress(minutes) if options.steps is None else steps_progress(options.steps)
-        codebooks = prepared.codec.quantizer.embed
+        codebooks = prepared.codec.quantizer.inference_state()["embed"]
         network = train(data, size, codebook_counts, training_progress, options.seed, codebooks, report)
         model = EntropyModel.from_network(network, prepared.fingerprint)
         model.save(output)

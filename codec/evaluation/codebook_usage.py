@@ -55,7 +55,7 @@ def codebook_usage(counts: Tensor, codebook_sizes: Sequence[int]) -> CodebookUsa
     entropy_nats = torch.special.entr(counts.double() / total).sum(1)
     return CodebookUsage(
         perplexity=entropy_nats.exp(),
-        dead_share=1 - (counts > 0).sum(1) / sizes,
+        dead_fraction=1 - (counts > 0).sum(1) / sizes,
         bits=entropy_nats / math.log(2),
     )
 
@@ -65,7 +65,7 @@ def codes_used(counts: Tensor, codebook_sizes: Sequence[int]) -> float:
 
     Shape: counts [K, largest codebook size].
     """
-    return float(1 - codebook_usage(counts, codebook_sizes).dead_share.mean())
+    return float(1 - codebook_usage(counts, codebook_sizes).dead_fraction.mean())
 
 
 def bitrate_efficiency(counts: Tensor, codebook_sizes: Sequence[int]) -> float:

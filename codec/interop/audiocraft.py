@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from codec.config import CodecConfig
-from codec.interop.encodec import offering
-from codec.interop.weights import ForeignModelError, ForeignWeights, read_torch
+from codec.interop.encodec import with_bandwidths
+from codec.interop.weights import ForeignModelError, read_torch
 
-__all__ = ["config_of_audiocraft", "read_checkpoint", "state_of_checkpoint"]
+__all__ = ["read_checkpoint", "settings_of_audiocraft", "state_of_checkpoint"]
 
 # Name of a setting in the group "seanet" -> ours.
 _SEANET = {
@@ -93,13 +92,13 @@ def state_of_checkpoint(checkpoint: Mapping[str, Any]) -> tuple[Any, dict[str, A
     return state, _resolved(settings, settings)
 
 
-def config_of_audiocraft(settings: dict[str, Any], weights: ForeignWeights) -> CodecConfig:
-    """The config that `xp.cfg` describes.
+def settings_of_audiocraft(settings: dict[str, Any]) -> dict[str, Any]:
+    """The codec settings that `xp.cfg` describes.
 
     With quantizer dropout it offers the rates of 1, 2, 4 ... books; without, the model knows only all of them.
 
     Raises:
-        ForeignModelError: `CodecConfig` cannot express it; the message names the setting.
+        ForeignModelError: A codec of this project cannot express it; the message names the setting.
     """
     encodec, seanet, rvq = (_group(settings, name) for name in ("encodec", "seanet", "rvq"))
     shared = {name: value for name, value in seanet.items() if name not in ("encoder", "decoder")}
@@ -111,18 +110,17 @@ def config_of_audiocraft(settings: dict[str, Any], weights: ForeignWeights) -> C
         differing = [name for name in encoder if encoder[name] != decoder[name]]
         if differing:
             raise ForeignModelError(f"encoder and decoder must mirror each other, but {differing[0]} differs in xp.cfg")
-        config = CodecConfig(
-            **encoder,
-            sample_rate=encodec["sample_rate"],
-            normalize=bool(encodec.get("renormalize", False)),
-            codebooks=rvq["n_q"],
-            codebook_size=rvq["bins"],
-            bandwidths_kbps=(),
-        )
+        ours = encoder | {
+            "sample_rate": encodec["sample_rate"],
+            "normalize": bool(encodec.get("renormalize", False)),
+            "num_codebooks": rvq["n_q"],
+            "codebook_size": rvq["bins"],
+        }
     except KeyError as error:
         raise ForeignModelError(f"xp.cfg lacks the setting {error.args[0]}") from error
-    powers = [2**i for i in range(config.codebooks.bit_length())] if rvq.get("q_dropout") else []
-    return offering(config, sorted({*powers, config.codebooks}))
+    count = ours["num_codebooks"]
+    powers = [2**i for i in range(count.bit_length())] if rvq.get("q_dropout") else []
+    return with_bandwidths(ours, sorted({*powers, count}))
 
 
 def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """The state dicts of the encodec package (Défossez et al. 2022), and the architecture their shapes tell."""
 
 import re
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from codec.config import CodecConfig
 from codec.interop.weights import ForeignModelError, ForeignWeights
+from codec.model_file import make_codec, seanet_settings
 
-__all__ = ["config_of_encodec", "offering"]
+__all__ = ["settings_of_encodec", "with_bandwidths"]
 
 # What no shape tells. The package has two models, and a state dict says no more than which of the two it is.
 _MONO: dict[str, Any] = {"sample_rate": 24_000, "causal": True, "norm": "weight_norm"}
@@ -19,8 +18,8 @@ _STEREO: dict[str, Any] = {
 }  # fmt: skip
 
 
-def config_of_encodec(weights: ForeignWeights) -> CodecConfig:
-    """The config of a state dict of the encodec package.
+def settings_of_encodec(weights: ForeignWeights) -> dict[str, Any]:
+    """The settings of a state dict of the encodec package.
 
     Width, strides, kernels, layers and codebooks are read off the shapes. A mono model is the causal one at 24 kHz, a
     stereo one that at 48 kHz, which divides segments of 1 s by their level; both pad by reflection. The rates are
@@ -38,19 +37,18 @@ def config_of_encodec(weights: ForeignWeights) -> CodecConfig:
                 f"{told['channels']} channel(s) has {name} {wanted}; this one has {told[name]}, so its sample rate and "
                 "padding cannot be told"
             )
-    config = CodecConfig(**told | untold, padding="reflect", bandwidths_kbps=())
-    powers = [2**i for i in range(1, config.codebooks.bit_length())]
-    return offering(config, powers or [1])
+    powers = [2**i for i in range(1, told["num_codebooks"].bit_length())]
+    return with_bandwidths(told | untold | {"padding": "reflect"}, powers or [1])
 
 
-def offering(config: CodecConfig, books: list[int]) -> CodecConfig:
-    """The same config with the bandwidths that so many codebooks take."""
-    bits_per_second = config.bits_per_code * config.frame_rate_hz
-    return replace(config, bandwidths_kbps=tuple(count * bits_per_second / 1000 for count in books))
+def with_bandwidths(settings: dict[str, Any], counts: list[int]) -> dict[str, Any]:
+    """The same settings with the bandwidths that these numbers of codebooks take."""
+    codec = make_codec(seanet_settings(**settings))
+    return settings | {"bandwidths_kbps": [codec.config.kbps_of(count) for count in counts]}
 
 
 def _told_by_shapes(weights: ForeignWeights) -> dict[str, Any]:
-    """Settings of `CodecConfig`; whether all layers follow them is for `codec_with` to check.
+    """Settings of the codec; whether all layers follow them is for `codec_with` to check.
 
     The shapes say nothing of dilations: with several residual units the package's own base of 2 is taken.
     """
@@ -74,7 +72,7 @@ def _told_by_shapes(weights: ForeignWeights) -> dict[str, Any]:
         "lstm_layers": sum(re.fullmatch(r"encoder\.layers\.\d+\.lstm\.weight_ih_l\d+", n) is not None for n in layers),
         "norm": "time_group_norm" if "encoder.layers.0.norm.weight" in layers else norm,
         "skip": "conv" if any(".shortcut." in name for name in layers) else "identity",
-        "codebooks": weights.embed.shape[0],
+        "num_codebooks": weights.embed.shape[0],
         "codebook_size": weights.embed.shape[1],
     }
 

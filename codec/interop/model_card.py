@@ -6,6 +6,7 @@ from typing import Any
 
 from codec.config import CodecConfig
 from codec.model import Codec
+from codec.model_file import fingerprint
 
 __all__ = ["model_card"]
 
@@ -51,9 +52,9 @@ def _architecture(codec: Codec) -> str:
     segments = "" if config.segment_seconds is None else f", in segments of {config.segment_seconds:g} s"
     return (
         f"EnCodec-style, {'causal' if config.causal else 'not causal'}, {config.channels} channel(s){segments}; "
-        f"{weights / 1e6:.2f} million weights, {config.frame_rate_hz} frames a second, {config.codebooks} codebooks of "
-        f"{config.codebook_size} codes; {rates} kbps. Fingerprint of the codec it was exported from: "
-        f"`{codec.fingerprint()}`."
+        f"{weights / 1e6:.2f} million weights, {config.frame_rate_hz} frames a second, {config.num_codebooks} "
+        f"codebooks of {config.codebook_size} codes; {rates} kbps. Fingerprint of the codec it was exported from: "
+        f"`{fingerprint(codec)}`."
     )
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from codec.interop.audiocraft import config_of_audiocraft, read_checkpoint, state_of_checkpoint
-from codec.interop.encodec import config_of_encodec
+from codec.interop.audiocraft import read_checkpoint, settings_of_audiocraft, state_of_checkpoint
+from codec.interop.encodec import settings_of_encodec
 from codec.interop.transformers import read_transformers
 from codec.interop.weights import ForeignModelError, codec_with, translated
 from codec.model import Codec
@@ -31,7 +31,7 @@ def read_foreign(source: Path) -> ForeignModel:
             trainer (checkpoint.th).
 
     Raises:
-        ForeignModelError: It is none of these, is damaged, or is a model that `CodecConfig` cannot express; the
+        ForeignModelError: It is none of these, is damaged, or is a model that this project cannot express; the
             message names the setting.
     """
     if source.is_dir() and (source / "config.json").is_file():
@@ -49,7 +49,7 @@ def read_foreign(source: Path) -> ForeignModel:
         return _read_checkpoint(path)
     except ForeignModelError:
         raise
-    except (ValueError, TypeError) as error:  # of CodecConfig, and of settings that are no numbers
+    except (ValueError, TypeError) as error:
         raise ForeignModelError(f"{path}: {error}") from error
 
 
@@ -59,8 +59,8 @@ def _read_checkpoint(path: Path) -> ForeignModel:
         if isinstance(checkpoint, Mapping) and checkpoint.keys() & {"best_state", "xp.cfg", "pretrained"}:
             state, settings = state_of_checkpoint(checkpoint)
             weights = translated(state)
-            return ForeignModel(codec_with(weights, config_of_audiocraft(settings, weights)), "audiocraft's EnCodec")
+            return ForeignModel(codec_with(weights, settings_of_audiocraft(settings)), "audiocraft's EnCodec")
         weights = translated(checkpoint)
-        return ForeignModel(codec_with(weights, config_of_encodec(weights)), "encodec's state dict")
+        return ForeignModel(codec_with(weights, settings_of_encodec(weights)), "encodec's state dict")
     except ForeignModelError as error:
         raise ForeignModelError(f"{path}: {error}") from error

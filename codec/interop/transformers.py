@@ -3,19 +3,20 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec.atomic_file import atomic_write
 from codec.config import CodecConfig
+from codec.interop.elu import activation_problem, with_elu
 from codec.interop.model_card import model_card
 from codec.interop.onnx.silent_lstm import with_silent_lstm, without_silent_lstm
-from codec.interop.onnx.unit_celu import celu_problem, with_unit_celu
 from codec.interop.weights import ForeignModelError, codec_with, read_safetensors, read_torch, translated
 from codec.model import Codec
+from codec.quantization import ResidualVectorQuantizer
 
 __all__ = ["check_expressible", "export_transformers", "read_transformers"]
 
@@ -47,7 +48,7 @@ def read_transformers(folder: Path) -> Codec:
     """The codec in a folder with config.json and model.safetensors (or pytorch_model.bin).
 
     Raises:
-        ForeignModelError: It is another model, damaged, or has a setting that `CodecConfig` cannot express.
+        ForeignModelError: It is another model, damaged, or has a setting that a codec of this project cannot express.
     """
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -56,10 +57,10 @@ def read_transformers(folder: Path) -> Codec:
         layers = without_silent_lstm(weights.layers)
         if layers is not weights.layers:
             weights, config = weights._replace(layers=layers), config | {"lstm_layers": 0}
-        return codec_with(weights, CodecConfig(**config, codebooks=len(weights.embed)))
+        return codec_with(weights, config | {"num_codebooks": len(weights.embed)})
     except ForeignModelError as error:
         raise error if str(folder) in str(error) else ForeignModelError(f"{folder}: {error}") from error
-    except (ValueError, TypeError) as error:  # of JSON and of CodecConfig
+    except (ValueError, TypeError) as error:
         raise ForeignModelError(f"{folder}: {error}") from error
 
 
@@ -72,7 +73,7 @@ def _state(folder: Path) -> Any:
 
 
 def _config_of(settings: Any) -> dict[str, Any]:
-    """Settings of `CodecConfig`. What config.json leaves out has transformers' default, which is the 24 kHz model's."""
+    """Settings of the codec. What config.json leaves out has transformers' default, which is the 24 kHz model's."""
     if not isinstance(settings, dict) or settings.get("model_type") != "encodec":
         found = settings.get("model_type") if isinstance(settings, dict) else None
         raise ForeignModelError(f"config.json must be of model_type encodec, got {found}")
@@ -98,7 +99,7 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
     """Writes a folder from which `EncodecModel` and `AutoProcessor` load `from_pretrained`, with a model card.
 
     `EncodecModel` always has an LSTM; a codec without one gets one whose weights are all zero, which adds nothing.
-    Its activations are ELUs; a codec with another `celu_alpha` is exported at the scale at which they are the same.
+    Its activations are ELUs; a codec with `activation: relu` is exported at a scale at which the two agree to 1e-6.
 
     Args:
         folder: Made if it is missing; an earlier model in it is replaced.
@@ -120,7 +121,7 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
     card = model_card(codec, run, licence)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "model.safetensors") as temporary:
-        save_file(_their_state(with_unit_celu(codec)), temporary, metadata={"format": "pt"})
+        save_file(_their_state(with_elu(codec)), temporary, metadata={"format": "pt"})
     settings = (json.dumps(each, indent=2) + "\n" for each in (_their_config(config), _their_preprocessor(config)))
     for name, text in zip(_FILES[1:], (*settings, card), strict=True):
         with atomic_write(folder / name) as temporary:
@@ -134,8 +135,10 @@ def check_expressible(config: CodecConfig) -> None:
     Raises:
         ForeignModelError: It cannot; the message says for which setting, and why.
     """
-    norm = "norm is none, and it knows weight_norm and time_group_norm only" if config.norm == "none" else None
-    for problem in (norm, celu_problem(config), _bandwidth_problem(config), _segment_problem(config)):
+    norm = (
+        "norm is none, and it knows weight_norm and time_group_norm only" if _flat(config)["norm"] == "none" else None
+    )
+    for problem in (norm, activation_problem(config), _bandwidth_problem(config), _segment_problem(config)):
         if problem:
             raise ForeignModelError(f"transformers' EncodecModel cannot express this codec: {problem}")
 
@@ -151,9 +154,9 @@ def _bandwidth_problem(config: CodecConfig) -> str | None:
             return f"it rounds the {config.codebooks_for(bandwidth)} codebooks of {bandwidth} kbps down to {books}"
     highest = max(config.bandwidths_kbps)
     books = int(1000 * highest // bits_per_second)
-    if books != config.codebooks:
+    if books != config.num_codebooks:
         return (
-            f"codebooks is {config.codebooks}, and it has as many as the highest of bandwidths_kbps takes, "
+            f"num_codebooks is {config.num_codebooks}, and it has as many as the highest of bandwidths_kbps takes, "
             f"{books} for {highest:g} kbps"
         )
     return None
@@ -179,15 +182,15 @@ def _segment_problem(config: CodecConfig) -> str | None:
 
 def _their_config(config: CodecConfig) -> dict[str, Any]:
     # It takes the last bandwidth for the highest.
-    ours = config.to_dict() | {"bandwidths_kbps": sorted(config.bandwidths_kbps)}
-    ours |= {"lstm_layers": max(1, config.lstm_layers)}
+    ours = _flat(config) | {"bandwidths_kbps": sorted(config.bandwidths_kbps)}
+    ours |= {"lstm_layers": max(1, ours["lstm_layers"])}
     return {
         "architectures": ["EncodecModel"],
         "model_type": "encodec",
         **{theirs: ours[name] for name, theirs in _NAMES.items()},
-        "upsampling_ratios": list(reversed(config.strides)),
-        "use_conv_shortcut": config.skip == "conv",
-        "last_kernel_size": config.kernel_size,
+        "upsampling_ratios": list(reversed(ours["strides"])),
+        "use_conv_shortcut": ours["skip"] == "conv",
+        "last_kernel_size": ours["kernel_size"],
         "codebook_dim": config.latent_dim,
         "trim_right_ratio": 1.0,
         "torch_dtype": "float32",
@@ -210,17 +213,24 @@ def _their_preprocessor(config: CodecConfig) -> dict[str, Any]:
 def _their_state(codec: Codec) -> dict[str, Tensor]:
     """Weight norm by its old names, which old and new versions of transformers read."""
     layers = {n: tensor.contiguous() for n, tensor in codec.state_dict().items() if not n.startswith("quantizer.")}
-    config = codec.config
-    if config.lstm_layers == 0:
-        places = {"encoder": len(codec.encoder.layers) - 2, "decoder": 1}
-        layers = with_silent_lstm(layers, places, config.filters * 2 ** len(config.strides))
+    ours = _flat(codec.config)
+    if ours["lstm_layers"] == 0:
+        places = {"encoder": len(cast(nn.Sequential, codec.encoder.layers)) - 2, "decoder": 1}
+        layers = with_silent_lstm(layers, places, ours["filters"] * 2 ** len(ours["strides"]))
     for new, old in (("original0", "weight_g"), ("original1", "weight_v")):
         layers = {name.replace(f"parametrizations.weight.{new}", old): tensor for name, tensor in layers.items()}
     state = layers
     quantizer = codec.quantizer
+    assert isinstance(quantizer, ResidualVectorQuantizer)
     for k, embed in enumerate(quantizer.embed):
         book = f"quantizer.layers.{k}.codebook"
-        state |= {f"{book}.embed": embed.clone(), f"{book}.inited": quantizer.started.float().view(1)}
+        state |= {f"{book}.embed": embed.clone(), f"{book}.inited": quantizer.is_initialized.float().view(1)}
         # Averages that agree with the codes, each as if one vector had been given it.
         state |= {f"{book}.embed_avg": embed.clone(), f"{book}.cluster_size": torch.ones(len(embed))}
     return state
+
+
+def _flat(config: CodecConfig) -> dict[str, Any]:
+    """Settings of codec, network and quantizer in one dict."""
+    settings = config.to_dict()
+    return settings | settings["network"] | settings["quantizer"]

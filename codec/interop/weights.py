@@ -14,13 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from codec.config import CodecConfig
 from codec.model import Codec
+from codec.model_file import inference_state, load_inference_state, make_codec, seanet_settings
 
 __all__ = ["ForeignModelError", "ForeignWeights", "codec_with", "read_safetensors", "read_torch", "translated"]
 
 _BOOK = re.compile(r"quantizer\.(?:vq\.)?layers\.(\d+)\._?codebook\.(\w+)")
-_TRAINING = ("quantizer.cluster_size", "quantizer.embed_sum", "quantizer.updates")
 
 
 class ForeignModelError(ValueError):
@@ -32,7 +31,7 @@ class ForeignWeights(NamedTuple):
 
     layers: dict[str, Tensor]  # of encoder and decoder
     embed: Tensor  # [K, size, D]
-    started: bool  # whether every book has been initialised from data
+    initialized: bool  # whether every codebook was initialized from data
 
 
 def read_torch(path: Path) -> Any:
@@ -67,7 +66,7 @@ def translated(state: Any) -> ForeignWeights:
 
     The moving averages of its codebooks (`cluster_size`, `embed_avg`) are left out. Their scale is that of another
     batch, in many files they are zeros, and a code that was rare there would count as dead and be replaced in the
-    first step. `Codec.load` starts them anew: every code weighs as much as 1 / (1 - decay) vectors on its place.
+    first step. They start anew: every code counts as one vector, its own value.
 
     Shape: embed [size, D] of each book -> [K, size, D].
 
@@ -102,16 +101,22 @@ def _renamed(name: str) -> str:
     return re.sub(r"\.weight_v$", ".parametrizations.weight.original1", name)
 
 
-def codec_with(weights: ForeignWeights, config: CodecConfig) -> Codec:
-    """A codec of this config with these weights, in eval mode.
+def codec_with(weights: ForeignWeights, settings: Mapping[str, Any]) -> Codec:
+    """A codec with these weights, in eval mode.
+
+    Args:
+        settings: As of `codec.model_file.seanet_settings`.
 
     Raises:
         ForeignModelError: A weight is missing, superfluous or of another shape; the message names one.
     """
-    codec = Codec(config).eval()
-    fresh = {name: codec.get_buffer(name) for name in _TRAINING}
-    state = {**weights.layers, "quantizer.embed": weights.embed, "quantizer.started": torch.tensor(weights.started)}
-    wanted = {name: list(tensor.shape) for name, tensor in codec.state_dict().items() if name not in fresh}
+    codec = make_codec(seanet_settings(**settings)).eval()
+    state = {
+        **weights.layers,
+        "quantizer.embed": weights.embed,
+        "quantizer.is_initialized": torch.tensor(weights.initialized),
+    }
+    wanted = {name: list(tensor.shape) for name, tensor in inference_state(codec).items()}
     got = {name: list(tensor.shape) for name, tensor in state.items()}
     for name in [*wanted, *got]:
         if wanted.get(name) != got.get(name):
@@ -119,6 +124,5 @@ def codec_with(weights: ForeignWeights, config: CodecConfig) -> Codec:
                 f"the weights do not fit the settings: {name} should be {wanted.get(name, 'absent')}, "
                 f"is {got.get(name, 'missing')}"
             )
-    codec.load_state_dict(state | fresh)
-    codec.quantizer.embed_sum.copy_(codec.quantizer.embed)
+    load_inference_state(codec, state)
     return codec

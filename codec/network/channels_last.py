@@ -1,8 +1,8 @@
-"""`torch.nn.functional` for signals [B, C, T] whose channels lie side by side in memory, made for CPUs.
+"""`torch.nn.functional` for signals [B, C, T] in a channels-last memory layout, for CPUs.
 
-torch knows `channels_last` for images only, so a signal passes as an image of one row. A CPU's convolution wants its
-channels in blocks, and rearranges the input and the output of every layer unless they lie side by side already: with up
-to 64 channels that takes as long as the convolution. What these functions return lies so, wherever it pays.
+A CPU's convolution rearranges the input and the output of every layer unless their channels are contiguous. With up to
+64 channels that takes as long as the convolution. torch has the memory format `channels_last` for images only, so a
+signal is passed as an image of one row.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 __all__ = ["cat", "conv1d", "conv_transpose1d", "pad", "trim"]
 
-# Beyond it the weights, which are rearranged in any case, are what a layer costs; and with strides of 8 samples the
-# backward pass then takes 1.5 times as long.
+# With more weights, rearranging the weights dominates the cost of a layer, and the layout gains nothing.
 _MOST_WEIGHTS = 1 << 20
 
 
@@ -36,12 +35,12 @@ def conv_transpose1d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int
     if not _pays(x, weight):
         return F.conv_transpose1d(x, weight, bias, stride)
     output = F.conv_transpose2d(_image(x), weight.unsqueeze(2), None, (1, stride))
-    # By itself, for the library takes up to half of the backward pass for the gradient of a transposed bias.
+    # The bias is added separately: its gradient in a transposed convolution takes up to half of the backward pass.
     return (output if bias is None else output.add_(bias.to(output.dtype)[:, None, None])).squeeze(2)
 
 
 def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
-    """`F.pad` of the last axis; what it returns lies as `x` does.
+    """`F.pad` of the last axis that keeps the memory layout of `x`.
 
     Shape: [B, C, T] -> [B, C, left + T + right].
     """
@@ -49,7 +48,7 @@ def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
 
 
 def trim(x: Tensor, left: int, right: int) -> Tensor:
-    """A slice of the last axis; its gradient lies as `x` does, too.
+    """A slice of the last axis that keeps the memory layout of `x`, also in the backward pass.
 
     Shape: [B, C, T] -> [B, C, T - left - right].
     """
@@ -70,6 +69,6 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
 
 def _image(x: Tensor) -> Tensor:
     """Shape: [B, C, T] in any layout -> [B, C, 1, T] in `channels_last`."""
-    # Through one axis, for a signal of one channel lies in either way, and only its strides tell which is meant.
+    # Flattened first: the strides of a signal with one channel do not tell which layout is meant.
     rows = x.transpose(1, 2)
     return rows.flatten().view(rows.shape).transpose(1, 2).unsqueeze(2)

@@ -1,26 +1,28 @@
-"""Convolutions with the padding arithmetic of EnCodec (Défossez et al. 2022, section 3.1).
+"""Convolutions with the padding arithmetic of EnCodec (Défossez et al. 2022, section 3.1), and their streams.
 
-A `Conv1d` of stride s maps T samples to ceil(T / s) frames and a `ConvTranspose1d` maps F frames to F * s, so a
-decoder that mirrors its encoder returns at least as many samples as went in. Each layer knows its own padding
-and nothing of its neighbours; a streaming mode needs no more than `left_padding` and the layer itself.
+A `Conv1d` of stride s maps T samples to ceil(T / s) frames. A `ConvTranspose1d` maps F frames to F * s samples. A
+decoder that mirrors its encoder therefore returns at least as many samples as went in.
 """
 
-from typing import Any, Literal
+import math
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from codec.network import channels_last
-from codec.network.activations import CELU, padded_celu
+from codec.network.stream import join, rest
 
-__all__ = ["Conv1d", "ConvTranspose1d", "fold_weight_norm", "pad", "scale_of"]
+__all__ = ["Conv1d", "ConvTranspose1d", "Norm", "Padding", "fold_weight_norm", "pad", "weight_gain"]
 
 Norm = Literal["weight_norm", "time_group_norm", "none"]
+Padding = Literal["reflect", "constant"]
 
-_FEW_CHANNELS = 2
+# A CPU's convolution rearranges all its weights at every call, which costs more than a few frames do. Up to this number
+# of frames, over all signals, a stream multiplies matrices instead.
+_FEW_FRAMES = 16
 
 
 class Conv1d(nn.Module):
@@ -28,8 +30,8 @@ class Conv1d(nn.Module):
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation: As in `torch.nn.Conv1d`.
-        causal: Pad on the left only; otherwise on both sides, the odd sample on the left.
-        norm: Weight norm, a group norm with one group behind the convolution, or none.
+        causal: Pad on the left only; otherwise on both sides, with the odd sample on the left.
+        norm: Weight norm; a group norm with one group after the convolution; or none.
         padding: `reflect` or `constant` (zeros).
 
     Shape: [B, C, T] -> [B, C', ceil(T / stride)].
@@ -45,88 +47,40 @@ class Conv1d(nn.Module):
         dilation: int = 1,
         causal: bool,
         norm: Norm,
-        padding: Literal["reflect", "constant"],
+        padding: Padding,
     ) -> None:
         super().__init__()
-        kind = _NarrowConv1d if out_channels <= _FEW_CHANNELS and stride == dilation == 1 else _Conv1d
-        conv = kind(in_channels, out_channels, kernel_size, stride, dilation=dilation)
+        conv = _Conv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
         self.conv = weight_norm(conv) if norm == "weight_norm" else conv
         self.norm = nn.GroupNorm(1, out_channels) if norm == "time_group_norm" else nn.Identity()
         self.stride = stride
         self.padding = padding
-        # A window of k samples moved by s overlaps its neighbour by k - s: with that many samples of padding in
-        # all, frame i starts s * i samples in, and T samples (T a multiple of s) give exactly T / s frames.
+        # A window of k samples moved by s overlaps its neighbour by k - s. With that many samples of padding in all,
+        # frame i starts s * i samples in, and T samples (T a multiple of s) give exactly T / s frames.
         self.overlap = (kernel_size - 1) * dilation + 1 - stride
         self.right_padding = 0 if causal else self.overlap // 2
         self.left_padding = self.overlap - self.right_padding
 
-    def forward(self, x: Tensor, activation: CELU | None = None) -> Tensor:
-        """Of x after `activation`, which then writes between the padding."""
-        # The last window may be incomplete: fill it up, or its samples would be lost.
+    def forward(self, x: Tensor) -> Tensor:
+        # The last window may be incomplete. It is filled up, or its samples would be lost.
         missing = -x.shape[-1] % self.stride
-        left, right = self.left_padding, self.right_padding + missing
-        if activation is None:
-            padded = pad(x, left, right, self.padding)
-        elif x.device.type == "cpu" and 0 < max(left, right) < x.shape[-1]:
-            padded = padded_celu(x, activation.alpha, left, right, self.padding)
-        else:
-            padded = pad(activation(x), left, right, self.padding)
-        y: Tensor = self.conv(padded)
-        return self.norm(y)
+        y: Tensor = self.norm(self.conv(pad(x, self.left_padding, self.right_padding + missing, self.padding)))
+        return y
 
+    def stream(self) -> "_ConvStream":
+        """A new stream through this layer."""
+        return _ConvStream(self)
 
-class _Conv1d(nn.Conv1d):
-    def forward(self, input: Tensor) -> Tensor:
-        return channels_last.conv1d(input, self.weight, self.bias, self.stride[0], self.dilation[0])
-
-
-class _ConvTranspose1d(nn.ConvTranspose1d):
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        return channels_last.conv_transpose1d(input, self.weight, self.bias, self.stride[0])
-
-
-class _NarrowConv1d(_Conv1d):
-    """`Conv1d` of stride 1 without padding to a channel or two, as at a decoder's end, made for CPUs.
-
-    Their kernels compute 16 channels at the least, so that the backward pass throws most of its work away. Here it is
-    two matrix products with as many rows as the weight has taps: a quarter of the time.
-
-    Shape: [B, C, T] -> [B, C', T - kernel_size + 1].
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        device_type = input.device.type
-        if device_type != "cpu" or not torch.is_grad_enabled() or torch.is_autocast_enabled(device_type):
-            return super().forward(input)
-        output: Tensor = _NarrowConvolution.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return output
-
-
-class _NarrowConvolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, signal: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(signal, weight)
-        return channels_last.conv1d(signal, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        # y_t = Σ_k W_k x_{t+k}, so x_s gets Σ_k W_k' dy_{s-k} and W_k gets Σ_s dy_{s-k} x_s'. Row i of what is unfolded
-        # is dy moved by kernel - 1 - i samples: the taps from the last to the first.
-        signal, weight = ctx.saved_tensors
-        reach = weight.shape[-1] - 1
-        moved = F.pad(gradient, (reach, reach)).unfold(-1, signal.shape[-1], 1).flatten(1, 2)  # [B, C' kernel, T]
-        taps = weight.flip(-1).permute(0, 2, 1).flatten(0, 1)  # [C' kernel, C]
-        at_weight = (moved @ signal.transpose(1, 2)).sum(0).unflatten(0, (len(weight), -1)).flip(1).transpose(1, 2)
-        at_signal = (moved.transpose(1, 2) @ taps).transpose(1, 2)  # with its channels side by side, as the signal has
-        return at_signal, at_weight, gradient.sum((0, 2)) if ctx.needs_input_grad[2] else None
+    def past_inputs(self, outputs: float) -> float:
+        """As `codec.network.stream.receptive_field`, of this layer."""
+        return outputs * self.stride + self.overlap
 
 
 class ConvTranspose1d(nn.Module):
     """Transposed convolution whose output has exactly F * stride samples.
 
-    The kernel - stride samples by which neighbouring windows overhang are trimmed: all on the right when
-    causal, else on both sides.
+    The last window reaches kernel - stride samples past the end. They are trimmed: all on the right when causal, else
+    on both sides.
 
     Shape: [B, C, F] -> [B, C', F * stride].
     """
@@ -147,12 +101,109 @@ class ConvTranspose1d(nn.Module):
         y: Tensor = self.norm(self.conv(x))
         return channels_last.trim(y, self.left_trim, self.right_trim)
 
+    def stream(self) -> "_ConvTransposeStream":
+        """A new stream through this layer."""
+        return _ConvTransposeStream(self)
 
-def pad(x: Tensor, left: int, right: int, mode: Literal["reflect", "constant"]) -> Tensor:
-    """Pads the last axis; `reflect` also works on inputs shorter than the padding.
+    def past_inputs(self, outputs: float) -> float:
+        """As `codec.network.stream.receptive_field`, of this layer."""
+        # Output m is the sum of the windows that begin at m or up to kernel - 1 before.
+        return math.ceil(outputs / self.stride) + math.ceil(self.overhang / self.stride)
 
-    A reflection needs more samples than it adds. Shorter inputs are first filled with zeros on the right, and
-    what the fill displaced is cut again, as encodec does.
+
+class _Conv1d(nn.Conv1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return channels_last.conv1d(input, self.weight, self.bias, self.stride[0], self.dilation[0])
+
+
+class _ConvTranspose1d(nn.ConvTranspose1d):
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return channels_last.conv_transpose1d(input, self.weight, self.bias, self.stride[0])
+
+
+class _ConvStream:
+    """Holds the input from the start of the next window on.
+
+    That is `overlap` padded samples and less than a stride more. At the end of the input the last window is filled up
+    as in `Conv1d.forward`. A reflection there needs fewer samples than a stride, and no window of the network is
+    shorter than two strides, so they are still held.
+    """
+
+    def __init__(self, layer: Conv1d) -> None:
+        self.layer = layer
+        conv = layer.conv
+        # Read once: under weight norm every access computes it.
+        self.weight, self.bias = conv.weight.detach(), conv.bias
+        self.dilation = conv.dilation[0]
+        self.window = layer.overlap + layer.stride
+        self.held: Tensor | None = None
+        self.padded = False
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        layer = self.layer
+        held = join(self.held, x)
+        left = 0 if self.padded else layer.left_padding
+        samples = held.shape[-1] - (layer.left_padding - left)  # modulo the stride, the samples of all pushes
+        too_short = layer.padding == "reflect" and samples <= left
+        if not self.padded and (samples == 0 or (too_short and not last)):
+            self.held = held
+            return self._empty(x)
+        right = -samples % layer.stride if last else 0
+        if left or right:
+            held = pad(held, left, right, layer.padding)
+        self.padded = True
+        frames = max(0, (held.shape[-1] - layer.overlap) // layer.stride)
+        self.held = rest(held, frames * layer.stride)
+        if frames == 0:
+            return self._empty(x)
+        ready = held[..., : (frames - 1) * layer.stride + self.window]
+        if not _is_few(ready, frames * len(ready)):
+            return channels_last.conv1d(ready, self.weight, self.bias, layer.stride, self.dilation)
+        windows = ready.unfold(-1, self.window, layer.stride)[..., :: self.dilation].transpose(1, 2)
+        return F.linear(windows.flatten(2), self.weight.flatten(1), self.bias).transpose(1, 2)
+
+    def _empty(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[0], len(self.weight), 0)
+
+
+class _ConvTransposeStream:
+    """Holds the overhang of the last window, to which the next window is added. At the end it is what is trimmed."""
+
+    def __init__(self, layer: ConvTranspose1d) -> None:
+        self.layer = layer
+        self.weight: Tensor = layer.conv.weight.detach()
+        self.bias = cast(Tensor, layer.conv.bias)
+        self.overhang: Tensor | None = None
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        if x.shape[-1] == 0:
+            return x.new_zeros(x.shape[0], len(self.bias), 0)
+        y = self._windows(x)
+        if self.overhang is not None:
+            y[..., : self.layer.overhang] += self.overhang
+        ready = x.shape[-1] * self.layer.stride
+        self.overhang = y[..., ready:].clone()
+        return y[..., :ready] + self.bias[:, None]  # once, after the windows are summed
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """Shape: x [B, C, F] -> [B, C', (F - 1) * stride + kernel_size]."""
+        stride, kernel = self.layer.stride, self.weight.shape[2]
+        if not _is_few(x, x.shape[0] * x.shape[2]):
+            return channels_last.conv_transpose1d(x, self.weight, None, stride)
+        windows = (x.transpose(1, 2) @ self.weight.flatten(1)).transpose(1, 2)
+        length = (x.shape[2] - 1) * stride + kernel
+        return F.fold(windows, (1, length), (1, kernel), stride=(1, stride)).squeeze(2)
+
+
+def _is_few(x: Tensor, frames: int) -> bool:
+    return x.device.type == "cpu" and frames <= _FEW_FRAMES
+
+
+def pad(x: Tensor, left: int, right: int, mode: Padding) -> Tensor:
+    """Pads the last axis. `reflect` also works on inputs shorter than the padding.
+
+    A reflection needs more samples than it adds. Shorter inputs are first filled with zeros on the right, and what the
+    fill displaced is cut again, as in encodec.
 
     Shape: [B, C, T] -> [B, C, left + T + right].
     """
@@ -166,17 +217,17 @@ def pad(x: Tensor, left: int, right: int, mode: Literal["reflect", "constant"]) 
 
 
 def fold_weight_norm(module: nn.Module) -> None:
-    """Replaces every weight-norm parametrization below `module` by the weight it computes, in place.
+    """Replaces every weight-norm parametrization below `module` by the weight that it computes, in place.
 
-    The outputs stay the same and each forward pass saves the recomputation; the module is no longer trainable
-    in the same parametrization.
+    The outputs stay the same, and each forward pass saves the computation. The module can no longer be trained in the
+    same parametrization.
     """
     for layer in module.modules():
         if torch.nn.utils.parametrize.is_parametrized(layer, "weight"):
             torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
 
 
-def scale_of(layer: Conv1d | ConvTranspose1d) -> nn.Parameter:
-    """What a convolution's weights are proportional to: the lengths that weight norm gives them, or they themselves."""
+def weight_gain(layer: Conv1d | ConvTranspose1d) -> nn.Parameter:
+    """The parameter that scales the weight of a convolution: the gain of its weight norm, or the weight itself."""
     normed = torch.nn.utils.parametrize.is_parametrized(layer.conv, "weight")
     return layer.conv.get_parameter("parametrizations.weight.original0" if normed else "weight")

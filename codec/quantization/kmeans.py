@@ -1,4 +1,4 @@
-"""Lloyd's algorithm, and the nearest code on which it and the residual quantizer's training rest."""
+"""Lloyd's algorithm, and the nearest code by one matrix product."""
 
 import math
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 __all__ = ["kmeans", "nearest"]
 
-_SAMPLE = 64  # vectors a cluster: beyond, more of them place the centroids better, but not the cells
-_WHOLE = 2  # iterations over all of them
-_ROWS = 8192  # whose distances are taken at once: they stay in the cache, and millions of vectors fit the memory
+_SAMPLE = 64  # vectors per cluster in the main iterations; more of them hardly change the clusters
+_FULL_ITERATIONS = 2  # over all vectors, after those over the sample
+_ROWS = 8192  # vectors per distance computation, which bounds the memory
 
 
 def kmeans(
@@ -17,14 +17,15 @@ def kmeans(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Lloyd's algorithm from distinct random vectors, until no assignment changes.
 
-    With more than 64 vectors a cluster the iterations run on so many of them, drawn at random, and two more on all.
-    A cluster that loses all its vectors keeps its last centroid and a count of 0.
+    With more than 64 vectors per cluster the iterations run on a random sample of that size, and two more run on all
+    vectors. A cluster that loses all its vectors keeps its last centroid and a count of 0.
 
     Args:
-        vectors: At least as many as clusters.
-        iterations: At most.
-        generator: Draws the starting vectors (on the CPU, so that every device starts alike).
-        weights: As how many each vector counts in its centroid; 1 if None.
+        vectors: At least as many vectors as clusters.
+        clusters: Number of clusters.
+        iterations: Largest number of iterations.
+        generator: Draws the first centroids, on the CPU, so that the draws do not depend on the device.
+        weights: Weight of each vector in its centroid; 1 if None.
 
     Shape: vectors [N, D], weights [N] -> centroids [clusters, D], counts [clusters], assignment [N].
     """
@@ -36,31 +37,33 @@ def kmeans(
         centroids, index = _lloyd(vectors, weights, centroids, iterations)
     else:
         centroids, _ = _lloyd(vectors[sample], weights[sample], centroids, iterations)
-        centroids, index = _lloyd(vectors, weights, centroids, min(iterations, _WHOLE))
+        centroids, index = _lloyd(vectors, weights, centroids, min(iterations, _FULL_ITERATIONS))
     counts = torch.bincount(index, minlength=clusters).to(vectors.dtype)
     return centroids, counts, index
 
 
 def _lloyd(vectors: Tensor, weights: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """What cannot have changed is not computed anew: centroids of clusters that neither won nor lost a vector stay, and
-    a vector is compared with all of them only once its own may no longer be the nearest. Up to rounding; on a tie it
-    stays.
+    """Lloyd's algorithm that recomputes only what can have changed.
+
+    Centroids of clusters that neither gained nor lost a vector stay. A vector is compared with all centroids only if
+    its own may no longer be the nearest. The result is that of the plain algorithm up to rounding; on a tie a vector
+    keeps its cluster.
 
     Shape: vectors [N, D], weights [N], centroids [clusters, D] -> centroids [clusters, D], assignment [N].
     """
     weighted = vectors * weights[:, None]
     index = nearest(vectors, centroids)
-    own = vectors.new_full((len(vectors),), math.inf)  # score of a vector's own centroid
-    others = torch.empty_like(own)  # at most the scores of the others
+    own = vectors.new_full((len(vectors),), math.inf)  # score of each vector's own centroid
+    others = torch.empty_like(own)  # lower bound on the scores of all other centroids
     moved = torch.ones_like(centroids[:, 0], dtype=torch.bool)
     for _ in range(iterations):
         total = torch.bincount(index, weights, minlength=len(centroids))
         sums = torch.zeros_like(centroids).index_add_(0, index, weighted)
         centroids = torch.where((moved & (total > 0))[:, None], sums / total[:, None], centroids)
         if moved.all():
-            others.fill_(-math.inf)  # nothing is known of them
+            others.fill_(-math.inf)  # no bound
         else:
-            _follow(vectors, centroids, moved, index, own, others)
+            _update_scores(vectors, centroids, moved, index, own, others)
         previous = index.clone()
         _reassign(vectors, centroids, index, own, others)
         crossing = previous != index
@@ -72,24 +75,26 @@ def _lloyd(vectors: Tensor, weights: Tensor, centroids: Tensor, iterations: int)
     return centroids, index
 
 
-def _follow(vectors: Tensor, centroids: Tensor, moved: Tensor, index: Tensor, own: Tensor, others: Tensor) -> None:
-    """Scores `own` and `others`, in place, after the centroids of `moved` did so.
+def _update_scores(
+    vectors: Tensor, centroids: Tensor, moved: Tensor, index: Tensor, own: Tensor, others: Tensor
+) -> None:
+    """Updates `own` and `others`, in place, after the centroids in `moved` have changed.
 
     Shape: vectors [N, D], centroids [clusters, D], moved [clusters], index, own and others [N].
     """
-    place = moved.cumsum(0) - 1  # among those that moved
-    of_moved = centroids[moved]
+    rank = moved.cumsum(0) - 1  # index of a centroid among those that moved
+    moved_centroids = centroids[moved]
     for v, i, mine, best in zip(*(x.split(_ROWS) for x in (vectors, index, own, others)), strict=True):
-        scores = _scores(v, of_moved)
+        scores = _scores(v, moved_centroids)
         rows = moved[i].nonzero()[:, 0]
-        columns = place[i[rows]]
+        columns = rank[i[rows]]
         mine[rows] = scores[rows, columns]
         scores[rows, columns] = math.inf
         torch.minimum(best, scores.amin(1), out=best)
 
 
 def _reassign(vectors: Tensor, centroids: Tensor, index: Tensor, own: Tensor, others: Tensor) -> None:
-    """Compares the vectors whose own centroid may not be the nearest with all of them; in place.
+    """Compares the vectors whose own centroid may not be the nearest with all centroids, in place.
 
     Shape: vectors [N, D], centroids [clusters, D], index, own and others [N].
     """
@@ -99,23 +104,23 @@ def _reassign(vectors: Tensor, centroids: Tensor, index: Tensor, own: Tensor, ot
         mine = scores.gather(1, column)[:, 0]
         best, nearer = scores.scatter_(1, column, math.inf).min(1)
         index[rows] = torch.where(best < mine, nearer, column[:, 0])
-        own[rows], others[rows] = mine, best  # of a vector that crosses, either centroid moves, and `_follow` knows
+        own[rows], others[rows] = mine, best  # if a vector changes its cluster, both centroids move
 
 
 def nearest(vectors: Tensor, embed: Tensor) -> Tensor:
-    """Index of the nearest code in Euclidean distance; of several the first.
+    """Index of the nearest code in Euclidean distance; the first of several.
 
     Shape: vectors [N, D], embed [size, D] -> [N] int64.
     """
-    # Not `argmin`, which takes three times as long on a CPU.
+    # `min` takes a third of the time of `argmin` on a CPU.
     return torch.cat([_scores(part, embed).min(1).indices for part in vectors.split(_ROWS)])
 
 
 def _scores(vectors: Tensor, embed: Tensor) -> Tensor:
-    """Squared distances to all codes, less |v|^2, which is the same for them all.
+    """Squared distances to all codes, less |v|^2, which is the same for all codes.
 
     Shape: vectors [N, D], embed [size, D] -> [N, size].
     """
-    # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
+    # bfloat16 has too few bits to tell nearby codes apart.
     with torch.autocast(vectors.device.type, enabled=False):
         return torch.addmm(embed.square().sum(1), vectors, embed.t(), alpha=-2)

@@ -1,9 +1,9 @@
-"""The nearest codes of a residual quantizer, the same whatever the number of vectors searched at once.
+"""Nearest codes of a residual quantizer that do not depend on the number of vectors searched at once.
 
-A stream quantizes a frame at a time and a file hundreds. The quick way to the nearest code, |e|^2 - 2 <v, e> with one
-matrix product, rounds differently for every number of vectors, and where vectors and codes share a large offset the
-difference between two codes drowns in that rounding. Here both are taken relative to the mean of the book, and where
-the product cannot tell codes apart by a bound on its rounding, their distances are taken in float64.
+A stream quantizes one frame at a time and a file hundreds. The fast search, |e|^2 - 2 <v, e> with one matrix product,
+rounds differently for every number of vectors. Where vectors and codes share a large offset, the difference between two
+codes is lost in that rounding. Here both are taken relative to the mean of the codebook. Where a bound on the rounding
+error of the product leaves several codes possible, their distances are computed in float64.
 """
 
 import math
@@ -13,35 +13,33 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from codec.network import few_rows
+__all__ = ["NearestSearch", "exclude_copies"]
 
-__all__ = ["CodeSearch", "without_copies"]
-
-_PAIRS = 1 << 14  # of vectors and codes whose distances are taken in float64 at a time: 16 MB at 128 dimensions
+_PAIRS = 1 << 14  # pairs of vector and code per float64 distance computation: 16 MB at 128 dimensions
 
 
-def without_copies(squares: Tensor, embed: Tensor) -> Tensor:
-    """Makes the square of every copy of a code infinite, so that the first, which stands for all, is nearer.
+def exclude_copies(squares: Tensor, embed: Tensor) -> Tensor:
+    """Makes the squared norm of every copy of a code infinite, so that only the first copy is ever the nearest.
 
-    The start of a quantizer fills its books with copies.
+    `ResidualVectorQuantizer.initialize` fills codebooks with copies.
 
-    Shape: squares [K, size], of the codes embed [K, size, D] or relative to some point -> [K, size].
+    Shape: squares [K, size] of embed [K, size, D] -> [K, size].
     """
     ordered, order = squares.sort(dim=1, stable=True)
-    book, place = (ordered[:, 1:] == ordered[:, :-1]).nonzero(as_tuple=True)
-    first, second = order[book, place], order[book, place + 1]
-    same = (embed[book, first] == embed[book, second]).all(1)
-    squares[book[same], second[same]] = math.inf
+    codebook, position = (ordered[:, 1:] == ordered[:, :-1]).nonzero(as_tuple=True)
+    first, second = order[codebook, position], order[codebook, position + 1]
+    same = (embed[codebook, first] == embed[codebook, second]).all(1)
+    squares[codebook[same], second[same]] = math.inf
     return squares
 
 
-class CodeSearch:
-    """Quantizes with the codebooks as they are when it is made; a stream makes one and keeps it.
+class NearestSearch:
+    """Greedy residual quantization with the codebooks as they are when the object is made.
 
-    Equal latents get equal codes, in whatever company; of codes at the same distance the first wins.
+    The codes of a latent do not depend on the rest of the batch. Of codes at the same distance the first wins.
 
     Args:
-        embed: Codes, shape [K, size, D], of the books to use.
+        embed: Codes of the codebooks to use, shape [K, size, D].
     """
 
     def __init__(self, embed: Tensor) -> None:
@@ -50,48 +48,45 @@ class CodeSearch:
         self.centered = embed - self.center
         squares = self.centered.square().sum(2)
         self.longest: list[float] = squares.amax(1).sqrt().tolist()
-        self.squares = without_copies(squares, embed)  # they would be in doubt for ever
+        self.squares = exclude_copies(squares, embed)
 
     @torch.no_grad()
     def __call__(self, latent: Tensor) -> Tensor:
-        """Codes of all books, each for what the ones before it left over.
+        """Codes of all codebooks, each of the residual of the codebooks before it.
 
         Shape: latent [B, D, F] -> codes [B, K, F] int64.
         """
         residual = rearrange(latent, "b d f -> (b f) d").float()
         codes = []
-        # Distances between nearby codes drown in bf16's 8 bits: they are always taken in float32.
+        # bfloat16 has too few bits to tell nearby codes apart.
         with torch.autocast(latent.device.type, enabled=False):
-            for book in range(len(self.embed)):
-                codes.append(self._nearest(residual, book))
-                residual = residual - F.embedding(codes[-1], self.embed[book])
+            for k in range(len(self.embed)):
+                codes.append(self._nearest(residual, k))
+                residual = residual - F.embedding(codes[-1], self.embed[k])
         return rearrange(torch.stack(codes), "k (b f) -> b k f", b=latent.shape[0])
 
-    def _nearest(self, vectors: Tensor, book: int) -> Tensor:
+    def _nearest(self, vectors: Tensor, k: int) -> Tensor:
         """Shape: vectors [N, D] -> [N] int64."""
-        centered = vectors - self.center[book]
-        scores = torch.sub(self.squares[book], few_rows.linear(centered, self.centered[book]), alpha=2)
+        centered = vectors - self.center[k]
+        scores = torch.sub(self.squares[k], F.linear(centered, self.centered[k]), alpha=2)
         best, index = scores.min(1, keepdim=True)
-        # A sum of D products, in any order, is off by at most D roundings of the sum of their magnitudes, and
+        # Error bound: a sum of D products in any order has at most D roundings of the sum of their magnitudes, and
         # |<v, e>| <= |v| |e|. The subtraction of the center rounds once more on either side.
-        longest = self.longest[book]
+        longest = self.longest[k]
         error = (vectors.shape[1] + 4) * torch.finfo(torch.float32).eps * longest  # over |e| + 2 |v|
         limit = best + torch.linalg.vector_norm(centered, dim=1, keepdim=True).add_(longest / 2).mul_(4 * error)
-        in_doubt = scores.scatter_(1, index, math.inf).amin(1, keepdim=True) <= limit
-        if bool(in_doubt.any()):
-            doubtful = in_doubt.nonzero()[:, 0]
-            candidates = scores[doubtful].scatter_(1, index[doubtful], -math.inf) <= limit[doubtful]
-            index[doubtful, 0] = self._nearest_of(candidates, vectors[doubtful], book)
+        is_ambiguous = scores.scatter_(1, index, math.inf).amin(1, keepdim=True) <= limit
+        if bool(is_ambiguous.any()):
+            ambiguous = is_ambiguous.nonzero()[:, 0]
+            candidates = scores[ambiguous].scatter_(1, index[ambiguous], -math.inf) <= limit[ambiguous]
+            index[ambiguous, 0] = self._nearest_in_float64(candidates, vectors[ambiguous], k)
         return index[:, 0]
 
-    def _nearest_of(self, candidates: Tensor, vectors: Tensor, book: int) -> Tensor:
-        """By distances in float64.
-
-        Shape: candidates [N, size] bool, at least one a row, vectors [N, D] -> [N] int64.
-        """
+    def _nearest_in_float64(self, candidates: Tensor, vectors: Tensor, k: int) -> Tensor:
+        """Shape: candidates [N, size] bool with at least one per row, vectors [N, D] -> [N] int64."""
         row, code = candidates.nonzero(as_tuple=True)
         distances = torch.cat([
-            (vectors[r].double() - self.embed[book][c].double()).square().sum(1)
+            (vectors[r].double() - self.embed[k][c].double()).square().sum(1)
             for r, c in zip(row.split(_PAIRS), code.split(_PAIRS), strict=True)
         ])  # fmt: skip
         nearest = distances.new_full((len(vectors),), math.inf).scatter_reduce_(0, row, distances, "amin")

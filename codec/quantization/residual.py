@@ -1,12 +1,12 @@
 """Residual vector quantizer with moving-average codebooks (SoundStream, Zeghidour et al. 2021; EnCodec section 3.2).
 
-The forward pass changes nothing: it returns what `update` needs, and the trainer calls `update` once it knows that
-the step was sound. So a non-finite batch never reaches the codebooks, and a codec can be run for a measurement
-without being altered.
+The forward pass changes no state. It returns what `update` needs, and the trainer calls `update` after a step whose
+loss was finite. So a non-finite batch never reaches the codebooks.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,109 +16,141 @@ from torch.nn import functional as F
 
 from codec.quantization.beam_search import BeamSearch
 from codec.quantization.kmeans import kmeans, nearest
-from codec.quantization.nearest import CodeSearch
+from codec.quantization.nearest import NearestSearch
+from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
 
-__all__ = ["CodebookUsage", "QuantizerOutput", "ResidualVectorQuantizer"]
+__all__ = ["ResidualVectorQuantizer"]
 
-_FLOOR = 0.01  # of the mean energy: below it, silence, latents count alike
-
-
-class QuantizerOutput(NamedTuple):
-    """What a forward pass through the quantizer found."""
-
-    latent: Tensor  # [B, D, F] quantized; its gradient passes straight through to the input
-    codes: Tensor  # [B, K, F] int64
-    commitment: Tensor  # [K] mean squared distance between what a book was given and what it returned
-    residuals: Tensor  # [K, N, D] what each book was given, N = B * F; detached
-
-
-class CodebookUsage(NamedTuple):
-    """How evenly each book uses its codes, from the moving averages of the counts."""
-
-    perplexity: Tensor  # [K] exp of the entropy: the number of codes in effective use
-    dead_share: Tensor  # [K] share of codes below the revival threshold
-    bits: Tensor  # [K] entropy in bits per code
+_ENERGY_FLOOR = 0.01  # of the mean energy; quieter latents are weighted as if they had this energy
 
 
 class ResidualVectorQuantizer(nn.Module):
-    """K codebooks, each quantizing what the ones before it left over.
+    """K codebooks, each quantizing the residual of the codebooks before it.
 
     Buffers:
         embed [K, size, D]: the codes.
-        cluster_size [K, size]: moving average of how many vectors of a batch a code was given.
+        cluster_size [K, size]: moving average of the number of vectors of a batch that a code was assigned.
         embed_sum [K, size, D]: moving average of the sum of those vectors; embed = embed_sum / cluster_size.
-        started [] bool: whether `start` has run.
-        updates [] int64: number of updates; the draws of the revival depend on it and on nothing else.
+        is_initialized [] bool: whether `initialize` has run.
+        updates [] int64: number of updates; the draws of `update` are a function of it.
 
     Args:
         latent_dim: Width D of the latent.
-        codebooks: Number K of books.
-        codebook_size: Codes per book.
-        decay: Of the moving averages per update.
-        kmeans_iterations: At most this many in `start`.
-        revive_below: A code whose share of the vectors falls below this share of the uniform 1 / size is dead
-            and starts anew from a vector of the batch (threshold relative to uniform use as in Mimi; encodec's
-            absolute count of 2 depends on batch and segment). 0 never revives.
-        energy_exponent: p, with which a latent x counts as (|x|^2 / mean |x|^2 + 1/100)^-p vectors in `start`. 0 takes
-            all alike (EnCodec), and loud frames, whose errors are the largest, get most of the codes. With 1 it is the
-            error relative to a frame's energy that is made small, nearly what a log spectrum hears. In `update` all
-            count alike: within the cell of a code they hardly differ in energy, and the cells stay.
+        num_codebooks: Number K of codebooks.
+        codebook_size: Codes per codebook, a power of two so that a code is a whole number of bits.
+        decay: Decay of the moving averages per update.
+        kmeans_iterations: Largest number of k-means iterations in `initialize`.
+        dead_code_threshold: A code is dead if its share of the vectors is below this fraction of the uniform share
+            1 / size (relative to uniform usage as in Mimi; encodec has an absolute count of 2, which depends on batch
+            and segment). Dead codes are replaced by vectors of the batch. 0 never replaces.
+        energy_exponent: Weight exponent p of `initialize`: a latent x counts as (|x|^2 / mean |x|^2 + 1/100)^-p
+            vectors. With 0 all count alike (EnCodec), and loud frames, whose errors are the largest, get most codes.
+            With 1 the error relative to the energy of a frame is minimised. `update` counts all alike.
 
     Attributes:
-        beams: Sums that `encode` and `search` keep after every book (`BeamSearch`); 1, the greedy search of EnCodec,
-            until it is set. Training is greedy, and it is no part of the state: any decoder reads the codes.
+        beams: Number of candidate sums that `encode` and `search` keep after every codebook, see `BeamSearch`. 1 is
+            the greedy search of EnCodec. It is no part of the state: any decoder reads the codes.
+
+    Raises:
+        ValueError: A value is out of range; the message names it and the range.
     """
 
     embed: Tensor
     cluster_size: Tensor
     embed_sum: Tensor
-    started: Tensor
+    is_initialized: Tensor
     updates: Tensor
 
     def __init__(
         self,
-        latent_dim: int,
-        codebooks: int,
-        codebook_size: int,
         *,
+        latent_dim: int = 128,
+        num_codebooks: int = 32,
+        codebook_size: int = 1024,
         decay: float = 0.99,
         kmeans_iterations: int = 50,
-        revive_below: float = 0.1,
+        dead_code_threshold: float = 0.1,
         energy_exponent: float = 0.0,
     ) -> None:
         super().__init__()
+        for name, value in (("latent_dim", latent_dim), ("num_codebooks", num_codebooks)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+        if not isinstance(codebook_size, int) or codebook_size < 2 or codebook_size & (codebook_size - 1):
+            raise ValueError(f"codebook_size must be a power of two of at least 2, got {codebook_size!r}")
         if not 0 <= decay < 1:
-            raise ValueError(f"codebook decay must be in [0, 1), got {decay}")
-        if not 0 <= revive_below < 1:
-            raise ValueError(f"revive_below must be in [0, 1), got {revive_below}")
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        if not 0 <= dead_code_threshold < 1:
+            raise ValueError(f"dead_code_threshold must be in [0, 1), got {dead_code_threshold}")
         if not 0 <= energy_exponent < math.inf:
-            raise ValueError(f"energy_exponent must be a finite number of 0 or more, got {energy_exponent}")
+            raise ValueError(f"energy_exponent must be a finite number of at least 0, got {energy_exponent}")
         self.decay = decay
         self.kmeans_iterations = kmeans_iterations
-        self.revive_below = revive_below
+        self.dead_code_threshold = dead_code_threshold
         self.energy_exponent = energy_exponent
         self.beams = 1
         generator = torch.Generator().manual_seed(0)
-        embed = torch.randn(codebooks, codebook_size, latent_dim, generator=generator)
+        embed = torch.randn(num_codebooks, codebook_size, latent_dim, generator=generator)
         self.register_buffer("embed", embed)
-        self.register_buffer("cluster_size", torch.ones(codebooks, codebook_size))
+        self.register_buffer("cluster_size", torch.ones(num_codebooks, codebook_size))
         self.register_buffer("embed_sum", embed.clone())
-        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("is_initialized", torch.tensor(False))
         self.register_buffer("updates", torch.tensor(0))
 
-    def forward(self, latent: Tensor, codebooks: int | None = None) -> QuantizerOutput:
-        """Quantizes with the first `codebooks` books, all if None.
+    @property
+    def latent_dim(self) -> int:
+        """Width D of the latent."""
+        return self.embed.shape[2]
 
-        Every book has its own commitment term with a gradient to the latent: book k is given the latent minus
-        the *detached* codes before it (encodec subtracts the straight-through value, whose gradient cancels the
-        latent's, so that only its first book commits: encodec issue 25).
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Number of codes of each codebook."""
+        return (self.embed.shape[1],) * self.embed.shape[0]
+
+    @property
+    def initialized(self) -> bool:
+        """Whether `initialize` has run."""
+        return bool(self.is_initialized)
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that make a quantizer of the same architecture."""
+        num_codebooks, codebook_size, latent_dim = self.embed.shape
+        return {"latent_dim": latent_dim, "num_codebooks": num_codebooks, "codebook_size": codebook_size}
+
+    def inference_state(self) -> dict[str, Tensor]:
+        """The codes, and whether they were initialized."""
+        return {"embed": self.embed, "is_initialized": self.is_initialized}
+
+    @torch.no_grad()
+    def load_inference_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `inference_state`. In the moving averages every code counts as one vector, its own value.
+
+        Raises:
+            ValueError: Names or shapes differ.
+        """
+        expected = {name: list(tensor.shape) for name, tensor in self.inference_state().items()}
+        found = {name: list(tensor.shape) for name, tensor in state.items()}
+        if expected != found:
+            raise ValueError(f"expected a quantizer with {expected}, got {found}")
+        self.embed.copy_(state["embed"])
+        self.is_initialized.copy_(state["is_initialized"])
+        self.embed_sum.copy_(self.embed)
+        self.cluster_size.fill_(1)
+        self.updates.zero_()
+
+    def forward(self, latent: Tensor, num_codebooks: int | None = None) -> QuantizerOutput:
+        """Quantizes with the first `num_codebooks` codebooks, all if None.
+
+        Every codebook has its own commitment term with a gradient to the latent: codebook k quantizes the latent minus
+        the *detached* codes before it. (encodec subtracts the straight-through value, whose gradient cancels the
+        latent's, so that only its first codebook commits: encodec issue 25.)
 
         Shape: latent [B, D, F] -> QuantizerOutput.
         """
         batch = latent.shape[0]
         x = rearrange(latent, "b d f -> (b f) d").float()
         residual, codes, commitments, residuals = x, [], [], []
-        for embed in self.embed[:codebooks]:
+        for embed in self.embed[:num_codebooks]:
             index = nearest(residual.detach(), embed)
             code = F.embedding(index, embed)
             residuals.append(residual.detach())
@@ -134,46 +166,46 @@ class ResidualVectorQuantizer(nn.Module):
             torch.stack(residuals),
         )
 
-    def encode(self, latent: Tensor, codebooks: int | None = None) -> Tensor:
-        """Codes without gradients; the same for equal latents however many are quantized at once.
+    def encode(self, latent: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """Codes without gradients. The codes of a latent do not depend on the rest of the batch.
 
         Shape: latent [B, D, F] -> codes [B, K, F] int64.
         """
-        return self.search(codebooks)(latent)
+        return self.search(num_codebooks)(latent)
 
-    def search(self, codebooks: int | None = None) -> CodeSearch | BeamSearch:
-        """`encode` for many calls with the first `codebooks` books as they are now, all if None."""
-        embed = self.embed[:codebooks]
-        return CodeSearch(embed) if self.beams == 1 else BeamSearch(embed, self.beams)
+    def search(self, num_codebooks: int | None = None) -> NearestSearch | BeamSearch:
+        """`encode` with the first `num_codebooks` codebooks as they are now, prepared for many calls."""
+        embed = self.embed[:num_codebooks]
+        return NearestSearch(embed) if self.beams == 1 else BeamSearch(embed, self.beams)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Sum of the codes of the first K books.
+        """Sum of the codes of the first K codebooks.
 
         Shape: codes [B, K, F] -> latent [B, D, F].
 
         Raises:
-            ValueError: There are more codes a frame than books.
+            ValueError: The codes are of more codebooks than there are.
         """
-        books = codes.shape[1]
-        if books > len(self.embed):
-            raise ValueError(f"expected codes of at most {len(self.embed)} codebooks, got {books}")
-        vectors = [F.embedding(codes[:, k], self.embed[k]) for k in range(books)]
+        count = codes.shape[1]
+        if count > len(self.embed):
+            raise ValueError(f"expected codes of at most {len(self.embed)} codebooks, got {count}")
+        vectors = [F.embedding(codes[:, k], self.embed[k]) for k in range(count)]
         return rearrange(torch.stack(vectors).sum(0), "b f d -> b d f")
 
     @torch.no_grad()
-    def start(self, vectors: Tensor, seed: int = 0, batches: int = 1) -> None:
-        """Sets every book to the k-means centroids of what the books before it leave over.
+    def initialize(self, vectors: Tensor, seed: int = 0, num_batches: int = 1) -> None:
+        """Sets every codebook to the k-means centroids of the residuals of the codebooks before it.
 
-        `embed_sum` becomes centroid times count. (encodec and audiocraft store the bare centroid beside the
-        count, so their first update divides every code by its count.) With fewer than four vectors a code
-        the rest of the book is left dead, for `update` to revive from later batches, and so is a centroid of
-        one vector: centroids that reproduce single vectors would leave the books after this one nothing to
-        learn from.
+        `embed_sum` becomes centroid times count. (encodec and audiocraft store the bare centroid beside the count, so
+        their first update divides every code by its count.) With fewer than four vectors per code the remaining codes
+        are left dead, for `update` to replace from later batches, and so is a centroid of one vector: centroids that
+        reproduce single vectors would leave no residual for the codebooks after this one.
 
         Args:
-            batches: So many training batches the vectors come from. The counts become those of one: k-means then weighs
-                in the moving averages as much as the updates would that it stands for, rather than many times that,
-                which would hold the codes in place for ln(batches) / (1 - decay) updates.
+            vectors: Latents of training audio.
+            seed: Seed of the first centroids.
+            num_batches: Number of training batches that the vectors come from. The counts are divided by it, so that
+                k-means weighs in the moving averages as much as one batch.
 
         Shape: vectors [N, D].
         """
@@ -182,27 +214,30 @@ class ResidualVectorQuantizer(nn.Module):
         clusters = max(1, min(size, len(residual) // 4))
         generator = torch.Generator().manual_seed(seed)
         energy = residual.square().sum(1)
-        # Silence alone has no energy to compare with.
-        relative = energy / energy.mean().clamp_min(torch.finfo(energy.dtype).tiny)
-        weights = (relative + _FLOOR) ** -self.energy_exponent
+        relative = energy / energy.mean().clamp_min(torch.finfo(energy.dtype).tiny)  # silence has a mean of 0
+        weights = (relative + _ENERGY_FLOOR) ** -self.energy_exponent
         for k in range(len(self.embed)):
             centroids, counts, index = kmeans(residual, clusters, self.kmeans_iterations, generator, weights)
             if (counts == 1).any() and (counts > 1).any():
                 centroids = centroids[counts > 1]
                 index = nearest(residual, centroids)
                 counts = torch.bincount(index, minlength=len(centroids)).to(counts.dtype)
-            # Copies of live codes fill the book: the lower index wins a tie, so copies are never chosen.
+            # Copies of live codes fill the codebook. The lower index wins a tie, so copies are never chosen.
             self.embed[k] = centroids[torch.arange(size, device=centroids.device) % len(centroids)]
-            self.cluster_size[k] = F.pad(counts, (0, size - len(centroids))) / batches
+            self.cluster_size[k] = F.pad(counts, (0, size - len(centroids))) / num_batches
             residual = residual - centroids[index]
         self.embed_sum.copy_(self.embed * self.cluster_size[..., None])
-        self.started.fill_(True)
+        self.is_initialized.fill_(True)
+
+    def reset(self) -> None:
+        """Makes `initialized` false; the codes stay until `initialize` is called again."""
+        self.is_initialized.fill_(False)
 
     @torch.no_grad()
     def update(self, output: QuantizerOutput) -> None:
-        """One moving-average step of the books that took part in `output`, then revives their dead codes.
+        """One moving-average step of the codebooks in `output`, then replaces their dead codes.
 
-        Of several processes all take the step together: sums are over all of them, and the books stay alike.
+        All processes take the step together. Sums are over all of them, so the codebooks stay equal.
         """
         residuals = output.residuals
         k, n, dim = residuals.shape
@@ -211,24 +246,26 @@ class ResidualVectorQuantizer(nn.Module):
         flat = (index + size * torch.arange(k, device=index.device)[:, None]).flatten()
         counts = torch.bincount(flat, minlength=k * size).view(k, size).to(residuals.dtype)
         sums = residuals.new_zeros(k * size, dim).index_add_(0, flat, residuals.reshape(k * n, dim))
-        self.cluster_size[:k].lerp_(_total(counts), 1 - self.decay)
-        self.embed_sum[:k].lerp_(_total(sums).view(k, size, dim), 1 - self.decay)
-        self._revive(residuals)
-        # A code that was never used keeps its place: both averages decay alike. The clamp only guards 0 / 0.
+        self.cluster_size[:k].lerp_(_all_reduce(counts), 1 - self.decay)
+        self.embed_sum[:k].lerp_(_all_reduce(sums).view(k, size, dim), 1 - self.decay)
+        self._replace_dead_codes(residuals)
+        # A code that was never used keeps its value, since both averages decay alike. The clamp only guards 0 / 0.
         used = self.cluster_size[:k, :, None]
         self.embed[:k] = torch.where(used > 1e-12, self.embed_sum[:k] / used.clamp_min(1e-12), self.embed[:k])
         self.updates += 1
 
-    def _revive(self, residuals: Tensor) -> None:
-        """Moves dead codes onto distinct vectors of the batch; all three averages change together.
+    def _replace_dead_codes(self, residuals: Tensor) -> None:
+        """Moves dead codes to distinct vectors of the batch; all three averages change together.
 
-        A revived code gets the usage of an average one, so it has ln(1 / revive_below) / (1 - decay) updates
-        to prove itself.
+        A replaced code gets the usage of an average one. So it has ln(1 / dead_code_threshold) / (1 - decay) updates
+        until it can count as dead again.
+
+        Shape: residuals [K, N, D].
         """
-        dead = self._dead()[: len(residuals)]
+        dead = self._dead_codes()[: len(residuals)]
         if not dead.any():
             return
-        residuals = _joined(residuals)
+        residuals = _all_gather(residuals)
         k, n, _ = residuals.shape
         generator = torch.Generator().manual_seed(int(self.updates))
         order = torch.argsort(torch.rand(k, n, generator=generator), dim=1).to(residuals.device)
@@ -240,32 +277,32 @@ class ResidualVectorQuantizer(nn.Module):
         self.cluster_size[:k] = torch.where(dead, average, self.cluster_size[:k])
         self.embed_sum[:k] = torch.where(dead[..., None], vectors * average[..., None], self.embed_sum[:k])
 
-    def _dead(self) -> Tensor:
-        threshold = self.revive_below * self.cluster_size.mean(1, keepdim=True)
-        return (self.cluster_size < threshold) if self.revive_below else torch.zeros_like(self.cluster_size).bool()
+    def _dead_codes(self) -> Tensor:
+        """Shape: -> [K, size] bool."""
+        return self.cluster_size < self.dead_code_threshold * self.cluster_size.mean(1, keepdim=True)
 
     def usage(self) -> CodebookUsage:
-        """Perplexity, dead share and entropy of every book, from the moving averages."""
+        """Perplexity, fraction of dead codes and entropy of every codebook, from the moving averages."""
         share = self.cluster_size / self.cluster_size.sum(1, keepdim=True).clamp_min(1e-12)
         entropy = torch.special.entr(share).sum(1)
-        return CodebookUsage(entropy.exp(), self._dead().float().mean(1), entropy / torch.log(torch.tensor(2.0)))
+        return CodebookUsage(entropy.exp(), self._dead_codes().float().mean(1), entropy / math.log(2))
 
 
-def _processes() -> int:
+def _num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _total(tensor: Tensor) -> Tensor:
+def _all_reduce(tensor: Tensor) -> Tensor:
     """Sum over processes, in place. Shape: [*] -> [*]."""
-    if _processes() > 1:
+    if _num_processes() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
-def _joined(residuals: Tensor) -> Tensor:
-    """The vectors of all processes, in their order. Shape: [K, N, D] -> [K, processes * N, D]."""
-    if _processes() == 1:
+def _all_gather(residuals: Tensor) -> Tensor:
+    """The vectors of all processes, in the order of their ranks. Shape: [K, N, D] -> [K, processes * N, D]."""
+    if _num_processes() == 1:
         return residuals
-    parts = [torch.empty_like(residuals) for _ in range(_processes())]
+    parts = [torch.empty_like(residuals) for _ in range(_num_processes())]
     dist.all_gather(parts, residuals.contiguous())
     return torch.cat(parts, dim=1)

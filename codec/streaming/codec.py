@@ -1,53 +1,56 @@
-"""Causal codecs encode and decode piece by piece, with the result of doing it in one.
+"""Streams of a causal codec.
 
-Every layer of the network gets a small object beside it that holds what the layer needs of the past, so that the
-network itself stays as it is trained. Codecs that cannot stream are coded segment by segment (`codec.coding.segments`).
+They are made from the streams of its layers (`codec.network.stream`), so the codec itself is not changed. A codec that
+cannot stream is coded segment by segment (`codec.coding.segments`).
 """
 
-from typing import TYPE_CHECKING
+import math
+from typing import Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec.config import CodecConfig
-from codec.network.seanet import ResidualLSTM
-from codec.streaming.layers import Chain, past_inputs
+from codec.network.stream import Chain, receptive_field
+from codec.quantization import Quantizer
 
-if TYPE_CHECKING:
-    from codec.model import Codec  # which streams what is long
-
-__all__ = ["StreamingDecoder", "StreamingEncoder", "can_stream"]
+__all__ = ["StreamableCodec", "StreamingDecoder", "StreamingEncoder"]
 
 
-def can_stream(config: CodecConfig) -> bool:
-    """Whether no frame depends on later audio: causal, in one piece, and without the RMS of the whole."""
-    return config.causal and config.segment_seconds is None and not config.normalize
+class StreamableCodec(Protocol):
+    """What a stream needs of a `Codec` in eval mode."""
+
+    config: CodecConfig
+    encoder: nn.Module
+    quantizer: Quantizer
+    decoder: nn.Module
 
 
 class StreamingEncoder:
-    """Encodes a causal codec's audio as it arrives.
+    """Encodes audio piece by piece.
 
-    The codes of all pushes and the flush, joined, are those of `Codec.encode`. With constant padding a frame comes
-    out with the last of its `hop_samples`; with reflection the first frames wait until there is enough to reflect.
-    The weights are taken when the stream is made. Convolutions over another length may differ in the last bit of a
-    float, so a latent exactly between two codes could go either way.
+    The codes of all pushes and the flush, joined, are those of `Codec.encode`. With constant padding a frame comes out
+    with the last of its `hop_samples`. With reflection padding, output starts after six frames. The weights are read
+    when the stream is made. Convolutions of another length may differ in the last bit of a float, so a latent exactly
+    between two codes may get the other code.
 
     Args:
-        codec: In eval mode; it is not changed, and can serve any number of streams.
+        codec: In eval mode. It can serve any number of streams.
         bandwidth_kbps: As in `Codec.encode`.
+
+    Attributes:
+        num_codebooks: Number K of codebooks in use.
 
     Raises:
         ValueError: The codec cannot stream, or the bandwidth is out of reach.
     """
 
-    def __init__(self, codec: "Codec", bandwidth_kbps: float | None = None) -> None:
+    def __init__(self, codec: StreamableCodec, bandwidth_kbps: float | None = None) -> None:
         _check_streamable(codec.config)
-        config = codec.config
-        self.codec = codec
-        self.codebooks = config.codebooks if bandwidth_kbps is None else config.codebooks_for(bandwidth_kbps)
-        self._search = codec.quantizer.search(self.codebooks)
-        self._network = Chain(codec.encoder.layers)
-        self._feed = _Feed(config.channels, next(codec.parameters()))
+        self.num_codebooks = codec.config.codebooks_for(bandwidth_kbps)
+        self._search = codec.quantizer.search(self.num_codebooks)
+        self._network = Chain(_layers(codec.encoder))
+        self._input = _Input(codec.config.channels, next(codec.encoder.parameters()))
 
     @torch.no_grad()
     def push(self, audio: Tensor) -> Tensor:
@@ -56,58 +59,59 @@ class StreamingEncoder:
         Shape: audio [B, C, t] with any t -> codes [B, K, f] int64.
 
         Raises:
-            ValueError: The shape does not fit the codec or the pushes before it, or the stream is flushed.
+            ValueError: The shape does not fit the codec or earlier pushes, or the stream was flushed.
         """
-        return self._quantize(self._network.push(self._feed.check(audio), last=False))
+        return self._quantize(self._network.push(self._input.check(audio), last=False))
 
     @torch.no_grad()
     def flush(self) -> Tensor:
-        """Codes of the frames that were still waiting for audio; the stream ends here.
+        """Codes of the frames that were still incomplete; the stream ends here.
 
         Shape: -> codes [B, K, f] int64.
         """
-        return self._quantize(self._network.push(self._feed.end(), last=True))
+        return self._quantize(self._network.push(self._input.end(), last=True))
 
     def _quantize(self, latent: Tensor) -> Tensor:
         if latent.shape[-1] == 0:
-            return latent.new_zeros(latent.shape[0], self.codebooks, 0, dtype=torch.int64)
+            return latent.new_zeros(latent.shape[0], self.num_codebooks, 0, dtype=torch.int64)
         return self._search(latent)
 
 
 class StreamingDecoder:
-    """Decodes a causal codec's frames as they arrive.
+    """Decodes frames piece by piece.
 
-    The audio of all pushes and the flush, joined, is that of `Codec.decode`, F * hop samples long, to the rounding
-    of float32.
+    The audio of all pushes and the flush, joined, is that of `Codec.decode`, F * hop samples long, up to float32
+    rounding.
 
-    Decoding may begin in the middle: `skip` all frames before, or, if `needs_all_frames` is False, leave them out;
-    then push. What comes out belongs to the frames pushed, but is wrong for the first `warm_up_frames` of them.
-
-    Attributes:
-        warm_up_frames: How many frames later the layers behind the LSTM (all, if there is none) have forgotten one.
-        needs_all_frames: There is an LSTM, whose state every frame before has a part in.
+    Decoding can begin in the middle of a file. Either `skip` all earlier frames, or leave them out if
+    `needs_all_frames` is False; then push. The output of the first `warm_up_frames` pushed frames is wrong.
 
     Args:
         codec: As in `StreamingEncoder`.
+
+    Attributes:
+        warm_up_frames: Receptive field of the layers after the LSTM (of all layers, if there is none), in frames.
+        needs_all_frames: Whether there is an LSTM, whose state depends on every earlier frame.
 
     Raises:
         ValueError: The codec cannot stream.
     """
 
-    def __init__(self, codec: "Codec") -> None:
+    def __init__(self, codec: StreamableCodec) -> None:
         _check_streamable(codec.config)
         self.codec = codec
-        layers = list(codec.decoder.layers)
-        forgetful = 1 + max((i for i, layer in enumerate(layers) if isinstance(layer, ResidualLSTM)), default=-1)
-        self.needs_all_frames = forgetful > 0
-        self.warm_up_frames = int(past_inputs(layers[forgetful:]))
-        self._head, self._tail = Chain(layers[:forgetful]), Chain(layers[forgetful:])
-        self._feed = _Feed(codec.config.latent_dim, next(codec.parameters()))
-        self._to_skip = 0  # frames whose latents the head still holds back and that are not to go on
+        layers = _layers(codec.decoder)
+        # The head ends with the last layer that depends on every earlier frame.
+        head = 1 + max((i for i, layer in enumerate(layers) if math.isinf(receptive_field([layer]))), default=-1)
+        self.needs_all_frames = head > 0
+        self.warm_up_frames = int(receptive_field(layers[head:]))
+        self._head, self._tail = Chain(layers[:head]), Chain(layers[head:])
+        self._input = _Input(codec.config.latent_dim, next(codec.decoder.parameters()))
+        self._to_skip = 0  # skipped frames that the head has not returned yet
 
     @torch.no_grad()
     def skip(self, codes: Tensor) -> None:
-        """Passes over frames before the first that is pushed, in the small part of the time that the LSTM takes.
+        """Passes over frames before the first push. Only the layers up to the LSTM are computed.
 
         Shape: codes [B, K, f].
 
@@ -115,37 +119,37 @@ class StreamingDecoder:
             ValueError: As in `push`.
         """
         self._to_skip += codes.shape[-1]
-        self._remember(self._feed.check(self.codec.quantizer.decode(codes)), last=False)
+        self._push_head(self._input.check(self.codec.quantizer.decode(codes)), last=False)
 
     @torch.no_grad()
     def push(self, codes: Tensor) -> Tensor:
-        """Audio of the given frames, less what the first layers still hold back.
+        """Audio of the given frames, less what the first layers still hold.
 
         Shape: codes [B, K, f] -> audio [B, C, t].
 
         Raises:
-            ValueError: The shape does not fit the pushes before it, or the stream is flushed.
+            ValueError: The shape does not fit earlier pushes, or the stream was flushed.
         """
-        latent = self._feed.check(self.codec.quantizer.decode(codes))
-        return self._tail.push(self._remember(latent, last=False), last=False)
+        latent = self._input.check(self.codec.quantizer.decode(codes))
+        return self._tail.push(self._push_head(latent, last=False), last=False)
 
     @torch.no_grad()
     def flush(self) -> Tensor:
-        """The audio still held back; the stream ends here.
+        """The audio that the layers still hold; the stream ends here.
 
         Shape: -> audio [B, C, t].
         """
-        return self._tail.push(self._remember(self._feed.end(), last=True), last=True)
+        return self._tail.push(self._push_head(self._input.end(), last=True), last=True)
 
-    def _remember(self, latent: Tensor, last: bool) -> Tensor:
+    def _push_head(self, latent: Tensor, last: bool) -> Tensor:
         latent = self._head.push(latent, last)
         skipped = min(self._to_skip, latent.shape[-1])
         self._to_skip -= skipped
         return latent[..., skipped:]
 
 
-class _Feed:
-    """Checks what is pushed into a stream and supplies the empty input that ends it."""
+class _Input:
+    """Checks what is pushed into a stream, and supplies the empty input that ends it."""
 
     def __init__(self, channels: int, like: Tensor) -> None:
         self.empty = like.detach().new_zeros(1, channels, 0)
@@ -156,8 +160,8 @@ class _Feed:
         if self.ended:
             raise ValueError("this stream was flushed: make a new one")
         if x.dim() != 3 or x.shape[1] != channels or (self.started and x.shape[0] != batch):
-            wanted = f"[{batch if self.started else 'B'}, {channels}, t]"
-            raise ValueError(f"expected {wanted} in this stream, got {list(x.shape)}")
+            expected = f"[{batch if self.started else 'B'}, {channels}, t]"
+            raise ValueError(f"expected {expected} in this stream, got {list(x.shape)}")
         self.empty, self.started = x[..., :0].clone(), True
         return x
 
@@ -167,10 +171,14 @@ class _Feed:
         return self.empty
 
 
+def _layers(network: nn.Module) -> list[nn.Module]:
+    return list(cast(nn.Sequential, network.layers))
+
+
 def _check_streamable(config: CodecConfig) -> None:
     if not config.causal:
-        raise ValueError("only a causal codec streams: in this one every frame needs audio that comes after it")
+        raise ValueError("this codec cannot stream: it is not causal, so its frames depend on later audio")
     if config.segment_seconds is not None:
-        raise ValueError(f"this codec does not stream: it codes segments of {config.segment_seconds} s on their own")
+        raise ValueError(f"this codec cannot stream: it codes independent segments of {config.segment_seconds} s")
     if config.normalize:
-        raise ValueError("this codec does not stream: it divides by the RMS of the whole signal")
+        raise ValueError("this codec cannot stream: it divides by the RMS of the whole signal")

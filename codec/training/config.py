@@ -107,8 +107,8 @@ class CodebookConfig:
     def draw(self, config: CodecConfig, generator: torch.Generator) -> int:
         """Number of codebooks for one batch; every setting draws one number from the generator."""
         choices: Sequence[int] = {
-            "none": [config.codebooks],
-            "codebooks": range(1, config.codebooks + 1),
+            "none": [config.num_codebooks],
+            "codebooks": range(1, config.num_codebooks + 1),
             "bandwidths": [config.codebooks_for(b) for b in config.bandwidths_kbps],
         }[self.dropout]
         position = int(torch.rand((), generator=generator).item() * len(choices))

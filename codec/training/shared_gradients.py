@@ -1,6 +1,7 @@
 """Gradients of single losses at the codec's parameters, for balancing strategies that measure them there."""
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,7 @@ class SharedGradients:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._last_pass: tuple[Tensor, Tensor] | None = None
-        last = codec.decoder.layers[-1].conv
-        assert isinstance(last, nn.Conv1d)
+        last = cast(nn.Conv1d, codec.decoder.output_layer)
         self._last = last
         last.register_forward_hook(self._store)
 

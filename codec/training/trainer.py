@@ -175,7 +175,7 @@ class Trainer:
         update_draw = torch.rand((), generator=generator).item()
 
         with self.precision.autocast():
-            output: CodecOutput = self.replica(audio, books, quantize=bool(self.codec.quantizer.started))
+            output: CodecOutput = self.replica(audio, books, quantize=self.codec.quantizer.initialized)
         # The losses see a leaf: their graphs end there, and the codec is traversed once, by the one backward below.
         y = output.audio.detach().float().requires_grad_()
         losses = {name: loss(y, audio) for name, loss in self.losses.items()}
@@ -260,7 +260,7 @@ class Trainer:
         if not self.encoder_learns or self.progress < self.config.freeze_encoder_at:
             return
         self.codec.encoder.load_state_dict(self.averaged_codec.encoder.state_dict())
-        self.codec.quantizer.started.fill_(False)
+        self.codec.quantizer.reset()
         self.encoder_frozen = True
         self._hold_encoder()
         self.logger.message(f"the encoder stays as it is from step {self.step} on")
@@ -273,7 +273,7 @@ class Trainer:
 
     def _start_codebooks(self) -> None:
         settings = self.config.codebooks
-        if bool(self.codec.quantizer.started) or self.progress < settings.start_fraction:
+        if self.codec.quantizer.initialized or self.progress < settings.start_fraction:
             return
         count = settings.init_batches
         found = start_codebooks(
@@ -300,7 +300,7 @@ class Trainer:
 
     def _log(self) -> None:
         values = self.meters.read(self.data.seconds_per_step, self.processes)
-        if bool(self.codec.quantizer.started):
+        if self.codec.quantizer.initialized:
             values |= codebook_metrics(self.codec.quantizer.usage())
             values["codebook_size"] = self.codec.config.codebook_size
         values |= {"lr": self.optimizer.param_groups[-1]["lr"], "skipped_steps": self.skipped}

@@ -107,7 +107,7 @@ class Validation:
 
     def _reconstruct(self, codec: Codec, reference: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The estimate, and the codes of each segment. Shape: reference [1, C, T] -> [1, C, T], [1, K, F] each."""
-        if not bool(codec.quantizer.started):
+        if not codec.quantizer.initialized:
             return codec(reference, quantize=False).audio, []
         segments = codec.encode(reference, self.bandwidth_kbps)
         return codec.decode(segments, reference.shape[-1]), [segment.codes for segment in segments]

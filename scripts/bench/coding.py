@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from codec import Codec, EncodedSegment
-from codec.interop.encodec import config_of_encodec
+from codec.interop.encodec import settings_of_encodec
 from codec.interop.transformers import export_transformers
 from codec.interop.weights import codec_with, translated
 from codec.network.conv import fold_weight_norm
@@ -68,10 +68,10 @@ def same_models(kbps: float, peers: Sequence[str]) -> dict[str, Coder]:
         warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
         package = EncodecModel.encodec_model_24khz(pretrained=False).eval()
     weights = translated(package.state_dict())
-    codec = codec_with(weights, config_of_encodec(weights))
+    codec = codec_with(weights, settings_of_encodec(weights))
     with torch.no_grad():
-        codec.quantizer.start(codec.encode_latent(torch.randn(1, 1, 20 * codec.config.sample_rate))[0].t())
-    for layer, embed in zip(package.quantizer.vq.layers, codec.quantizer.embed, strict=True):
+        codec.quantizer.initialize(codec.encode_latent(torch.randn(1, 1, 20 * codec.config.sample_rate))[0].t())
+    for layer, embed in zip(package.quantizer.vq.layers, codec.quantizer.inference_state()["embed"], strict=True):
         layer._codebook.embed.copy_(embed)
         layer._codebook.inited.fill_(1)  # else its first call would run k-means
     package.set_target_bandwidth(kbps)

@@ -29,8 +29,8 @@ _WINDOWS = (1024, 2048, 512, 256, 128)
 def _books(count: int) -> list[str]:
     kbps = 0.75 * count
     return [
-        f"codec.config.codebooks={count}",
-        f"codec.config.bandwidths_kbps=[{kbps}]",
+        f"codec.quantizer.num_codebooks={count}",
+        f"codec.bandwidths_kbps=[{kbps}]",
         f"validation.bandwidth_kbps={kbps}",
     ]
 

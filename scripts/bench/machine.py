@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from codec.network.cpu import cpu_facts
+from codec.training.startup.cpu import cpu_facts
 
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")  # that decide how fast a step is
 

@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from codec.quantization.residual import ResidualVectorQuantizer
+from codec.quantization import ResidualVectorQuantizer
 from codec.training.startup.malloc import keep_freed_memory
 from scripts.bench.machine import describe_machine
 from scripts.bench.step import own_trainer
@@ -41,9 +41,9 @@ def _import_seconds(name: str) -> float:
 
 def _kmeans_seconds(vectors: int) -> float:
     """32 books of 1024 codes."""
-    quantizer = ResidualVectorQuantizer(128, 32, 1024)
+    quantizer = ResidualVectorQuantizer(latent_dim=128, num_codebooks=32, codebook_size=1024)
     latent = torch.randn(vectors, 128, generator=torch.Generator().manual_seed(0))
-    return _seconds(lambda: quantizer.start(latent))
+    return _seconds(lambda: quantizer.initialize(latent))
 
 
 def _first_step(precision: str, overrides: Sequence[str]) -> dict[str, float]:

@@ -99,7 +99,7 @@ def own_trainer(
     trainer = build_trainer(cfg, Path(folder), device=select_device("auto"))
     trainer.prepare_precision()
     generator = torch.Generator().manual_seed(0)
-    trainer.codec.quantizer.start(torch.randn(1200, trainer.codec.config.latent_dim, generator=generator))
+    trainer.codec.quantizer.initialize(torch.randn(1200, trainer.codec.config.latent_dim, generator=generator))
     return trainer
 
 

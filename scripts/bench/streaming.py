@@ -21,7 +21,7 @@ from torch import Tensor
 
 from codec import Codec
 from codec.network.conv import fold_weight_norm
-from codec.streaming.codec import StreamingDecoder, StreamingEncoder
+from codec.streaming import StreamingDecoder, StreamingEncoder
 from scripts.bench.machine import describe_machine
 from scripts.composition import CONFIGS
 
@@ -80,7 +80,7 @@ def _codec(name: str) -> Codec:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(None, [f"+codec={name}", "+sample_rate=24000"])
     codec: Codec = instantiate(cfg.codec, _convert_="all")
-    codec.quantizer.start(
+    codec.quantizer.initialize(
         codec.encode_latent(torch.randn(1, codec.config.channels, 20 * codec.config.sample_rate))[0].t().detach()
     )
     fold_weight_norm(codec)

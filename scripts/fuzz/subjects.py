@@ -4,14 +4,12 @@ import io
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from codec import Codec, CodecConfig
 from codec.bitstream import BitstreamHeader, BitstreamWriter, Block
 from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.encodec.header import PACKAGE_CONFIGS, EncodecHeader, frames_of
@@ -19,6 +17,8 @@ from codec.bitstream.encodec.segments import EncodecReader, segment_bytes
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.bitstream.entropy.network import CodeTransformer, EntropyConfig
 from codec.coding import PreparedCodec, SampleRange, decode_audio, open_encoded
+from codec.model import Codec
+from codec.model_file import fingerprint, make_codec, seanet_settings
 
 __all__ = ["Subject", "subjects"]
 
@@ -28,7 +28,7 @@ _TINY: dict[str, Any] = {
     "strides": (2, 4),
     "latent_dim": 4,
     "lstm_layers": 1,
-    "codebooks": 3,
+    "num_codebooks": 3,
     "codebook_size": 16,
     "bandwidths_kbps": (0.4, 1.2),
 }
@@ -81,7 +81,7 @@ def subjects() -> list[Subject]:
 
 def _own_subject(kind: str, changes: dict[str, Any]) -> Subject:
     torch.manual_seed(0)
-    prepared = _with_entropy_model(Codec(CodecConfig(**(_TINY | changes))).eval())
+    prepared = _with_entropy_model(make_codec(seanet_settings(**(_TINY | changes))).eval())
     sample_rate = prepared.codec.config.sample_rate
 
     def decode(drawn: random.Random, data: bytes) -> None:
@@ -97,7 +97,10 @@ def _encodec_subject(name: str) -> Subject:
     """With layers of few channels: of such a model the package's format knows everything else, and that is kept."""
     torch.manual_seed(0)
     config = PACKAGE_CONFIGS[name]
-    prepared = PreparedCodec(Codec(replace(config, filters=2, latent_dim=4)).eval())
+    settings = config.to_dict()
+    small = {"network": settings["network"] | {"filters": 2, "latent_dim": 4}}
+    small |= {"quantizer": settings["quantizer"] | {"latent_dim": 4}}
+    prepared = PreparedCodec(make_codec(settings | small).eval())
 
     def decode(drawn: random.Random, data: bytes) -> None:
         reader = EncodecReader(ByteSource(_drawn_file(drawn, data)), "file", _language_model)
@@ -105,8 +108,8 @@ def _encodec_subject(name: str) -> Subject:
         part = _drawn_range(drawn, config.sample_rate)
         decode_audio(prepared, reader, _Nowhere(), part, drawn.random() < 0.5)
 
-    sizes = [(0, 2, False), (1, 2, False), (900, 2, False), (900, config.codebooks, False), (48_001, 2, False)]
-    sizes += [(0, 2, True), (900, 2, True), (900, config.codebooks, True), (48_001, 2, True)]
+    sizes = [(0, 2, False), (1, 2, False), (900, 2, False), (900, config.num_codebooks, False), (48_001, 2, False)]
+    sizes += [(0, 2, True), (900, 2, True), (900, config.num_codebooks, True), (48_001, 2, True)]
     return Subject(name, [_encodec_file(name, *size) for size in sizes], decode)
 
 
@@ -145,10 +148,10 @@ def _drawn_range(drawn: random.Random, sample_rate: int) -> SampleRange:
 
 def _with_entropy_model(codec: Codec) -> PreparedCodec:
     config = codec.config
-    size = EntropyConfig(config.codebooks, config.codebook_size, 20, dim=8, layers=1, heads=2, hidden=8)
+    size = EntropyConfig(config.num_codebooks, config.codebook_size, 20, dim=8, layers=1, heads=2, hidden=8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ENTROPY_NAME
-        EntropyModel.from_network(CodeTransformer(size), codec.fingerprint()).save(path)
+        EntropyModel.from_network(CodeTransformer(size), fingerprint(codec)).save(path)
         prepared = PreparedCodec(codec, path)
         prepared.entropy_coders.storage_fields("transformer", 17, prefer_fixed=False)  # reads it
     return prepared

@@ -410,7 +410,7 @@ def test_multirun_is_refused(
 
 def test_a_base_of_another_architecture_is_refused_before_it_is_trained(ablation: Ablate, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="architecture") as caught:
-        ablation(f"base={tmp_path / 'other'}", f"base_overrides={listed((*TINY, 'codec.config.latent_dim=4'))}")
+        ablation(f"base={tmp_path / 'other'}", f"base_overrides={listed((*TINY, 'codec.network.latent_dim=4'))}")
     assert describe_error(caught.value).startswith(f"base={tmp_path / 'other'}: ")
     assert not (tmp_path / "other").exists()
 

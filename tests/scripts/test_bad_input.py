@@ -22,8 +22,8 @@ RATE = 24000
 
 # Three steps of a codec of a few thousand parameters, with the full set of losses.
 TINY = (
-    "codec.config.filters=2",
-    "codec.config.latent_dim=4",
+    "codec.network.filters=2",
+    "codec.network.latent_dim=4",
     "adversarial.start_fraction=0",
     "discriminator.windows=[256]",
     "trainer.max_steps=3",
@@ -223,10 +223,10 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
         (["codecs=starter"], "there is no setting codecs, expected one of name, runs_folder, seed"),
         (["trainer.sed=1"], "there is no setting trainer.sed, expected one of _target_, max_steps"),
         (
-            ["codec.config.filterss=3"],
-            "there is no setting codec.config.filterss, expected one of _target_, sample_rate",
+            ["codec.network.filterss=3"],
+            "there is no setting codec.network.filterss, expected one of _target_, channels",
         ),
-        (["+codec.config.filterss=3"], "unexpected keyword argument 'filterss' (in codec.config)"),
+        (["+codec.network.filterss=3"], "unexpected keyword argument 'filterss' (in codec.network)"),
         (
             ["+data.wrokers=3"],
             "there is no setting data.wrokers, expected one of root, corpus, segment_seconds, batch_size",
@@ -267,12 +267,12 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
             "validation.bandwidth_kbps: a bandwidth of 13.0 kbps needs 17.3 codebooks of 0.75 kbps, but this codec has "
             "1 to 16",
         ),
-        (["codec.config.bandwidths_kbps=[24]"], "needs 32 codebooks of 0.75 kbps, but this codec has 1 to 16"),
+        (["codec.bandwidths_kbps=[24]"], "needs 32 codebooks of 0.75 kbps, but this codec has 1 to 16"),
         (
             ["trainer.init=random", "trainer.encoder_lr_factor=0"],
             "trainer.encoder_lr_factor=0 would freeze an encoder of random weights",
         ),
-        (["codec.config.codebook_size=1000"], "codebook_size must be a power of two, got 1000 (in codec.config)"),
+        (["codec.quantizer.codebook_size=1000"], "codebook_size must be a power of two, got 1000 (in codec.config)"),
         (["trainer.device=gpu"], "trainer.device=gpu is not available: expected auto, cpu"),
         (["trainer.max_minutes=1"], "must be set, got {'max_steps': 3, 'max_minutes'"),
         (["adversarial.update_probability=0"], "update_probability must be in (0, 1], got 0"),

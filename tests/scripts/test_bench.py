@@ -140,7 +140,7 @@ def test_growth_table_plot_and_json(
         """A step takes a second for each signal, and a GiB."""
 
         def __init__(self, command: list[str]) -> None:
-            assert command[1:5] == ["-m", "scripts.bench.step", "work", "codec.config.filters=8"]
+            assert command[1:5] == ["-m", "scripts.bench.step", "work", "codec.network.filters=8"]
             assert command[6:] == ["--precision=auto"]
             self.size = int(command[5].removeprefix("data.batch_size="))
             self.seconds: list[float] = []
@@ -153,7 +153,7 @@ def test_growth_table_plot_and_json(
 
     monkeypatch.setattr(bench_growth, "Worker", Worker)
     plot, path = tmp_path / "growth.svg", tmp_path / "growth.json"
-    bench_growth.main(["--series", "batch", "--plot", str(plot), "--json", str(path), "--", "codec.config.filters=8"])
+    bench_growth.main(["--series", "batch", "--plot", str(plot), "--json", str(path), "--", "codec.network.filters=8"])
     found = json.loads(path.read_text())["growth"]["batch"]
     assert found["sizes"] == found["seconds"] == found["gib"] == [1, 2, 4, 8]
     assert found["seconds_growth"] == pytest.approx([0, 1, 1], abs=1e-9)
@@ -177,7 +177,7 @@ def test_precisions_are_compared_at_one_seed_and_seeds_in_float32() -> None:
 @pytest.mark.slow
 def test_precision_table_plot_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot, path = tmp_path / "precision.svg", tmp_path / "precision.json"
-    small = ["codec.config.filters=2", "codec.config.lstm_layers=0", "discriminator.filters=2"]
+    small = ["codec.network.filters=2", "codec.network.lstm_layers=0", "discriminator.filters=2"]
     small += ["data.segment_seconds=0.2", "data.held_out.seconds=0.5", "trainer.codebooks.init_batches=2"]
     outputs = ["--plot", str(plot), "--json", str(path)]
     with tidied():
@@ -253,7 +253,7 @@ def test_a_machine_is_named_by_what_decides_its_speed(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_a_worker_steps_with_its_overrides() -> None:
-    small = ["codec.config.filters=2", "codec.config.lstm_layers=0", "discriminator.filters=2", "data.batch_size=1"]
+    small = ["codec.network.filters=2", "codec.network.lstm_layers=0", "discriminator.filters=2", "data.batch_size=1"]
     worker = Worker([sys.executable, "-m", "scripts.bench.step", "work", *small, "--precision=float32"])
     assert worker.step() > 0
     assert len(worker.seconds) == 1
@@ -270,7 +270,7 @@ def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr(bench_startup, "_import_seconds", len)
     monkeypatch.setattr(bench_startup, "_VECTORS", (300,))
     path = tmp_path / "figures.json"
-    small = ["codec.config.filters=2", "codec.config.lstm_layers=0", "discriminator.filters=2", "data.batch_size=1"]
+    small = ["codec.network.filters=2", "codec.network.lstm_layers=0", "discriminator.filters=2", "data.batch_size=1"]
     bench_startup.main(["--rounds", "1", "--precision", "float32", "--json", str(path), "--", *small])
     found = json.loads(path.read_text())["startup"]
     assert [len(seconds) for seconds in found.values()] == [1] * 5

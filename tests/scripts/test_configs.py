@@ -34,8 +34,8 @@ QUICK = (
 )
 SMALL = (
     "codec=starter",
-    "codec.config.filters=2",
-    "codec.config.latent_dim=8",
+    "codec.network.filters=2",
+    "codec.network.latent_dim=8",
     "discriminator=small",
     "discriminator.filters=2",
     "data=clips",
@@ -248,18 +248,18 @@ def test_no_experiment_wants_a_name() -> None:
 
 # The EnCodec paper (arXiv 2210.13438) and the encodec package.
 PAPER: dict[str, object] = {
-    "codec.config.filters": 32,
-    "codec.config.strides": [2, 4, 5, 8],
-    "codec.config.kernel_size": 7,
-    "codec.config.residual_kernel_size": 3,
-    "codec.config.residual_layers": 1,
-    "codec.config.lstm_layers": 2,
-    "codec.config.latent_dim": 128,
-    "codec.config.padding": "reflect",
-    "codec.config.skip": "conv",
-    "codec.config.codebook_size": 1024,
-    "codec.codebook_decay": 0.99,
-    "codec.kmeans_iterations": 50,
+    "codec.network.filters": 32,
+    "codec.network.strides": [2, 4, 5, 8],
+    "codec.network.kernel_size": 7,
+    "codec.network.residual_kernel_size": 3,
+    "codec.network.residual_layers": 1,
+    "codec.network.lstm_layers": 2,
+    "codec.network.latent_dim": 128,
+    "codec.network.padding": "reflect",
+    "codec.network.skip": "conv",
+    "codec.quantizer.codebook_size": 1024,
+    "codec.quantizer.decay": 0.99,
+    "codec.quantizer.kmeans_iterations": 50,
     "discriminator.filters": 32,
     "discriminator.kernel": [3, 9],
     "discriminator.dilations": [1, 2, 4],
@@ -271,7 +271,7 @@ PAPER: dict[str, object] = {
     "balancer.scale.total_norm": 1.0,
     "balancer.refresh_every": 8,
     "balancer.refresh_from": 1000,
-    "codec.config.celu_alpha": 1.0,
+    "codec.network.activation": "elu",
     "adversarial.update": "alternating",
     "adversarial.start_fraction": 0.0,
     "optimizer.codec._target_": "torch.optim.Adam",
@@ -292,11 +292,11 @@ PAPER: dict[str, object] = {
 }
 # audiocraft's config/solver/compression/default.yaml and its two models.
 AUDIOCRAFT: dict[str, object] = PAPER | {
-    "codec.config.norm": "weight_norm",
-    "codec.config.normalize": False,
-    "codec.config.channels": 1,
-    "codec.config.padding": "constant",
-    "codec.config.skip": "identity",
+    "codec.network.norm": "weight_norm",
+    "codec.normalize": False,
+    "codec.network.channels": 1,
+    "codec.network.padding": "constant",
+    "codec.network.skip": "identity",
     "discriminator.windows": [1024, 2048, 512, 256, 128],
     "discriminator.negative_slope": 0.3,
     "losses.terms.mel.window_exponents": [6, 7, 8, 9, 10],
@@ -315,48 +315,48 @@ AUDIOCRAFT: dict[str, object] = PAPER | {
 EXPECTED: dict[str, dict[str, object]] = {
     "encodec_24khz": PAPER
     | {
-        "codec.config.sample_rate": 24000,
-        "codec.config.channels": 1,
-        "codec.config.causal": True,
-        "codec.config.norm": "weight_norm",
-        "codec.config.normalize": False,
-        "codec.config.segment_seconds": None,
-        "codec.config.codebooks": 32,
-        "codec.config.bandwidths_kbps": [1.5, 3, 6, 12, 24],
+        "codec.sample_rate": 24000,
+        "codec.network.channels": 1,
+        "codec.network.causal": True,
+        "codec.network.norm": "weight_norm",
+        "codec.normalize": False,
+        "codec.segment_seconds": None,
+        "codec.quantizer.num_codebooks": 32,
+        "codec.bandwidths_kbps": [1.5, 3, 6, 12, 24],
         "discriminator.windows": [2048, 1024, 512, 256, 128],
         "losses.weights": {"l1": 0.1, "mel": 1.0, "adversarial": 3.0, "feature_matching": 3.0},
         "adversarial.update_probability": 2 / 3,
     },
     "encodec_48khz": PAPER
     | {
-        "codec.config.sample_rate": 48000,
-        "codec.config.channels": 2,
-        "codec.config.causal": False,
-        "codec.config.norm": "time_group_norm",
-        "codec.config.normalize": True,
-        "codec.config.segment_seconds": 1.0,
-        "codec.config.overlap": 0.01,
-        "codec.config.codebooks": 16,
-        "codec.config.bandwidths_kbps": [3, 6, 12, 24],
+        "codec.sample_rate": 48000,
+        "codec.network.channels": 2,
+        "codec.network.causal": False,
+        "codec.network.norm": "time_group_norm",
+        "codec.normalize": True,
+        "codec.segment_seconds": 1.0,
+        "codec.overlap": 0.01,
+        "codec.quantizer.num_codebooks": 16,
+        "codec.bandwidths_kbps": [3, 6, 12, 24],
         "discriminator.windows": [4096, 2048, 1024, 512, 256],
         "losses.weights": {"l1": 0.1, "mel": 1.0, "adversarial": 4.0, "feature_matching": 4.0},
         "adversarial.update_probability": 0.5,
     },
     "audiocraft_24khz": AUDIOCRAFT
     | {
-        "codec.config.sample_rate": 24000,
-        "codec.config.causal": True,
-        "codec.config.codebooks": 32,
+        "codec.sample_rate": 24000,
+        "codec.network.causal": True,
+        "codec.quantizer.num_codebooks": 32,
         "trainer.codebooks.dropout": "codebooks",
     },
     "audiocraft_32khz": AUDIOCRAFT
     | {
-        "codec.config.sample_rate": 32000,
-        "codec.config.filters": 64,
-        "codec.config.strides": [4, 4, 5, 8],
-        "codec.config.causal": False,
-        "codec.config.codebooks": 4,
-        "codec.config.codebook_size": 2048,
+        "codec.sample_rate": 32000,
+        "codec.network.filters": 64,
+        "codec.network.strides": [4, 4, 5, 8],
+        "codec.network.causal": False,
+        "codec.quantizer.num_codebooks": 4,
+        "codec.quantizer.codebook_size": 2048,
         "trainer.codebooks.dropout": "none",
     },
 }
@@ -390,13 +390,13 @@ def test_experiments_build_at_their_real_size(name: str, built: Build) -> None:
     assert config.frame_rate_hz == frame_rate_hz
     assert sum(p.numel() for p in trainer.codec.parameters()) / 1e6 == pytest.approx(parameters, abs=0.005)
     assert [config.codebooks_for(bandwidth) for bandwidth in config.bandwidths_kbps] == books
-    assert config.codebooks_for(trainer.validation.bandwidth_kbps) <= config.codebooks
+    assert config.codebooks_for(trainer.validation.bandwidth_kbps) <= config.num_codebooks
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_the_experiments_leave_to_the_defaults_of_the_classes(name: str, built: Build) -> None:
     """64 mel bands and alpha = 1 in both; the logarithmic term as a norm in the paper, a mean square in audiocraft."""
-    trainer = built(f"experiment={name}", "codec.config.filters=2", "discriminator.filters=2", "data=clips")
+    trainer = built(f"experiment={name}", "codec.network.filters=2", "discriminator.filters=2", "data=clips")
     mel: Any = trainer.losses["mel"]
     assert mel.mels == 64
     assert mel.alphas == [1.0] * len(mel.resolutions)
@@ -423,7 +423,7 @@ def test_the_starter_is_the_default_and_reaches_6_kbps() -> None:
         cfg = compose("train")
     assert cfg.name == "starter"
     assert cfg.validation.bandwidth_kbps == 6.0
-    assert 6 in cfg.codec.config.bandwidths_kbps
+    assert 6 in cfg.codec.bandwidths_kbps
 
 
 def test_an_ablation_goes_on_with_what_the_starter_has_learnt() -> None:

@@ -15,9 +15,9 @@ LENGTH, STRIDE = 48_000, 47_520
 def test_the_48_khz_experiment_trains_on_segments_with_a_scale_each(tmp_path: Path) -> None:
     """A step at tiny size; then a quiet and a loud segment come back as loud as they were."""
     tiny = [
-        "experiment=encodec_48khz", "data=clips", "data.num_workers=0", "data.batch_size=2", "codec.config.filters=2",
-        "codec.config.latent_dim=8", "codec.config.codebooks=4", "codec.config.codebook_size=16",
-        "codec.config.bandwidths_kbps=[0.6,1.2,2.4]", "discriminator.filters=2", "discriminator.windows=[256]",
+        "experiment=encodec_48khz", "data=clips", "data.num_workers=0", "data.batch_size=2", "codec.network.filters=2",
+        "codec.network.latent_dim=8", "codec.quantizer.num_codebooks=4", "codec.quantizer.codebook_size=16",
+        "codec.bandwidths_kbps=[0.6,1.2,2.4]", "discriminator.filters=2", "discriminator.windows=[256]",
         "data.segment_seconds=0.1", "trainer.device=cpu", "trainer.precision=float32", "name=tiny",
         "data.held_out={seconds: 0.2, clips_per_source: 1}", "validation.bandwidth_kbps=2.4",
     ]  # fmt: skip
@@ -25,7 +25,7 @@ def test_the_48_khz_experiment_trains_on_segments_with_a_scale_each(tmp_path: Pa
         trainer = build_trainer(compose("train", tiny), tmp_path)
     audio = trainer.data.batch(0)
     assert audio.shape == (2, 2, 4800)
-    trainer.codec.quantizer.start(torch.randn(256, 8))
+    trainer.codec.quantizer.initialize(torch.randn(256, 8))
     before = [parameter.clone() for parameter in trainer.codec.parameters()]
     trainer.train_step(audio)
     trainer.logger.close()

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from codec.model import Codec
+from codec.model_file import fingerprint, load_model
 from codec.training import (
     CheckpointError,
     CheckpointStore,
@@ -44,8 +44,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
 SETTINGS = [
     "data=clips", "name=tiny", "trainer.precision=float32", "validation.bandwidth_kbps=2.4",
-    "codec.config.filters=4", "codec.config.strides=[4,5,8]", "codec.config.latent_dim=16",
-    "codec.config.codebooks=4", "codec.config.codebook_size=16", "codec.config.bandwidths_kbps=[0.6,1.2,2.4]",
+    "codec.network.filters=4", "codec.network.strides=[4,5,8]", "codec.network.latent_dim=16",
+    "codec.quantizer.num_codebooks=4", "codec.quantizer.codebook_size=16", "codec.bandwidths_kbps=[0.6,1.2,2.4]",
     "discriminator.filters=2", "discriminator.windows=[64,32]", "losses.terms.mel.window_exponents=[5,6]",
     "+losses.terms.tonality.window_samples=512",
     "data.batch_size=2", "data.segment_seconds=0.0667", "data.held_out.seconds=0.2",
@@ -179,8 +179,8 @@ def test_a_model_is_there_once_the_last_checkpoint_is(tmp_path: Path, monkeypatc
 
     def look(step: int, state: dict[str, Any], *rest: Any) -> Path:
         if step:
-            model = Codec.load(tmp_path / "run" / "model.safetensors")
-            models.append(model.fingerprint() == trainer.averaged_codec.fingerprint())
+            model = load_model(tmp_path / "run" / "model.safetensors")
+            models.append(fingerprint(model) == fingerprint(trainer.averaged_codec))
         return save(step, state, *rest)
 
     monkeypatch.setattr(trainer.store, "save", look)
@@ -276,7 +276,7 @@ def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Pa
     again = tiny_trainer(tmp_path)
     assert again.checkpointer.restore(again)
     assert again.step == 2
-    Codec.load(tmp_path / "run" / "model.safetensors")
+    load_model(tmp_path / "run" / "model.safetensors")
 
 
 @pytest.mark.parametrize("error", [OSError("disk on fire"), SafetensorError("disk on fire")])
@@ -370,7 +370,7 @@ def _steps(runs: Path) -> list[int]:
 def test_a_run_killed_again_and_again_ends_the_same(tmp_path: Path, finished: Path) -> None:
     wanted = _result(finished)
     assert wanted.state["step"] == STEPS
-    assert bool(wanted.state["codec"]["quantizer.started"])
+    assert bool(wanted.state["codec"]["quantizer.is_initialized"])
     checkpoints = tmp_path / "tiny" / "checkpoints"
 
     # In the middle of a step, before there is any checkpoint but that of the start.

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from codec import Codec, CodecConfig
+from codec import Codec
+from codec.model_file import save_model
+from codec_inputs import seanet_codec
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY: dict[str, Any] = {
@@ -16,7 +18,7 @@ TINY: dict[str, Any] = {
     "filters": 4,
     "strides": (2, 4, 5, 8),
     "latent_dim": 16,
-    "codebooks": 8,
+    "num_codebooks": 8,
     "codebook_size": 16,
     "lstm_layers": 1,
     "bandwidths_kbps": (2.4,),
@@ -41,12 +43,12 @@ KINDS: dict[str, dict[str, Any]] = {
 def tiny_codec(kind: str, **changes: Any) -> Codec:
     """A codec whose latents vary more than those of a new encoder, with codebooks drawn from latents of noise."""
     torch.manual_seed(1)
-    codec = Codec(CodecConfig(**(TINY | KINDS[kind] | changes))).eval()
+    codec = seanet_codec(**(TINY | KINDS[kind] | changes)).eval()
     with torch.no_grad():
         for name, parameter in codec.encoder.named_parameters():
             if name.endswith(("conv.weight", "weight.original0")):
                 parameter *= 2
-        codec.quantizer.start(codec.encoder(torch.randn(1, codec.config.channels, 48_000))[0].t(), seed=0)
+        codec.quantizer.initialize(codec.encoder(torch.randn(1, codec.config.channels, 48_000))[0].t(), seed=0)
     return codec
 
 
@@ -54,7 +56,7 @@ def save_tiny(kind: str, folder: Path, **changes: Any) -> str:
     """Saves such a codec in a run folder and returns the folder."""
     run = folder / kind
     run.mkdir(parents=True)
-    tiny_codec(kind, **changes).save(run / "model.safetensors")
+    save_model(tiny_codec(kind, **changes), run / "model.safetensors")
     return str(run)
 
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from codec import Codec, CodecConfig
 from codec.interop.weights import codec_with, translated
+from codec_inputs import flat
 
 __all__ = [
     "TINY",
+    "assert_same_codes",
     "assert_ties",
     "codec_with_weights_of",
     "encodec_model",
@@ -34,14 +36,15 @@ TINY: dict[str, Any] = {
     "filters": 4,
     "strides": (2, 3),
     "latent_dim": 6,
-    "codebooks": 4,
+    "num_codebooks": 4,
     "codebook_size": 16,
     "bandwidths_kbps": (0.4, 0.8, 1.6),
 }
 
 
-def encodec_model(config: CodecConfig) -> EncodecModel:
+def encodec_model(config: Any) -> EncodecModel:
     """The encodec package's model of this config, in eval mode."""
+    config = flat(config)
     layers = {
         "channels": config.channels,
         "dimension": config.latent_dim,
@@ -63,7 +66,7 @@ def encodec_model(config: CodecConfig) -> EncodecModel:
         # encodec 0.1.1 uses the weight_norm that torch has deprecated; it computes the same weight.
         warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
         encoder, decoder = SEANetEncoder(**layers), SEANetDecoder(**layers)
-    quantizer = EncodecQuantizer(dimension=config.latent_dim, n_q=config.codebooks, bins=config.codebook_size)
+    quantizer = EncodecQuantizer(dimension=config.latent_dim, n_q=config.num_codebooks, bins=config.codebook_size)
     model = EncodecModel(
         encoder,
         decoder,
@@ -81,9 +84,10 @@ def encodec_model(config: CodecConfig) -> EncodecModel:
     return model.eval()
 
 
-def transformers_model(config: CodecConfig) -> nn.Module:
+def transformers_model(config: Any) -> nn.Module:
     """transformers' `EncodecModel` of this config, in eval mode."""
     # Imported here: it takes seconds, and most tests do without.
+    config = flat(config)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     from transformers import EncodecConfig
     from transformers import EncodecModel as TransformersModel
@@ -148,13 +152,26 @@ def codec_with_weights_of(foreign: nn.Module, config: CodecConfig) -> Codec:
     Raises:
         ForeignModelError: A weight is missing, superfluous or of another shape.
     """
-    return codec_with(translated(foreign.state_dict()), config)
+    return codec_with(translated(foreign.state_dict()), vars(flat(config)))
+
+
+def assert_same_codes(codec: Codec, audio: Tensor, ours: list[Tensor], theirs: list[Tensor]) -> None:
+    """Codes of all segments of `audio` are equal, except for ties, see `assert_ties`.
+
+    Shape: audio [B, C, T], ours and theirs [B, K, F] of each segment.
+    """
+    length, stride = codec.config.segment_samples_or(audio.shape[-1]), codec.config.segment_stride(audio.shape[-1])
+    assert len(ours) == len(theirs)
+    for i, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        if not torch.equal(mine, other):
+            latent = codec.encode_latent(audio[..., i * stride : i * stride + length])
+            assert_ties(latent, codec.quantizer.inference_state()["embed"], mine, other)
 
 
 def assert_ties(latent: Tensor, embed: Tensor, ours: Tensor, theirs: Tensor) -> None:
-    """Codes differ in few frames, and first in a book whose two codes float32 cannot tell apart.
+    """Codes differ in few frames, and first in a codebook whose two codes float32 cannot tell apart.
 
-    The packages take distances by a product of matrices, whose rounding goes with the machine.
+    The packages compute distances with a matrix product, whose rounding depends on the processor.
 
     Shape: latent [B, D, F], embed [K, size, D], ours [B, K, F], theirs [B, K, F].
     """
@@ -162,7 +179,7 @@ def assert_ties(latent: Tensor, embed: Tensor, ours: Tensor, theirs: Tensor) -> 
     assert len(frames) <= 0.1 * len(ours) * ours.shape[2]
     for signal, frame in frames:
         mine, other = ours[signal, :, frame], theirs[signal, :, frame]
-        book = int((mine != other).nonzero()[0])
-        rest = latent[signal, :, frame].double() - sum(embed[k, mine[k]].double() for k in range(book))
-        squares = [(rest - embed[book, codes[book]]).square().sum().item() for codes in (mine, other)]
+        k = int((mine != other).nonzero()[0])
+        rest = latent[signal, :, frame].double() - sum(embed[i, mine[i]].double() for i in range(k))
+        squares = [(rest - embed[k, codes[k]]).square().sum().item() for codes in (mine, other)]
         assert squares[0] == pytest.approx(squares[1], abs=1e-5 * latent[signal, :, frame].square().sum().item())

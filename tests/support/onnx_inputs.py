@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from codec import Codec, CodecConfig
 from codec.audio.reader import AudioReader
+from codec_inputs import flat, seanet_codec, seanet_config
 
 __all__ = ["Exported", "assert_same_codes", "assert_same_sound", "configured_codec", "held_out", "spread_codec"]
 
@@ -78,20 +80,20 @@ def spread_codec(config: CodecConfig, clips: list[Tensor]) -> Codec:
     So that few decisions of the quantizer are close ones, and that what is decoded is the codes' sound and not a bias.
     """
     torch.manual_seed(1)
-    codec = Codec(config, kmeans_iterations=5).eval()
+    codec = seanet_codec(**vars(flat(config)), kmeans_iterations=5).eval()
     for name, parameter in codec.named_parameters():
         if name.endswith(("conv.weight", "weight.original0")):
             parameter *= 2
     latents = [codec.encode_latent(clip[..., : config.segment_samples_or(clip.shape[-1])])[0].t() for clip in clips]
-    codec.quantizer.start(torch.cat(latents))
+    codec.quantizer.initialize(torch.cat(latents))
     return codec
 
 
 def configured_codec(name: str, **changes: Any) -> tuple[Codec, list[Tensor]]:
     """The codec of configs/codec/NAME.yaml, and 2 s of each held-out clip at its rate."""
-    settings = yaml.safe_load((ROOT / "configs" / "codec" / f"{name}.yaml").read_text(encoding="utf-8"))["config"]
-    del settings["_target_"]
-    config = CodecConfig(**settings | changes)
+    cfg = OmegaConf.create({"codec": OmegaConf.load(ROOT / "configs" / "codec" / f"{name}.yaml")})
+    codec: Codec = instantiate(cfg.codec, _convert_="all")
+    config = seanet_config(**vars(flat(codec.config)) | changes)
     clips = [clip[..., : 2 * config.sample_rate] for clip in held_out(config)]
     return spread_codec(config, clips), clips
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from balancer import Balancer, EmaNorm, Keep, Static, Sum
-from codec.config import CodecConfig
 from codec.model import Codec
 from codec.training import (
     AdversarialTraining,
@@ -23,6 +22,7 @@ from codec.training import (
     TrainingData,
     Validation,
 )
+from codec_inputs import seanet_codec
 from data import Batch, HeldOutClip, SegmentDataset, scan_folder, write_wav
 from losses import L1, AdversarialLoss, MultiScaleMel, MultiScaleSTFTDiscriminator
 
@@ -36,11 +36,11 @@ def tiny_codec(seed: int = 0, **config: Any) -> Codec:
     """Four books of 16 codes at 0.8 kbps each; 40 frames a segment."""
     settings: dict[str, Any] = {
         "sample_rate": RATE, "filters": 4, "strides": [2, 4, 5], "latent_dim": 16, "lstm_layers": 0,
-        "padding": "constant", "codebooks": 4, "codebook_size": 16, "bandwidths_kbps": [0.8, 1.6, 3.2],
+        "padding": "constant", "num_codebooks": 4, "codebook_size": 16, "bandwidths_kbps": [0.8, 1.6, 3.2],
     }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Codec(CodecConfig(**settings | config), codebook_decay=0.9, revive_below=0.0)
+        return seanet_codec(**{"decay": 0.9, "dead_code_threshold": 0.0} | settings | config)
 
 
 def tiny_adversarial(
@@ -155,7 +155,7 @@ def tidied() -> Iterator[None]:
 
 def started(codec: Codec) -> Codec:
     """With books that random vectors started."""
-    codec.quantizer.start(torch.randn(256, 16, generator=torch.Generator().manual_seed(3)) * 0.1)
+    codec.quantizer.initialize(torch.randn(256, 16, generator=torch.Generator().manual_seed(3)) * 0.1)
     return codec
 
 

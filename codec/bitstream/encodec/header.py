@@ -3,14 +3,14 @@
 import json
 import math
 import struct
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.header import BitstreamError
 from codec.bitstream.layout import MAGIC
 from codec.config import CodecConfig
+from codec.network import SEANet
 
 __all__ = ["PACKAGE_CONFIGS", "EncodecHeader", "frames_of", "is_encodec_format", "package_model_name",
            "read_encodec_header", "truncated"]  # fmt: skip
@@ -19,14 +19,30 @@ _START = struct.Struct(">4sBI")
 _MAX_HEADER_BYTES = 1 << 16  # about 60 are used
 _MAX_SAMPLES = 1 << 62
 
+
+def _config(network: SEANet, sample_rate: int, num_codebooks: int, segment_seconds: float | None) -> CodecConfig:
+    quantizer = {"latent_dim": network.latent_dim, "num_codebooks": num_codebooks, "codebook_size": 1024}
+    return CodecConfig(
+        sample_rate=sample_rate,
+        bandwidths_kbps=(),
+        normalize=segment_seconds is not None,
+        segment_seconds=segment_seconds,
+        overlap=0.01,
+        channels=network.channels,
+        latent_dim=network.latent_dim,
+        hop_samples=network.hop_samples,
+        causal=network.causal,
+        codebook_sizes=[1024] * num_codebooks,
+        network={"name": "SEANet"} | network.settings(),
+        quantizer={"name": "ResidualVectorQuantizer"} | quantizer,
+    )
+
+
 # The two models of the encodec package, by the names that it stores.
 PACKAGE_CONFIGS = {
-    "encodec_24khz": CodecConfig(),
-    "encodec_48khz": CodecConfig(
-        sample_rate=48_000, channels=2, causal=False, norm="time_group_norm", codebooks=16, normalize=True,
-        segment_seconds=1.0, bandwidths_kbps=(3.0, 6.0, 12.0, 24.0),
-    ),
-}  # fmt: skip
+    "encodec_24khz": _config(SEANet(), 24_000, 32, None),
+    "encodec_48khz": _config(SEANet(channels=2, causal=False, norm="time_group_norm"), 48_000, 16, 1.0),
+}
 
 
 class EncodecHeader(NamedTuple):
@@ -91,14 +107,22 @@ def package_model_name(config: CodecConfig) -> str:
     package = PACKAGE_CONFIGS[name]
     # The bandwidths on offer do not change the format, nor does the overlap of a model without segments.
     ignored = {"bandwidths_kbps"} | ({"overlap"} if package.segment_seconds is None else set())
-    for field in fields(config):
-        expected, got = getattr(package, field.name), getattr(config, field.name)
-        if expected != got and field.name not in ignored:
+    theirs, ours = _flat(package.to_dict()), _flat(config.to_dict())
+    for setting in dict.fromkeys([*theirs, *ours]):
+        expected, got = theirs.get(setting), ours.get(setting)
+        if expected != got and setting not in ignored:
             raise ValueError(
                 f"the format of the encodec package needs the architecture of one of its two models: {name} has "
-                f"{field.name} {expected}, this model has {got}"
+                f"{setting} {expected}, this model has {got}"
             )
     return name
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of codec, network and quantizer by dotted names."""
+    parts = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    rest = {name: value for name, value in settings.items() if name not in parts}
+    return rest | {f"{part}.{name}": value for part, inner in parts.items() for name, value in inner.items()}
 
 
 def is_encodec_format(start: bytes) -> bool:
@@ -146,7 +170,7 @@ def _parse(text: bytes) -> EncodecHeader:
     header = EncodecHeader(values["m"], values["al"], values["nc"], values["lm"])
     if not isinstance(header.model, str) or header.model not in PACKAGE_CONFIGS:
         raise ValueError(f"m must be one of {', '.join(PACKAGE_CONFIGS)}, got {_excerpt(header.model)}")
-    max_codebooks = PACKAGE_CONFIGS[header.model].codebooks
+    max_codebooks = PACKAGE_CONFIGS[header.model].num_codebooks
     limits = {"al": (header.samples, 0, _MAX_SAMPLES), "nc": (header.num_codebooks, 1, max_codebooks)}
     for key, (value, least, most) in limits.items():
         if type(value) is not int or not least <= value <= most:

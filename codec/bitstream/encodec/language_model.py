@@ -43,8 +43,8 @@ class EncodecLM(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.transformer = _Transformer(int(_CONTEXT_SECONDS * config.frame_rate_hz))
-        self.emb = nn.ModuleList(nn.Embedding(config.codebook_size + 1, _DIM) for _ in range(config.codebooks))
-        self.linears = nn.ModuleList(nn.Linear(_DIM, config.codebook_size) for _ in range(config.codebooks))
+        self.emb = nn.ModuleList(nn.Embedding(config.codebook_size + 1, _DIM) for _ in range(config.num_codebooks))
+        self.linears = nn.ModuleList(nn.Linear(_DIM, config.codebook_size) for _ in range(config.num_codebooks))
 
     @torch.no_grad()
     def forward(self, previous: Tensor | None, num_codebooks: int, state: LMState | None) -> tuple[Tensor, LMState]:
@@ -131,7 +131,7 @@ def read_encodec_lm(path: Path, config: CodecConfig) -> EncodecLM:
     for name in [*expected, *got]:
         if expected.get(name) != got.get(name):
             raise ForeignModelError(
-                f"{path} is not a language model for {config.codebooks} codebooks of {config.codebook_size} codes: "
+                f"{path} is not a language model for {config.num_codebooks} codebooks of {config.codebook_size} codes: "
                 f"expected {name} {expected.get(name, 'absent')}, got {got.get(name, 'none')}"
             )
     for name, tensor in state.items():

@@ -90,7 +90,7 @@ class EntropyCoders:
             model = EntropyModel.load(self.path)
             shape = model.config.num_codebooks, model.config.codebook_size
             if model.codec_fingerprint != self.fingerprint or shape != (
-                self.config.codebooks,
+                self.config.num_codebooks,
                 self.config.codebook_size,
             ):
                 raise EntropyFileError(

@@ -133,7 +133,8 @@ class Diagnostics:
         if mean - 1 < _COLLAPSED * (size - 1):
             self.active["collapse"] = (
                 f"The codebooks have collapsed: on average {mean:.1f} of {size} codes are in effective use. Raise "
-                "trainer.codebooks.start_fraction so that the encoder is trained first, or raise codec.revive_below."
+                "trainer.codebooks.start_fraction so that the encoder is trained first, "
+                "or raise codec.quantizer.dead_code_threshold."
             )
             return
         dead = [str(k + 1) for k, codes in enumerate(highest) if codes < max(_DEAD_CODES, _DEAD_FRACTION * size)]
@@ -141,7 +142,8 @@ class Diagnostics:
             subject, verb = ("Codebook", "is") if len(dead) == 1 else ("Codebooks", "are")
             self.active["dead codebooks"] = (
                 f"{subject} {', '.join(dead)} of {len(highest)} {verb} dead: almost every frame gets the same code, so "
-                "these bits carry no information. Raise codec.revive_below, or lower codec.config.codebooks."
+                "these bits carry no information. "
+                "Raise codec.quantizer.dead_code_threshold, or lower codec.quantizer.num_codebooks."
             )
 
     def _check_discriminator(self, record: Record) -> None:

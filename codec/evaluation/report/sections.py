@@ -87,7 +87,7 @@ def _codebook_charts(train: Sequence[Record], validation: Sequence[Record]) -> l
     charts = []
     for quantity, title, limits in (
         ("perplexity", "perplexity", None),
-        ("dead_share", "fraction of dead codes", (0.0, 1.0)),
+        ("dead_fraction", "fraction of dead codes", (0.0, 1.0)),
     ):
         parts = [key.split("/") for key in keys_with_prefix(records, "codebook/") if key.endswith(f"/{quantity}")]
         numbers = sorted({int(part[1]) for part in parts if len(part) == 3 and part[1].isdecimal()})

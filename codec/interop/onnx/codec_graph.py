@@ -1,13 +1,15 @@
 """A codec's encoder and decoder as ONNX graphs."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import onnx
+from torch import nn
 
 from codec.interop.onnx.graph import Graph
 from codec.interop.onnx.layers import NetworkWriter
 from codec.model import Codec
-from codec.quantization.residual import ResidualVectorQuantizer
+from codec.model_file import fingerprint
+from codec.quantization import ResidualVectorQuantizer
 
 __all__ = ["CodecGraph", "write_decoder", "write_encoder"]
 
@@ -37,9 +39,9 @@ def write_encoder(codec: Codec, streaming: bool) -> CodecGraph:
         scale = graph.node("Add", graph.node("Sqrt", power), graph.number(1e-8))
         audio = graph.node("Div", audio, scale)
     network = NetworkWriter(graph, config.hop_samples, streaming)
-    latent = network.layer(codec.encoder.layers, audio, "encoder")
-    codes = _quantize(graph, codec.quantizer, latent)
-    graph.output("codes", codes, ["batch", config.codebooks, "frames"], onnx.TensorProto.INT64)
+    latent = network.layer(cast(nn.Module, codec.encoder.layers), audio, "encoder")
+    codes = _quantize(graph, _residual(codec), latent)
+    graph.output("codes", codes, ["batch", config.num_codebooks, "frames"], onnx.TensorProto.INT64)
     if config.normalize:
         graph.output("scale", graph.node("Squeeze", scale, graph.integers(1, 2)), ["batch"])
     return _finish(codec, "encoder", network)
@@ -57,18 +59,24 @@ def write_decoder(codec: Codec, streaming: bool) -> CodecGraph:
     codes = graph.input("codes", ["batch", "books", "frames"], onnx.TensorProto.INT64)
     scale = graph.input("scale", ["batch"]) if config.normalize else None
     network = NetworkWriter(graph, 1, streaming)
-    audio = network.layer(codec.decoder.layers, _dequantize(graph, codec.quantizer, codes), "decoder")
+    audio = network.layer(cast(nn.Module, codec.decoder.layers), _dequantize(graph, _residual(codec), codes), "decoder")
     if scale is not None:
         audio = graph.node("Mul", audio, graph.node("Unsqueeze", scale, graph.integers(1, 2)))
     graph.output("audio", audio, ["batch", config.channels, "samples"])
     return _finish(codec, "decoder", network)
 
 
+def _residual(codec: Codec) -> ResidualVectorQuantizer:
+    if not isinstance(codec.quantizer, ResidualVectorQuantizer):
+        raise ValueError(f"there is no ONNX form of a {type(codec.quantizer).__name__}")
+    return codec.quantizer
+
+
 def _finish(codec: Codec, name: str, network: NetworkWriter) -> CodecGraph:
     if network.streaming:
         network.end_step()
         name += "_stream"
-    metadata = {"fingerprint": codec.fingerprint(), "config": codec.config.to_dict()}
+    metadata = {"fingerprint": fingerprint(codec), "config": codec.config.to_dict()}
     return CodecGraph(network.graph.model(name, metadata), list(network.states), network.first_step_frames)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from codec.atomic_file import atomic_write
 from codec.model import Codec
-from codec.streaming.codec import can_stream
+from codec.model_file import fingerprint
 
 if TYPE_CHECKING:
     import onnx
@@ -73,7 +73,7 @@ def export_onnx(codec: Codec, directory: Path) -> list[Path]:
         "encoder.onnx": write_encoder(codec, streaming=False),
         "decoder.onnx": write_decoder(codec, streaming=False),
     }
-    if can_stream(codec.config):
+    if codec.config.can_stream:
         graphs["encoder_stream.onnx"] = write_encoder(codec, streaming=True)
         graphs["decoder_stream.onnx"] = write_decoder(codec, streaming=True)
     contents = {name: graph.model.SerializeToString(deterministic=True) for name, graph in graphs.items()}
@@ -92,12 +92,12 @@ def _describe(codec: Codec, graphs: "Mapping[str, CodecGraph]") -> dict[str, Any
 
     config = codec.config
     about: dict[str, Any] = {
-        "fingerprint": codec.fingerprint(),
+        "fingerprint": fingerprint(codec),
         "opset": OPSET,
         "sample_rate": config.sample_rate,
         "channels": config.channels,
         "hop_samples": config.hop_samples,
-        "codebooks": config.codebooks,
+        "codebooks": config.num_codebooks,
         "codebook_size": config.codebook_size,
         "bandwidths": [{"kbps": kbps, "books": config.codebooks_for(kbps)} for kbps in config.bandwidths_kbps],
         "normalize": config.normalize,
@@ -105,9 +105,9 @@ def _describe(codec: Codec, graphs: "Mapping[str, CodecGraph]") -> dict[str, Any
     }
     if config.segment_seconds is not None:
         samples = config.segment_samples_or(0)
-        about["segments"] = {"samples": samples, "stride_samples": codec.segment_stride(0), "about": _SEGMENT}
-    about["streaming"] = _STREAM if can_stream(config) else _NO_STREAM
-    if can_stream(config) and config.padding == "reflect":
+        about["segments"] = {"samples": samples, "stride_samples": codec.config.segment_stride(0), "about": _SEGMENT}
+    about["streaming"] = _STREAM if config.can_stream else _NO_STREAM
+    if config.can_stream and config.network["padding"] == "reflect":
         about["streaming"] += _FIRST_STEP
     about["graphs"] = {name: _describe_graph(graph) for name, graph in graphs.items()}
     return about

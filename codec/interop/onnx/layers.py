@@ -72,10 +72,10 @@ class NetworkWriter:
                 return self._lstm(layer.lstm, x, name)
             case nn.GroupNorm(num_groups=1):
                 return self._group_norm(layer, x, name)
-            case nn.CELU(alpha=1):
+            case nn.ELU(alpha=1):
                 return self.graph.node("Elu", x)
-            case nn.CELU():
-                return self.graph.node("Celu", x, alpha=float(layer.alpha))
+            case nn.ReLU():
+                return self.graph.node("Relu", x)
             case nn.Identity():
                 return x
         raise ValueError(f"there is no ONNX form of a {type(layer).__name__} ({name})")

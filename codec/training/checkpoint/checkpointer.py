@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from safetensors import SafetensorError
 
 from codec.model import Codec
+from codec.model_file import save_model
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor
 from codec.training.checkpoint.store import CheckpointError, CheckpointStore
 from codec.training.distributed import Processes
@@ -56,7 +57,7 @@ class Checkpointer:
             # The model first: a run that has its last checkpoint makes no further step, so nothing would write it.
             try:
                 if run.step:  # an untrained one is of no use
-                    model.save(self.store.folder.parent / "model.safetensors")
+                    save_model(model, self.store.folder.parent / "model.safetensors")
             finally:
                 self.store.save(
                     run.step, run.state_dict(), score, () if done else self.divergence_monitor.protected_steps

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from codec.config import CodecConfig
 from codec.model import Codec
+from codec.model_file import fingerprint, load_model, make_codec
 from codec.training.adversarial import AdversarialTraining
 from codec.training.checkpoint.store import CheckpointError, load_checkpoint
 
@@ -31,7 +31,7 @@ def read_origin(path: Path) -> Origin:
     """A checkpoint, the newest one of a run's folder, or a model file, imported ones included.
 
     A folder without checkpoints may hold a model.safetensors. A model has no discriminator, and its codebooks'
-    averages start anew, each code weighing as much as 1 / (1 - decay) vectors on its place (see `Codec.load`).
+    averages start anew, each code weighing as much as 1 / (1 - decay) vectors on its place (see `load_model`).
 
     Raises:
         CheckpointError: There is no whole checkpoint.
@@ -41,12 +41,12 @@ def read_origin(path: Path) -> Origin:
     if path.suffix != ".safetensors" and not folder_of_model:
         step, state = load_checkpoint(path)
         return Origin(state, f"{path} at step {step}")
-    codec = Codec.load(path / _MODEL_NAME if folder_of_model else path)
+    codec = load_model(path / _MODEL_NAME if folder_of_model else path)
     weights = codec.state_dict()
     # The average of one state; with a count of 0 the first step would overwrite it.
     average = {"n_averaged": torch.tensor(1), **{f"module.{name}": value for name, value in weights.items()}}
     state = {"codec_config": codec.config.to_dict(), "codec": weights, "average": average}
-    return Origin(state, f"the model {path} ({codec.fingerprint()})")
+    return Origin(state, f"the model {path} ({fingerprint(codec)})")
 
 
 def averaged_codec(path: Path) -> Codec:
@@ -57,7 +57,7 @@ def averaged_codec(path: Path) -> Codec:
     """
     state = load_checkpoint(path).state
     try:
-        codec = Codec(CodecConfig.from_dict(state["codec_config"]))
+        codec = make_codec(state["codec_config"])
         average = {name.removeprefix("module."): value for name, value in state["average"].items()}
         del average["n_averaged"]
         books = {name: value for name, value in state["codec"].items() if name.startswith("quantizer.")}
@@ -73,7 +73,7 @@ def check_architecture(state: Mapping[str, Any], codec: Codec) -> None:
     Raises:
         ValueError: Names the first settings that differ.
     """
-    ours, theirs = codec.config.to_dict(), state["codec_config"]
+    ours, theirs = _flat(codec.config.to_dict()), _flat(state["codec_config"])
     names = [name for name in [*ours, *theirs] if name not in _FREE_TO_DIFFER]
     differing = [
         f"{name} is {theirs.get(name)} there, {ours.get(name)} here"
@@ -118,3 +118,14 @@ def _check_shapes(state: Mapping[str, Any], part: nn.Module) -> None:
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
+        else:
+            found[name] = value
+    return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,8 @@ def trust_bfloat16(
     """
     # bfloat16 has 8 bits: rounding the waveform itself adds white noise 54 dB below it, louder than much of the treble
     # that the spectral losses ask for.
-    keep_float32(codec.encoder.layers[0])
-    keep_float32(codec.decoder.layers[-1])
+    keep_float32(cast(nn.Module, codec.encoder.input_layer))
+    keep_float32(cast(nn.Module, codec.decoder.output_layer))
     discriminator = {} if adversarial is None else {"discriminator": adversarial.discriminator}
     parts = nn.ModuleDict({"codec": codec, **discriminator})
     failed = check_bfloat16(precision, parts, lambda: [part(audio) for part in parts.values()])
@@ -97,6 +98,6 @@ def start_codebooks(
     vectors = latent_vectors(codec, batches, precision, processes)
     if not bool(vectors.isfinite().all()):
         return 0
-    codec.quantizer.start(vectors, seed, count)
+    codec.quantizer.initialize(vectors, seed, count)
     processes.broadcast(codec.quantizer.buffers())
     return len(vectors)

@@ -5,12 +5,12 @@ can be put into a basis and back. Here every strided convolution takes the princ
 transposed one across from it their inverse, and the residual units add nothing yet. k-means on these latents then is
 a vector quantizer of principal components, and training starts from waveforms that are right in phase.
 
-The network stays linear, nearly, because each signal s is held by two channels. Near 0 an activation with a small
-`celu_alpha` is a rectifier, and two of them hand on the halves of a wave of any level:
-    CELU(s) - CELU(-s) = s, up to alpha.
-The ELU, whose alpha is 1, needs a constant c beside it:
+The network stays linear, nearly, because two channels hold each signal s. With ReLU activations they hold the halves of
+a wave, at any level:
+    ReLU(s) - ReLU(-s) = s.
+The ELU needs a constant c beside it:
     ELU(c + s) - ELU(c - s) = 2 s    for |s| <= c,
-which training has to keep cancelled, and which silence comes out louder for.
+which training has to keep cancelled, and which makes silence louder.
 Channels and taps that carry no signal keep their random weights, and what leads from them into a signal is zero: it
 learns from the first step.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from codec.model import Codec
-from codec.network.conv import Conv1d, ConvTranspose1d, scale_of
+from codec.network.conv import Conv1d, ConvTranspose1d, weight_gain
 from codec.network.seanet import ResidualLSTM, ResidualUnit
 
 __all__ = ["pca_init_"]
@@ -37,7 +37,6 @@ class _Pairs(NamedTuple):
 
 
 _RECTIFIED, _ROOMY = _Pairs(0.0, 1.0), _Pairs(4.0, 0.5)
-_LARGEST_RECTIFIER = 0.1  # alpha, in standard deviations of the audio
 
 _DIRECTION = "parametrizations.weight.original1"  # of weight norm
 # A component with standard deviation d has d^(1 - 0.7) in the latent. What quantization adds to it then goes with
@@ -58,11 +57,14 @@ def pca_init_(codec: Codec, audio: Tensor) -> None:
         ValueError: The codec normalizes its activations or has too few channels for pairs, or `audio` is silence.
     """
     config = codec.config
-    if config.norm == "time_group_norm":
+    net = config.network
+    if net["name"] != "SEANet":
+        raise ValueError(f"init=pca is for a SEANet, got a {net['name']}: set trainer.init=random")
+    if net["norm"] == "time_group_norm":
         raise ValueError("a codec with group norms is no transform, whatever its weights: set trainer.init=random")
-    if config.filters < 2 * config.channels:
+    if net["filters"] < 2 * config.channels:
         raise ValueError(
-            f"a signal takes two channels: expected at least {2 * config.channels} filters, got {config.filters}"
+            f"a signal takes two channels: expected at least {2 * config.channels} filters, got {net['filters']}"
         )
     whole = audio.shape[-1] // config.hop_samples * config.hop_samples
     level = audio.std()
@@ -70,11 +72,12 @@ def pca_init_(codec: Codec, audio: Tensor) -> None:
         raise ValueError(f"expected audio that is no silence and at least {config.hop_samples} samples long")
     signal = audio[..., :whole] / level  # [B, d, T]: d signals at the rate of a layer
 
-    encoder = [layer for layer in codec.encoder.layers if isinstance(layer, Conv1d)]
-    decoder = [layer for layer in codec.decoder.layers if isinstance(layer, Conv1d | ConvTranspose1d)][::-1]
-    _silence_side_paths([*codec.encoder.layers, *codec.decoder.layers])
+    encoder_layers, decoder_layers = (list(cast(nn.Sequential, part.layers)) for part in (codec.encoder, codec.decoder))
+    encoder = [layer for layer in encoder_layers if isinstance(layer, Conv1d)]
+    decoder = [layer for layer in decoder_layers if isinstance(layer, Conv1d | ConvTranspose1d)][::-1]
+    _silence_side_paths([*encoder_layers, *decoder_layers])
 
-    held = _RECTIFIED if config.celu_alpha <= _LARGEST_RECTIFIER else _ROOMY
+    held = _RECTIFIED if net["activation"] == "relu" else _ROOMY
     one = torch.eye(config.channels, device=audio.device)[..., None]  # [d, d, 1]
     _set_encoding(held, encoder[0], one / level, signal, reads_pairs=False)
     _set_decoding(held, decoder[0], one * level, None)
@@ -165,7 +168,7 @@ def _silence_side_paths(layers: Sequence[nn.Module]) -> None:
 
 
 def _silence(layer: Conv1d) -> None:
-    scale_of(layer).zero_()
+    weight_gain(layer).zero_()
     _bias(layer).zero_()
 
 
@@ -174,7 +177,7 @@ def _assign(layer: Conv1d | ConvTranspose1d, weight: Tensor, bias: Tensor) -> No
     if parametrize.is_parametrized(conv, "weight"):
         direction = conv.get_parameter(_DIRECTION)
         norms = weight.flatten(1).norm(dim=1)[:, None, None]
-        scale_of(layer).copy_(norms)
+        weight_gain(layer).copy_(norms)
         direction.copy_(torch.where(norms > 0, weight, direction))  # a zero row keeps a direction to grow in
     else:
         conv.weight.copy_(weight)

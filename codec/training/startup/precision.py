@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.network.cpu import cpu_facts
+from codec.training.startup.cpu import cpu_facts
 
 __all__ = ["FailedLayer", "Precision", "check_bfloat16", "choose_precision", "keep_float32"]
 

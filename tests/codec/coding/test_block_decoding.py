@@ -18,7 +18,7 @@ from codec.bitstream import BitstreamHeader, BitstreamReader, BitstreamWriter, B
 from codec.cli import main
 from codec.coding import CodingResult, PreparedCodec, SampleRange, decode_audio, open_encoded
 from codec.coding.decode_blocks import decode_blocks
-from codec.streaming.codec import StreamingDecoder
+from codec.streaming import StreamingDecoder
 from coding_inputs import KINDS, TINY, save_tiny, tiny_codec
 
 RATE = {kind: (TINY | changes)["sample_rate"] for kind, changes in KINDS.items()}
@@ -46,7 +46,7 @@ class EncodedSignal:
         segments = codec.encode(0.3 * audio)
         config = codec.config
         header = BitstreamHeader(
-            self.prepared.fingerprint, config.sample_rate, config.channels, config.codebooks, config.bits_per_code,
+            self.prepared.fingerprint, config.sample_rate, config.channels, config.num_codebooks, config.bits_per_code,
             config.hop_samples, config.normalize, config.sample_rate, config.channels,
         )  # fmt: skip
         file = io.BytesIO()

@@ -12,7 +12,13 @@ from codec import Codec, EncodedSegment
 from codec.coding.segments import SegmentDecoder, SegmentEncoder
 from coding_inputs import tiny_codec
 
-SHORT = {"sample_rate": 800, "strides": (2, 4), "segment_seconds": 0.1, "codebooks": 4, "bandwidths_kbps": (0.8, 1.6)}
+SHORT = {
+    "sample_rate": 800,
+    "strides": (2, 4),
+    "segment_seconds": 0.1,
+    "num_codebooks": 4,
+    "bandwidths_kbps": (0.8, 1.6),
+}
 CODECS = {
     "1 % overlap": tiny_codec("segments", **SHORT),
     "half": tiny_codec("segments", **SHORT, overlap=0.5),

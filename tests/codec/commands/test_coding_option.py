@@ -16,10 +16,11 @@ from codec.bitstream.entropy.network import EntropyConfig
 from codec.cli import main
 from codec.coding import PreparedCodec, encode_file
 from codec.model import Codec
+from codec.model_file import fingerprint, save_model
 from coding_inputs import KINDS, TINY, save_tiny, tiny_codec
 from entropy_inputs import CODEC_FINGERPRINT, random_network
 
-SIZE = EntropyConfig(TINY["codebooks"], TINY["codebook_size"], 20, dim=16, layers=1, heads=2, hidden=16)
+SIZE = EntropyConfig(TINY["num_codebooks"], TINY["codebook_size"], 20, dim=16, layers=1, heads=2, hidden=16)
 CODINGS = ("fixed", "adaptive", "transformer")
 
 
@@ -141,22 +142,22 @@ def test_a_missing_or_wrong_entropy_model_is_named(runs: dict[str, str], here: P
     plain = here / "plain"
     plain.mkdir()
     codec = tiny_codec("causal")
-    codec.save(plain / "model.safetensors")
+    save_model(codec, plain / "model.safetensors")
     decode = ["decode", "out.ecdc", "back.wav", "--checkpoint", str(plain)]
     error = fails(*decode)
     assert f"out.ecdc needs the entropy model {mine}: " in error
     assert f"{plain}/{ENTROPY_NAME}" in error
     assert main([*decode, "--entropy", f"{run}/{ENTROPY_NAME}"]) == 0
 
-    other = EntropyModel.from_network(random_network(SIZE, seed=1), codec.fingerprint())
-    other.save(plain / ENTROPY_NAME)
+    other = EntropyModel.from_network(random_network(SIZE, seed=1), fingerprint(codec))
+    save_model(other, plain / ENTROPY_NAME)
     error = fails(*decode)
     assert f"out.ecdc was encoded with entropy model {mine}" in error
     assert f"{plain}/{ENTROPY_NAME} is {other.fingerprint}" in error
     foreign = EntropyModel.from_network(random_network(SIZE), CODEC_FINGERPRINT)
     foreign.save(plain / ENTROPY_NAME)
     belongs = (
-        f"{plain}/{ENTROPY_NAME} belongs to codec {CODEC_FINGERPRINT}, but the codec given is {codec.fingerprint()}"
+        f"{plain}/{ENTROPY_NAME} belongs to codec {CODEC_FINGERPRINT}, but the codec given is {fingerprint(codec)}"
     )
     assert belongs in fails(*decode)
     assert belongs in fails("encode", "in.wav", "new.ecdc", "--checkpoint", str(plain))

@@ -14,12 +14,14 @@ import soundfile
 import torch
 from encodec.model import EncodecModel, LMModel
 
-from codec import Codec, CodecConfig, EncodedSegment
+from codec import EncodedSegment
 from codec.bitstream.encodec.header import PACKAGE_CONFIGS, EncodecHeader
 from codec.bitstream.encodec.language_model import EncodecLM
 from codec.bitstream.encodec.segments import EncodecReader, segment_bytes
 from codec.cli import main
 from codec.coding import PreparedCodec, open_encoded
+from codec.model_file import load_model
+from codec_inputs import seanet_codec
 from coding_inputs import ROOT
 from encodec_package import language_models, package_models, package_reads, package_writes, random_frames, written
 from encodec_weights import codec_with_weights_of
@@ -74,7 +76,7 @@ def test_files_decode_in_the_package_and_files_of_the_package_decode_here(
     soundfile.write(tmp_path / "in.wav", audio.T.numpy(), model.sample_rate, subtype="FLOAT")
     model.set_target_bandwidth(3.0)
     frames = model.encode(audio[None])
-    codec = Codec.load(checkpoints[name])
+    codec = load_model(checkpoints[name])
     lm = their_lm if compressed else None
     options: list[str | Path] = ["--lm", lm_path] if compressed else []
     theirs = package_writes(model, frames, samples, lm)
@@ -131,7 +133,7 @@ def test_the_format_is_recognized_when_bytes_arrive_one_by_one(checkpoints: dict
     thread = threading.Thread(target=write_slowly)
     thread.start()
     with os.fdopen(reading, "rb") as file:
-        reader = open_encoded(PreparedCodec(Codec.load(checkpoints["encodec_24khz"])), file, "pipe")
+        reader = open_encoded(PreparedCodec(load_model(checkpoints["encodec_24khz"])), file, "pipe")
         (block,) = reader.blocks()
     thread.join()
     assert isinstance(reader, EncodecReader)
@@ -196,7 +198,7 @@ def test_errors_are_one_line_and_leave_no_file(
     (tmp_path / "48.ecdc").write_bytes(EncodecHeader("encodec_48khz", 320, 2, False).to_bytes() + bytes(100))
     soundfile.write(tmp_path / "in.wav", np.zeros(1_000), 24_000)
     (tmp_path / "t").mkdir()
-    Codec(CodecConfig(filters=4, lstm_layers=0)).save(tmp_path / "t" / "model.safetensors")
+    seanet_codec(filters=4, lstm_layers=0).save(tmp_path / "t" / "model.safetensors")
     make, message = REFUSALS[case]
     arguments = make(tmp_path, {name: path for name, (_, _, path) in lms.items()})
     if "--checkpoint" not in arguments:

@@ -17,7 +17,7 @@ def test_usage_of_known_codes() -> None:
     skewed_bits = 0.75 * math.log2(4 / 3) + 0.25 * 2
     torch.testing.assert_close(usage.bits, torch.tensor([2.0, 0.0, skewed_bits]).double())
     torch.testing.assert_close(usage.perplexity, 2**usage.bits)
-    torch.testing.assert_close(usage.dead_share, torch.tensor([0.5, 0.875, 0.75]).double())
+    torch.testing.assert_close(usage.dead_fraction, torch.tensor([0.5, 0.875, 0.75]).double())
     assert bitrate_efficiency(counts, [8, 8, 8]) == pytest.approx((2 + skewed_bits) / 9)
     assert codes_used(counts, [8, 8, 8]) == pytest.approx((4 + 1 + 2) / 24)
 
@@ -27,13 +27,13 @@ def test_uniform_usage_has_efficiency_one() -> None:
     usage = codebook_usage(counts, [16, 16])
     assert bitrate_efficiency(counts, [16, 16]) == pytest.approx(1)
     assert usage.perplexity.tolist() == pytest.approx([16, 16])
-    assert usage.dead_share.tolist() == [0, 0]
+    assert usage.dead_fraction.tolist() == [0, 0]
 
 
 def test_codebooks_of_different_sizes() -> None:
     counts = count_codes(torch.tensor([[[0, 1, 2, 3], [0, 0, 1, 1]]]), [4, 8])
     assert counts.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0], [2, 2, 0, 0, 0, 0, 0, 0]]
-    assert codebook_usage(counts, [4, 8]).dead_share.tolist() == [0, 0.75]
+    assert codebook_usage(counts, [4, 8]).dead_fraction.tolist() == [0, 0.75]
     assert codes_used(counts, [4, 8]) == pytest.approx((1 + 0.25) / 2)
     assert bitrate_efficiency(counts, [4, 8]) == pytest.approx((2 + 1) / (2 + 3))
     with pytest.raises(ValueError, match=r"codebook 1: expected codes in 0 .. 3, got 0 .. 4"):
@@ -47,7 +47,7 @@ def test_usage_equals_a_numpy_histogram() -> None:
         counts = np.bincount(codes[:, k].flatten().numpy(), minlength=32)
         share = counts[counts > 0] / counts.sum()
         assert float(usage.bits[k]) == pytest.approx(-(share * np.log2(share)).sum())
-        assert float(usage.dead_share[k]) == pytest.approx((counts == 0).mean())
+        assert float(usage.dead_fraction[k]) == pytest.approx((counts == 0).mean())
 
 
 def test_counts_of_batches_add_up() -> None:

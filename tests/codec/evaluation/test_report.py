@@ -76,8 +76,8 @@ def validation_records() -> list[dict[str, Any]]:
             "speech/mel_distance": 5.0,
             "codebook/0/perplexity": 100.0 + step,
             "codebook/1/perplexity": 50.0,
-            "codebook/0/dead_share": 0.5,
-            "codebook/1/dead_share": 0.25,
+            "codebook/0/dead_fraction": 0.5,
+            "codebook/1/dead_fraction": 0.25,
             "codebook/0/bits": 6.0,
         }
         for step in (0, 30)
@@ -224,7 +224,7 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
         '{"split": "validation", "step": 5, "all/mel_distance": 0.0}\n'
         '{"split": "validation", "step": 9, "all/mel_distance": 1}\n',
         '[1]\n3\n{"step": 1}\n{"split": "train", "step": "one"}\n',
-        '{"split": "train", "step": 1, "codebook/x/perplexity": 1, "codebook/0": 2, "codebook/3/dead_share": null}\n',
+        '{"split": "train", "step": 1, "codebook/x/perplexity": 1, "codebook/0": 2, "codebook/3/bits": null}\n',
         '{"split": "rehearsal", "step": 1, "loss/l1": 1.0}\n',
     ],
 )

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from codec import CodecConfig
-from codec.network.activations import CELU
 from codec.network.conv import Conv1d, ConvTranspose1d, fold_weight_norm, pad
-from codec.network.seanet import Decoder, Encoder, Layers
+from codec_inputs import seanet_config, seanet_of
 from encodec_weights import TINY, codec_with_weights_of, encodec_model, transformers_model
 
 ENCODEC_24KHZ: dict[str, Any] = {}  # the defaults
@@ -27,7 +26,7 @@ FOUR_KINDS = pytest.mark.parametrize(
 
 
 def tiny(**changes: Any) -> CodecConfig:
-    return CodecConfig(**(TINY | changes))
+    return seanet_config(**(TINY | changes))
 
 
 def assert_same_networks(foreign: nn.Module, config: CodecConfig, lengths: list[int]) -> None:
@@ -68,7 +67,7 @@ def test_every_setting_of_the_networks_equals_encodec(changes: dict[str, Any]) -
 @pytest.mark.parametrize("kind", [ENCODEC_24KHZ, ENCODEC_48KHZ], ids=["encodec_24khz", "encodec_48khz"])
 @torch.no_grad()
 def test_paper_size_networks_equal_encodec(kind: dict[str, Any]) -> None:
-    config = CodecConfig(bandwidths_kbps=(), codebooks=1, **kind)
+    config = seanet_config(bandwidths_kbps=(), num_codebooks=1, **kind)
     assert_same_networks(encodec_model(config), config, [4001])
 
 
@@ -83,28 +82,29 @@ def test_tiny_networks_equal_transformers(kind: dict[str, Any]) -> None:
     ("config", "millions"),
     [
         # The paper's 24 kHz model; FunCodec's README rounds it to 14.85, encodec-pytorch#6 logs 59.42 MB of float32.
-        (CodecConfig(), 14.85),
+        (seanet_config(), 14.85),
         # audiocraft drops the convolutions beside the residual units: 32^2 + 64^2 + 128^2 + 256^2 weights, twice,
         # with a gain and a bias a channel.
-        (CodecConfig(**AUDIOCRAFT_24KHZ), 14.85 - 2 * (87_040 + 2 * 480) / 1e6),
+        (seanet_config(**AUDIOCRAFT_24KHZ), 14.85 - 2 * (87_040 + 2 * 480) / 1e6),
     ],
     ids=["encodec_24khz", "audiocraft_24khz"],
 )
 def test_parameter_counts_are_the_published_ones(config: CodecConfig, millions: float) -> None:
     with torch.device("meta"):
-        networks = [Encoder(config), Decoder(config)]
+        networks = [seanet_of(config).make_encoder(), seanet_of(config).make_decoder()]
     count = sum(p.numel() for network in networks for p in network.parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.005)
 
 
 def test_audiocraft_32khz_has_as_many_parameters_as_in_transformers() -> None:
-    config = CodecConfig(
-        sample_rate=32_000, filters=64, strides=(4, 4, 5, 8), codebooks=4, codebook_size=2048, bandwidths_kbps=(2.2,),
+    config = seanet_config(
+        sample_rate=32_000, filters=64, strides=(4, 4, 5, 8), num_codebooks=4, codebook_size=2048,
+        bandwidths_kbps=(2.2,),
         **AUDIOCRAFT_32KHZ,
     )  # fmt: skip
     assert (config.hop_samples, config.frame_rate_hz) == (640, 50)
     with torch.device("meta"):
-        networks = [Encoder(config), Decoder(config)]
+        networks = [seanet_of(config).make_encoder(), seanet_of(config).make_decoder()]
         foreign = transformers_model(config)
     ours = sorted(tuple(p.shape) for network in networks for p in network.parameters())
     assert ours == sorted(tuple(p.shape) for p in foreign.parameters())
@@ -116,7 +116,7 @@ def test_audiocraft_32khz_has_as_many_parameters_as_in_transformers() -> None:
 def prefix_error(config: CodecConfig, frames: int) -> tuple[float, float]:
     """How much the first `frames` frames (and what they decode to) depend on what comes after them."""
     torch.manual_seed(1)
-    encoder, decoder = Encoder(config).double(), Decoder(config).double()
+    encoder, decoder = seanet_of(config).make_encoder().double(), seanet_of(config).make_decoder().double()
     audio = torch.randn(1, config.channels, 20 * config.hop_samples, dtype=torch.float64)
     latent = encoder(audio)
     prefix = encoder(audio[..., : frames * config.hop_samples])
@@ -151,7 +151,7 @@ def test_a_non_causal_prefix_does_not() -> None:
 @torch.no_grad()
 def test_frames_are_the_length_over_the_hop_rounded_up(causal: bool, strides: tuple[int, ...]) -> None:
     config = tiny(filters=1, compress=1, lstm_layers=0, strides=strides, causal=causal, bandwidths_kbps=())
-    encoder, decoder = Encoder(config), Decoder(config)
+    encoder, decoder = seanet_of(config).make_encoder(), seanet_of(config).make_decoder()
     for samples in range(1, 3 * config.hop_samples + 2):
         latent = encoder(torch.randn(1, 1, samples))
         assert latent.shape == (1, config.latent_dim, math.ceil(samples / config.hop_samples))
@@ -188,35 +188,6 @@ def test_transposed_convolutions_equal_encodec(causal: bool, stride: int) -> Non
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("samples", [1, 3, 50])
-@pytest.mark.parametrize("kind", [{}, {"causal": False}, {"padding": "constant"}])
-def test_layers_are_one_layer_after_the_other(kind: dict[str, Any], samples: int) -> None:
-    """As `Layers` has convolutions do the activation before them, with another kernel than the modules have."""
-    activation = CELU(0.5)
-    settings = {"causal": True, "norm": "none", "padding": "reflect"} | kind
-    convolutions = [
-        Conv1d(2, 3, 7, **settings),
-        Conv1d(3, 3, 1, **settings),
-        Conv1d(3, 4, 4, stride=2, **settings),
-        Conv1d(4, 4, 3, dilation=2, **settings),
-    ]
-    sequence = [each for convolution in convolutions for each in (activation, convolution)]
-    layers = Layers(*sequence, activation, activation, nn.GroupNorm(1, 4), activation).double()
-    x = torch.randn(2, 2, samples, dtype=torch.float64, requires_grad=True)
-    expected = x
-    for layer in layers:
-        expected = layer(expected)
-    found = layers(x)
-    torch.testing.assert_close(found, expected)
-    with torch.no_grad():
-        torch.testing.assert_close(layers(x), expected)
-    gradient, wanted = torch.randn_like(found), [x, *layers.parameters()]
-    for one, other in zip(
-        torch.autograd.grad(found, wanted, gradient), torch.autograd.grad(expected, wanted, gradient), strict=True
-    ):
-        torch.testing.assert_close(one, other)
-
-
 def test_pad_worked_examples() -> None:
     x = torch.tensor([[[1.0, 2.0, 3.0]]])
     assert pad(x, 2, 1, "reflect").tolist() == [[[3, 2, 1, 2, 3, 2]]]
@@ -232,7 +203,7 @@ def test_pad_worked_examples() -> None:
 @FOUR_KINDS
 def test_gradients_reach_every_parameter_and_the_input(kind: dict[str, Any]) -> None:
     config = tiny(**kind)
-    encoder, decoder = Encoder(config), Decoder(config)
+    encoder, decoder = seanet_of(config).make_encoder(), seanet_of(config).make_decoder()
     audio = torch.randn(2, config.channels, 60, requires_grad=True)
     decoder(encoder(audio)).square().sum().backward()
     reached: dict[str, Tensor | None] = {"audio": audio.grad}

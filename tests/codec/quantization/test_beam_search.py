@@ -13,8 +13,8 @@ from codec import Codec
 from codec.cli import main
 from codec.model import EncodedSegment
 from codec.quantization.beam_search import BeamSearch
-from codec.quantization.nearest import CodeSearch
-from codec.streaming.codec import StreamingEncoder
+from codec.quantization.nearest import NearestSearch
+from codec.streaming import StreamingEncoder
 from coding_inputs import save_tiny, tiny_codec
 
 
@@ -34,7 +34,7 @@ def test_with_beams_for_all_beginnings_the_sum_is_the_nearest_there_is() -> None
 
 def test_one_beam_is_the_greedy_search() -> None:
     embed, latent = torch.randn(4, 32, 8), torch.randn(2, 8, 200)
-    assert torch.equal(BeamSearch(embed, 1)(latent), CodeSearch(embed)(latent))
+    assert torch.equal(BeamSearch(embed, 1)(latent), NearestSearch(embed)(latent))
 
 
 def test_more_beams_come_nearer() -> None:

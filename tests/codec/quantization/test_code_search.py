@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from codec.quantization import ResidualVectorQuantizer
 from codec.quantization.beam_search import BeamSearch
-from codec.quantization.nearest import CodeSearch
-from codec.quantization.residual import ResidualVectorQuantizer
+from codec.quantization.nearest import NearestSearch
 
 
 def brute_force(latent: Tensor, embed: Tensor) -> Tensor:
@@ -31,12 +31,12 @@ def shifted(offset: float) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
 def test_codes_are_the_nearest_by_brute_force(offset: float) -> None:
     latent, embed = shifted(offset)
-    assert torch.equal(CodeSearch(embed)(latent), brute_force(latent, embed))
+    assert torch.equal(NearestSearch(embed)(latent), brute_force(latent, embed))
 
 
 def test_the_plain_product_fails_that_check() -> None:
     latent, embed = shifted(1000.0)
-    plain = ResidualVectorQuantizer(16, 3, 128)
+    plain = ResidualVectorQuantizer(latent_dim=16, num_codebooks=3, codebook_size=128)
     plain.embed.copy_(embed)
     assert not torch.equal(plain(latent).codes, brute_force(latent, embed))
 
@@ -48,7 +48,7 @@ def test_codes_do_not_depend_on_how_many_frames_come_at_once(frames: int) -> Non
     pairs = torch.randint(64, (2, 300))
     halfway = ((embed[0, pairs[0]].double() + embed[0, pairs[1]].double()) / 2).float()
     latent = (halfway * (1 + torch.randint(-1, 2, (300, 1)) * 2**-23)).t()[None]
-    search = CodeSearch(embed)
+    search = NearestSearch(embed)
     whole = search(latent)
     assert torch.equal(torch.cat([search(piece) for piece in latent.split(frames, -1)], -1), whole)
     assert torch.equal(whole, brute_force(latent, embed))
@@ -56,15 +56,15 @@ def test_codes_do_not_depend_on_how_many_frames_come_at_once(frames: int) -> Non
 
 def test_of_equal_codes_the_first_is_chosen() -> None:
     embed = torch.randn(1, 8, 4).repeat(1, 40, 1)
-    codes = CodeSearch(embed)(torch.randn(2, 4, 500))
+    codes = NearestSearch(embed)(torch.randn(2, 4, 500))
     assert int(codes.max()) < 8
-    same = CodeSearch(torch.ones(1, 1024, 4))(torch.randn(1, 4, 100))
+    same = NearestSearch(torch.ones(1, 1024, 4))(torch.randn(1, 4, 100))
     assert not same.any()
 
 
-@pytest.mark.parametrize("make", [CodeSearch, lambda embed: BeamSearch(embed, 3)], ids=["nearest", "beams"])
+@pytest.mark.parametrize("make", [NearestSearch, lambda embed: BeamSearch(embed, 3)], ids=["nearest", "beams"])
 def test_latents_that_are_no_numbers_get_some_code_and_disturb_no_other(
-    make: Callable[[Tensor], CodeSearch | BeamSearch],
+    make: Callable[[Tensor], NearestSearch | BeamSearch],
 ) -> None:
     search = make(torch.randn(2, 16, 4))
     latent = torch.randn(1, 4, 5)

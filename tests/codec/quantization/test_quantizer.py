@@ -32,9 +32,11 @@ def assert_same_state(quantizer: ResidualVectorQuantizer, state: dict[str, Tenso
         assert torch.equal(tensor, state[name]), name
 
 
-def started(vectors: Tensor, codebooks: int, size: int, **settings: float) -> ResidualVectorQuantizer:
-    quantizer = ResidualVectorQuantizer(vectors.shape[1], codebooks, size, **settings)
-    quantizer.start(vectors)
+def initialized(vectors: Tensor, codebooks: int, size: int, **settings: float) -> ResidualVectorQuantizer:
+    quantizer = ResidualVectorQuantizer(
+        latent_dim=vectors.shape[1], num_codebooks=codebooks, codebook_size=size, **settings
+    )
+    quantizer.initialize(vectors)
     return quantizer
 
 
@@ -52,19 +54,19 @@ def change_by_one_update(quantizer: ResidualVectorQuantizer, vectors: Tensor) ->
 
 def test_an_update_on_the_batch_of_the_kmeans_start_leaves_the_codes_where_they_were() -> None:
     vectors = torch.randn(2048, 8)
-    quantizer = started(vectors, 3, 64, kmeans_iterations=1000, revive_below=0.0)
+    quantizer = initialized(vectors, 3, 64, kmeans_iterations=1000, dead_code_threshold=0.0)
     change, error = change_by_one_update(quantizer, vectors)
     assert change < 1e-3  # rounding, and the vectors whose own centroid the start gave up
     assert error == pytest.approx(1, abs=1e-3)
     # The default iterations stop short of convergence: one update then moves the codes by a hundredth of the rest.
-    change, error = change_by_one_update(started(vectors, 3, 64, revive_below=0.0), vectors)
+    change, error = change_by_one_update(initialized(vectors, 3, 64, dead_code_threshold=0.0), vectors)
     assert change < 0.01
     assert error < 1.01
 
 
 def test_the_lineage_start_fails_that_check() -> None:
     vectors = torch.randn(2048, 8)
-    quantizer = started(vectors, 1, 64, revive_below=0.0)
+    quantizer = initialized(vectors, 1, 64, dead_code_threshold=0.0)
     quantizer.embed_sum.copy_(quantizer.embed)  # the bare centroids beside the counts
     change, error = change_by_one_update(quantizer, vectors)
     assert change > 0.9
@@ -81,9 +83,11 @@ def test_the_lineage_start_fails_that_check() -> None:
 def test_a_start_from_many_batches_weighs_as_one_batch_does() -> None:
     """A batch as large as one of eight moves a code by 1 - decay of the way to its mean, as in any later update."""
     vectors = torch.randn(8 * 256, 8)
-    quantizer = ResidualVectorQuantizer(8, 1, 16, decay=0.9, revive_below=0.0)
-    quantizer.start(vectors, batches=8)
-    alike = started(vectors, 1, 16, decay=0.9, revive_below=0.0)
+    quantizer = ResidualVectorQuantizer(
+        latent_dim=8, num_codebooks=1, codebook_size=16, decay=0.9, dead_code_threshold=0.0
+    )
+    quantizer.initialize(vectors, num_batches=8)
+    alike = initialized(vectors, 1, 16, decay=0.9, dead_code_threshold=0.0)
     assert torch.equal(quantizer.embed, alike.embed)
     torch.testing.assert_close(quantizer.cluster_size, alike.cluster_size / 8)
     batch = vectors[:256] + 1
@@ -103,7 +107,7 @@ def test_a_start_from_many_batches_weighs_as_one_batch_does() -> None:
 @torch.no_grad()
 def test_revived_codes_are_used_on_the_next_batch() -> None:
     vectors = torch.randn(2048, 8)
-    quantizer = started(vectors, 2, 64)
+    quantizer = initialized(vectors, 2, 64)
     dead = [5, 6, 63]
     for tensor, value in ((quantizer.embed, 1e3), (quantizer.embed_sum, 0.0), (quantizer.cluster_size, 0.0)):
         tensor[0, dead] = value
@@ -118,7 +122,7 @@ def test_revived_codes_are_used_on_the_next_batch() -> None:
         assert np.isin(dead, quantizer(as_latent(batch)).codes[0, 0]).all()
     average = quantizer.cluster_size[0, dead]
     torch.testing.assert_close(quantizer.embed_sum[0, dead] / average[:, None], revived)
-    assert not quantizer.usage().dead_share[0] > 0
+    assert not quantizer.usage().dead_fraction[0] > 0
 
 
 @torch.no_grad()
@@ -126,7 +130,7 @@ def test_the_lineage_revival_fails_that_check() -> None:
     vectors = torch.randn(2048, 8)
     original = EuclideanCodebook(8, 64, kmeans_init=True, threshold_ema_dead_code=2).train()
     original(vectors)
-    ours = started(vectors, 1, 64)
+    ours = initialized(vectors, 1, 64)
     # The averages as they should be, so that only the revival differs; then one code dies.
     original.embed.copy_(ours.embed[0])
     original.cluster_size.copy_(ours.cluster_size[0])
@@ -138,7 +142,7 @@ def test_the_lineage_revival_fails_that_check() -> None:
 
 @torch.no_grad()
 def test_revival_of_more_codes_than_vectors_takes_each_vector_once() -> None:
-    quantizer = ResidualVectorQuantizer(4, 1, 64, revive_below=0.5)
+    quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=1, codebook_size=64, dead_code_threshold=0.5)
     quantizer.cluster_size[0, 3:] = 0.0
     batch = 5 * torch.eye(4)
     quantizer.update(quantizer(as_latent(batch)))
@@ -147,19 +151,21 @@ def test_revival_of_more_codes_than_vectors_takes_each_vector_once() -> None:
 
 @torch.no_grad()
 def test_nothing_is_revived_when_switched_off() -> None:
-    quantizer = ResidualVectorQuantizer(4, 1, 8, revive_below=0.0)
+    quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=1, codebook_size=8, dead_code_threshold=0.0)
     quantizer.cluster_size[0, 5] = 0.0
     quantizer.embed_sum[0, 5] = 0.0
     quantizer.embed[0, 5] = 1e3
     for _ in range(3):
         quantizer.update(quantizer(torch.randn(1, 4, 50)))
     assert (quantizer.embed[0, 5] == 1e3).all()
-    assert quantizer.usage().dead_share.item() == 0
+    assert quantizer.usage().dead_fraction.item() == 0
 
 
 @torch.no_grad()
 def test_a_code_that_is_never_used_keeps_its_place() -> None:
-    quantizer = ResidualVectorQuantizer(4, 1, 8, revive_below=0.0, decay=0.5)
+    quantizer = ResidualVectorQuantizer(
+        latent_dim=4, num_codebooks=1, codebook_size=8, dead_code_threshold=0.0, decay=0.5
+    )
     quantizer.embed[0, 5] = 100.0
     quantizer.embed_sum[0, 5] = 100.0
     for _ in range(200):  # both averages fall below the smallest float32
@@ -172,7 +178,7 @@ def test_a_code_that_is_never_used_keeps_its_place() -> None:
 
 
 def test_every_book_has_its_own_commitment_gradient() -> None:
-    quantizer = ResidualVectorQuantizer(6, 4, 16)
+    quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=4, codebook_size=16)
     latent = torch.randn(2, 6, 5, requires_grad=True)
     output = quantizer(latent)
     for k in range(4):
@@ -195,7 +201,7 @@ def test_encodec_has_none_past_its_first_book() -> None:
 
 
 def test_the_straight_through_gradient_is_the_identity() -> None:
-    quantizer = ResidualVectorQuantizer(6, 4, 16)
+    quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=4, codebook_size=16)
     latent = torch.randn(2, 6, 5, requires_grad=True)
     upstream = torch.randn(2, 6, 5)
     (gradient,) = torch.autograd.grad(quantizer(latent).latent, latent, upstream)
@@ -207,7 +213,7 @@ def test_the_straight_through_gradient_is_the_identity() -> None:
 
 @torch.no_grad()
 def test_each_book_takes_the_nearest_code() -> None:
-    quantizer = ResidualVectorQuantizer(6, 3, 16)
+    quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=3, codebook_size=16)
     output = quantizer(torch.randn(2, 6, 50))
     assert output.codes.shape == (2, 3, 50)
     assert output.codes.dtype == torch.int64
@@ -219,7 +225,7 @@ def test_each_book_takes_the_nearest_code() -> None:
 
 @torch.no_grad()
 def test_the_quantized_latent_is_the_sum_of_the_codes() -> None:
-    quantizer = ResidualVectorQuantizer(6, 4, 16)
+    quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=4, codebook_size=16)
     latent = torch.randn(2, 6, 5)
     output = quantizer(latent)
     total = sum(quantizer.embed[k][output.codes[:, k]] for k in range(4))
@@ -233,7 +239,7 @@ def test_the_quantized_latent_is_the_sum_of_the_codes() -> None:
 
 @torch.no_grad()
 def test_fewer_books_are_a_prefix_of_all() -> None:
-    quantizer = ResidualVectorQuantizer(6, 4, 16)
+    quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=4, codebook_size=16)
     latent = torch.randn(2, 6, 5)
     whole = quantizer(latent)
     for books in (1, 3, 4):
@@ -246,22 +252,22 @@ def test_fewer_books_are_a_prefix_of_all() -> None:
 
 
 def test_codes_of_more_books_than_there_are_do_not_decode() -> None:
-    quantizer = ResidualVectorQuantizer(6, 4, 16)
+    quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=4, codebook_size=16)
     with pytest.raises(ValueError, match="at most 4 codebooks, got 5"):
         quantizer.decode(torch.zeros(1, 5, 3, dtype=torch.int64))
 
 
 @torch.no_grad()
 def test_distances_stay_in_float32_under_autocast() -> None:
-    quantizer = ResidualVectorQuantizer(16, 2, 256)
+    quantizer = ResidualVectorQuantizer(latent_dim=16, num_codebooks=2, codebook_size=256)
     latent = torch.randn(1, 16, 500)
     expected = quantizer(latent)
     with torch.autocast("cpu", torch.bfloat16):
         output = quantizer(latent)
-        restarted = started(expected.residuals[0], 2, 64)
+        again = initialized(expected.residuals[0], 2, 64)
     assert torch.equal(output.codes, expected.codes)
     assert output.latent.dtype == output.commitment.dtype == output.residuals.dtype == torch.float32
-    assert_same_state(restarted, snapshot(started(expected.residuals[0], 2, 64)))
+    assert_same_state(again, snapshot(initialized(expected.residuals[0], 2, 64)))
     # The check can fail: in bf16 other codes win.
     half = distances(latent[0].t().bfloat16().float(), quantizer.embed[0].bfloat16().float()).argmin(1)
     assert not torch.equal(half, expected.codes[0, 0])
@@ -289,7 +295,9 @@ def numpy_update(state: dict[str, np.ndarray], latent: np.ndarray, decay: float,
 
 @pytest.mark.parametrize("books", [1, 3])
 def test_updates_equal_a_float64_loop(books: int) -> None:
-    quantizer = ResidualVectorQuantizer(4, 3, 8, decay=0.9, revive_below=0.0)
+    quantizer = ResidualVectorQuantizer(
+        latent_dim=4, num_codebooks=3, codebook_size=8, decay=0.9, dead_code_threshold=0.0
+    )
     names = ("embed", "cluster_size", "embed_sum")
     expected = {name: getattr(quantizer, name).double().numpy() for name in names}
     for step in range(4):
@@ -302,7 +310,7 @@ def test_updates_equal_a_float64_loop(books: int) -> None:
 
 
 def test_an_update_leaves_the_books_alone_that_took_no_part() -> None:
-    quantizer = ResidualVectorQuantizer(4, 3, 8, revive_below=0.5)
+    quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=3, codebook_size=8, dead_code_threshold=0.5)
     before = snapshot(quantizer)
     quantizer.update(quantizer(torch.randn(1, 4, 9), 2))
     for name in ("embed", "cluster_size", "embed_sum"):
@@ -314,7 +322,7 @@ def test_an_update_leaves_the_books_alone_that_took_no_part() -> None:
 @pytest.mark.parametrize("latent", [torch.ones(1, 4, 9), torch.full((1, 4, 9), math.nan)], ids=["finite", "nan"])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_forward_pass_changes_no_buffer(latent: Tensor, training: bool) -> None:
-    quantizer = ResidualVectorQuantizer(4, 3, 8).train(training)
+    quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=3, codebook_size=8).train(training)
     before = snapshot(quantizer)
     output = quantizer(latent)
     quantizer.encode(latent)
@@ -336,17 +344,19 @@ def training_steps(quantizer: ResidualVectorQuantizer, first: int, last: int) ->
 
 
 def test_a_restored_quantizer_continues_bit_identically() -> None:
-    straight = ResidualVectorQuantizer(4, 3, 32, decay=0.7)
+    straight = ResidualVectorQuantizer(latent_dim=4, num_codebooks=3, codebook_size=32, decay=0.7)
     training_steps(straight, 0, 5)
     state = snapshot(straight)
-    interrupted = ResidualVectorQuantizer(4, 3, 32, decay=0.7)
+    interrupted = ResidualVectorQuantizer(latent_dim=4, num_codebooks=3, codebook_size=32, decay=0.7)
     torch.randn(100)  # the restored process has another history of the global generator
     interrupted.load_state_dict(state)
     for ours, theirs in zip(training_steps(interrupted, 5, 9), training_steps(straight, 5, 9), strict=True):
         assert torch.equal(ours.latent, theirs.latent)
     assert_same_state(interrupted, snapshot(straight))
     # Revivals took part: without them the books would be others.
-    without = ResidualVectorQuantizer(4, 3, 32, decay=0.7, revive_below=0.0)
+    without = ResidualVectorQuantizer(
+        latent_dim=4, num_codebooks=3, codebook_size=32, decay=0.7, dead_code_threshold=0.0
+    )
     without.load_state_dict(state)
     training_steps(without, 5, 9)
     assert not torch.equal(without.embed, straight.embed)
@@ -354,7 +364,7 @@ def test_a_restored_quantizer_continues_bit_identically() -> None:
 
 def test_revivals_of_later_updates_draw_other_vectors() -> None:
     def revive_at(updates: int) -> Tensor:
-        quantizer = ResidualVectorQuantizer(4, 1, 32)
+        quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=1, codebook_size=32)
         quantizer.cluster_size[0, :4] = 0.0
         quantizer.embed[0, :4] = 1e3
         quantizer.updates.fill_(updates)
@@ -368,7 +378,7 @@ def test_revivals_of_later_updates_draw_other_vectors() -> None:
 def test_no_draw_advances_the_global_generator() -> None:
     before = torch.get_rng_state()
     vectors = torch.rand(100, 4, generator=torch.Generator().manual_seed(0))
-    quantizer = started(vectors, 3, 32)
+    quantizer = initialized(vectors, 3, 32)
     quantizer.cluster_size[:, 0] = 0.0
     quantizer.update(quantizer(as_latent(vectors)))
     assert torch.equal(torch.get_rng_state(), before)
@@ -405,12 +415,12 @@ def test_kmeans_is_a_fixed_point_of_lloyds_steps() -> None:
 @torch.no_grad()
 def test_the_start_is_the_same_for_the_same_seed_only() -> None:
     vectors = torch.randn(200, 4)
-    one, same, other = (ResidualVectorQuantizer(4, 2, 16) for _ in range(3))
-    assert not one.started
-    one.start(vectors, seed=1)
-    same.start(vectors, seed=1)
-    other.start(vectors, seed=2)
-    assert one.started
+    one, same, other = (ResidualVectorQuantizer(latent_dim=4, num_codebooks=2, codebook_size=16) for _ in range(3))
+    assert not one.initialized
+    one.initialize(vectors, seed=1)
+    same.initialize(vectors, seed=1)
+    other.initialize(vectors, seed=2)
+    assert one.initialized
     assert_same_state(same, snapshot(one))
     assert not torch.equal(other.embed, one.embed)
 
@@ -419,7 +429,7 @@ def test_the_start_of_32_books_of_1024_codes_on_300_vectors_leaves_work_for_ever
     # Structured: one of 10 + one of 20 directions, and noise.
     coarse, fine = 3 * torch.randn(10, 128), torch.randn(20, 128)
     vectors = coarse[torch.arange(300) % 10] + fine[torch.arange(300) % 20] + 0.3 * torch.randn(300, 128)
-    quantizer = started(vectors, 32, 1024)
+    quantizer = initialized(vectors, 32, 1024)
     output = quantizer(as_latent(vectors))
     energy = [vectors.square().mean().item(), *output.commitment.tolist()]
     assert all(after < before for before, after in itertools.pairwise(energy))
@@ -435,7 +445,7 @@ def test_the_start_of_32_books_of_1024_codes_on_300_vectors_leaves_work_for_ever
 @pytest.mark.parametrize("vectors", [1, 3, 5, 40])
 def test_a_batch_smaller_than_the_codebook_starts_and_updates(vectors: int) -> None:
     batch = torch.randn(vectors, 4)
-    quantizer = started(batch, 3, 64)
+    quantizer = initialized(batch, 3, 64)
     assert quantizer.cluster_size.sum(1).tolist() == [vectors] * 3
     first = quantizer(as_latent(batch)).commitment[-1]
     for _ in range(3):
@@ -450,7 +460,7 @@ def test_a_batch_smaller_than_the_codebook_starts_and_updates(vectors: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("cluster_size", "perplexity", "dead_share", "bits"),
+    ("cluster_size", "perplexity", "dead_fraction", "bits"),
     [
         ([3.0] * 8, 8.0, 0.0, 3.0),
         ([5.0] + [0.0] * 7, 1.0, 7 / 8, 0.0),
@@ -460,27 +470,29 @@ def test_a_batch_smaller_than_the_codebook_starts_and_updates(vectors: int) -> N
     ],
     ids=["uniform", "one_code", "worked", "empty"],
 )
-def test_usage_worked_examples(cluster_size: list[float], perplexity: float, dead_share: float, bits: float) -> None:
-    quantizer = ResidualVectorQuantizer(4, 2, 8)
+def test_usage_worked_examples(cluster_size: list[float], perplexity: float, dead_fraction: float, bits: float) -> None:
+    quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=2, codebook_size=8)
     quantizer.cluster_size.copy_(torch.tensor([cluster_size, [1.0] * 8]))
     usage = quantizer.usage()
     assert usage.perplexity.tolist() == pytest.approx([perplexity, 8], rel=1e-5)
-    assert usage.dead_share.tolist() == pytest.approx([dead_share, 0])
+    assert usage.dead_fraction.tolist() == pytest.approx([dead_fraction, 0])
     assert usage.bits.tolist() == pytest.approx([bits, 3], abs=1e-5)
 
 
 def test_dead_is_relative_to_uniform_use() -> None:
-    quantizer = ResidualVectorQuantizer(4, 1, 4, revive_below=0.5)
+    quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=1, codebook_size=4, dead_code_threshold=0.5)
     for scale in (1e-3, 1.0, 1e3):  # whatever the batch size
         quantizer.cluster_size[0] = scale * torch.tensor([2.0, 1.1, 0.51, 0.39])  # of a mean of 1
-        assert quantizer.usage().dead_share.item() == 0.25
+        assert quantizer.usage().dead_fraction.item() == 0.25
 
 
-@pytest.mark.parametrize("settings", [{"decay": 1.0}, {"decay": -0.1}, {"revive_below": 1.0}, {"revive_below": -0.1}])
+@pytest.mark.parametrize(
+    "settings", [{"decay": 1.0}, {"decay": -0.1}, {"dead_code_threshold": 1.0}, {"dead_code_threshold": -0.1}]
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     (name,) = settings
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got {settings[name]}"):
-        ResidualVectorQuantizer(4, 2, 8, **settings)
+        ResidualVectorQuantizer(latent_dim=4, num_codebooks=2, codebook_size=8, **settings)
 
 
 # Quiet frames
@@ -492,7 +504,7 @@ def test_quiet_latents_get_codes_where_the_relative_error_counts() -> None:
     vectors = torch.nn.functional.normalize(torch.randn(4000, 6), dim=1) * lengths
     relative_errors = []
     for exponent in (0.0, 1.0):
-        quantizer = started(vectors, 1, 64, energy_exponent=exponent)
+        quantizer = initialized(vectors, 1, 64, energy_exponent=exponent)
         error = vectors - quantizer(as_latent(vectors)).latent[0].t()
         relative_errors.append((error.square().sum(1) / lengths[:, 0] ** 2)[-1000:].mean().item())
     assert relative_errors[0] > 0.95
@@ -550,12 +562,12 @@ def test_kmeans_of_many_vectors_moves_a_sample_first_and_then_all() -> None:
 
 
 def test_silence_has_no_energy_to_compare_with() -> None:
-    quantizer = started(torch.zeros(100, 4), 2, 8, energy_exponent=1.0)
+    quantizer = initialized(torch.zeros(100, 4), 2, 8, energy_exponent=1.0)
     assert quantizer.embed.isfinite().all()
     assert not quantizer.decode(quantizer.encode(torch.zeros(1, 4, 3))).any()
 
 
 @pytest.mark.parametrize("exponent", [-0.5, float("nan"), float("inf")])
 def test_an_energy_exponent_is_finite_and_not_negative(exponent: float) -> None:
-    with pytest.raises(ValueError, match=f"energy_exponent must be a finite number of 0 or more, got {exponent}"):
-        ResidualVectorQuantizer(4, 2, 8, energy_exponent=exponent)
+    with pytest.raises(ValueError, match=f"energy_exponent must be a finite number of at least 0, got {exponent}"):
+        ResidualVectorQuantizer(latent_dim=4, num_codebooks=2, codebook_size=8, energy_exponent=exponent)

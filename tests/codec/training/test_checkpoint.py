@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from codec.model_file import save_model
 from codec.training.checkpoint import file as checkpoint_file
 from codec.training.checkpoint.file import Label, write_archive
 from codec.training.checkpoint.store import Checkpoint, CheckpointError, CheckpointStore
@@ -185,9 +186,9 @@ def test_the_best_outlives_its_turn(tmp_path: Path) -> None:
     # A new process knows the score to beat.
     again, _ = _store(tmp_path, keep_last=1)
     assert again.best_score() == 3.0
-    again.save(7, {"step": 7}, 3.5)
+    save_model(again, 7, {"step": 7}, 3.5)
     assert again.load_best() == Checkpoint(1, {"step": 1})
-    again.save(8, {"step": 8}, 2.5)
+    save_model(again, 8, {"step": 8}, 2.5)
     assert again.load_best() == Checkpoint(8, {"step": 8})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step_0000008.pt"]
 

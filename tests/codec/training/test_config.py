@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from codec.config import CodecConfig
 from codec.training import CodebookConfig, LRSchedule, RollbackConfig, TrainingConfig
+from codec_inputs import seanet_config
 
-CODEC = CodecConfig(sample_rate=24_000, codebooks=32, bandwidths_kbps=[1.5, 3, 6, 12, 24])
+CODEC = seanet_config(sample_rate=24_000, num_codebooks=32, bandwidths_kbps=[1.5, 3, 6, 12, 24])
 ONE_STEP: dict[str, Any] = {"max_steps": 1}
 
 # ------------------------------------------------------------------------------------------ length of the run

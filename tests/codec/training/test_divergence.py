@@ -61,7 +61,7 @@ def at_rate(trainer: Trainer, rate: float) -> Trainer:
 
 def reviving(**config: Any) -> Codec:
     codec = tiny_codec(**config)
-    codec.quantizer.revive_below = 0.1
+    codec.quantizer.dead_code_threshold = 0.1
     return codec
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codec import Codec
+from codec.model_file import make_codec
 from codec.training import Trainer
 from codec.training.config import CodebookConfig
 from tiny_run import (
@@ -48,7 +48,7 @@ def test_the_average_and_the_codec_begin_alike(tmp_path: Path) -> None:
     interrupt_at(trainer, 0)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    assert bool(trainer.codec.quantizer.started)
+    assert trainer.codec.quantizer.initialized
     assert differences(trainer.codec.state_dict(), trainer.averaged_codec.state_dict()) == []
     assert differences(trainer.codec.state_dict(), tiny_codec().state_dict()) != []
 
@@ -123,10 +123,10 @@ def test_an_encoder_that_has_learnt_stays_and_its_codebooks_start_anew(tmp_path:
     assert any(parameter.requires_grad for parameter in now.decoder.parameters())
     started = [message for message in messages(trainer) if message.startswith("codebooks started")]
     assert [message.split()[4] for message in started] == ["0", "3"]
-    anew = Codec(now.config)
+    anew = make_codec(now.config.to_dict())
     anew.load_state_dict(seen[3])
     batches = [trainer.data.batch(3 + i) for i in range(trainer.config.codebooks.init_batches)]
-    anew.quantizer.start(
+    anew.quantizer.initialize(
         torch.cat([anew.encode_latent(batch).transpose(1, 2).flatten(0, 1) for batch in batches]).detach()
     )
     torch.testing.assert_close(anew.quantizer.embed, seen[3]["quantizer.embed"])

@@ -358,12 +358,12 @@ def _float32(module: nn.Module, x: Tensor) -> Tensor:
 )
 def test_auto_follows_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, wanted: torch.dtype) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: amx_bf16 look-alike\nflags\t\t: {flags}\n\n")
-    monkeypatch.setattr("codec.network.cpu._CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("codec.training.startup.cpu._CPUINFO", tmp_path / "cpuinfo")
     assert choose_precision("auto", "cpu").dtype == wanted
 
 
 def test_auto_is_float32_where_the_cpu_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codec.network.cpu._CPUINFO", tmp_path / "missing")
+    monkeypatch.setattr("codec.training.startup.cpu._CPUINFO", tmp_path / "missing")
     assert choose_precision("auto", "cpu") == Precision(torch.float32, "cpu", "float32: this cpu has no bfloat16 units")
     assert choose_precision("bfloat16", "cpu").dtype == torch.bfloat16
     assert choose_precision("auto", "meta").dtype == torch.float32

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.model import Codec
+from codec.model_file import fingerprint, load_model
 from codec.training import (
     CodebookConfig,
     LRSchedule,
@@ -280,7 +281,7 @@ def test_latents_pass_through_until_one_kmeans_start(tmp_path: Path, monkeypatch
         codebooks=CodebookConfig(start_fraction=0.5, init_batches=3, dropout="none"),
         log_every=1,
     )
-    start, starts = trainer.codec.quantizer.start, []
+    start, starts = trainer.codec.quantizer.initialize, []
 
     def count(vectors: Tensor, seed: int, batches: int) -> None:
         starts.append((trainer.step, tuple(vectors.shape), batches))
@@ -412,7 +413,7 @@ def test_latents_that_are_not_finite_do_not_start_the_codebooks(tmp_path: Path) 
         next(trainer.codec.encoder.parameters()).fill_(math.nan)
     with pytest.raises(TrainingError, match="latents are not finite at step 0"):
         trainer._start_codebooks()
-    assert not bool(trainer.codec.quantizer.started)
+    assert not trainer.codec.quantizer.initialized
 
 
 # ------------------------------------------------------------------------------------------------ schedules
@@ -522,8 +523,8 @@ def test_a_checkpoint_is_scored_by_its_own_validation_only(tmp_path: Path) -> No
 def test_the_exported_model_is_the_averaged_codec(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path)
     trainer.run()
-    exported = Codec.load(tmp_path / "run" / "model.safetensors")
-    assert exported.fingerprint() == trainer.averaged_codec.fingerprint() != trainer.codec.fingerprint()
+    exported = load_model(tmp_path / "run" / "model.safetensors")
+    assert fingerprint(exported) == fingerprint(trainer.averaged_codec) != fingerprint(trainer.codec)
 
 
 def test_a_line_reports_the_balance_of_its_own_interval(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The first weights that make a codec a transform: right waveforms without a step of training."""
 
 import math
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,21 +9,32 @@ import torch
 from torch import Tensor
 
 from codec import Codec, CodecConfig
+from codec.model_file import make_codec
 from codec.training.startup.pca_init import pca_init_
+from codec_inputs import seanet_config
 
-MONO = CodecConfig(
-    filters=4, strides=[4, 2], latent_dim=8, lstm_layers=0, codebooks=2, codebook_size=16, bandwidths_kbps=[24.0]
-)
+BASE: dict[str, Any] = {
+    "filters": 4,
+    "strides": [4, 2],
+    "latent_dim": 8,
+    "lstm_layers": 0,
+    "num_codebooks": 2,
+    "codebook_size": 16,
+    "bandwidths_kbps": [24.0],
+}
+MONO = seanet_config(**BASE)
 VARIANTS = {
     "mono": MONO,
-    "rectifiers": replace(MONO, celu_alpha=1e-5),
-    "stereo": replace(MONO, channels=2, latent_dim=16),
-    "not causal": replace(MONO, causal=False),
-    "reflection": replace(MONO, causal=False, padding="reflect"),
-    "no norm": replace(MONO, norm="none"),
-    "LSTM": replace(MONO, lstm_layers=2),
-    "convolution beside": replace(MONO, skip="conv", residual_layers=2),
-    "odd stride": replace(MONO, strides=[5, 3], filters=16, latent_dim=15, bandwidths_kbps=[12.0]),
+    "rectifiers": seanet_config(**BASE | {"activation": "relu"}),
+    "stereo": seanet_config(**BASE | {"channels": 2, "latent_dim": 16}),
+    "not causal": seanet_config(**BASE | {"causal": False}),
+    "reflection": seanet_config(**BASE | {"causal": False, "padding": "reflect"}),
+    "no norm": seanet_config(**BASE | {"norm": "none"}),
+    "LSTM": seanet_config(**BASE | {"lstm_layers": 2}),
+    "convolution beside": seanet_config(**BASE | {"skip": "conv", "residual_layers": 2}),
+    "odd stride": seanet_config(
+        **BASE | {"strides": [5, 3], "filters": 16, "latent_dim": 15, "bandwidths_kbps": [12.0]}
+    ),
 }
 
 
@@ -41,7 +52,7 @@ def error_db(estimate: Tensor, reference: Tensor) -> float:
 
 def started(config: CodecConfig) -> tuple[Codec, Tensor]:
     torch.manual_seed(0)
-    codec = Codec(config)
+    codec = make_codec(config.to_dict())
     pca_init_(codec, low_passed(config, 64, 64, seed=1))
     return codec, low_passed(config, 8, 64, seed=2)
 
@@ -50,7 +61,7 @@ def started(config: CodecConfig) -> tuple[Codec, Tensor]:
 def test_unquantized_audio_comes_back(name: str) -> None:
     codec, audio = started(VARIANTS[name])
     with torch.no_grad():
-        before = Codec(VARIANTS[name])(audio, quantize=False).audio
+        before = make_codec(VARIANTS[name].to_dict())(audio, quantize=False).audio
         after = codec(audio, quantize=False).audio
     assert error_db(before, audio) > -1  # random weights know nothing
     assert error_db(after, audio) < -25
@@ -116,15 +127,15 @@ def test_the_same_audio_gives_the_same_weights() -> None:
     ("config", "audio", "message"),
     [
         (
-            replace(MONO, norm="time_group_norm", causal=False),
+            seanet_config(**BASE | {"norm": "time_group_norm", "causal": False}),
             torch.randn(1, 1, 64),
             "set trainer.init=random",
         ),
-        (replace(MONO, channels=2, filters=2), torch.randn(1, 2, 64), "at least 4 filters, got 2"),
+        (seanet_config(**BASE | {"channels": 2, "filters": 2}), torch.randn(1, 2, 64), "at least 4 filters, got 2"),
         (MONO, torch.zeros(1, 1, 64), "no silence"),
         (MONO, torch.randn(1, 1, 7), "at least 8 samples"),
     ],
 )
 def test_what_cannot_be_a_transform_is_refused(config: CodecConfig, audio: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pca_init_(Codec(config), audio)
+        pca_init_(make_codec(config.to_dict()), audio)

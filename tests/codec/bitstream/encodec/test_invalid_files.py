@@ -14,12 +14,12 @@ import torch
 from encodec.model import LMModel
 from torch import Tensor
 
-from codec import CodecConfig
 from codec.bitstream import BitstreamError
 from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.encodec.header import PACKAGE_CONFIGS, EncodecHeader, package_model_name
 from codec.bitstream.encodec.language_model import EncodecLM
 from codec.bitstream.encodec.segments import EncodecReader, segment_bytes
+from codec_inputs import seanet_config
 from encodec_package import Frames, language_models, read, written
 
 NAMES = list(PACKAGE_CONFIGS)
@@ -200,7 +200,7 @@ def test_inexact_probabilities_are_noticed_at_the_end_of_the_codes(lms: dict[str
     ("changes", "difference"),
     [
         ({"filters": 16}, "encodec_24khz has filters 32, this model has 16"),
-        ({"codebooks": 16, "bandwidths_kbps": (6,)}, "encodec_24khz has codebooks 32, this model has 16"),
+        ({"num_codebooks": 16, "bandwidths_kbps": (6,)}, "encodec_24khz has codebooks 32, this model has 16"),
         ({"channels": 2}, "encodec_48khz has sample_rate 48000, this model has 24000"),
         ({"segment_seconds": 1.0}, "encodec_24khz has segment_seconds None, this model has 1.0"),
     ],
@@ -209,9 +209,9 @@ def test_other_architectures_are_refused_with_the_setting_that_differs(
     changes: dict[str, Any], difference: str
 ) -> None:
     with pytest.raises(ValueError, match=difference):
-        package_model_name(CodecConfig(**changes))
+        package_model_name(seanet_config(**changes))
 
 
 def test_the_offered_bandwidths_do_not_matter() -> None:
     assert [package_model_name(config) for config in PACKAGE_CONFIGS.values()] == NAMES
-    assert package_model_name(CodecConfig(bandwidths_kbps=(3.0,), overlap=0.5)) == "encodec_24khz"
+    assert package_model_name(seanet_config(bandwidths_kbps=(3.0,), overlap=0.5)) == "encodec_24khz"

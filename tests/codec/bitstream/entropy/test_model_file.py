@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyFileError, EntropyModel
 from codec.bitstream.entropy.network import CodeTransformer, EntropyConfig
+from codec.model_file import save_model
 from coding_inputs import tiny_codec
 from entropy_inputs import CODEC_FINGERPRINT, SMALL, computed_model, random_network
 
@@ -18,7 +19,7 @@ from entropy_inputs import CODEC_FINGERPRINT, SMALL, computed_model, random_netw
 def test_a_saved_model_is_loaded_unchanged(tmp_path: Path) -> None:
     model = EntropyModel.from_network(random_network(), CODEC_FINGERPRINT)
     for name in ("a", "b"):
-        model.save(tmp_path / name)
+        save_model(model, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     back = EntropyModel.load(tmp_path / "a")
     assert (back.fingerprint, back.codec_fingerprint, back.config) == (model.fingerprint, CODEC_FINGERPRINT, SMALL)
@@ -80,7 +81,7 @@ def test_files_that_contradict_themselves_are_refused(
 ) -> None:
     path = tmp_path / ENTROPY_NAME
     model = computed_model()
-    model.save(path)
+    save_model(model, path)
     tables, description = load_file(path), json.loads(model._description())
     change(tables, description)
     save_file(tables, path, metadata={"entropy": json.dumps(description)})

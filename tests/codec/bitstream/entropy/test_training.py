@@ -10,6 +10,7 @@ from codec.bitstream.entropy.model_file import EntropyModel
 from codec.bitstream.entropy.network import CodeTransformer, EntropyConfig
 from codec.bitstream.entropy.training import Split, bits_per_code, minutes_progress, split, steps_progress, train
 from codec.bitstream.entropy.transformer import TransformerCoder
+from codec.model_file import fingerprint
 from coding_inputs import tiny_codec
 from entropy_inputs import CODEC_FINGERPRINT, SMALL, computed_codes, random_network
 
@@ -164,7 +165,7 @@ def test_tables_start_as_projections_of_the_codebooks() -> None:
 def test_coding_sizes_count_the_bytes_of_blocks() -> None:
     codec = tiny_codec("causal", bandwidths_kbps=(0.6, 2.4))
     config = EntropyConfig(8, 16, 20, dim=16, layers=1, heads=2, hidden=16)
-    model = EntropyModel.from_network(random_network(config), codec.fingerprint())
+    model = EntropyModel.from_network(random_network(config), fingerprint(codec))
     signals = [computed_codes(8, 600), computed_codes(8, 30)]
     rows = coding_sizes({"a": signals, "b": [np.zeros((8, 1100), np.int64)]}, model, codec.config)
     assert [(row.group, row.bandwidth_kbps, row.signals, row.frames) for row in rows] == [

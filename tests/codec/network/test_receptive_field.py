@@ -1,10 +1,11 @@
-"""`past_inputs`: how far back the output of layers depends on their input."""
+"""`receptive_field`: how far back the output of layers depends on their input."""
 
 import pytest
 import torch
 
-from codec import Codec, CodecConfig
-from codec.streaming.layers import past_inputs
+from codec.model_file import make_codec
+from codec.network.stream import receptive_field
+from codec_inputs import seanet_config
 from coding_inputs import TINY, tiny_codec
 
 
@@ -12,10 +13,10 @@ from coding_inputs import TINY, tiny_codec
     "changes",
     [{}, {"strides": (3, 1, 2)}, {"residual_layers": 3}, {"skip": "identity"}, {"kernel_size": 4, "strides": (5,)}],
 )
-def test_past_inputs_is_the_reach_of_the_gradient(changes: dict[str, object]) -> None:
-    config = CodecConfig(**(TINY | {"lstm_layers": 0, "padding": "constant", "bandwidths_kbps": ()} | changes))
-    layers = list(Codec(config).decoder.layers)
-    past = int(past_inputs(layers))
+def test_receptive_field_is_the_reach_of_the_gradient(changes: dict[str, object]) -> None:
+    config = seanet_config(**(TINY | {"lstm_layers": 0, "padding": "constant", "bandwidths_kbps": ()} | changes))
+    layers = list(make_codec(config.to_dict()).decoder.layers)
+    past = int(receptive_field(layers))
     latent = torch.randn(1, config.latent_dim, past + 8, requires_grad=True)
     audio = torch.nn.Sequential(*layers)(latent)
     frame = past + 3
@@ -29,4 +30,4 @@ def test_past_inputs_is_the_reach_of_the_gradient(changes: dict[str, object]) ->
 
 
 def test_an_lstm_never_forgets() -> None:
-    assert past_inputs(list(tiny_codec("causal").decoder.layers)) == float("inf")
+    assert receptive_field(list(tiny_codec("causal").decoder.layers)) == float("inf")

@@ -1,0 +1,52 @@
+"""What a codec needs of a network."""
+
+from typing import Any, Protocol
+
+from torch import nn
+
+__all__ = ["Network"]
+
+
+class Network(Protocol):
+    """The description of an encoder and a decoder: plain settings, and two methods that make the modules.
+
+    `SEANet` is one, a frozen dataclass. A network of your own is a class with these members, named by
+    `codec.network._target_`.
+
+    The modules it makes are called with one tensor. They name two of their layers:
+
+    - `encoder.input_layer`, the first layer: it stays in float32 under bfloat16 autocast, because rounding the waveform
+      to 8 bits adds audible noise.
+    - `decoder.output_layer`, the last `nn.Conv1d` or `nn.Linear`: it stays in float32 for the same reason, and
+      gradient-norm strategies such as GradNorm measure gradients at its weight.
+
+    A causal network must stream: both modules hold their layers in order as `layers`, and every layer is pointwise or
+    has the methods `stream()` and `past_inputs()`, see `codec.network.stream`. If yours cannot, say `causal = False`.
+
+    Attributes:
+        channels: Audio channels.
+        latent_dim: Width D of the latent.
+        hop_samples: Audio samples per latent frame.
+        causal: Whether a frame depends on earlier samples only, and the network streams.
+    """
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def latent_dim(self) -> int: ...
+
+    @property
+    def hop_samples(self) -> int: ...
+
+    @property
+    def causal(self) -> bool: ...
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that make an equal network: numbers, strings and lists of them."""
+
+    def make_encoder(self) -> nn.Module:
+        """Shape of the module: audio [B, C, T] -> latent [B, D, ceil(T / hop_samples)]."""
+
+    def make_decoder(self) -> nn.Module:
+        """Shape of the module: latent [B, D, F] -> audio [B, C, F * hop_samples]."""
