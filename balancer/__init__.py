@@ -1,7 +1,7 @@
-"""Gradients of many losses at the decoder output into one.
+"""Balancing strategies: the gradients of many losses at the decoder output become one gradient.
 
 Legend: M losses in the config, m of them active in a step; n = B * C * T values of the output. A Jacobian is [m, n],
-a Gramian [m, m]. Weights, lengths and Gramians are float64.
+a Gramian [m, m]. Weights, norms and Gramians are float64.
 """
 
 from balancer.balancer import Balanced, Balancer, Warmup

@@ -1,11 +1,11 @@
-"""Turns the gradients of many losses at the decoder output into one (Défossez et al. 2022, section 3.4, generalised).
+"""Combines the gradients of many losses at the decoder output (Défossez et al. 2022, section 3.4, generalised).
 
-    scale      multiplies each loss, from its value, its gradient's length or a memory of either
-    direction  weighs the scaled gradients against each other
-    magnitude  sets the length of the result
+    scale      multiplies each loss by a factor, from loss values, gradient norms or averages of them
+    direction  weights the scaled gradients against each other
+    magnitude  sets the norm of the result
 
-EnCodec is (ema_norm, sum, keep), a plain weighted sum (static, sum, keep). The weights from the config multiply after
-the scale, so that under a normalising scale they are shares.
+EnCodec's balancer is (ema_norm, sum, keep), a plain weighted sum (static, sum, keep). The weights from the config
+multiply after the scale. With a scale that normalises gradients they are therefore shares.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from balancer.checks import check_range
 from balancer.gradient_report import GradientReport, report_gradients
-from balancer.statistics import SharedGradient, Statistics, largest_over_processes, mean_over_processes
+from balancer.statistics import SharedGradient, Statistics, max_over_processes, mean_over_processes
 from balancer.strategy import (
     CombinedGradient,
     Direction,
@@ -30,7 +31,7 @@ __all__ = ["Balanced", "Balancer", "Warmup"]
 
 
 class Warmup(NamedTuple):
-    """The strategy of the first steps. The one that follows starts afresh: it has seen none of them."""
+    """The strategy of the first steps. The main strategy starts with empty state after it."""
 
     steps: int
     scale: Scale
@@ -41,44 +42,45 @@ class Warmup(NamedTuple):
 class Balanced(NamedTuple):
     """Result of one step."""
 
-    gradient: Tensor  # [B, C, T] to send into the decoder output
-    weights: dict[str, Tensor]  # loss name -> factor its gradient went in with (the mean, if it varies); 0 if inactive
-    dropped: tuple[str, ...]  # losses left out because their value or gradient was not finite
-    is_finite: Tensor  # [] bool: the strategy's weights are finite; if not, the caller has to skip the step
-    report: GradientReport | None  # on monitoring steps
+    gradient: Tensor  # [B, C, T], the gradient for the decoder output
+    weights: dict[str, Tensor]  # weight of each loss's gradient (the mean, if elements differ); 0 if inactive
+    dropped: tuple[str, ...]  # losses that were left out because their value or gradient was not finite
+    is_finite: Tensor  # [] bool: the strategy's weights are finite; otherwise the caller must skip the step
+    report: GradientReport | None  # in monitoring steps
 
 
 class Balancer(nn.Module):
-    """Engine that hosts every strategy.
+    """Engine that runs every strategy.
 
-    A loss without a value in this step, with weight 0, or constant, or whose value is not finite is inactive: it gets
-    weight 0 and no strategy sees it, so that it cannot spoil what strategies remember. The same holds for a gradient
-    that is zero or not finite, if a strategy looks at gradients. If none does, gradients are not judged one by one,
-    on monitoring steps neither, lest monitoring change the training: a loss of exactly 0 is taken for one at its
-    minimum and is inactive too, and a finite loss with a NaN gradient makes the result NaN, as in a plain sum, so that
-    the caller has to skip the step.
+    A loss is inactive in a step if it is missing, constant, has weight 0 or a value that is not finite. It gets weight
+    0 and is not passed to the strategy, so it does not affect the state. In steps with per-loss gradients,
+    a loss whose gradient is zero or not finite is inactive as well. Without them gradients are not checked one by one,
+    so that monitoring does not affect training. Then a loss of exactly 0 counts as inactive, and a finite loss with a
+    NaN gradient makes the result NaN, as in a plain sum. The caller must skip that step.
 
     Args:
-        weights: Loss name -> weight.
+        weights: Weight of each loss by name.
         scale, direction, magnitude: The strategy.
-        monitor_every: Every so many steps the geometry of the gradients is reported, 0 never. Strategies that only
-            look at loss values pay one backward pass of the weighted sum on all other steps.
-        refresh_every: A strategy that looks at gradients does so every so many steps; in between its last weights
-            hold, and a step costs one backward pass of the weighted sum. It also looks when another set of losses
-            is there than last time. What a look finds stands for the steps since the last one, so that averages keep
-            their time constant. No effect on weights for every element.
-        refresh_from: Steps a strategy begins with in which it looks every time all the same, so that its averages form
-            from all they can see.
+        monitor_every: Interval in steps between reports of gradient norms and cosines; 0 disables them. A report takes
+            one backward pass for each loss. Strategies of loss values take one backward pass in all other steps.
+        refresh_every: Interval in steps between refreshes of the weights from per-loss gradients. In between the last
+            weights are reused, and a step takes one backward pass of the weighted sum. Averages keep their time
+            constant. A change of the losses that are present also causes a refresh. Weights for every element are
+            never reused.
+        refresh_from: Number of steps at the start of a strategy in which every step is a refresh.
         warmup: Another strategy for the first steps.
 
     Attributes:
-        step: Calls so far; part of the state.
+        step: Number of calls so far; part of the state.
+
+    Buffers:
+        last_weights [M]: Weights of the last refresh.
 
     Raises:
-        ValueError: No weight is positive, or one is negative or not finite; or a setting is out of range.
+        ValueError: No weight is positive, a weight is negative or not finite, or a setting is out of range.
     """
 
-    last: Tensor
+    last_weights: Tensor
 
     def __init__(
         self,
@@ -92,17 +94,12 @@ class Balancer(nn.Module):
         warmup: Warmup | None = None,
     ) -> None:
         super().__init__()
-        bad = {name: w for name, w in weights.items() if not 0 <= w < float("inf")}
-        if bad or not any(weights.values()):
-            raise ValueError(
-                f"loss weights must be finite, not negative, and one of them positive; got {dict(weights)}"
-            )
-        if refresh_every < 1:
-            raise ValueError(f"refresh_every must be 1 or more, got {refresh_every}")
-        if refresh_from < 0:
-            raise ValueError(f"refresh_from must be 0 or more, got {refresh_from}")
-        if warmup is not None and warmup.steps < 1:
-            raise ValueError(f"a warm-up takes 1 step or more, got {warmup.steps}")
+        if not any(weights.values()) or not all(0 <= weight < float("inf") for weight in weights.values()):
+            raise ValueError(f"loss weights must be finite and >= 0, and one of them > 0; got {dict(weights)}")
+        check_range("[0, inf)", monitor_every=monitor_every, refresh_from=refresh_from)
+        check_range("[1, inf)", refresh_every=refresh_every)
+        if warmup is not None:
+            check_range("[1, inf)", **{"warmup.steps": warmup.steps})
         self.weights = dict(weights)
         self.strategy = Strategy(scale, direction, magnitude, self.weights)
         self.warmup = None if warmup is None else Strategy(*warmup[1:], self.weights)
@@ -111,108 +108,80 @@ class Balancer(nn.Module):
         self.refresh_every = refresh_every
         self.refresh_from = refresh_from
         self.step = 0
-        # The weights of the last refresh, and the losses that were there.
-        self.register_buffer("last", torch.zeros(len(self.weights), dtype=torch.float64))
-        self._refreshed: list[str] = []
-        self._looked: int | None = None  # the step of the last look
+        self.register_buffer("last_weights", torch.zeros(len(self.weights), dtype=torch.float64))
+        self._refreshed_names: list[str] = []  # losses that last_weights hold for
+        self._last_refresh: int | None = None  # step
 
     def forward(
         self, losses: Mapping[str, Tensor], output: Tensor, shared_gradient: SharedGradient | None = None
     ) -> Balanced:
-        """Combines the gradients of `losses` at `output`; the losses' graphs are kept.
+        """Combines the gradients of `losses` at `output`. The graphs of the losses are kept.
 
         Args:
-            losses: Scalars that depend on `output`.
+            losses: Scalars that depend on `output`, by name.
             output: A leaf that requires a gradient.
-            shared_gradient: For strategies that use gradients at the shared parameters; only they call it.
+            shared_gradient: For strategies that use gradients at the shared parameters.
 
         Shape: output [B, C, T] -> Balanced.
 
         Raises:
-            ValueError: A loss has no weight, or the output is no float32 leaf, or the strategy needs
-                `shared_gradient`; the message says which.
+            ValueError: A loss has no weight, the output is not a float32 leaf with a gradient, or the strategy needs
+                `shared_gradient`. The message says which.
         """
         unknown = sorted(set(losses) - set(self.weights))
         if unknown:
             raise ValueError(f"no weight for the loss {', '.join(unknown)}; there are weights for {list(self.weights)}")
         if not output.requires_grad or output.dtype not in (torch.float32, torch.float64):
-            wanted = "the output must be float32 and require a gradient"
-            raise ValueError(f"{wanted}, got {output.dtype} and requires_grad={output.requires_grad}")
+            expected = "the output must be float32 and require a gradient"
+            raise ValueError(f"{expected}, got {output.dtype} and requires_grad={output.requires_grad}")
         with torch.autocast(output.device.type, enabled=False):  # it would round the weights to bfloat16
             balanced = self._balance(losses, output, shared_gradient)
         self.step += 1
         return balanced
 
-    def foreseen(self, names: Iterable[str]) -> dict[str, Tensor] | None:
-        """The weights of all losses in the next call, given losses of these names, if they are known before the values
-        are: of a plain sum, and of a strategy of gradients between two looks. None also if that call monitors.
-
-        A caller that knows them can take the gradient of several losses in one backward pass and forget their graphs.
-        The call may still find one of them inactive, and drop it if it is not finite: then the step is to be skipped.
-        """
-        if self._monitors:
-            return None
-        if self._current.needs_gradients and self._may_reuse(self._present(names)):
-            weights = self.last.clone()
-        elif self._current.is_plain_sum:
-            weights = torch.tensor(list(self.weights.values()), dtype=torch.float64, device=self.last.device)
-        else:
-            return None
-        return dict(zip(self.weights, weights, strict=True))
-
     def _balance(
         self, losses: Mapping[str, Tensor], output: Tensor, shared_gradient: SharedGradient | None
     ) -> Balanced:
-        strategy, monitoring, present = self._current, self._monitors, self._present(losses)
-        looks = strategy.needs_gradients and not self._may_reuse(present)
-        gradients = {name: _gradient(losses[name], output) for name in present} if looks or monitoring else None
-        active, dropped = _split({name: losses[name] for name in present}, gradients if looks else None)
+        strategy = self.strategy if self.warmup is None or self.step >= self.warmup_steps else self.warmup
+        present = [name for name, weight in self.weights.items() if weight > 0 and name in losses]
+        reuse = strategy.needs_gradients and self._can_reuse(present)
+        refresh = strategy.needs_gradients and not reuse
+        monitoring = self.monitor_every > 0 and self.step % self.monitor_every == 0
+        gradients = {name: _gradient(losses[name], output) for name in present} if refresh or monitoring else None
+        active, dropped = _classify({name: losses[name] for name in present}, gradients if refresh else None)
         if not active:
-            nothing = output.new_zeros(0, dtype=torch.float64)
-            return Balanced(torch.zeros_like(output), self._by_name(active, nothing), dropped, _true(output), None)
-        if self.step == self.warmup_steps:
-            self._looked = None  # by another strategy
-        elapsed = 1 if self._looked is None else self.step - self._looked
-        statistics = self._statistics(
-            active, losses, gradients if looks else None, shared_gradient, output.device, elapsed
-        )
-        if looks:
-            self._looked = self.step
-        if strategy.needs_gradients and not looks:
-            combined = CombinedGradient(self.last[statistics.index], None)
-        else:
-            combined = strategy(statistics)
+            is_finite = torch.ones((), dtype=torch.bool, device=output.device)
+            no_weights = self._by_name(active, output.new_zeros(0, dtype=torch.float64))
+            return Balanced(torch.zeros_like(output), no_weights, dropped, is_finite, None)
+        statistics = self._statistics(active, losses, gradients if refresh else None, shared_gradient, output.device)
+        combined = CombinedGradient(self.last_weights[statistics.index], None) if reuse else strategy(statistics)
         weights = combined.weights if combined.weights.ndim == 1 else combined.weights.double().mean(1)
-        sound = weights.isfinite().all()
-        if looks and self.refresh_every > 1:
-            self.last.zero_()[statistics.index] = weights
-            reusable = combined.weights.ndim == 1 and not dropped and bool(sound)
-            self._refreshed = present if reusable else []
+        is_finite = weights.isfinite().all()
+        if refresh:
+            self._last_refresh = self.step
+        if refresh and self.refresh_every > 1:
+            self.last_weights.zero_()[statistics.index] = weights
+            reusable = combined.weights.ndim == 1 and not dropped and bool(is_finite)
+            self._refreshed_names = present if reusable else []
         gradient = combined.gradient
         if gradient is None:
             gradient = _gradient((torch.stack([losses[n] for n in active]) * combined.weights).sum(), output).flatten()
-        balance = None
-        if monitoring:  # of a gradient that was come by as on any other step, so that the training does not change
+        report = None
+        if monitoring:  # the gradient was computed as in any other step, so that monitoring does not affect training
             statistics = self._statistics(active, losses, gradients, shared_gradient, output.device)
-            balance = report_gradients(tuple(active), statistics, CombinedGradient(combined.weights, gradient))
-        return Balanced(gradient.view_as(output), self._by_name(active, weights), dropped, sound, balance)
+            report = report_gradients(tuple(active), statistics, CombinedGradient(combined.weights, gradient))
+        return Balanced(gradient.view_as(output), self._by_name(active, weights), dropped, is_finite, report)
 
-    @property
-    def _current(self) -> Strategy:
-        return self.warmup if self.warmup is not None and self.step < self.warmup_steps else self.strategy
+    def _can_reuse(self, present: list[str]) -> bool:
+        """Whether the weights of the last refresh hold for this step."""
+        strategy_start = 0 if self.step < self.warmup_steps else self.warmup_steps
+        starting = self.step - strategy_start < max(self.refresh_from, 1)
+        return not starting and self.step % self.refresh_every != 0 and present == self._refreshed_names
 
-    @property
-    def _monitors(self) -> bool:
-        return self.monitor_every > 0 and self.step % self.monitor_every == 0
-
-    def _present(self, names: Iterable[str]) -> list[str]:
-        there = set(names)
-        return [name for name, weight in self.weights.items() if weight > 0 and name in there]
-
-    def _may_reuse(self, present: list[str]) -> bool:
-        begun = 0 if self.step < self.warmup_steps else self.warmup_steps  # the step the strategy set out at
-        forming = self.step - begun < max(self.refresh_from, 1)
-        return not forming and self.step % self.refresh_every != 0 and present == self._refreshed
+    def _elapsed(self) -> int:
+        """Steps since the last refresh of the current strategy; 1 if there was none."""
+        last = self._last_refresh
+        return 1 if last is None or last < self.warmup_steps <= self.step else self.step - last
 
     def _statistics(
         self,
@@ -221,7 +190,6 @@ class Balancer(nn.Module):
         gradients: Mapping[str, Tensor] | None,
         shared_gradient: SharedGradient | None,
         device: torch.device,
-        elapsed: int = 1,
     ) -> Statistics:
         position = {name: index for index, name in enumerate(self.weights)}
         return Statistics(
@@ -230,55 +198,50 @@ class Balancer(nn.Module):
             torch.tensor([self.weights[n] for n in active], dtype=torch.float64).to(device, non_blocking=True),
             None if gradients is None else torch.stack([gradients[name] for name in active]),
             shared_gradient,
-            elapsed,
+            self._elapsed(),
         )
 
     def _by_name(self, active: list[str], weights: Tensor) -> dict[str, Tensor]:
         zero = torch.zeros((), dtype=torch.float64, device=weights.device)
-        found = dict(zip(active, weights.unbind(), strict=True))
-        return {name: found.get(name, zero) for name in self.weights}
+        by_name = dict(zip(active, weights.unbind(), strict=True))
+        return {name: by_name.get(name, zero) for name in self.weights}
 
-    # ------------------------------------------------------------------------------- what strategies hear of the run
+    # ------------------------------------------------------------------------ inputs of strategies between steps
 
     @property
     def uses_constant_baselines(self) -> bool:
-        """Whether a strategy wants `set_constant_baselines` before the first step."""
+        """Whether a strategy needs `set_constant_baselines` before the first step."""
         return any(isinstance(slot, UsesConstantBaselines) for slot in self._slots())
 
     def set_constant_baselines(self, losses: Mapping[str, float]) -> None:
-        """Tells the strategy the losses of the best constant prediction, for those losses that have one."""
+        """Passes the losses of the best constant prediction to the strategies that use them."""
         for slot in self._slots():
             if isinstance(slot, UsesConstantBaselines):
                 slot.set_constant_baselines(losses)
 
     def update_from_validation(self, losses: Mapping[str, float]) -> None:
-        """Tells the strategy the losses on held-out audio, for those losses that can be measured there."""
+        """Passes the losses on held-out audio to the strategies that use them."""
         for slot in self._slots():
             if isinstance(slot, UsesValidation):
                 slot.update_from_validation(losses)
 
-    def _slots(self) -> list[object]:
-        strategies = [self.strategy] if self.warmup is None else [self.warmup, self.strategy]
-        return [slot for each in strategies for slot in (each.scale, each.direction, each.magnitude)]
+    def _slots(self) -> Iterable[object]:
+        return (*(self.warmup.slots if self.warmup is not None else ()), *self.strategy.slots)
 
     def get_extra_state(self) -> dict[str, Any]:
         return {
             "names": list(self.weights),
             "step": self.step,
-            "refreshed": list(self._refreshed),
-            "looked": self._looked,
+            "refreshed_names": list(self._refreshed_names),
+            "last_refresh": self._last_refresh,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         if state["names"] != list(self.weights):
-            raise ValueError(f"this state balances the losses {state['names']}, this balancer {list(self.weights)}")
+            raise ValueError(f"the state is for the losses {state['names']}, but the balancer has {list(self.weights)}")
         self.step = state["step"]
-        self._refreshed = state["refreshed"]
-        self._looked = state["looked"]
-
-
-def _true(output: Tensor) -> Tensor:
-    return torch.ones((), dtype=torch.bool, device=output.device)
+        self._refreshed_names = state["refreshed_names"]
+        self._last_refresh = state["last_refresh"]
 
 
 def _gradient(loss: Tensor, output: Tensor) -> Tensor:
@@ -288,10 +251,12 @@ def _gradient(loss: Tensor, output: Tensor) -> Tensor:
     return torch.zeros_like(output) if gradient is None else gradient
 
 
-def _split(losses: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the active losses, and of those dropped as not finite; reads the device once.
+def _classify(
+    losses: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None
+) -> tuple[list[str], tuple[str, ...]]:
+    """Names of the active losses, and of those that are not finite. Reads the device once.
 
-    Without gradients the values alone are judged: a loss of exactly 0 has reached its minimum, as a hinge does.
+    Without gradients only the values are checked: a loss of exactly 0 is at its minimum, like a hinge loss.
     """
     if not losses:
         return [], ()
@@ -299,14 +264,14 @@ def _split(losses: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None)
     if gradients is None:
         sizes = torch.where(sizes.isfinite(), sizes.sign(), sizes)
     else:
-        # Largest entry rather than a norm: it cannot overflow, and it is NaN or inf exactly if an entry is.
+        # The largest entry cannot overflow, unlike a norm, and it is NaN or inf if and only if an entry is.
         peaks = torch.stack([gradient.abs().amax().double() for gradient in gradients.values()])
         sizes = torch.where(sizes.isfinite(), peaks, sizes)
-    # What is wrong in one process is wrong in all: they must agree on what to leave out.
-    sizes = largest_over_processes(torch.where(sizes.isnan(), float("inf"), sizes))
-    found = dict(zip(losses, sizes.tolist(), strict=True))
-    dropped = tuple(name for name, size in found.items() if not size < float("inf"))
-    # What has underflowed in float32 is zero: a strategy that divides by its length would overflow.
-    underflow = torch.finfo(torch.float32).tiny
-    active = [name for name, size in found.items() if underflow <= size < float("inf") and losses[name].requires_grad]
+    # All processes must leave out the same losses.
+    sizes = max_over_processes(torch.where(sizes.isnan(), float("inf"), sizes))
+    by_name = dict(zip(losses, sizes.tolist(), strict=True))
+    dropped = tuple(name for name, size in by_name.items() if not size < float("inf"))
+    # Below the smallest normal float32 a gradient counts as zero: dividing by its norm would overflow.
+    smallest = torch.finfo(torch.float32).tiny
+    active = [name for name, size in by_name.items() if smallest <= size < float("inf") and losses[name].requires_grad]
     return active, dropped

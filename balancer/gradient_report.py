@@ -1,4 +1,4 @@
-"""What each loss really does to the result: the report of a monitoring step."""
+"""Gradient norms, shares and cosines of one step, for the log."""
 
 from typing import NamedTuple
 
@@ -14,43 +14,43 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 class GradientReport(NamedTuple):
-    """What each active loss did in one step, for the log."""
+    """Contribution of each active loss to the combined gradient of one step."""
 
     names: tuple[str, ...]
-    norms: Tensor  # [m] length of the raw gradients
-    shares: Tensor  # [m] length of the weighted gradients, as a share of their sum
-    projections: Tensor  # [m] of the weighted gradients on the result, as a share of its length
+    norms: Tensor  # [m] norms of the raw gradients
+    shares: Tensor  # [m] norms of the weighted gradients over their sum
+    projections: Tensor  # [m] projections of the weighted gradients on the combined gradient, over its norm
     cosines: Tensor  # [m, m] between the raw gradients
-    conflicts: Tensor  # [] share of the pairs whose cosine is negative, 0 if there is no pair
-    norm: Tensor  # [] of the result
+    conflicts: Tensor  # [] fraction of pairs with a negative cosine, 0 if there is no pair
+    norm: Tensor  # [] of the combined gradient
 
 
 def report_gradients(names: tuple[str, ...], statistics: Statistics, combined: CombinedGradient) -> GradientReport:
-    """What a step with gradients did.
+    """Computes the report of a step with gradients.
 
-    With d the result and w_i g_i the weighted gradients that add up to it, loss i has the share
-    |w_i g_i| / sum_j |w_j g_j| and the projection <w_i g_i, d> / |d|^2. Shares are never negative. Projections add up
-    to 1, and are negative for a loss that points against the result: the step makes it worse. Where the gradients
-    cancel down to rounding there is nothing to point along, and every projection is 0.
+    Let d be the combined gradient and w_i g_i the weighted gradients, which add up to it. The share of loss i is
+    |w_i g_i| / sum_j |w_j g_j|, never negative. Its projection is <w_i g_i, d> / |d|^2. Projections add up to 1; the
+    step increases a loss with a negative projection. They are 0 if the gradients cancel down to rounding, because
+    then d has no direction.
     """
     gradient = combined.gradient
-    assert gradient is not None, "a monitoring step has gradients"
+    assert gradient is not None, "a report needs a gradient"
     weights, rows = combined.weights.double(), statistics.jacobian.double()
-    length = statistics.length(gradient)
-    unit = gradient.double() / length.clamp_min(_TINY)
+    norm = statistics.norm(gradient)
+    unit = gradient.double() / norm.clamp_min(_TINY)
     if weights.ndim == 1:
-        terms, along = weights.abs() * statistics.norms, weights * statistics.product(rows, unit)
+        terms, along = weights.abs() * statistics.norms, weights * statistics.inner_products(rows, unit)
     else:
         weighted = weights * rows
-        terms, along = statistics.length(weighted), statistics.product(weighted, unit)
+        terms, along = statistics.norm(weighted), statistics.inner_products(weighted, unit)
     rounding = torch.finfo(torch.float32).eps * terms.sum()
     pairs = torch.ones_like(statistics.cosines, dtype=torch.bool).triu(1)
     return GradientReport(
         names,
         statistics.norms,
         terms / terms.sum().clamp_min(_TINY),
-        torch.where(length <= rounding, 0, along / length.clamp_min(_TINY)),
+        torch.where(norm <= rounding, 0, along / norm.clamp_min(_TINY)),
         statistics.cosines,
         ((statistics.cosines < 0) & pairs).sum().double() / pairs.sum().clamp_min(1),
-        length,
+        norm,
     )

@@ -1,4 +1,4 @@
-"""How far each loss has come, compared with the others (Chen et al. 2018, section 3.1)."""
+"""Relative inverse training rates of the losses (Chen et al. 2018, GradNorm, section 3.1)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,41 +9,41 @@ from balancer.statistics import Statistics
 
 __all__ = ["InverseRates"]
 
+_RANGE = 100.0
+
 
 class InverseRates(nn.Module):
-    """Relative inverse training rates r_i = t_i / mean(t), with t_i = L_i / L_i(0): above 1 for what learns slowly.
+    """r_i = t_i / mean(t) with t_i = L_i / L_i(0) (Chen et al. 2018, section 3.1); above 1 for slowly falling losses.
 
-    L_i(0) is the value of the first step in which loss i is active. Magnitudes are taken, and t_i is kept within
-    a factor of 100 of 1, so that a loss that is negative, crosses zero or starts near it can neither turn a gradient
-    round nor take all the others' weight.
+    L_i(0) is the value of the first step in which loss i is active. Magnitudes are used, and t_i is kept within a
+    factor of 100 of 1. A loss that is negative, crosses zero or starts near zero therefore cannot reverse a gradient
+    or take all weight.
 
     Buffers:
-        initial [M]: |L_i(0)|; 0 until loss i was active.
+        initial [M]: |L_i(0)|; 0 before loss i was active.
 
     Args:
-        weights: Names of all losses, as `prepare` is told.
-        exclude_from_rates: Losses whose value does not show progress, such as adversarial losses:
-            r_i is 1, and they are left out of the mean. Names that no loss has are no error.
+        weights: Weights of all M losses by name.
+        exclude_from_rates: Losses whose value does not show progress, such as adversarial losses. Their r_i is 1, and
+            they are left out of the mean. Unknown names are ignored.
     """
 
     initial: Tensor
-    free: Tensor
+    excluded: Tensor
 
     def __init__(self, weights: Mapping[str, float], exclude_from_rates: Sequence[str] = ()) -> None:
         super().__init__()
+        excluded = torch.tensor([name in exclude_from_rates for name in weights])
         self.register_buffer("initial", torch.zeros(len(weights), dtype=torch.float64))
-        self.register_buffer("free", torch.tensor([name in exclude_from_rates for name in weights]), persistent=False)
+        self.register_buffer("excluded", excluded, persistent=False)
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
         index = statistics.index
         values = statistics.losses.abs()
-        seen = self.initial[index]
-        self.initial[index] = torch.where(seen > 0, seen, values.clamp_min(torch.finfo(torch.float64).tiny))
+        initial = self.initial[index]
+        self.initial[index] = torch.where(initial > 0, initial, values.clamp_min(torch.finfo(torch.float64).tiny))
         ratios = (values / self.initial[index]).clamp(1 / _RANGE, _RANGE)
-        measured = ~self.free[index]
-        mean = (ratios * measured).sum() / measured.sum()
-        return torch.where(measured, ratios / mean, 1.0)
-
-
-_RANGE = 100.0
+        included = ~self.excluded[index]
+        mean = (ratios * included).sum() / included.sum()
+        return torch.where(included, ratios / mean, 1.0)

@@ -1,41 +1,41 @@
-"""The three slots of a strategy, and how their answers become one gradient."""
+"""The three slots of a strategy, and how their results become one gradient."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from balancer.directions.sum import Sum
-from balancer.magnitudes import Keep
-from balancer.scales.static import Static
 from balancer.statistics import Statistics
 
-__all__ = ["CombinedGradient", "Direction", "Magnitude", "Scale", "Strategy", "UsesConstantBaselines", "UsesValidation"]
+__all__ = [
+    "CombinedGradient",
+    "Direction",
+    "Magnitude",
+    "Scale",
+    "Strategy",
+    "UsesConstantBaselines",
+    "UsesLossWeights",
+    "UsesValidation",
+]
 
 
 class Scale(Protocol):
-    """Factor for every active loss. Called once a step; may keep a memory of size M in buffers."""
+    """A factor for every active loss. It is called once per step. Its state, of size M, is in buffers."""
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the next call looks at more than loss values; may change from step to step."""
-
-    def prepare(self, weights: Mapping[str, float]) -> None:
-        """Told the names and the user's weights of all M losses, once and before the first call."""
+        """Whether the next call uses more than loss values. It may change from step to step."""
 
     def __call__(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
 
 
 class Direction(Protocol):
-    """Weight for every scaled loss. Sees losses and gradients as the scale and the user's weights left them."""
+    """A weight for every scaled loss. Its losses and gradients include the scale and the user's weights."""
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the next call looks at more than loss values; may change from step to step."""
-
-    def prepare(self, weights: Mapping[str, float]) -> None:
-        """Told the names and the user's weights of all M losses, once and before the first call."""
+        """As in `Scale`."""
 
     def __call__(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64, or a weight for every element of the output, [m, B * C * T] float32."""
@@ -46,61 +46,74 @@ class Magnitude(Protocol):
 
     @property
     def needs_gradients(self) -> bool:
-        """As in `Scale`."""
+        """As in `Scale`. A magnitude without gradients is not called."""
 
     def __call__(self, statistics: Statistics, weights: Tensor, gradient: Tensor) -> Tensor:
-        """Given what the direction was given, what it answered, and the gradient that makes.
+        """Gets the direction's input and result, and the gradient that they give.
 
         Shape: weights [m] or [m, B * C * T], gradient [B * C * T] -> [] float64.
         """
 
 
 @runtime_checkable
+class UsesLossWeights(Protocol):
+    """A scale or direction that needs the number, names or weights of all losses, for example to create its buffers."""
+
+    def prepare(self, weights: Mapping[str, float]) -> None:
+        """Gets the user's weights of all M losses by name, once before the first call."""
+
+
+@runtime_checkable
 class UsesValidation(Protocol):
-    """A slot that adapts to held-out losses."""
+    """A slot that adapts to validation losses."""
 
     def update_from_validation(self, losses: Mapping[str, float]) -> None:
-        """Told the losses on held-out audio after each validation, as far as they can be measured there."""
+        """Gets the losses on held-out audio after each validation, without those that cannot be computed there."""
 
 
 @runtime_checkable
 class UsesConstantBaselines(Protocol):
-    """A slot that wants to know what the best constant prediction costs."""
+    """A slot that uses the losses of the best constant prediction."""
 
     def set_constant_baselines(self, losses: Mapping[str, float]) -> None:
-        """Told, once and before the first call, the losses of the best constant prediction where there is one."""
+        """Gets the baselines of the losses that have one, once before the first call."""
 
 
 class CombinedGradient(NamedTuple):
-    """One gradient out of m."""
+    """One gradient and the weights it was combined with."""
 
-    weights: Tensor  # [m] float64, or [m, B * C * T] float32: the gradient is their sum over losses x raw gradients
-    gradient: Tensor | None  # [B * C * T], None if nobody looked at gradients
+    weights: Tensor  # [m] float64 or [m, B * C * T] float32; the gradient is the sum of weights x raw gradients
+    gradient: Tensor | None  # [B * C * T], None in steps without gradients
 
 
 class Strategy(nn.Module):
-    """Scale, direction and magnitude, applied in this order."""
+    """Scale, direction and magnitude, applied in this order.
+
+    Args:
+        scale, direction, magnitude: The three slots.
+        weights: The user's weights of all M losses by name.
+    """
 
     def __init__(self, scale: Scale, direction: Direction, magnitude: Magnitude, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.scale = scale
         self.direction = direction
         self.magnitude = magnitude
-        scale.prepare(weights)
-        direction.prepare(weights)
+        for slot in self.slots:
+            if isinstance(slot, UsesLossWeights):
+                slot.prepare(weights)
+
+    @property
+    def slots(self) -> tuple[Scale, Direction, Magnitude]:
+        return self.scale, self.direction, self.magnitude
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the next call looks at more than loss values."""
-        return any(slot.needs_gradients for slot in (self.scale, self.direction, self.magnitude))
-
-    @property
-    def is_plain_sum(self) -> bool:
-        """Whether the user's weights are the weights, whatever the losses are."""
-        return [type(slot) for slot in (self.scale, self.direction, self.magnitude)] == [Static, Sum, Keep]
+        """Whether the next call uses more than loss values."""
+        return any(slot.needs_gradients for slot in self.slots)
 
     def forward(self, statistics: Statistics) -> CombinedGradient:
-        """User weight x scale x direction x magnitude."""
+        """Multiplies user weight, scale, direction and magnitude."""
         factors = statistics.user_weights * self.scale(statistics)
         scaled = statistics.scaled(factors)
         weights = self.direction(scaled)
@@ -113,6 +126,6 @@ class Strategy(nn.Module):
                 return CombinedGradient(effective, None)
             gradient = effective.to(statistics.jacobian.dtype) @ statistics.jacobian
         if self.magnitude.needs_gradients:
-            length = self.magnitude(scaled, weights, gradient).to(gradient.dtype)
-            gradient, effective = gradient * length, effective * length
+            factor = self.magnitude(scaled, weights, gradient).to(gradient.dtype)
+            gradient, effective = gradient * factor, effective * factor
         return CombinedGradient(effective, gradient)

@@ -1,16 +1,21 @@
-"""What the codec is trained against. Everything takes (estimate, reference) and falls as the estimate gets better.
+"""Losses and discriminators that a codec is trained with.
 
-Shapes: audio [B, C, T] with B batch, C channels, T samples; F frames, K sub-discriminators.
+Every loss takes (estimate, reference) and falls as the estimate gets closer to the reference.
+Shapes: audio [B, C, T] with B batch, C channels, T samples; F frames; K sub-discriminators.
 """
 
-from .adversarial import AdversarialLoss, feature_matching_loss
-from .combined import CombinedDiscriminator
-from .constant_baseline import constant_baselines
-from .discriminators import DiscriminatorOutput, MultiScaleSTFTDiscriminator
-from .spectral import MultiResolutionSTFT, MultiScaleMel, mel_distance
-from .tonality import Tonality
-from .waveform import L1, L2, SISDR, si_sdr
-from .waveform_discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator
+from losses.adversarial import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss
+from losses.constant_baseline import constant_baselines
+from losses.discriminators import (
+    CombinedDiscriminator,
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiScaleSTFTDiscriminator,
+)
+from losses.protocols import Discriminator, DiscriminatorOutput, GANLoss, Loss, minimum_samples, segment_samples
+from losses.spectral import MultiResolutionSTFT, MultiScaleMel, mel_distance
+from losses.tonality import Tonality
+from losses.waveform import L1, L2, SISDR, si_sdr
 
 __all__ = [
     "L1",
@@ -18,7 +23,10 @@ __all__ = [
     "SISDR",
     "AdversarialLoss",
     "CombinedDiscriminator",
+    "Discriminator",
     "DiscriminatorOutput",
+    "GANLoss",
+    "Loss",
     "MultiPeriodDiscriminator",
     "MultiResolutionSTFT",
     "MultiScaleDiscriminator",
@@ -26,7 +34,11 @@ __all__ = [
     "MultiScaleSTFTDiscriminator",
     "Tonality",
     "constant_baselines",
+    "discriminator_loss",
     "feature_matching_loss",
+    "generator_loss",
     "mel_distance",
+    "minimum_samples",
+    "segment_samples",
     "si_sdr",
 ]

@@ -1,7 +1,7 @@
-"""What the discriminator and the codec each want: hinge or least-squares losses, and feature matching.
+"""GAN losses of EnCodec (Défossez et al. 2022, section 3.4) and usual variants: hinge, least squares, feature matching.
 
-Logits come as one tensor for each of K sub-discriminators, features as one list of layers for each. Every loss is a
-mean over elements, then over layers, then over the K sub-discriminators (the paper's 1/K and 1/KL), in float32.
+Logits are one tensor for each of K sub-discriminators, features one list of layers for each. Every loss is a mean over
+elements, then over layers, then over sub-discriminators (the paper's 1/K and 1/KL), in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,71 +12,99 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-__all__ = ["AdversarialLoss", "feature_matching_loss"]
+from losses.protocols import DiscriminatorOutput
 
-GeneratorLoss = Literal["hinge", "hinge_linear", "least_squares"]
+__all__ = ["AdversarialLoss", "discriminator_loss", "feature_matching_loss", "generator_loss"]
+
+AdversarialForm = Literal["hinge", "hinge_linear", "least_squares"]
 FeatureMatching = Literal["relative", "plain"]
 
 
 class AdversarialLoss:
-    """The adversarial terms of EnCodec (Défossez et al. 2022, section 3.4) and their usual variants.
+    """Adversarial loss and feature matching of the codec, and the loss of the discriminator.
 
     Args:
-        generator: What the codec minimises on the discriminator's verdict D of its output.
-            "hinge": max(0, 1 - D), the paper's (audiocraft calls it hinge2), which rests once D > 1;
-            "hinge_linear": -D (audiocraft's hinge), which never rests;
-            "least_squares": (1 - D)² (Mao et al. 2017; HiFi-GAN, DAC).
-            The discriminator minimises max(0, 1 - D(reference)) + max(0, 1 + D(estimate)) with both hinges, and
-            (1 - D(reference))² + D(estimate)² with least squares.
-        feature_matching: "relative", each layer's mean distance over its mean absolute reference (the paper's
-            equation 2), or "plain", the mean distance (audiocraft, HiFi-GAN).
+        generator: Form of the adversarial loss, see `generator_loss`.
+        feature_matching: `relative` divides the mean distance of each layer by its mean absolute reference (the paper's
+            equation 2). `plain` does not (audiocraft, HiFi-GAN).
+
+    Raises:
+        ValueError: A form is unknown.
     """
 
-    def __init__(self, generator: GeneratorLoss = "hinge", feature_matching: FeatureMatching = "relative") -> None:
-        if generator not in get_args(GeneratorLoss):
-            raise ValueError(f"expected generator to be one of {get_args(GeneratorLoss)}, got {generator!r}")
+    names = ("adversarial", "feature_matching")
+
+    def __init__(self, generator: AdversarialForm = "hinge", feature_matching: FeatureMatching = "relative") -> None:
+        if generator not in get_args(AdversarialForm):
+            raise ValueError(f"expected generator to be one of {get_args(AdversarialForm)}, got {generator!r}")
         if feature_matching not in get_args(FeatureMatching):
             raise ValueError(
                 f"expected feature_matching to be one of {get_args(FeatureMatching)}, got {feature_matching!r}"
             )
-        self._generator: GeneratorLoss = generator
-        self._relative = feature_matching == "relative"
+        self.form: AdversarialForm = generator
+        self.relative = feature_matching == "relative"
 
     @property
     def uninformed_discriminator_loss(self) -> float:
         """The lowest loss of a discriminator that gives real and coded audio the same logits."""
-        return 0.5 if self._generator == "least_squares" else 2.0
+        return 0.5 if self.form == "least_squares" else 2.0
 
-    def generator(self, estimate_logits: Sequence[Tensor]) -> Tensor:
-        """The codec's loss: its output should be taken for real.
+    def generator_losses(self, estimate: DiscriminatorOutput, reference: DiscriminatorOutput) -> dict[str, Tensor]:
+        """The codec's two losses. No gradient flows to the reference."""
+        return {
+            "adversarial": generator_loss(estimate.logits, self.form),
+            "feature_matching": feature_matching_loss(estimate.features, reference.features, self.relative),
+        }
 
-        Shape: K tensors [*] -> scalar.
-        """
-        if self._generator == "hinge":
-            return _mean(estimate_logits, lambda logits: (1 - logits).relu())
-        if self._generator == "hinge_linear":
-            return _mean(estimate_logits, lambda logits: -logits)
-        return _mean(estimate_logits, lambda logits: (1 - logits).square())
+    def discriminator_loss(self, estimate: DiscriminatorOutput, reference: DiscriminatorOutput) -> Tensor:
+        """The discriminator's loss, a scalar."""
+        return discriminator_loss(estimate.logits, reference.logits, self.form)
 
-    def discriminator(self, estimate_logits: Sequence[Tensor], reference_logits: Sequence[Tensor]) -> Tensor:
-        """The discriminator's loss: tell the codec's output from real audio.
 
-        Shape: K tensors [*], K tensors [*] -> scalar.
-        """
-        if self._generator == "least_squares":
-            return _mean(estimate_logits, torch.square) + _mean(reference_logits, lambda logits: (1 - logits).square())
-        return _mean(estimate_logits, lambda logits: (1 + logits).relu()) + _mean(
-            reference_logits, lambda logits: (1 - logits).relu()
-        )
+def generator_loss(estimate_logits: Sequence[Tensor], form: AdversarialForm = "hinge") -> Tensor:
+    """The codec's adversarial loss of the logits D of its output.
 
-    def features(
-        self, estimate_features: Sequence[Sequence[Tensor]], reference_features: Sequence[Sequence[Tensor]]
-    ) -> Tensor:
-        """The codec's second loss: look like the reference inside the discriminator; see `feature_matching_loss`.
+    Args:
+        estimate_logits: Logits of each sub-discriminator for the codec's output.
+        form: `hinge` is max(0, 1 - D), the paper's, which is 0 where D > 1 (audiocraft calls it hinge2).
+            `hinge_linear` is -D, audiocraft's hinge, with the same gradient everywhere.
+            `least_squares` is (1 - D)² (Mao et al. 2017; HiFi-GAN, DAC).
 
-        Shape: K lists of L tensors [*], twice -> scalar.
-        """
-        return feature_matching_loss(estimate_features, reference_features, self._relative)
+    Shape: K tensors [*] -> scalar.
+
+    Raises:
+        ValueError: There are no logits.
+    """
+    if form == "hinge":
+        return _mean(estimate_logits, lambda logits: (1 - logits).relu())
+    if form == "hinge_linear":
+        return _mean(estimate_logits, lambda logits: -logits)
+    return _mean(estimate_logits, lambda logits: (1 - logits).square())
+
+
+def discriminator_loss(
+    estimate_logits: Sequence[Tensor], reference_logits: Sequence[Tensor], form: AdversarialForm = "hinge"
+) -> Tensor:
+    """The discriminator's loss of its logits D.
+
+    It is max(0, 1 + D(estimate)) + max(0, 1 - D(reference)) with both hinges, and D(estimate)² + (1 - D(reference))²
+    with least squares.
+
+    Args:
+        estimate_logits: Logits of each sub-discriminator for the codec's output.
+        reference_logits: Logits for real audio.
+        form: Form of the codec's loss.
+
+    Shape: K tensors [*], K tensors [*] -> scalar.
+
+    Raises:
+        ValueError: There are no logits.
+    """
+    if form == "least_squares":
+        return _mean(estimate_logits, torch.square) + _mean(reference_logits, lambda logits: (1 - logits).square())
+    return _mean(estimate_logits, lambda logits: (1 + logits).relu()) + _mean(
+        reference_logits, lambda logits: (1 - logits).relu()
+    )
 
 
 def feature_matching_loss(
@@ -84,14 +112,15 @@ def feature_matching_loss(
     reference_features: Sequence[Sequence[Tensor]],
     relative: bool,
 ) -> Tensor:
-    """Distance of two signals inside the discriminator (Défossez et al. 2022, equation 2). The reference is a target:
-    no gradient goes to its features.
+    """Mean absolute difference of discriminator features (Défossez et al. 2022, equation 2).
+
+    No gradient flows to the reference features.
 
     Args:
         estimate_features: For each sub-discriminator the outputs of its layers on the codec's output.
         reference_features: The same on real audio.
-        relative: Divide each layer's mean absolute difference by the mean absolute value of the reference's features:
-            over the whole batch, if several processes share it.
+        relative: Divide the mean absolute difference of each layer by the mean absolute reference feature. In
+            distributed training that is the mean over the batches of all processes.
 
     Shape: K lists of L tensors [*], twice -> scalar.
 
@@ -112,9 +141,9 @@ def feature_matching_loss(
     distances = torch.stack([_MeanDistance.apply(estimate, reference) for estimate, reference, _ in pairs])
     weights = distances.new_tensor([weight for _, _, weight in pairs])
     if relative:
-        scales = _mean_over_processes(torch.stack([_feature_mean(reference.abs()) for _, reference, _ in pairs]))
-        # A layer whose features are all zero would divide by zero; the smallest normal number keeps the loss finite.
-        weights = weights / scales.clamp(min=torch.finfo(scales.dtype).tiny)
+        levels = _mean_over_processes(torch.stack([_feature_mean(reference.abs()) for _, reference, _ in pairs]))
+        # The smallest normal number keeps the loss finite if all reference features of a layer are zero.
+        weights = weights / levels.clamp(min=torch.finfo(levels.dtype).tiny)
     return distances @ weights
 
 
@@ -127,8 +156,10 @@ def _mean_over_processes(values: Tensor) -> Tensor:
 
 
 class _MeanDistance(torch.autograd.Function):
-    """Mean of |estimate - reference|, for a target without gradient: `(estimate - reference).abs().mean()` with a third
-    of its passes over memory, which are what feature matching costs beside the convolutions.
+    """`(estimate - reference).abs().mean()` for a reference without gradient, with a third of the memory passes.
+
+    Forward and backward pass of feature matching through two STFT sub-discriminators, one CPU core: 0.37 s, with
+    plain autograd 0.50 s.
     """
 
     @staticmethod
@@ -139,10 +170,10 @@ class _MeanDistance(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (difference,) = ctx.saved_tensors
-        # sign is 0 where the two agree, as the subgradient of abs at 0 is in torch.
-        return difference.sign().mul_(slope / difference.numel()), None
+        # sign is 0 where the two are equal, the subgradient that torch uses for abs at 0.
+        return difference.sign().mul_(gradient / difference.numel()), None
 
 
 def _mean(logits: Sequence[Tensor], penalty: Callable[[Tensor], Tensor]) -> Tensor:
@@ -157,10 +188,10 @@ def _float_mean(tensor: Tensor) -> Tensor:
 
 
 def _feature_mean(features: Tensor) -> Tensor:
-    """`_float_mean`, of bfloat16 features [B, channels, *] by channels first.
+    """`_float_mean`, computed per channel first for bfloat16 features [B, channels, *].
 
-    With a bfloat16 result for each torch sums in float32 ten times as fast as with one float32 result for all; what the
-    rounding of so many results leaves of the mean is 2e-4.
+    With one bfloat16 result per channel, torch sums on the CPU ten times as fast as with one float32 result. The
+    rounding of these results changes the mean by 2e-4.
     """
     if features.dtype != torch.bfloat16 or features.dim() < 3:
         return _float_mean(features)

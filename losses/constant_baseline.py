@@ -1,40 +1,35 @@
-"""What losses are worth without a model: their value at the best constant prediction."""
+"""Losses of the best constant prediction: what each loss is worth without a model."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from losses.protocols import HasConstantBaseline, Loss
 
 __all__ = ["constant_baselines"]
 
 
-@runtime_checkable
-class _HasPrior(Protocol):
-    def constant_baseline(self, reference: Tensor) -> Tensor:
-        """Shape: reference [B, C, T] -> scalar."""
+def constant_baselines(losses: Mapping[str, Loss], batches: Iterable[Tensor]) -> dict[str, float]:
+    """Mean over batches of the loss of the best constant prediction, computed from the data alone.
 
-
-def constant_baselines(losses: Mapping[str, nn.Module], batches: Iterable[Tensor]) -> dict[str, float]:
-    """Mean over batches of the loss of the best constant prediction, from the data alone.
-
-    Every batch takes a constant of its own, so with small batches the mean lies below what one constant for all
-    the data would get. Losses without a method `prior`, such as SISDR, which no constant can satisfy better than
-    another, and adversarial ones, are left out.
+    Each batch has its own constant. With small batches the mean is therefore below the loss of one constant for all
+    data. Losses without a method `constant_baseline` are left out: adversarial losses have no such value, and SI-SDR
+    is the same for every constant.
 
     Args:
-        losses: Name -> loss.
-        batches: Audio, on the device of the losses.
+        losses: Losses by name.
+        batches: Audio on the device of the losses.
 
-    Shape: batches [B, C, T] each -> name -> prior.
+    Shape: batches [B, C, T] each -> baselines by name.
 
     Raises:
         ValueError: There is no batch.
     """
-    with_prior = {name: loss for name, loss in losses.items() if isinstance(loss, _HasPrior)}
-    if not with_prior:
+    measurable = {name: loss for name, loss in losses.items() if isinstance(loss, HasConstantBaseline)}
+    if not measurable:
         return {}
-    values = [torch.stack([loss.constant_baseline(batch) for loss in with_prior.values()]) for batch in batches]
+    values = [torch.stack([loss.constant_baseline(batch) for loss in measurable.values()]) for batch in batches]
     if not values:
-        raise ValueError("constant_baselines want one batch or more, got none")
-    return dict(zip(with_prior, torch.stack(values).double().mean(dim=0).tolist(), strict=True))
+        raise ValueError("expected at least one batch to compute constant baselines from, got none")
+    return dict(zip(measurable, torch.stack(values).double().mean(dim=0).tolist(), strict=True))

@@ -1,12 +1,13 @@
 """Distances between two spectrograms: multi-scale mel (EnCodec, audiocraft) and multi-resolution STFT.
 
-Every module takes (estimate, reference), works in float32 under any autocast, and holds its windows and filters in
-buffers. The reference is taken to be data: no gradient goes to it.
+All modules compute in float32 under any autocast. No gradient flows to the reference. Windows and filters are buffers
+that are not saved.
 """
 
 import functools
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -14,8 +15,8 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .shapes import check_audio, check_pair
-from .stft import STFT, wide, without_autocast
+from losses.inputs import at_least_float32, check_audio, check_pair, without_autocast
+from losses.stft import STFT
 
 __all__ = ["MultiResolutionSTFT", "MultiScaleMel", "mel_distance"]
 
@@ -26,33 +27,41 @@ class MultiScaleMel(nn.Module):
     """L1 distance of mel power spectrograms plus alpha times L2 distance of their logarithms, over several windows.
 
     The frequency loss of EnCodec (Défossez et al. 2022, equation 1, after Gritsenko et al. 2020): windows of
-    2^5 .. 2^11 samples, hop a quarter, alpha = 1. The paper leaves open which spectrogram is meant, where the
-    logarithm stands and how the norms are reduced; this is the reading of audiocraft, whose loss is obtained exactly
-    with exponents 6 .. 10, `f_min_hz=64` and `log_distance="mse"`. All terms are averaged:
+    2^5 .. 2^11 samples, hop a quarter of the window, alpha = 1. The paper leaves open which spectrogram it uses, where
+    the logarithm is applied and how the norms are reduced. This class follows audiocraft. Exponents 6 .. 10,
+    `f_min_hz=64` and `log_distance="mse"` give audiocraft's loss exactly. All terms are averaged:
     Σ_i (L1_i + alpha_i L2_i) / Σ_i (1 + alpha_i).
 
     Args:
         sample_rate: In Hz.
-        window_exponents: Windows are 2^e samples long, one scale for each e.
-        mels: Number of HTK mel filters. At short windows most of them hold no bin: they count as equal.
+        window_exponents: One resolution for each e, with a window of 2^e samples.
+        mels: Number of HTK mel filters. At short windows most of them contain no bin; those count as equal.
         f_min_hz: Lower edge of the lowest filter.
-        f_max_hz: Upper edge of the highest filter. Default: half the sample rate.
-        alpha: Weight of the logarithmic term, for all scales or one for each.
-        log_distance: "l2", the root mean square over the filters of a frame, averaged over frames; or "mse".
-        normalized: Divide spectra by the window's L2 norm.
+        f_max_hz: Upper edge of the highest filter. Default: half the sampling rate.
+        alpha: Weight of the logarithmic term, for all resolutions or one for each.
+        log_distance: `l2` is the root mean square over the filters of a frame, averaged over frames. `mse` is the
+            mean square.
+        normalized: Divide spectra by the L2 norm of the window.
         floor: Added to the power before the logarithm (base 10).
 
-    Shape: estimate [B, C, T], reference [B, C, T] -> scalar; T at least `minimum_samples`.
+    Attributes:
+        minimum_samples: Reflection padding needs one sample more than it reflects.
+        window_samples: The longest window.
+
+    Shape: estimate [B, C, T], reference [B, C, T] -> scalar; T is at least `minimum_samples`.
+
+    Raises:
+        ValueError: A setting is out of range, or the signals have the wrong shape.
     """
 
     def __init__(
         self,
         sample_rate: int,
-        window_exponents: list[int],
+        window_exponents: Sequence[int],
         mels: int = 64,
         f_min_hz: float = 0.0,
         f_max_hz: float | None = None,
-        alpha: float | list[float] = 1.0,
+        alpha: float | Sequence[float] = 1.0,
         log_distance: LogDistance = "l2",
         normalized: bool = True,
         floor: float = 1e-5,
@@ -62,47 +71,46 @@ class MultiScaleMel(nn.Module):
             raise ValueError(f"expected log_distance to be one of {get_args(LogDistance)}, got {log_distance!r}")
         if not window_exponents or min(window_exponents) < 2:
             raise ValueError(f"expected one or more window_exponents of at least 2, got {window_exponents}")
-        self.alphas = alpha if isinstance(alpha, list) else [alpha] * len(window_exponents)
+        self.alphas = list(alpha) if isinstance(alpha, Sequence) else [alpha] * len(window_exponents)
         if len(self.alphas) != len(window_exponents) or min(self.alphas) < 0:
-            raise ValueError(f"expected an alpha >= 0 for each of {len(window_exponents)} scales, got {alpha}")
+            raise ValueError(f"expected an alpha >= 0 for each of {len(window_exponents)} windows, got {alpha}")
         if floor <= 0:
             raise ValueError(f"expected floor > 0, got {floor}")
         top = sample_rate // 2 if f_max_hz is None else f_max_hz
         if not 0 <= f_min_hz < top <= sample_rate / 2:
             raise ValueError(f"expected 0 <= f_min_hz < f_max_hz <= {sample_rate / 2}, got {f_min_hz} and {top}")
         self.mels, self.log_distance, self.floor = mels, log_distance, floor
-        scales = [_MelPower(sample_rate, 2**exponent, mels, f_min_hz, top, normalized) for exponent in window_exponents]
-        self.resolutions = nn.ModuleList(scales)
-        # Reflection must not reach beyond the other end of the signal.
-        self.minimum_samples = max(scale.margin_samples for scale in scales) + 1
-        self.window_samples = 2 ** max(window_exponents)  # a training segment had better hold one
+        spectrograms = [_MelPower(sample_rate, 2**e, mels, f_min_hz, top, normalized) for e in window_exponents]
+        self.resolutions = nn.ModuleList(spectrograms)
+        self.minimum_samples = max(spectrogram.margin_samples for spectrogram in spectrograms) + 1
+        self.window_samples = 2 ** max(window_exponents)
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
         with without_autocast(estimate):
             with torch.no_grad():
-                targets = [scale(reference) for scale in self.resolutions]
+                targets = [mel_power(reference) for mel_power in self.resolutions]
             terms = [
-                self._distance(scale(estimate), target, alpha)
-                for scale, target, alpha in zip(self.resolutions, targets, self.alphas, strict=True)
+                self._distance(mel_power(estimate), target, alpha)
+                for mel_power, target, alpha in zip(self.resolutions, targets, self.alphas, strict=True)
             ]
             return torch.stack(terms).sum() / sum(1 + alpha for alpha in self.alphas)
 
     @torch.no_grad()
     def constant_baseline(self, reference: Tensor) -> Tensor:
-        """The loss of the best constant spectrum at every scale, one value a filter for the whole batch.
+        """Loss of the best constant spectrum at every resolution: one value per filter for the whole batch.
 
-        The linear term takes the median, the logarithmic term the mean of the logarithms. No one spectrum is best
-        for both, so with "mse" this is a lower bound; with "l2", which asks for a geometric median, the mean costs
-        a few percent more than that.
+        The linear term uses the median, the logarithmic term the mean of the logarithms. No single spectrum is best
+        for both, so the result with `mse` is a lower bound. With `l2` the best value would be a geometric median; the
+        mean costs a few percent more.
 
-        Shape: reference [B, C, T] -> scalar; T at least `minimum_samples`.
+        Shape: reference [B, C, T] -> scalar; T is at least `minimum_samples`.
         """
         check_audio(reference, self.minimum_samples)
         with without_autocast(reference):
             terms = []
-            for scale, alpha in zip(self.resolutions, self.alphas, strict=True):
-                power = scale(reference)
+            for mel_power, alpha in zip(self.resolutions, self.alphas, strict=True):
+                power = mel_power(reference)
                 logarithm = (power + self.floor).log10()
                 logarithmic = self._logarithmic(_mean_spectrum(logarithm), logarithm)
                 terms.append(self._linear(_median_spectrum(power), power) + alpha * logarithmic)
@@ -113,7 +121,7 @@ class MultiScaleMel(nn.Module):
         return self._linear(estimate, reference) + alpha * logarithmic
 
     def _linear(self, estimate: Tensor, reference: Tensor) -> Tensor:
-        filled = estimate.shape[-1] / self.mels  # the other filters are empty: equal in both
+        filled = estimate.shape[-1] / self.mels  # the other filters are empty, so equal in both
         return filled * F.l1_loss(estimate, reference)
 
     def _logarithmic(self, estimate: Tensor, reference: Tensor) -> Tensor:
@@ -123,32 +131,36 @@ class MultiScaleMel(nn.Module):
 
 
 def mel_distance(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """The score "mel distance": audiocraft's multi-scale mel loss as its compression solver sets it, lower is better.
+    """The metric "mel distance": the multi-scale mel loss with audiocraft's settings; lower is better.
 
     Args:
-        estimate: Audio that came out of the codec.
-        reference: Audio that went in.
-        sample_rate: In Hz, of both.
+        estimate: Output of the codec.
+        reference: Input of the codec.
+        sample_rate: Of both, in Hz.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> scalar.
+
+    Raises:
+        ValueError: The shapes differ or are not [B, C, T], or the signals are too short.
     """
     return _mel_distance(sample_rate, estimate.device)(estimate, reference)
 
 
 @functools.lru_cache(maxsize=8)
 def _mel_distance(sample_rate: int, device: torch.device) -> MultiScaleMel:
-    with torch.inference_mode(False):  # buffers made in inference mode could never serve a gradient
-        return MultiScaleMel(sample_rate, window_exponents=[6, 7, 8, 9, 10], f_min_hz=64.0, log_distance="mse").to(
-            device
-        )
+    with torch.inference_mode(False):  # buffers created in inference mode cannot be used for gradients
+        loss = MultiScaleMel(sample_rate, window_exponents=[6, 7, 8, 9, 10], f_min_hz=64.0, log_distance="mse")
+        return loss.to(device)
 
 
 class _MelPower(nn.Module):
-    """Mel power spectrogram with hop n/4 and ceil(T / hop) frames: (n - hop) / 2 reflected samples at either end,
-    then zeros until the last frame is full. Filters that no bin falls into are left out.
+    """Mel power spectrogram with hop n/4 and ceil(T / hop) frames, as in audiocraft.
+
+    (n - hop) / 2 samples are reflected at either end, then zeros fill the last frame. Filters without a bin are left
+    out.
 
     Buffers:
-        filters: [2 bins, filled], each row twice, to weigh the squared real and the squared imaginary part.
+        filters: [2 bins, filled], each row twice, as weights of the squared real and the squared imaginary part.
 
     Shape: audio [B, C, T] -> [B C, F, filled].
     """
@@ -176,7 +188,7 @@ class _MelPower(nn.Module):
         self.register_buffer("filters", filters.repeat_interleave(2, dim=0), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        audio = F.pad(wide(audio), (self.margin_samples, self.margin_samples), mode="reflect")
+        audio = F.pad(at_least_float32(audio), (self.margin_samples, self.margin_samples), mode="reflect")
         missing = (2 * self.margin_samples - audio.shape[-1]) % self.hop_samples
         audio = F.pad(audio, (0, missing)).flatten(0, 1)
         return self.stft(audio).square() @ self.filters
@@ -185,22 +197,29 @@ class _MelPower(nn.Module):
 class MultiResolutionSTFT(nn.Module):
     """Spectral convergence plus log-magnitude L1, mean over resolutions (Yamamoto et al. 2020, equations 3 to 6).
 
-    As in the authors' code the convergence is one ratio of Frobenius norms over the batch, frames are centred with
-    reflection, and the power is held at 1e-7 or more, so that silence has finite values and gradients.
+    As in the authors' code, the convergence is one ratio of Frobenius norms over the batch, and frames are centred with
+    reflection padding. The power is at least 1e-7, so silence has finite values and gradients.
 
     Args:
         ffts: Length of each transform in samples (even).
         hops: Hop of each resolution in samples.
         windows: Length of each Hann window in samples, at most that of its transform.
 
-    Shape: estimate [B, C, T], reference [B, C, T] -> scalar; T at least `minimum_samples`.
+    Attributes:
+        minimum_samples: Reflection padding needs one sample more than it reflects.
+        window_samples: The longest window.
+
+    Shape: estimate [B, C, T], reference [B, C, T] -> scalar; T is at least `minimum_samples`.
+
+    Raises:
+        ValueError: A setting is out of range, or the signals have the wrong shape.
     """
 
     def __init__(
         self,
-        ffts: list[int] | tuple[int, ...] = (1024, 2048, 512),
-        hops: list[int] | tuple[int, ...] = (120, 240, 50),
-        windows: list[int] | tuple[int, ...] = (600, 1200, 240),
+        ffts: Sequence[int] = (1024, 2048, 512),
+        hops: Sequence[int] = (120, 240, 50),
+        windows: Sequence[int] = (600, 1200, 240),
     ) -> None:
         super().__init__()
         if not len(ffts) == len(hops) == len(windows) or not ffts:
@@ -209,44 +228,38 @@ class MultiResolutionSTFT(nn.Module):
                 f"{len(windows)} windows"
             )
         self.ffts = list(ffts)
-        self.minimum_samples = max(ffts) // 2 + 1  # reflection must not reach beyond the other end of the signal
+        self.minimum_samples = max(ffts) // 2 + 1
         self.window_samples = max(windows)
-        self.stfts = nn.ModuleList(
+        self.resolutions = nn.ModuleList(
             STFT(window, hop, fft_samples=fft) for fft, hop, window in zip(ffts, hops, windows, strict=True)
         )
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
         with without_autocast(estimate):
-            estimate, reference = wide(estimate).flatten(0, 1), wide(reference).detach().flatten(0, 1)
-            terms = [
-                _convergence_and_log_magnitude(stft, fft // 2, estimate, reference)
-                for stft, fft in zip(self.stfts, self.ffts, strict=True)
-            ]
+            terms = []
+            for stft, fft in zip(self.resolutions, self.ffts, strict=True):
+                magnitudes = _magnitude(stft, fft // 2, estimate), _magnitude(stft, fft // 2, reference.detach())
+                terms.append(_convergence(*magnitudes) + _log_magnitude(*magnitudes))
             return torch.stack(terms).mean()
 
     @torch.no_grad()
     def constant_baseline(self, reference: Tensor) -> Tensor:
-        """The loss of the best constant spectrum at every resolution, one value a bin for the whole batch.
+        """Loss of the best constant spectrum at every resolution: one value per bin for the whole batch.
 
-        The spectral convergence takes the mean of the magnitudes, the logarithmic term their median. No one spectrum
-        is best for both: this is a lower bound.
+        The spectral convergence uses the mean of the magnitudes, the logarithmic term their median. No single spectrum
+        is best for both, so this is a lower bound.
 
-        Shape: reference [B, C, T] -> scalar; T at least `minimum_samples`.
+        Shape: reference [B, C, T] -> scalar; T is at least `minimum_samples`.
         """
         check_audio(reference, self.minimum_samples)
         with without_autocast(reference):
             terms = []
-            for stft, fft in zip(self.stfts, self.ffts, strict=True):
-                magnitude = _magnitude(stft, fft // 2, wide(reference).flatten(0, 1))
+            for stft, fft in zip(self.resolutions, self.ffts, strict=True):
+                magnitude = _magnitude(stft, fft // 2, reference)
                 convergence = _convergence(_mean_spectrum(magnitude), magnitude)
                 terms.append(convergence + _log_magnitude(_median_spectrum(magnitude), magnitude))
             return torch.stack(terms).mean()
-
-
-def _convergence_and_log_magnitude(stft: nn.Module, margin: int, estimate: Tensor, reference: Tensor) -> Tensor:
-    estimate, reference = _magnitude(stft, margin, estimate), _magnitude(stft, margin, reference)
-    return _convergence(estimate, reference) + _log_magnitude(estimate, reference)
 
 
 def _convergence(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -258,7 +271,9 @@ def _log_magnitude(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def _magnitude(stft: nn.Module, margin: int, audio: Tensor) -> Tensor:
-    parts = stft(F.pad(audio, (margin, margin), mode="reflect")).unflatten(-1, (-1, 2)).square()
+    """Shape: audio [B, C, T] -> [B C, F, bins]."""
+    padded = F.pad(at_least_float32(audio).flatten(0, 1), (margin, margin), mode="reflect")
+    parts = stft(padded).unflatten(-1, (-1, 2)).square()
     return (parts[..., 0] + parts[..., 1]).clamp(min=1e-7).sqrt()
 
 

@@ -1,8 +1,8 @@
-"""The short-time Fourier transform that the spectral losses and the discriminator share.
+"""The short-time Fourier transform of the spectral losses and the discriminators.
 
-Frames lie in rows, so a frame's spectrum is contiguous: seen as an image [B, 2, F, bins] it is `channels_last`
-without a copy. Real and imaginary parts are interleaved real numbers, because complex arithmetic in autograd costs
-about a third more on a CPU; and the gradient is one inverse real FFT, where autograd pads to a full complex one.
+The last axis interleaves real and imaginary parts. Complex arithmetic in autograd takes about a third more time on a
+CPU. The gradient is one inverse real FFT, while autograd pads to a full complex one. Each frame is contiguous, so a
+spectrogram viewed as an image [B, 2, F, bins] is `channels_last` without a copy.
 """
 
 from typing import Any
@@ -11,21 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["STFT", "wide", "without_autocast"]
+from losses.inputs import at_least_float32, without_autocast
 
-
-def without_autocast(tensor: Tensor) -> torch.autocast:
-    """A context in which operations on the device of `tensor` keep their precision: bfloat16 has 8 bits, too few
-    for sums over a second of audio."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Converts float16 and bfloat16 to float32, and leaves float32 and float64 alone.
-
-    Shape: [*] -> [*].
-    """
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+__all__ = ["STFT"]
 
 
 class STFT(nn.Module):
@@ -34,15 +22,18 @@ class STFT(nn.Module):
     Args:
         window_samples: Length of the Hann window.
         hop_samples: Samples between the starts of two frames.
-        fft_samples: Length of the transform (even); a shorter window lies in its middle. Default: the window's length.
-        normalized: Divide by the window's L2 norm, so that white noise has one power at every window length.
+        fft_samples: Length of the transform (even); a shorter window is centred in it. Default: the window's length.
+        normalized: Divide by the L2 norm of the window, so that white noise has the same power at every window length.
 
     Buffers:
         window: [fft_samples].
         ends: [2 bins], the factor of each part in the gradient; see `_Spectrum.backward`.
 
-    Shape: audio [*, T] -> [*, F, 2 bins] with F = 1 + (T - fft) // hop and bins = fft / 2 + 1; along the last axis
-        real, imaginary, real, ...
+    Shape: audio [*, T] -> [*, F, 2 bins] with F = 1 + (T - fft) // hop and bins = fft / 2 + 1. The last axis is real,
+        imaginary, real, ...
+
+    Raises:
+        ValueError: The sizes do not satisfy 0 < hop <= window <= fft with an even fft.
     """
 
     window: Tensor
@@ -72,11 +63,11 @@ class STFT(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         with without_autocast(audio):
-            return _Spectrum.apply(wide(audio), self.window, self.ends, self.hop_samples)
+            return _Spectrum.apply(at_least_float32(audio), self.window, self.ends, self.hop_samples)
 
 
 class _Spectrum(torch.autograd.Function):
-    """X_k = Σ_t w_t x_t exp(-2πikt/n) for k = 0 .. n/2, of every frame; linear in x, so nothing but w is kept."""
+    """X_k = Σ_t w_t x_t exp(-2πikt/n) for k = 0 .. n/2 of every frame. It is linear in x, so only w is saved."""
 
     @staticmethod
     def forward(ctx: Any, audio: Tensor, window: Tensor, ends: Tensor, hop_samples: int) -> Tensor:
@@ -88,8 +79,8 @@ class _Spectrum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         # With G_k = dL/dRe X_k + i dL/dIm X_k the chain rule gives dL/dx_t = w_t Re Σ_{k=0}^{n/2} G_k exp(2πikt/n).
-        # irfft sums over all n bins, the upper half being the conjugate of the lower: every inner bin counts twice,
-        # 0 and n/2 once. Hence twice the ends, and half the whole. Im X_0 and Im X_{n/2} are 0 whatever x is.
+        # irfft sums over all n bins, and the upper half is the conjugate of the lower: inner bins count twice, bins 0
+        # and n/2 once. So double the two ends and halve the sum. Im X_0 and Im X_{n/2} are 0 for every x.
         window, ends = ctx.saved_tensors
         spectrum = torch.view_as_complex((gradient * ends).unflatten(-1, (-1, 2)))
         frames = torch.fft.irfft(spectrum, n=window.numel(), norm="forward") * (0.5 * window)
@@ -97,7 +88,10 @@ class _Spectrum(torch.autograd.Function):
 
 
 def _overlap_add(frames: Tensor, hop_samples: int, samples: int) -> Tensor:
-    """Adds up frames [*, F, n] at their places in a signal [*, T], block after block of a hop's length."""
+    """Adds frames at their positions in a signal, one block of a hop's length after the other.
+
+    Shape: frames [*, F, n] -> [*, T].
+    """
     count = frames.shape[-2]
     blocks = -(-frames.shape[-1] // hop_samples)
     total = frames.new_zeros(*frames.shape[:-2], count + blocks - 1, hop_samples)

@@ -1,4 +1,4 @@
-"""How the scaled gradients are weighed against each other: one file a method."""
+"""Directions: how the scaled gradients are weighted against each other, one method per file."""
 
 from balancer.directions.aligned_mtl import AlignedMTL
 from balancer.directions.cagrad import CAGrad

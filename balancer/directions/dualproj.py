@@ -1,10 +1,8 @@
-"""The mean gradient freed from conflict (Lopez-Paz and Ranzato 2017, GEM, equation 11, on all losses alike)."""
-
-from collections.abc import Mapping
+"""DualProj (Lopez-Paz and Ranzato 2017, GEM, equation 11, for all losses alike): the mean gradient without conflict."""
 
 from torch import Tensor
 
-from balancer.solvers import Array, UnitRows, on_unit_rows, to_dual_cone
+from balancer.solvers import Array, UnitRows, project_to_dual_cone, solve_on_unit_rows
 from balancer.statistics import Statistics
 
 __all__ = ["DualProj"]
@@ -13,20 +11,16 @@ __all__ = ["DualProj"]
 class DualProj:
     """d is the mean of the gradients projected on the dual cone {d : d . g_j >= 0 for all j}.
 
-    No loss rises, and |d| is at most the length of the mean. Larger user weights make larger rows, as in a weighted
-    mean.
+    No loss rises, and |d| is at most the norm of the mean. The user's weights multiply the rows, as in a weighted mean.
     """
 
     needs_gradients = True
 
-    def prepare(self, weights: Mapping[str, float]) -> None:
-        pass
-
     def __call__(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
-        return on_unit_rows(statistics, _solve)
+        return solve_on_unit_rows(statistics, _solve)
 
 
 def _solve(rows: UnitRows) -> Array:
     mean = rows.norms / len(rows.norms)
-    return to_dual_cone(rows.cosines, mean[None])[0]
+    return project_to_dual_cone(rows.cosines, mean[None])[0]

@@ -1,31 +1,32 @@
-"""Gradient sign dropout: every element of the output follows one sign, drawn at random (Chen et al. 2020)."""
+"""Gradient sign dropout (Chen et al. 2020, GradDrop): every element of the output keeps one sign, drawn at random."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from balancer.checks import check_names, check_range
+from balancer.seeded_generator import SeededGenerator
 from balancer.statistics import Statistics
 
 __all__ = ["GradDrop"]
 
 
 class GradDrop(nn.Module):
-    """Keeps, at each element, the gradients of one sign: the positive ones with probability P, else the negative ones.
+    """At each element, keeps the positive gradients with probability P and the negative ones otherwise.
 
-    P = (1 + sum_i g_i / sum_i |g_i|) / 2, the purity of the sign (algorithm 1 of the paper, with the identity for f).
-    The expected gradient is P * (sum of the positive) + (1 - P) * (sum of the negative). Larger user weights make
-    larger rows, as in a weighted sum. A weight is between 0 and 1: |d| <= sum_i |g_i|.
+    P = (1 + sum_i g_i / sum_i |g_i|) / 2 is the positive sign purity (algorithm 1 of the paper with the identity for
+    f). The expected gradient is P * (sum of the positive) + (1 - P) * (sum of the negative). The user's weights
+    multiply the rows, as in a weighted sum. Weights are between 0 and 1, so |d| <= sum_i |g_i|.
 
-    Draws come from an own generator on the CPU, part of the state, so that every device draws the same. Under data
-    parallel training all ranks draw the same mask for their different batches.
+    In distributed training all processes draw the same mask for their different batches.
 
     Args:
-        leak: Loss -> share in [0, 1] of its gradient that passes whatever the draw; 0 for those not named.
-        seed: Of the draws.
+        leak: Fraction in [0, 1] of a loss's gradient that passes regardless of the draw, by loss name; 0 by default.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: A leak is out of range, or (in `prepare`) names no loss.
+        ValueError: A leak is out of range, or (in `prepare`) has an unknown name.
     """
 
     needs_gradients = True
@@ -34,31 +35,22 @@ class GradDrop(nn.Module):
     def __init__(self, leak: Mapping[str, float] | None = None, seed: int = 0) -> None:
         super().__init__()
         self.leak = dict(leak or {})
-        if not all(0 <= share <= 1 for share in self.leak.values()):
-            raise ValueError(f"leaks must be in [0, 1], got {self.leak}")
-        self.generator = torch.Generator().manual_seed(seed)
+        check_range("[0, 1]", **{f"leak.{name}": fraction for name, fraction in self.leak.items()})
+        self.draws = SeededGenerator(seed)
 
     def prepare(self, weights: Mapping[str, float]) -> None:
-        unknown = [name for name in self.leak if name not in weights]
-        if unknown:
-            raise ValueError(f"leaks must be of the losses {', '.join(weights)}, got one for {', '.join(unknown)}")
-        shares = torch.tensor([self.leak.get(name, 0.0) for name in weights])
-        self.register_buffer("leaks", shares, persistent=False)
+        check_names(self.leak, weights, "leak")
+        fractions = torch.tensor([self.leak.get(name, 0.0) for name in weights])
+        self.register_buffer("leaks", fractions, persistent=False)
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m, B * C * T] float32."""
         rows = statistics.jacobian
-        drawn = torch.rand(rows.shape[1], generator=self.generator).to(rows.device)
-        # P > drawn, with both sides times 2 sum_i |g_i|; where all gradients are zero any purity will do.
-        positive = rows.sum(0) > (2 * drawn - 1) * rows.abs().sum(0)
-        kept = ((rows > 0) == positive).to(rows.dtype)  # a zero counts as negative, as it makes no difference
+        draws = torch.rand(rows.shape[1], generator=self.draws.generator).to(rows.device)
+        # P > draws with both sides multiplied by 2 sum_i |g_i|. If all gradients are zero, the result does not matter.
+        positive = rows.sum(0) > (2 * draws - 1) * rows.abs().sum(0)
+        kept = ((rows > 0) == positive).to(rows.dtype)  # zeros count as negative, which makes no difference
         if not self.leak:
             return kept
         leaks = self.leaks[statistics.index].to(rows.dtype)[:, None]
         return leaks + (1 - leaks) * kept
-
-    def get_extra_state(self) -> Tensor:
-        return self.generator.get_state()
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.generator.set_state(state.cpu())

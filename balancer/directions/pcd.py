@@ -1,4 +1,4 @@
-"""Priority-constrained descent: one loss leads, the others make sure of some progress (TMLR 2026, arXiv 2606.29521)."""
+"""Priority-constrained descent (TMLR 2026, arXiv 2606.29521): a primary gradient, and some progress for the others."""
 
 from collections.abc import Mapping
 
@@ -7,103 +7,90 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from balancer.solvers import ROUNDING, nonnegative_minimum
+from balancer.checks import check_names, check_range
+from balancer.moving_average import MovingAverage
+from balancer.solvers import ROUNDING, Array, nonnegative_minimum
 from balancer.statistics import Statistics
 
 __all__ = ["PCD"]
 
-Array = NDArray[np.float64]
+_INFEASIBLE = 1e-9  # x would be tens of thousands of times as long as the largest b_j
 
 
 class PCD(nn.Module):
-    """Follows the primary gradient as closely as the progress of all others permits.
+    """The direction nearest to the primary gradient that makes progress on all other losses.
 
     With h_i = g_i / sqrt(moving average of |g_i|^2), and p the primary loss,
 
         d = argmin |d - h_p|^2   subject to   h_j . d >= tau_j |h_j|^2   for all j other than p,
 
-    rescaled to the length of g_p. If no d satisfies all of them (two others exactly opposed) d is g_p; while the
-    primary loss is inactive d is 0, as without it there is nothing to follow.
+    rescaled to the norm of g_p. If no d satisfies all constraints (two opposed secondary losses), d is g_p. In steps
+    without the primary loss d is 0.
 
-    The constraints do not see how large g_j is, so the weight of a secondary loss is a preference: tau_j is tau times
-    its weight over their mean, at most 1. With equal weights this is the published method, without its epsilon
-    under the root, which at the output of a decoder is larger than the squares it is added to.
-
-    Buffers:
-        total [M], count [M]: discounted sum of squared lengths and of ones; their quotient is the average.
+    The constraints do not depend on the norm of g_j, so the weight of a secondary loss is a preference: tau_j is tau
+    times its weight over the mean of these weights, at most 1. With equal weights this is the published method without
+    its epsilon under the root. At the decoder output that epsilon would be larger than the squared norms.
 
     Args:
-        primary: Name of the loss that leads.
-        tau: Guaranteed progress, as a share of what a step along the loss's own gradient would make.
-        decay: Of the moving average.
+        primary: Name of the primary loss.
+        tau: Guaranteed progress, as a fraction of the progress of a step along the loss's own gradient.
+        decay: Decay of the moving average.
 
     Raises:
-        ValueError: A setting is out of range, or (in `prepare`) there is no such loss.
+        ValueError: A setting is out of range, or (in `prepare`) the primary loss does not exist.
     """
 
     needs_gradients = True
-    total: Tensor
-    count: Tensor
 
     def __init__(self, primary: str, tau: float = 0.02, decay: float = 0.999) -> None:
         super().__init__()
-        if not 0 <= tau <= 1:
-            raise ValueError(f"tau must be in [0, 1], got {tau}")
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        check_range("[0, 1]", tau=tau)
+        check_range("[0, 1)", decay=decay)
         self.primary = primary
         self.tau = tau
         self.decay = decay
 
     def prepare(self, weights: Mapping[str, float]) -> None:
-        if self.primary not in weights:
-            raise ValueError(f"the primary loss must be one of {', '.join(weights)}, got {self.primary}")
+        check_names([self.primary], weights, "primary")
         self.position = list(weights).index(self.primary)
-        self.register_buffer("total", torch.zeros(len(weights), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros(len(weights), dtype=torch.float64))
+        self.average = MovingAverage(len(weights), self.decay)
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
         index, norms = statistics.index, statistics.norms
-        if not bool(norms.isfinite().all()):  # a scale gone wrong is not remembered
+        if not bool(norms.isfinite().all()):  # do not let them change the averages
             return torch.full_like(norms, float("nan"))
-        kept, fresh = statistics.remembered(self.decay)
-        self.total[index] = kept * self.total[index] + fresh * norms.square()
-        self.count[index] = kept * self.count[index] + fresh
-        average = (self.total[index] / self.count[index]).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-        leads = (index == self.position).cpu().numpy()
-        if not leads.any():
+        root_mean_square = self.average(statistics, norms.square()).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        is_primary = (index == self.position).cpu().numpy()
+        if not is_primary.any():
             return torch.zeros_like(norms)
-        lengths, users = (norms / average).cpu().numpy(), statistics.user_weights.cpu().numpy()
-        preferences = users / users[~leads].mean() if len(users) > 1 else users
+        lengths, users = (norms / root_mean_square).cpu().numpy(), statistics.user_weights.cpu().numpy()
+        preferences = users / users[~is_primary].mean() if len(users) > 1 else users
         progress = np.minimum(self.tau * preferences, 1.0) * lengths
-        coefficients = _constrained(statistics.cosines.cpu().numpy(), leads, lengths, progress)
+        coefficients = _constrained(statistics.cosines.cpu().numpy(), is_primary, lengths, progress)
         weights = torch.from_numpy(coefficients).to(norms.device) * norms[index == self.position]
         return torch.where(norms > 0, weights / norms, 0.0)
 
 
-def _constrained(cosines: Array, leads: NDArray[np.bool_], lengths: Array, progress: Array) -> Array:
-    """Coefficients on the unit rows of the direction, at length 1.
+def _constrained(cosines: Array, is_primary: NDArray[np.bool_], lengths: Array, progress: Array) -> Array:
+    """Coefficients on the unit rows of the direction, at norm 1.
 
-    With d = h_p + x what is wanted is the shortest x with u_j . x >= b_j = progress_j - u_j . h_p, a problem of least
-    distance (Lawson and Hanson 1974, chapter 23): with y >= 0 minimising |sum_j y_j u_j|^2 + (b . y - 1)^2, x is
-    sum_j y_j u_j / (1 - b . y), and there is none if 1 - b . y, which is that minimum, is 0.
+    With d = h_p + x the problem is to find the shortest x with u_j . x >= b_j = progress_j - u_j . h_p, a least
+    distance problem (Lawson and Hanson 1974, chapter 23). Let y >= 0 minimise |sum_j y_j u_j|^2 + (b . y - 1)^2. Then
+    x is sum_j y_j u_j / (1 - b . y). There is no solution if 1 - b . y, the value of that minimum, is 0.
 
-    Shape: cosines [m, m], leads [m] true at p, lengths [m], progress [m] -> [m]; zeros if d is zero.
+    Shape: cosines [m, m], is_primary [m], lengths [m], progress [m] -> [m]; zeros if d is zero.
     """
-    coefficients = np.where(leads, lengths, 0.0)
-    wanted = (progress - cosines @ coefficients)[~leads]
-    if (wanted > 0).any():
-        size = np.abs(wanted).max()
-        wanted /= size
-        others = cosines[np.ix_(~leads, ~leads)] + ROUNDING * np.eye(len(wanted))
-        multipliers = nonnegative_minimum(others + np.outer(wanted, wanted), wanted[None])[0]
-        minimum = 1 - wanted @ multipliers
+    coefficients = np.where(is_primary, lengths, 0.0)
+    missing = (progress - cosines @ coefficients)[~is_primary]
+    if (missing > 0).any():
+        size = np.abs(missing).max()
+        missing /= size
+        others = cosines[np.ix_(~is_primary, ~is_primary)] + ROUNDING * np.eye(len(missing))
+        multipliers = nonnegative_minimum(others + np.outer(missing, missing), missing[None])[0]
+        minimum = 1 - missing @ multipliers
         if minimum > _INFEASIBLE:
-            coefficients[~leads] = size * multipliers / minimum
-    length = np.sqrt((coefficients @ cosines @ coefficients).clip(0))
+            coefficients[~is_primary] = size * multipliers / minimum
+    norm = np.sqrt((coefficients @ cosines @ coefficients).clip(0))
     rounding = 1e-7 * np.abs(coefficients).sum()
-    return coefficients / length if length > rounding else np.zeros_like(coefficients)
-
-
-_INFEASIBLE = 1e-9  # x would be tens of thousands of times as long as the largest b_j
+    return coefficients / norm if norm > rounding else np.zeros_like(coefficients)

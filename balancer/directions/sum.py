@@ -1,7 +1,5 @@
 """The plain sum of the scaled gradients."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -14,9 +12,6 @@ class Sum:
     """Weight 1 for every scaled loss."""
 
     needs_gradients = False
-
-    def prepare(self, weights: Mapping[str, float]) -> None:
-        pass
 
     def __call__(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""

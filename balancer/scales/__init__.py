@@ -1,4 +1,4 @@
-"""How each loss is multiplied before the gradients meet: one file a method."""
+"""Scales: the factor of each loss before the gradients are combined, one method per file."""
 
 from balancer.scales.amnl import AMNL
 from balancer.scales.baseline_loss import BaselineLoss

@@ -1,55 +1,46 @@
-"""Each loss over its present size: adaptive multi-task normalised loss."""
+"""Adaptive multi-task normalised loss (AMNL): each loss divided by its current magnitude."""
 
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from balancer.scales.reciprocal import check_limit, reciprocal
+from balancer.checks import check_choice, check_range
+from balancer.moving_average import MovingAverage
+from balancer.scales.reciprocal import reciprocal
 from balancer.statistics import Statistics
 
 __all__ = ["AMNL"]
 
 
 class AMNL(nn.Module):
-    """1 / mu_i with mu_i the size of the loss, taken as a constant; the task weights, 0.5 each, are the user's.
+    """1 / mu_i with the magnitude mu_i of the loss as a constant. The task weights, 0.5 each, are the user's weights.
 
-    AMNL was put forward for remaining-life prediction. Its `current` mode, mu_i = |L_i| of this step, is the same as
-    `RealtimeLoss`; with `ema` it is a moving average corrected for its start, as in Adam.
+    AMNL was proposed for predicting remaining useful life. With `current`, mu_i is |L_i| of this step, the same as
+    `RealtimeLoss`. With `ema` it is a moving average with bias correction.
 
     Args:
         mode: `current` or `ema`.
-        decay: beta of the average.
+        decay: Beta of the average.
         limit: Largest factor; a loss below 1 / limit counts as 1 / limit.
 
     Raises:
         ValueError: A setting is out of range.
-
-    Buffers:
-        total [M], count [M]: discounted sum of sizes and of ones; their quotient is the average.
     """
 
     needs_gradients = False
-    total: Tensor
-    count: Tensor
 
     def __init__(self, mode: Literal["current", "ema"] = "ema", decay: float = 0.99, limit: float = 1e4) -> None:
         super().__init__()
-        if mode not in ("current", "ema"):
-            raise ValueError(f"mode must be current or ema, got {mode!r}")
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        check_choice(("current", "ema"), mode=mode)
+        check_range("[0, 1)", decay=decay)
+        check_range("(1, inf)", limit=limit)
         self.decay = decay if mode == "ema" else 0.0
-        self.limit = check_limit(limit)
+        self.limit = limit
 
     def prepare(self, weights: Mapping[str, float]) -> None:
-        self.register_buffer("total", torch.zeros(len(weights), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros(len(weights), dtype=torch.float64))
+        self.average = MovingAverage(len(weights), self.decay)
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
-        index = statistics.index
-        self.total[index] = self.total[index] * self.decay + statistics.losses.abs()
-        self.count[index] = self.count[index] * self.decay + 1
-        return reciprocal(self.total[index] / self.count[index], self.limit)
+        return reciprocal(self.average(statistics, statistics.losses.abs()), self.limit)

@@ -1,4 +1,4 @@
-"""Each loss over that of the best constant prediction."""
+"""Each loss divided by the loss of the best constant prediction. There is no published source."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from balancer.checks import check_names
 from balancer.scales.initial_loss import InitialLoss
 from balancer.scales.reciprocal import reciprocal
 from balancer.statistics import Statistics
@@ -14,31 +15,31 @@ __all__ = ["BaselineLoss"]
 
 
 class BaselineLoss(nn.Module):
-    """1 / L_i(best constant), so that a loss of 1 is worth no more than knowing the data's mean or median.
+    """1 / L_i(best constant). A scaled loss of 1 is no better than the mean or the median of the data.
 
-    For the squared error the scaled loss is the fraction of variance unexplained, 1 - R². Losses that no constant
-    can be put into, adversarial ones above all, are divided by their initial value instead, as in `InitialLoss`.
+    For the squared error the scaled loss is the fraction of variance unexplained, 1 - R². Losses without a constant
+    baseline, such as adversarial losses, are divided by their initial value as in `InitialLoss`.
 
     Args:
-        batches: Steps to average for the initial value.
-        limit: Largest factor; a prior below 1 / limit counts as 1 / limit.
+        average_steps: Number of steps to average for the initial value.
+        limit: Largest factor; a baseline below 1 / limit counts as 1 / limit.
 
     Raises:
         ValueError: A setting is out of range.
 
     Buffers:
-        baselines [M]: Losses of the best constant prediction, NaN where there is none; and those of `InitialLoss`.
+        baselines [M]: Losses of the best constant prediction, NaN where there is none.
     """
 
     needs_gradients = False
     baselines: Tensor
 
-    def __init__(self, batches: int = 20, limit: float = 1e4) -> None:
+    def __init__(self, average_steps: int = 20, limit: float = 1e4) -> None:
         super().__init__()
-        self.initial = InitialLoss(batches, limit)
+        self.initial = InitialLoss(average_steps, limit)
 
     def prepare(self, weights: Mapping[str, float]) -> None:
-        self.names = list(weights)
+        self.weights = dict(weights)
         self.initial.prepare(weights)
         self.register_buffer("baselines", torch.full((len(weights),), math.nan, dtype=torch.float64))
 
@@ -46,12 +47,13 @@ class BaselineLoss(nn.Module):
         """Sets all baselines; see `balancer.strategy.UsesConstantBaselines`.
 
         Raises:
-            ValueError: One belongs to no loss, or is no finite number from 0 up.
+            ValueError: A name is not the name of a loss, or a value is negative or not finite.
         """
-        bad = {name: loss for name, loss in losses.items() if name not in self.names or not 0 <= loss < math.inf}
-        if bad:
-            raise ValueError(f"constant baselines must be finite, not negative, and belong to {self.names}; got {bad}")
-        self.baselines.copy_(torch.tensor([losses.get(name, math.nan) for name in self.names], dtype=torch.float64))
+        check_names(losses, self.weights, "constant baselines")
+        if not all(0 <= loss < math.inf for loss in losses.values()):
+            raise ValueError(f"constant baselines must be finite and >= 0, got {dict(losses)}")
+        values = [losses.get(name, math.nan) for name in self.weights]
+        self.baselines.copy_(torch.tensor(values, dtype=torch.float64))
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""

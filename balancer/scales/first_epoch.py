@@ -1,10 +1,11 @@
-"""Each loss over its mean during the first epoch."""
+"""Each loss divided by its mean during the first epoch. There is no published source."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from balancer.checks import check_range
 from balancer.scales.initial_loss import InitialLoss
 from balancer.statistics import Statistics
 
@@ -12,34 +13,30 @@ __all__ = ["FirstEpoch"]
 
 
 class FirstEpoch(nn.Module):
-    """1 during the first epoch, then 1 / (mean of |L_i| over it), which stays.
+    """1 during the first epoch, then 1 / (mean of |L_i| over it), which is constant.
 
-    Codecs are trained on random crops, without natural epochs: here one is the first `steps` steps with that loss.
-    Where the epoch ends the factor jumps by up to `limit`.
+    Codecs are trained on random segments and have no natural epochs. An epoch is the first `epoch_steps` steps with a
+    loss. At its end the factor changes abruptly, at most to `limit`.
 
     Args:
-        steps: Length of the epoch.
-        limit: Largest factor; a loss below 1 / limit counts as 1 / limit.
+        epoch_steps: Number of steps in the first epoch.
+        limit: Largest factor; a mean below 1 / limit counts as 1 / limit.
 
     Raises:
         ValueError: A setting is out of range.
-
-    Buffers:
-        Those of `InitialLoss`.
     """
 
     needs_gradients = False
 
-    def __init__(self, steps: int = 500, limit: float = 1e4) -> None:
+    def __init__(self, epoch_steps: int = 500, limit: float = 1e4) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"steps must be 1 or more, got {steps}")
-        self.initial = InitialLoss(steps, limit)
+        check_range("[1, inf)", epoch_steps=epoch_steps)
+        self.initial = InitialLoss(epoch_steps, limit)
 
     def prepare(self, weights: Mapping[str, float]) -> None:
         self.initial.prepare(weights)
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
-        first = self.initial.count[statistics.index] < self.initial.batches
-        return torch.where(first, 1.0, self.initial(statistics))
+        in_epoch = self.initial.count[statistics.index] < self.initial.average_steps
+        return torch.where(in_epoch, 1.0, self.initial(statistics))

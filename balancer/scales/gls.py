@@ -1,10 +1,9 @@
-"""Geometric loss strategy (Chennupati et al. 2019)."""
-
-from collections.abc import Mapping
+"""Geometric loss strategy (Chennupati et al. 2019, MultiNet++)."""
 
 from torch import Tensor
 
-from balancer.scales.reciprocal import check_limit, reciprocal
+from balancer.checks import check_range
+from balancer.scales.reciprocal import reciprocal
 from balancer.statistics import Statistics
 
 __all__ = ["GLS"]
@@ -13,12 +12,11 @@ __all__ = ["GLS"]
 class GLS:
     """G / (m |L_i|), the gradient of the geometric mean G = (Π |L_i|)^(1/m).
 
-    Chennupati et al. (2019, "MultiNet++"). The direction is that of `RealtimeLoss`; the length follows G, which
-    falls with every loss.
+    The direction is that of `RealtimeLoss`. The norm follows G, which falls with every loss.
 
     Args:
-        limit: Largest factor, times m; a loss below 1 / limit counts as 1 / limit, so that one that vanishes does
-            not take G, and with it all other gradients, to zero.
+        limit: Largest factor, times m. A loss below 1 / limit counts as 1 / limit, so that a vanishing loss does not
+            make G and all other gradients zero.
 
     Raises:
         ValueError: The limit is out of range.
@@ -27,10 +25,8 @@ class GLS:
     needs_gradients = False
 
     def __init__(self, limit: float = 1e4) -> None:
-        self.limit = check_limit(limit)
-
-    def prepare(self, weights: Mapping[str, float]) -> None:
-        pass
+        check_range("(1, inf)", limit=limit)
+        self.limit = limit
 
     def __call__(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""

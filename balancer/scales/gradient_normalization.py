@@ -1,10 +1,11 @@
-"""Every gradient at the same length, from the lengths of this step alone."""
+"""Gradients divided by their norms in this step (Chen et al. 2018, GradNorm, equation 1, without its controller)."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from balancer.checks import check_range
 from balancer.rates import InverseRates
 from balancer.statistics import Statistics
 
@@ -12,17 +13,15 @@ __all__ = ["GradientNormalization"]
 
 
 class GradientNormalization(nn.Module):
-    """r_i^alpha / |g_i|, times the mean length if wanted.
+    """r_i^alpha / |g_i|, optionally times the mean norm.
 
-    GradNorm's target reached at once (Chen et al. 2018, equation 1, with its rates r and exponent alpha) instead of by
-    a controller; for alpha 0, EnCodec's scale without a memory. Then no gradient shrinks towards the optimum, and a
-    loss that is nearly solved is heard as loudly as ever: its noise wants a decaying learning rate.
-
-    Buffers: of `InverseRates`.
+    r and alpha are GradNorm's rates and exponent. With alpha 0 this is EnCodec's scale without averages. No gradient
+    shrinks near the optimum, and the noise of an almost solved loss keeps its norm. Convergence therefore needs a
+    decaying learning rate.
 
     Args:
         rate_exponent: alpha.
-        keep_mean_norm: Multiply by the mean of the lengths, so that the gradients' overall size is kept.
+        keep_mean_norm: Multiply by the mean of the norms, so that the overall size of the gradients is kept.
         exclude_from_rates: Losses whose r_i is 1.
 
     Raises:
@@ -35,8 +34,7 @@ class GradientNormalization(nn.Module):
         self, rate_exponent: float = 0.0, keep_mean_norm: bool = False, exclude_from_rates: Sequence[str] = ()
     ) -> None:
         super().__init__()
-        if not 0 <= rate_exponent < float("inf"):
-            raise ValueError(f"rate_exponent must be 0 or more, got {rate_exponent}")
+        check_range("[0, inf)", rate_exponent=rate_exponent)
         self.rate_exponent = rate_exponent
         self.keep_mean_norm = keep_mean_norm
         self.exclude_from_rates = exclude_from_rates

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from balancer.adam import VectorAdam
+from balancer.checks import check_choice, check_range
 from balancer.rates import InverseRates
 from balancer.statistics import SharedLayers, Statistics
 
@@ -16,27 +17,27 @@ __all__ = ["GradNorm", "norm_gradient", "norm_targets"]
 class GradNorm(nn.Module):
     """Weights w_i that Adam moves so that w_i |dL_i / dW| approaches mean_k(w_k |dL_k / dW|) r_i^alpha.
 
-    The paper takes steps in w and rescales them to the sum m, which raw lengths can drive below zero. Here
-    w = m softmax(v) of the active losses and steps are taken in v, as in LibMTL: w stays positive and below m.
-    Lengths are divided by the mean of the weighted ones: only their ratios count, and the gradient does not fade
-    against Adam's memory while the loudest loss is turned down. As targets are constants to the controller, the
-    gradient is known in closed form and costs no second backward pass.
+    The paper takes steps in w and rescales w to the sum m; with raw norms w can become negative. Here
+    w = m softmax(v) over the active losses, and steps are taken in v, as in LibMTL. So w is positive and below m.
+    Norms are divided by the mean of the weighted norms. Only their ratios matter then, and the step of Adam does not
+    shrink while the largest loss is reduced. The targets are constants, so the gradient has a closed form and takes no
+    second backward pass.
 
-    All losses see nothing but the output, so every parameter of the codec is shared; what W is can be chosen. With W
-    the output itself and alpha 0, the controller approaches EnCodec's weights.
-
-    Buffers:
-        logits [M]: v; and those of `VectorAdam` and `InverseRates`.
+    Every loss depends on the codec only through its output, so all parameters of the codec are shared, and W is a
+    choice. With W the output and alpha 0, the controller approaches EnCodec's weights.
 
     Args:
-        norm_on: W: the `output`, the weight of the `last_layer` before it (one small convolution a loss), or
-            `all_shared` parameters (one backward pass through the codec a loss).
-        alpha: How strongly rates count; 0 makes all lengths equal.
-        lr: Of Adam.
+        norm_on: W: the `output`, the weight of the `last_layer` before it (one small convolution per loss), or
+            `all_shared` parameters (one backward pass through the codec per loss).
+        alpha: Influence of the rates; 0 makes all norms equal.
+        lr: Learning rate of Adam.
         exclude_from_rates: Losses whose r_i is 1.
 
     Raises:
         ValueError: A setting is out of range.
+
+    Buffers:
+        logits [M]: v.
     """
 
     needs_gradients = True
@@ -50,10 +51,8 @@ class GradNorm(nn.Module):
         exclude_from_rates: Sequence[str] = ("adversarial", "feature_matching"),
     ) -> None:
         super().__init__()
-        if norm_on not in ("output", "last_layer", "all_shared"):
-            raise ValueError(f"norm_on must be output, last_layer or all_shared, got {norm_on!r}")
-        if not 0 <= alpha < float("inf"):
-            raise ValueError(f"alpha must be 0 or more, got {alpha}")
+        check_choice(("output", "last_layer", "all_shared"), norm_on=norm_on)
+        check_range("[0, inf)", alpha=alpha)
         self.norm_on = norm_on
         self.alpha = alpha
         self.lr = lr
@@ -71,15 +70,15 @@ class GradNorm(nn.Module):
         norms = statistics.norms if self.norm_on == "output" else statistics.parameter_norms(self.norm_on)
         norms = norms / (weights * norms).mean()
         gradient = norm_gradient(weights, norms, norm_targets(weights, norms, self.rates(statistics), self.alpha))
-        # Through w = m softmax(v): dw_i / dv_j = w_i (delta_ij - w_j / m).
+        # Chain rule for w = m softmax(v): dw_i / dv_j = w_i (delta_ij - w_j / m).
         gradient = weights * (gradient - (weights * gradient).mean())
-        # Lengths at the parameters may be no numbers although those at the output are: v has to survive that.
+        # Norms at the parameters may be NaN or infinite although those at the output are finite.
         self.adam(self.logits, index, gradient.nan_to_num(0.0, 0.0, 0.0))
         return weights
 
 
 def norm_targets(weights: Tensor, norms: Tensor, rates: Tensor, alpha: float) -> Tensor:
-    """Lengths that the weighted gradients are to have, equation 1 of the paper.
+    """Target norms of the weighted gradients, equation 1 of the paper.
 
     Shape: weights [m], norms [m], rates [m] -> [m].
     """
@@ -87,7 +86,7 @@ def norm_targets(weights: Tensor, norms: Tensor, rates: Tensor, alpha: float) ->
 
 
 def norm_gradient(weights: Tensor, norms: Tensor, targets: Tensor) -> Tensor:
-    """Gradient of equation 2, sum_i |w_i norm_i - target_i|, at the weights, with the targets constant.
+    """Gradient of equation 2, sum_i |w_i norm_i - target_i|, at the weights, with constant targets.
 
     Shape: weights [m], norms [m], targets [m] -> [m].
     """

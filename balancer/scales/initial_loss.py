@@ -1,44 +1,44 @@
-"""Each loss over its value at the start of the training."""
+"""Each loss divided by its initial value, the loss ratio of GradNorm (Chen et al. 2018, section 3.1)."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from balancer.scales.reciprocal import check_limit, reciprocal
+from balancer.checks import check_range
+from balancer.scales.reciprocal import reciprocal
 from balancer.statistics import Statistics
 
 __all__ = ["InitialLoss"]
 
 
 class InitialLoss(nn.Module):
-    """1 / L_i(0), so that every loss counts as the part of its first value that is left.
+    """1 / L_i(0). Every scaled loss is the fraction of its initial value that remains.
 
-    L_i(t) / L_i(0) is the loss ratio of GradNorm (Chen et al. 2018, section 3.1). L_i(0) is the mean of |L_i| over
-    the first `batches` steps with that loss, so that one that is switched on late gets a start of its own. Until then
-    it is the mean so far; from then on it stays.
+    L_i(0) is the mean of |L_i| over the first `average_steps` steps with loss i, so a loss that starts late has its own
+    initial value. During these steps it is the mean so far; afterwards it is constant.
 
     Args:
-        batches: Steps to average.
-        limit: Largest factor; a loss that starts below 1 / limit counts as 1 / limit.
+        average_steps: Number of steps to average.
+        limit: Largest factor; an initial value below 1 / limit counts as 1 / limit.
 
     Raises:
         ValueError: A setting is out of range.
 
     Buffers:
-        total [M], count [M]: sum of the averaged sizes, and how many.
+        total [M], count [M]: Sum of the averaged magnitudes, and their number.
     """
 
     needs_gradients = False
     total: Tensor
     count: Tensor
 
-    def __init__(self, batches: int = 20, limit: float = 1e4) -> None:
+    def __init__(self, average_steps: int = 20, limit: float = 1e4) -> None:
         super().__init__()
-        if batches < 1:
-            raise ValueError(f"batches must be 1 or more, got {batches}")
-        self.batches = batches
-        self.limit = check_limit(limit)
+        check_range("[1, inf)", average_steps=average_steps)
+        check_range("(1, inf)", limit=limit)
+        self.average_steps = average_steps
+        self.limit = limit
 
     def prepare(self, weights: Mapping[str, float]) -> None:
         self.register_buffer("total", torch.zeros(len(weights), dtype=torch.float64))
@@ -47,7 +47,7 @@ class InitialLoss(nn.Module):
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
         index = statistics.index
-        starting = self.count[index] < self.batches
+        starting = self.count[index] < self.average_steps
         self.total[index] += torch.where(starting, statistics.losses.abs(), 0.0)
         self.count[index] += starting
         return reciprocal(self.total[index] / self.count[index], self.limit)

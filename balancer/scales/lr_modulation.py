@@ -1,4 +1,4 @@
-"""More weight to losses that stall on held-out audio."""
+"""Larger weights for losses that stall in validation. There is no published source."""
 
 import math
 from collections.abc import Mapping
@@ -6,28 +6,31 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from balancer.checks import check_names, check_range
 from balancer.statistics import Statistics
 
 __all__ = ["LRModulation"]
 
 
 class LRModulation(nn.Module):
-    """k_i, raised by validation: min(k_max, rho k_i) while loss i stalls on held-out audio, else max(1, k_i / rho).
+    """k_i, which becomes min(k_max, rho k_i) while loss i stalls in validation, else max(1, k_i / rho).
 
-    A loss stalls once `patience` validations in a row have brought no new minimum. This is the plateau rule of
-    learning-rate schedules turned upwards and given to each loss; no paper defines it. k_i would be a learning rate if
-    every loss had an optimizer of its own. With one Adam for all it is a weight: raised alike, the k_i cancel.
+    A loss stalls after `patience` validations without a new minimum. This is the plateau rule of learning-rate
+    schedules with an increase instead of a decrease, applied to each loss. With one optimizer per loss, k_i would be a
+    learning rate. With a common Adam it is a weight: if all k_i are equal, they cancel.
 
     Args:
-        rho: Factor of one raise.
+        rho: Factor of one increase.
         k_max: Largest k.
-        patience: Validations without a new minimum.
+        patience: Validations without a new minimum before an increase.
 
     Raises:
         ValueError: A setting is out of range.
 
     Buffers:
-        k [M]; best [M], least held-out loss; stalled [M], validations since.
+        k [M]: The factors.
+        best [M]: Smallest validation losses.
+        stalled [M]: Validations since the last minimum.
     """
 
     needs_gradients = False
@@ -37,31 +40,27 @@ class LRModulation(nn.Module):
 
     def __init__(self, rho: float = 1.25, k_max: float = 4.0, patience: int = 3) -> None:
         super().__init__()
-        if not 1 < rho < math.inf or not 1 < k_max < math.inf:
-            raise ValueError(f"rho and k_max must be above 1 and finite, got {rho} and {k_max}")
-        if patience < 1:
-            raise ValueError(f"patience must be 1 or more, got {patience}")
+        check_range("(1, inf)", rho=rho, k_max=k_max)
+        check_range("[1, inf)", patience=patience)
         self.rho, self.k_max, self.patience = rho, k_max, patience
 
     def prepare(self, weights: Mapping[str, float]) -> None:
-        self.names = list(weights)
+        self.weights = dict(weights)
         for name, start in (("k", 1.0), ("best", math.inf), ("stalled", 0.0)):
             self.register_buffer(name, torch.full((len(weights),), start, dtype=torch.float64))
 
     def update_from_validation(self, losses: Mapping[str, float]) -> None:
-        """Adapts k of the given losses, bar values that are not finite; see `balancer.strategy.UsesValidation`.
+        """Updates k of the given losses. Values that are not finite are ignored.
 
         Raises:
-            ValueError: A name belongs to no loss.
+            ValueError: A name is not the name of a loss.
         """
-        unknown = sorted(set(losses) - set(self.names))
-        if unknown:
-            raise ValueError(f"held-out losses must be among {self.names}, got {', '.join(unknown)}")
+        check_names(losses, self.weights, "validation losses")
         for name, loss in losses.items():
             if math.isfinite(loss):
-                self._adapt(self.names.index(name), loss)
+                self._update(list(self.weights).index(name), loss)
 
-    def _adapt(self, i: int, loss: float) -> None:
+    def _update(self, i: int, loss: float) -> None:
         improved = loss < self.best[i].item()
         self.best[i] = min(loss, self.best[i].item())
         self.stalled[i] = 0 if improved else self.stalled[i] + 1

@@ -1,7 +1,5 @@
 """No scale: the weights from the config are the weights."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -11,12 +9,9 @@ __all__ = ["Static"]
 
 
 class Static:
-    """Factor 1 for every loss; with the direction `sum` this is `(weight * loss).sum().backward()`."""
+    """Factor 1 for every loss. With the direction `sum` this is the gradient of `(weight * loss).sum()`."""
 
     needs_gradients = False
-
-    def prepare(self, weights: Mapping[str, float]) -> None:
-        pass
 
     def __call__(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""

@@ -7,11 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from codec.training.distributed import Processes
-from losses import AdversarialLoss, DiscriminatorOutput
+from losses import DiscriminatorOutput, GANLoss
 
-__all__ = ["ADVERSARIAL_LOSSES", "AdversarialTraining"]
-
-ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")  # names of the losses of `generator_losses`
+__all__ = ["AdversarialTraining"]
 
 
 class AdversarialTraining(nn.Module):
@@ -39,7 +37,7 @@ class AdversarialTraining(nn.Module):
     def __init__(
         self,
         discriminator: nn.Module,
-        loss: AdversarialLoss,
+        loss: GANLoss,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         update: Literal["simultaneous", "alternating"] = "simultaneous",
         update_probability: float = 1.0,
@@ -64,7 +62,7 @@ class AdversarialTraining(nn.Module):
         self._has_gradients = False
 
     def generator_losses(self, estimate: Tensor, reference: Tensor, update_discriminator: bool) -> dict[str, Tensor]:
-        """The codec's adversarial and feature matching losses.
+        """The codec's losses by name, for example adversarial and feature matching.
 
         With simultaneous updates this also computes the discriminator's gradients, which `step` applies.
 
@@ -72,7 +70,7 @@ class AdversarialTraining(nn.Module):
             estimate: Leaf tensor at which the codec's gradients are taken.
             update_discriminator: Whether this step updates the discriminator.
 
-        Shape: estimate [B, C, T], reference [B, C, T] -> two scalars.
+        Shape: estimate [B, C, T], reference [B, C, T] -> scalars.
         """
         self.zero_grad()
         self.metrics = {}
@@ -85,10 +83,10 @@ class AdversarialTraining(nn.Module):
         self.discriminator.requires_grad_(update_discriminator)
         fake, real = self._outputs(estimate, reference)
         self.discriminator.requires_grad_(True)
-        losses = self.loss.generator(fake.logits), self.loss.features(fake.features, real.features)
+        losses = self.loss.generator_losses(fake, real)
         if update_discriminator:
             self._discriminator_backward(fake, real)
-        return dict(zip(ADVERSARIAL_LOSSES, losses, strict=True))
+        return losses
 
     def step(self) -> bool:
         """Updates the discriminator if `generator_losses` left gradients for it, and clears them.
@@ -117,7 +115,7 @@ class AdversarialTraining(nn.Module):
 
     def _discriminator_backward(self, fake: DiscriminatorOutput, real: DiscriminatorOutput) -> None:
         """Computes the gradients of the discriminator's own loss."""
-        loss = self.loss.discriminator(fake.logits, real.logits)
+        loss = self.loss.discriminator_loss(fake, real)
         # The graph also leads to the estimate. `inputs` keeps this gradient out of it.
         with torch.autocast(loss.device.type, enabled=False):
             torch.autograd.backward(loss, inputs=list(self.discriminator.parameters()), retain_graph=True)

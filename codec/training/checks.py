@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from balancer import Balancer
-from codec.training.adversarial import ADVERSARIAL_LOSSES, AdversarialTraining
+from codec.training.adversarial import AdversarialTraining
+from losses import segment_samples
 
 __all__ = ["check_loss_names", "check_windows"]
 
@@ -18,7 +19,7 @@ def check_loss_names(
     Raises:
         ValueError: Names the losses and the weights.
     """
-    names = [*losses, *(ADVERSARIAL_LOSSES if adversarial is not None else ())]
+    names = [*losses, *(adversarial.loss.names if adversarial is not None else ())]
     if sorted(names) != sorted(balancer.weights):
         raise ValueError(
             "losses and balancer weights must have the same names, got "
@@ -28,7 +29,7 @@ def check_loss_names(
 
 
 def check_windows(
-    losses: Mapping[str, nn.Module], adversarial: AdversarialTraining | None, segment_samples: int
+    losses: Mapping[str, nn.Module], adversarial: AdversarialTraining | None, num_samples: int
 ) -> None:
     """Checks that a training segment is at least as long as every window of the losses and the discriminator.
 
@@ -37,10 +38,9 @@ def check_windows(
     """
     parts = dict(losses) | ({} if adversarial is None else {"the discriminator": adversarial.discriminator})
     for name, part in parts.items():
-        # A loss can pad a shorter signal by reflection, but then no window holds only real audio.
-        needed = max(getattr(part, "minimum_samples", 1), getattr(part, "window_samples", 1))
-        if segment_samples < needed:
+        needed = segment_samples(part)
+        if num_samples < needed:
             raise ValueError(
-                f"{name} needs segments of at least {needed} samples, got {segment_samples}: "
+                f"{name} needs segments of at least {needed} samples, got {num_samples}: "
                 "raise data.segment_seconds or use smaller windows"
             )

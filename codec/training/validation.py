@@ -14,6 +14,7 @@ from codec.model import Codec
 from codec.training.distributed import Processes
 from codec.training.logging.meters import codebook_metrics
 from data import HeldOutClip, write_wav
+from losses import minimum_samples
 
 __all__ = ["Validation", "ValidationResult"]
 
@@ -92,7 +93,7 @@ class Validation:
                 for group in ("all", clip.group):
                     scores[f"{group}/{metric}"].append(float(value))
             for name, loss in losses.items():
-                if reference.shape[-1] >= getattr(loss, "minimum_samples", 1):
+                if reference.shape[-1] >= minimum_samples(loss):
                     loss_values[name].append(float(loss(estimate, reference)))
             if clip.name in self._sampled:
                 samples[clip.name] = estimate[0].cpu()

@@ -1,4 +1,4 @@
-"""What is absent, zero or not finite is left out, named, and remembered by nobody; the state resumes exactly."""
+"""Losses that are absent, zero or not finite are left out and do not change the state; the state resumes exactly."""
 
 import io
 
@@ -14,11 +14,11 @@ PAIR = {"a": 1.0, "b": 3.0}
 
 
 def nan_gradient(output: Tensor) -> Tensor:
-    """A finite loss, 1, whose gradient is NaN, as that of a length at silence."""
+    """A finite loss, 1, whose gradient is NaN, like that of a norm at silence."""
     return (output * 0).square().sum().sqrt() + 1
 
 
-def spoilt(output: Tensor, kind: str) -> Tensor:
+def not_finite(output: Tensor, kind: str) -> Tensor:
     values = {"nan loss": float("nan"), "inf loss": float("inf"), "-inf loss": float("-inf")}
     if kind == "nan gradient":
         return nan_gradient(output)
@@ -27,9 +27,10 @@ def spoilt(output: Tensor, kind: str) -> Tensor:
     return output.sum() + values[kind]
 
 
-def memory(balancer: Balancer) -> tuple[Tensor, Tensor]:
+def state(balancer: Balancer) -> tuple[Tensor, Tensor]:
     assert isinstance(balancer.strategy.scale, EmaNorm)
-    return balancer.strategy.scale.total.clone(), balancer.strategy.scale.count.clone()
+    average = balancer.strategy.scale.average
+    return average.total.clone(), average.count.clone()
 
 
 def test_unknown_loss_is_named() -> None:
@@ -39,19 +40,19 @@ def test_unknown_loss_is_named() -> None:
 
 
 @pytest.mark.parametrize("weights", [{}, {"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": float("nan")}, {"a": float("inf")}])
-def test_weights_that_mean_nothing_are_refused(weights: dict[str, float]) -> None:
+def test_invalid_weights_are_errors(weights: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="loss weights must be"):
         weighted_sum(weights)
 
 
-def test_outputs_that_are_no_float32_leaf_are_refused() -> None:
+def test_outputs_that_are_not_a_float32_leaf_are_errors() -> None:
     for output in (torch.zeros(1, 1, 4), torch.zeros(1, 1, 4, dtype=torch.bfloat16, requires_grad=True)):
         with pytest.raises(ValueError, match="must be float32 and require a gradient"):
             weighted_sum(PAIR)({"a": output.sum()}, output)
 
 
 @pytest.mark.parametrize("make", [encodec, weighted_sum])
-def test_missing_and_constant_losses_count_for_nothing(make: type) -> None:
+def test_missing_and_constant_losses_are_inactive(make: type) -> None:
     gradients = noise("ab", (2, 1, 9), seed=1)
     output = leaf(2, 1, 9)
     losses = linear(output, gradients)
@@ -77,19 +78,19 @@ def test_no_active_loss_gives_a_zero_gradient(make: type, monitor_every: int) ->
 
 
 @pytest.mark.parametrize("kind", ["nan loss", "inf loss", "-inf loss", "nan gradient", "inf gradient"])
-def test_encodec_forgets_a_loss_that_is_not_finite(kind: str) -> None:
+def test_encodec_drops_a_loss_that_is_not_finite(kind: str) -> None:
     balancer, untouched = encodec(PAIR), encodec(PAIR)
     for seed in range(6):
         output = leaf(2, 1, 9)
         losses = linear(output, noise("ab", (2, 1, 9), seed))
         if seed == 3:
-            before = memory(balancer)
-            result = balancer(losses | {"a": spoilt(output, kind)}, output)
+            before = state(balancer)
+            result = balancer(losses | {"a": not_finite(output, kind)}, output)
             assert_close(result.gradient, untouched({"b": losses["b"]}, output).gradient)
             assert result.gradient.isfinite().all()
             assert result.dropped == ("a",)
             assert result.weights["a"] == 0
-            assert [now[0] for now in memory(balancer)] == [then[0] for then in before]
+            assert [now[0] for now in state(balancer)] == [then[0] for then in before]
         else:
             result = balancer(losses, output)
             assert torch.equal(result.gradient, untouched(losses, output).gradient)
@@ -101,14 +102,14 @@ def test_encodec_forgets_a_loss_that_is_not_finite(kind: str) -> None:
 def test_weighted_sum_drops_a_loss_that_is_not_finite(kind: str, monitor_every: int) -> None:
     output = leaf(2, 1, 9)
     gradients = noise("ab", (2, 1, 9), seed=1)
-    result = weighted_sum(PAIR, monitor_every)(linear(output, gradients) | {"a": spoilt(output, kind)}, output)
+    result = weighted_sum(PAIR, monitor_every)(linear(output, gradients) | {"a": not_finite(output, kind)}, output)
     assert_close(result.gradient, 3 * gradients["b"])
     assert result.dropped == ("a",)
 
 
 @pytest.mark.parametrize("monitor_every", [0, 1])
-def test_weighted_sum_shows_a_gradient_that_is_not_finite(monitor_every: int) -> None:
-    """It sees only the sum, on monitoring steps too, so the caller has to skip the step; the next one is sound."""
+def test_weighted_sum_passes_on_a_gradient_that_is_not_finite(monitor_every: int) -> None:
+    """Only the sum is computed, also in monitoring steps. The caller must skip the step; the next one is finite."""
     output = leaf(2, 1, 9)
     losses = linear(output, noise("ab", (2, 1, 9), seed=1))
     balancer = weighted_sum(PAIR, monitor_every)
@@ -116,20 +117,20 @@ def test_weighted_sum_shows_a_gradient_that_is_not_finite(monitor_every: int) ->
     assert_close(balancer(losses, output).gradient, weighted_sum(PAIR)(losses, output).gradient)
 
 
-@pytest.mark.parametrize(("absence", "seen_before"), [(0.0, False), (1e-42, True), (None, True)])
-def test_a_loss_that_returns_after_5000_steps_gets_its_share(absence: float | None, seen_before: bool) -> None:
-    """It had a gradient of zero, one that underflows, or no value at all."""
+@pytest.mark.parametrize(("absence", "present_before"), [(0.0, False), (1e-42, True), (None, True)])
+def test_a_loss_that_returns_after_5000_steps_gets_its_share(absence: float | None, present_before: bool) -> None:
+    """In between its gradient is zero or underflows, or it has no value."""
     gradients = {"a": torch.tensor([[[3.0, 4.0, 0.0]]]), "b": torch.tensor([[[0.0, 0.0, 2.0]]])}
     balancer = encodec(PAIR)
     output = leaf(1, 1, 3)
     present = linear(output, gradients)
-    away = {"b": present["b"]}
+    absent = {"b": present["b"]}
     if absence is not None:
-        away["a"] = output.sum() * absence
-    if seen_before:
+        absent["a"] = output.sum() * absence
+    if present_before:
         balancer(present, output)
     for _ in range(5000):
-        result = balancer(away, output)
+        result = balancer(absent, output)
     assert_close(result.gradient, torch.tensor([[[0.0, 0.0, 1.0]]]))
     assert_close(balancer(present, output).gradient, torch.tensor([[[0.15, 0.2, 0.75]]]))
 
@@ -143,7 +144,7 @@ def test_fixed_magnitude_keeps_a_zero_gradient_zero() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-36, 1e-40, 1e30])
-def test_extreme_lengths_stay_finite(scale: float) -> None:
+def test_extreme_norms_stay_finite(scale: float) -> None:
     output = leaf(2, 1, 9)
     losses = linear(output, {n: scale * g for n, g in noise("ab", (2, 1, 9), seed=1).items()})
     for balancer in (encodec(PAIR, monitor_every=1), encodec(PAIR, decay=0.0), fixed_sum(PAIR, 1.0)):
@@ -166,8 +167,8 @@ def test_state_resumes_bit_for_bit(norm_over: str) -> None:
             results += [result.gradient, torch.tensor(result.report is not None)]
         return results
 
-    through, stopped, resumed = (encodec(PAIR, 7, decay=0.9, norm_over=norm_over) for _ in range(3))
-    expected = run(through, range(20))
+    uninterrupted, stopped, resumed = (encodec(PAIR, 7, decay=0.9, norm_over=norm_over) for _ in range(3))
+    expected = run(uninterrupted, range(20))
     got = run(stopped, range(10))
     file = io.BytesIO()
     torch.save(stopped.state_dict(), file)
@@ -178,6 +179,6 @@ def test_state_resumes_bit_for_bit(norm_over: str) -> None:
 
 
 @pytest.mark.parametrize("names", ["ba", "ac", "abc"])
-def test_state_of_other_losses_is_refused(names: str) -> None:
-    with pytest.raises(ValueError, match=r"balances the losses \['a', 'b'\], this balancer"):
+def test_state_of_other_losses_is_an_error(names: str) -> None:
+    with pytest.raises(ValueError, match=r"for the losses \['a', 'b'\], but the balancer"):
         encodec(dict.fromkeys(names, 1.0)).load_state_dict(encodec(PAIR).state_dict())

@@ -1,4 +1,4 @@
-"""The slots host what the literature does: a learnt scale, a direction from the Gramian, a schedule; and the YAMLs."""
+"""Strategies from outside the package: a learnt scale, a direction from the Gramian, schedules. And the YAMLs."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +26,7 @@ from balancer import (
     SumOfNorms,
     Warmup,
 )
+from balancer.strategy import UsesLossWeights
 from balancer_inputs import leaf, linear, noise
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -53,7 +54,7 @@ class MinimumNorm:
 
     def prepare(self, weights: Mapping[str, float]) -> None:
         if len(set(weights.values())) > 1:
-            raise ValueError("MinimumNorm has no use for weights")
+            raise ValueError("MinimumNorm does not support weights")
 
     def __call__(self, statistics: Statistics) -> Tensor:
         gramian = statistics.gramian
@@ -61,24 +62,25 @@ class MinimumNorm:
         return torch.stack([first, 1 - first])
 
 
-class After(nn.Module):
-    """One scale for so many steps, then another."""
+class Sequence(nn.Module):
+    """One scale for `steps` steps, then another."""
 
     def __init__(self, steps: int, first: Scale, then: Scale) -> None:
         super().__init__()
-        self.left, self.first, self.then = steps, first, then
+        self.remaining, self.first, self.then = steps, first, then
 
     @property
     def needs_gradients(self) -> bool:
-        return (self.first if self.left > 0 else self.then).needs_gradients
+        return (self.first if self.remaining > 0 else self.then).needs_gradients
 
     def prepare(self, weights: Mapping[str, float]) -> None:
-        self.first.prepare(weights)
-        self.then.prepare(weights)
+        for scale in (self.first, self.then):
+            if isinstance(scale, UsesLossWeights):
+                scale.prepare(weights)
 
     def forward(self, statistics: Statistics) -> Tensor:
-        scale = self.first if self.left > 0 else self.then
-        self.left -= 1
+        scale = self.first if self.remaining > 0 else self.then
+        self.remaining -= 1
         return scale(statistics)
 
 
@@ -98,7 +100,7 @@ def test_a_scale_with_learnt_state() -> None:
     assert (weights["a"].item(), weights["b"].item()) == pytest.approx((0.125, 1.0), rel=1e-4)
 
 
-def test_monitoring_does_not_change_what_a_loss_value_scale_sees() -> None:
+def test_monitoring_does_not_affect_a_scale_of_loss_values() -> None:
     often, never = (Balancer({"a": 1, "b": 1}, Uncertainty(), Sum(), Keep(), monitor_every=k) for k in (1, 0))
     for balancer in (often, never):
         for _ in range(5):
@@ -118,30 +120,30 @@ def test_a_direction_from_the_gramian() -> None:
         assert_close(got, torch.tensor([[expected]]), atol=1e-6, rtol=0)
 
 
-def test_a_direction_sees_what_the_scale_made_of_the_losses() -> None:
+def test_a_direction_gets_the_scaled_losses() -> None:
     output = leaf(1, 1, 2)
     balancer = Balancer({"a": 1, "b": 1}, EmaNorm(), MinimumNorm(), Keep())
     assert_close(balancer(linear(output, pair([1, 0], [0, 1000])), output).gradient, torch.tensor([[[0.25, 0.25]]]))
 
 
-def test_a_direction_may_refuse_weights_at_construction() -> None:
-    with pytest.raises(ValueError, match="no use for weights"):
+def test_a_direction_may_reject_weights_at_construction() -> None:
+    with pytest.raises(ValueError, match="does not support weights"):
         Balancer({"a": 1, "b": 2}, Static(), MinimumNorm(), Keep())
 
 
-@pytest.mark.parametrize(("magnitude", "length"), [(MatchSum(), 5.0), (SumOfNorms(), 7.0), (Fixed(2.0), 2.0)])
-def test_magnitudes_set_the_length_and_leave_the_direction(magnitude: Magnitude, length: float) -> None:
+@pytest.mark.parametrize(("magnitude", "norm"), [(MatchSum(), 5.0), (SumOfNorms(), 7.0), (Fixed(2.0), 2.0)])
+def test_magnitudes_set_the_norm_and_keep_the_direction(magnitude: Magnitude, norm: float) -> None:
     output = leaf(1, 1, 2)
     losses = linear(output, pair([3, 0], [0, 4]))
     kept, got = (Balancer({"a": 1, "b": 1}, Static(), MinimumNorm(), m)(losses, output) for m in (Keep(), magnitude))
-    assert torch.linalg.vector_norm(got.gradient).item() == pytest.approx(length)
-    assert_close(got.gradient / length, kept.gradient / torch.linalg.vector_norm(kept.gradient))
+    assert torch.linalg.vector_norm(got.gradient).item() == pytest.approx(norm)
+    assert_close(got.gradient / norm, kept.gradient / torch.linalg.vector_norm(kept.gradient))
     ratios = [(got.weights[name] / kept.weights[name]).item() for name in "ab"]
     assert ratios == pytest.approx([ratios[0]] * 2)
 
 
 @pytest.mark.parametrize("magnitude", [MatchSum(), SumOfNorms(), Fixed(2.0), Fixed(2.0, "item")])
-def test_no_magnitude_lengthens_what_cancels(magnitude: Magnitude) -> None:
+def test_no_magnitude_lengthens_gradients_that_cancel(magnitude: Magnitude) -> None:
     output = leaf(1, 1, 50)
     gradient = noise("a", (1, 1, 50), seed=3)["a"]
     balancer = Balancer({"a": 1, "b": 3}, Static(), Sum(), magnitude)
@@ -156,12 +158,9 @@ def test_fixed_per_item_does_not_depend_on_the_batch(items: int) -> None:
 
 
 class Mask:
-    """Lets a loss through on its own half of the output."""
+    """Passes each loss on its own half of the output."""
 
     needs_gradients = True
-
-    def prepare(self, weights: Mapping[str, float]) -> None:
-        pass
 
     def __call__(self, statistics: Statistics) -> Tensor:
         return torch.block_diag(*[torch.ones(1, 2)] * 2)[:, : statistics.jacobian.shape[1]]
@@ -185,7 +184,7 @@ def test_a_direction_with_a_weight_for_every_element() -> None:
 
 
 def gradients_of(balancer: Balancer, steps: int, names: str = "ab") -> list[Tensor]:
-    """Of a sequence of steps whose gradients differ from one to the next."""
+    """Combined gradients of steps with different raw gradients."""
     found = []
     for seed in range(steps):
         output = leaf(1, 1, 6)
@@ -197,7 +196,7 @@ def gradients_of(balancer: Balancer, steps: int, names: str = "ab") -> list[Tens
 WEIGHTS = {"a": 1.0, "b": 1.0}
 
 
-def test_a_warm_up_is_another_strategy_and_leaves_no_trace() -> None:
+def test_a_warm_up_is_another_strategy_and_does_not_affect_the_main_one() -> None:
     warm = Balancer(WEIGHTS, EmaNorm(0.9), Sum(), Keep(), warmup=Warmup(3, Static(), Sum(), Keep()))
     plain, fresh = (Balancer(WEIGHTS, scale, Sum(), Keep()) for scale in (Static(), EmaNorm(0.9)))
     got, before = gradients_of(warm, 8), gradients_of(plain, 8)
@@ -212,8 +211,8 @@ def test_a_warm_up_resumes_in_its_middle() -> None:
     def make() -> Balancer:
         return Balancer(WEIGHTS, Static(), Sum(), Keep(), warmup=Warmup(5, EmaNorm(0.9), Sum(), Keep()))
 
-    through, stopped, resumed = make(), make(), make()
-    expected = gradients_of(through, 8)
+    uninterrupted, stopped, resumed = make(), make(), make()
+    expected = gradients_of(uninterrupted, 8)
     gradients_of(stopped, 4)
     resumed.load_state_dict(stopped.state_dict())
     for seed in range(4, 8):
@@ -234,7 +233,7 @@ class Counted(MinimumNorm):
 
 
 @pytest.mark.parametrize("monitor_every", [0, 1])
-def test_between_refreshes_the_last_weights_hold(monitor_every: int) -> None:
+def test_the_last_weights_are_reused_between_refreshes(monitor_every: int) -> None:
     direction = Counted()
     balancer = Balancer(WEIGHTS, Static(), direction, Keep(), monitor_every, refresh_every=3)
     weights = []
@@ -248,47 +247,8 @@ def test_between_refreshes_the_last_weights_hold(monitor_every: int) -> None:
     assert weights[0] == weights[1] == weights[2] != weights[3] == weights[4] == weights[5] != weights[6]
 
 
-class Halved(Static):
-    def __call__(self, statistics: Statistics) -> Tensor:
-        return super().__call__(statistics) / 2
-
-
-def test_weights_are_foreseen_under_a_schedule() -> None:
-    """A warm-up of two steps, looks in the three after it, then in every fourth step, and when other losses come."""
-    warmup = Warmup(2, Static(), Sum(), Keep())
-    balancer = Balancer(WEIGHTS | {"c": 1.0}, EmaNorm(0.9), Sum(), Keep(), 0, 4, refresh_from=3, warmup=warmup)
-    output, found = leaf(1, 1, 6), []
-    for seed, names in enumerate(["ab"] * 10 + ["abc"] * 2):
-        foreseen = balancer.foreseen(names)
-        weights = balancer(linear(output, noise(names, (1, 1, 6), seed, spread=10)), output).weights
-        found.append(int(foreseen is not None))
-        assert foreseen is None or foreseen | {"c": weights["c"]} == weights
-    assert found == [1, 1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1]
-
-
-@pytest.mark.parametrize(
-    ("scale", "refresh_every", "known"),
-    [
-        (Static(), 1, [0, 1, 1, 1, 0, 1, 1, 1, 0]),  # a plain sum, except where it monitors, every fourth step
-        (EmaNorm(0.9), 3, [0, 1, 1, 0, 0, 1, 0, 1, 0]),  # not where it looks either, every third
-        (EmaNorm(0.9), 1, [0] * 9),
-        (Halved(), 1, [0] * 9),  # not what it inherits from
-        (Uncertainty(), 1, [0] * 9),  # weights of this step's values
-    ],
-)
-def test_foreseen_weights_come_true(scale: Scale, refresh_every: int, known: list[int]) -> None:
-    balancer = Balancer({"a": 0.1, "b": 0.3, "c": 0.0}, scale, Sum(), Keep(), 4, refresh_every)
-    output, found = leaf(1, 1, 6), []
-    for seed in range(9):
-        foreseen = balancer.foreseen("abc")
-        weights = balancer(linear(output, noise("abc", (1, 1, 6), seed, spread=10)), output).weights
-        found.append(int(foreseen is not None))
-        assert foreseen is None or foreseen == weights
-    assert found == known
-
-
-def test_a_strategy_first_looks_in_every_step() -> None:
-    """Three steps of its own, whatever came before it, and then in every fourth step of the run."""
+def test_every_step_is_a_refresh_at_the_start_of_a_strategy() -> None:
+    """Three steps after the start of each strategy, then every fourth step of the run."""
     first, then = Counted(), Counted()
     warmup = Warmup(5, Static(), first, Keep())
     balancer = Balancer(WEIGHTS, Static(), then, Keep(), 0, refresh_every=4, refresh_from=3, warmup=warmup)
@@ -301,7 +261,7 @@ def test_a_strategy_first_looks_in_every_step() -> None:
     assert [b for _, b in calls[5:]] == [1, 2, 3, 4, 4, 4, 4, 5, 5]  # steps 5, 6, 7; 8 and 12
 
 
-def test_a_loss_that_comes_or_goes_asks_for_a_refresh() -> None:
+def test_a_loss_that_appears_or_disappears_causes_a_refresh() -> None:
     direction = Counted()
     balancer = Balancer(WEIGHTS | {"c": 1.0}, Static(), direction, Keep(), 0, refresh_every=100)
     output = leaf(1, 1, 6)
@@ -323,8 +283,10 @@ def test_weights_are_not_reused_after_a_step_with_a_loss_that_was_not_finite() -
 
 
 def test_refreshes_resume_in_their_middle() -> None:
-    through, stopped, resumed = (Balancer(WEIGHTS, EmaNorm(0.9), Sum(), Keep(), 0, refresh_every=4) for _ in range(3))
-    expected = gradients_of(through, 10)
+    uninterrupted, stopped, resumed = (
+        Balancer(WEIGHTS, EmaNorm(0.9), Sum(), Keep(), 0, refresh_every=4) for _ in range(3)
+    )
+    expected = gradients_of(uninterrupted, 10)
     gradients_of(stopped, 6)
     resumed.load_state_dict(stopped.state_dict())
     for seed in range(6, 10):
@@ -335,38 +297,38 @@ def test_refreshes_resume_in_their_middle() -> None:
 
 
 @pytest.mark.parametrize("refresh_every", [1, 2, 5])
-def test_averages_keep_their_time_constant_whatever_the_refreshes(refresh_every: int) -> None:
-    """Lengths that hold from one look to the next give the averages, and so the weights, of looking in every step."""
+def test_averages_keep_their_time_constant_for_any_refresh_interval(refresh_every: int) -> None:
+    """Norms that are constant between refreshes give the same averages as a refresh in every step."""
     often = Balancer(WEIGHTS, EmaNorm(0.9), Sum(), Keep(), 0)
     seldom = Balancer(WEIGHTS, EmaNorm(0.9), Sum(), Keep(), 0, refresh_every=refresh_every)
-    for length in [1.0, *(length for length in (3.0, 2.0, 5.0) for _ in range(refresh_every))]:
+    for norm in [1.0, *(norm for norm in (3.0, 2.0, 5.0) for _ in range(refresh_every))]:
         output = leaf(1, 1, 2)
-        losses = linear(output, pair([length, 0], [0, 1]))
+        losses = linear(output, pair([norm, 0], [0, 1]))
         expected, found = often(losses, output), seldom(losses, output)
     assert_close(found.gradient, expected.gradient)
     assert found.weights["a"].item() == pytest.approx(expected.weights["a"].item(), rel=1e-12)
 
 
-def test_a_look_stands_for_the_steps_since_the_last_one() -> None:
-    """Worked by hand: decay 1/2, a look every three steps, lengths 1 and then 4."""
+def test_a_refresh_counts_for_the_steps_since_the_last_one() -> None:
+    """Worked by hand: decay 1/2, a refresh every three steps, norms 1 and then 4."""
     balancer = Balancer(WEIGHTS, EmaNorm(0.5), Sum(), Keep(), 0, refresh_every=3)
-    for length in (1.0, 7.0, 7.0, 4.0):
+    for norm in (1.0, 7.0, 7.0, 4.0):
         output = leaf(1, 1, 2)
-        balancer(linear(output, pair([length, 0], [0, 1])), output)
+        balancer(linear(output, pair([norm, 0], [0, 1])), output)
     # total = 1/8 * 1 + (1 + 1/2 + 1/4) * 4, count = 1/8 + 7/4
-    scale = balancer.strategy.scale
-    assert scale.total[0].item() == pytest.approx(7.125)
-    assert scale.count[0].item() == pytest.approx(1.875)
+    average = balancer.strategy.scale.average
+    assert average.total[0].item() == pytest.approx(7.125)
+    assert average.count[0].item() == pytest.approx(1.875)
 
 
 class Infinite(MinimumNorm):
-    """A strategy gone wrong."""
+    """A strategy with infinite weights."""
 
     def __call__(self, statistics: Statistics) -> Tensor:
         return super().__call__(statistics) * float("inf")
 
 
-def test_weights_that_are_not_finite_are_told_and_not_kept() -> None:
+def test_weights_that_are_not_finite_are_reported_and_not_reused() -> None:
     output = leaf(1, 1, 2)
     losses = linear(output, pair([3, 0], [0, 4]))
     balancer = Balancer(WEIGHTS, Static(), Infinite(), Keep(), refresh_every=5)
@@ -376,16 +338,16 @@ def test_weights_that_are_not_finite_are_told_and_not_kept() -> None:
 
 
 def test_settings_of_the_schedule_are_checked() -> None:
-    with pytest.raises(ValueError, match="refresh_every must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"refresh_every must be in \[1, inf\), got 0"):
         Balancer(WEIGHTS, Static(), Sum(), Keep(), refresh_every=0)
-    with pytest.raises(ValueError, match="refresh_from must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match=r"refresh_from must be in \[0, inf\), got -1"):
         Balancer(WEIGHTS, Static(), Sum(), Keep(), refresh_from=-1)
-    with pytest.raises(ValueError, match="1 step or more, got 0"):
+    with pytest.raises(ValueError, match=r"warmup.steps must be in \[1, inf\), got 0"):
         Balancer(WEIGHTS, Static(), Sum(), Keep(), warmup=Warmup(0, Static(), Sum(), Keep()))
 
 
-def test_a_schedule_that_starts_to_need_gradients() -> None:
-    balancer = Balancer({"a": 1, "b": 1}, After(2, Static(), EmaNorm()), Sum(), Keep(), monitor_every=0)
+def test_a_scale_that_starts_to_need_gradients() -> None:
+    balancer = Balancer({"a": 1, "b": 1}, Sequence(2, Static(), EmaNorm()), Sum(), Keep(), monitor_every=0)
     found = []
     for _ in range(3):
         output = leaf(1, 1, 2)
@@ -433,10 +395,10 @@ def test_every_config_balances(name: str) -> None:
 )
 def test_every_slot_can_be_overridden(slot: str, option: str) -> None:
     balancer = build("+balancer=encodec", f"balancer/{slot}={option}")
-    wanted = OmegaConf.load(CONFIGS / "balancer" / slot / f"{option}.yaml")
-    while "_target_" not in wanted:
-        wanted = OmegaConf.load(CONFIGS / "balancer" / slot / f"{wanted.defaults[0]}.yaml")
-    assert type(getattr(balancer.strategy, slot)).__name__ == wanted._target_.rpartition(".")[2]
+    expected = OmegaConf.load(CONFIGS / "balancer" / slot / f"{option}.yaml")
+    while "_target_" not in expected:
+        expected = OmegaConf.load(CONFIGS / "balancer" / slot / f"{expected.defaults[0]}.yaml")
+    assert type(getattr(balancer.strategy, slot)).__name__ == expected._target_.rpartition(".")[2]
 
 
 @pytest.mark.usefixtures("_configs")

@@ -1,4 +1,4 @@
-"""What directions made from the Gramian promise: no loss rises, invariances, bounds, and the meaning of weights."""
+"""Properties of directions that follow from the Gramian: no loss rises, invariances, bounds, meaning of weights."""
 
 import inspect
 import math
@@ -36,26 +36,26 @@ def float64(values: list[float]) -> Tensor:
 
 
 def shares(direction: Direction, rows: Tensor) -> Tensor:
-    """Signed lengths of the parts that make the answer. Shape: [m]."""
+    """Signed norms of the parts of the result. Shape: [m]."""
     return direction(scaled_statistics(rows)) * rows.norm(dim=1)
 
 
-# Promises
+# Guarantees
 
 
 @pytest.mark.parametrize("name", NO_LOSS_RISES)
 @pytest.mark.parametrize("rows", [*CONFLICTS, *DEGENERATE.values()])
 def test_no_loss_rises(name: str, rows: Tensor) -> None:
     progress = normalize(rows) @ combined(EVERY[name], rows)
-    assert progress.min() >= -1e-7 * shares(EVERY[name], rows).abs().sum()  # what float32 rounds in such a sum
+    assert progress.min() >= -1e-7 * shares(EVERY[name], rows).abs().sum()  # rounding of such a sum in float32
 
 
 @pytest.mark.parametrize("name", ["cagrad", "aligned_mtl"])
-def test_the_others_may_let_a_loss_rise(name: str) -> None:
+def test_with_the_other_directions_a_loss_may_rise(name: str) -> None:
     assert min((rows @ combined(EVERY[name], rows)).min().item() for rows in CONFLICTS) < -0.01
 
 
-def fair_length(alpha: float) -> Callable[[Tensor], float]:
+def fair_norm(alpha: float) -> Callable[[Tensor], float]:
     def longest(rows: Tensor) -> float:
         alone = rows.norm(dim=1) ** ((1 - alpha) / (1 + alpha))
         if alpha <= 1:
@@ -79,9 +79,9 @@ LONGEST: dict[str, Callable[[Tensor], float]] = {
     "imtl_g": lambda rows: 10 * rows.norm(dim=1).max().item(),
     "nash_mtl": lambda rows: math.sqrt(len(rows)),
     "nash_mtl_clipped": lambda rows: 1.0,
-    "fairgrad_half": fair_length(0.5),
-    "fairgrad": fair_length(2.0),
-    "fairgrad_4": fair_length(4.0),
+    "fairgrad_half": fair_norm(0.5),
+    "fairgrad": fair_norm(2.0),
+    "fairgrad_4": fair_norm(4.0),
     "aligned_mtl": largest_singular,
     "aligned_mtl_median": largest_singular,
     "aligned_mtl_rmse": largest_singular,
@@ -101,7 +101,7 @@ def test_the_result_is_finite_and_no_longer_than_documented(name: str, rows: Ten
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_balancer_hosts_it_on_float32_gradients_of_changing_losses(name: str) -> None:
+def test_in_the_balancer_on_float32_gradients_of_changing_losses(name: str) -> None:
     balancer = Balancer({"a": 1, "b": 2, "c": 1}, Static(), EVERY[name], Keep(), monitor_every=0)
     gradients = noise("abc", (2, 1, 40), seed=3, spread=1e3)
     for present in ("abc", "a", "bc", "abc"):
@@ -129,7 +129,7 @@ def test_the_order_of_the_losses_does_not_matter(name: str, spread: float) -> No
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_multiplying_one_loss_turns_only_some_directions(name: str) -> None:
+def test_multiplying_one_loss_changes_only_some_directions(name: str) -> None:
     rows = rows_of(4, 10, seed=6)
     louder = rows * float64([1, 1, 50, 1])[:, None]
     cosine = cosine_similarity(combined(EVERY[name], rows), combined(EVERY[name], louder), dim=0)
@@ -139,19 +139,19 @@ def test_multiplying_one_loss_turns_only_some_directions(name: str) -> None:
         assert cosine < 0.99
 
 
-POWER_OF_LENGTH = {"mgda": 0, "mgda_loss+": 0, "nash_mtl": 0, "nash_mtl_clipped": 0, "fairgrad_half": 1 / 3}
-POWER_OF_LENGTH |= {"fairgrad": -1 / 3, "fairgrad_4": -3 / 5}
+POWER_OF_NORM = {"mgda": 0, "mgda_loss+": 0, "nash_mtl": 0, "nash_mtl_clipped": 0, "fairgrad_half": 1 / 3}
+POWER_OF_NORM |= {"fairgrad": -1 / 3, "fairgrad_4": -3 / 5}
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_gradients_as_small_as_a_codecs(name: str) -> None:
+def test_gradients_as_small_as_those_of_a_codec(name: str) -> None:
     rows = rows_of(6, 20, seed=7)
-    expected = 1e-9 ** POWER_OF_LENGTH.get(name, 1) * combined(EVERY[name], rows)
+    expected = 1e-9 ** POWER_OF_NORM.get(name, 1) * combined(EVERY[name], rows)
     assert_close(combined(EVERY[name], 1e-9 * rows), expected, rtol=1e-6, atol=1e-9 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_loss_that_the_scale_made_zero_gets_weight_zero(name: str) -> None:
+def test_a_loss_that_is_scaled_to_zero_gets_weight_zero(name: str) -> None:
     rows = rows_of(4, 10, seed=8)
     silenced = EVERY[name](scaled_statistics(rows, scale=[1, 1, 0, 1]))
     kept = [0, 1, 3]
@@ -160,12 +160,12 @@ def test_a_loss_that_the_scale_made_zero_gets_weight_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_scale_that_is_not_finite_is_passed_on_as_nan(name: str) -> None:
+def test_a_scale_that_is_not_finite_gives_nan(name: str) -> None:
     weights = EVERY[name](scaled_statistics(rows_of(3, 10, seed=8), scale=[1, float("inf"), 1]))
     assert weights.isnan().all()
 
 
-# Orthogonal rows: most weights are a power of the length
+# Orthogonal rows: most weights are a power of the norm
 
 
 ORTHOGONAL: dict[str, Callable[[Tensor], Tensor]] = {
@@ -189,18 +189,18 @@ ORTHOGONAL: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", ORTHOGONAL)
-@pytest.mark.parametrize("lengths", [[3.0], [1.0, 2.0], [3.0, 1.0, 0.2, 40.0], [1e-6, 1e-3, 1.0, 1e-5, 0.1, 1e-2]])
-def test_weights_of_orthogonal_rows(name: str, lengths: list[float]) -> None:
-    turned = torch.linalg.qr(rows_of(9, 9, seed=9)).Q[: len(lengths)] * float64(lengths)[:, None]
+@pytest.mark.parametrize("norms", [[3.0], [1.0, 2.0], [3.0, 1.0, 0.2, 40.0], [1e-6, 1e-3, 1.0, 1e-5, 0.1, 1e-2]])
+def test_weights_of_orthogonal_rows(name: str, norms: list[float]) -> None:
+    turned = torch.linalg.qr(rows_of(9, 9, seed=9)).Q[: len(norms)] * float64(norms)[:, None]
     weights = EVERY[name](scaled_statistics(turned))
-    assert_close(weights, ORTHOGONAL[name](float64(lengths)), rtol=1e-6, atol=0)
+    assert_close(weights, ORTHOGONAL[name](float64(norms)), rtol=1e-6, atol=0)
 
 
 # The user's weights
 
 
 @pytest.mark.parametrize("name", PREFERENCES)
-def test_only_the_ratio_of_preferences_counts(name: str) -> None:
+def test_only_the_ratio_of_preferences_matters(name: str) -> None:
     rows = rows_of(3, 10, seed=10)
     expected = combined(EVERY[name], rows)
     assert_close(combined(EVERY[name], rows, [7.0, 7.0, 7.0]), expected)
@@ -208,7 +208,7 @@ def test_only_the_ratio_of_preferences_counts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cagrad", "cagrad_rescaled", "upgrad", "dualproj"])
-def test_the_others_take_the_weighted_gradients_for_the_gradients(name: str) -> None:
+def test_the_other_directions_use_weighted_gradients(name: str) -> None:
     rows = rows_of(3, 4, seed=11)
     weights = float64([0.5, 1.0, 40.0])
     assert_close(combined(EVERY[name], rows, weights.tolist()), combined(EVERY[name], weights[:, None] * rows))
@@ -235,10 +235,10 @@ def test_conflict_free_makes_cosines_in_proportion() -> None:
 
 
 @pytest.mark.parametrize(("direction", "alpha"), [(NashMTL(), 1.0), (FairGrad(0.5), 0.5), (FairGrad(4), 4.0)])
-def test_a_gain_counts_as_often_as_its_weight_says(direction: Direction, alpha: float) -> None:
+def test_a_gain_counts_in_proportion_to_its_weight(direction: Direction, alpha: float) -> None:
     users = float64(USERS)
     statistics = scaled_statistics(ROWS, USERS)
-    unweighted = direction(statistics) * users  # weights of the rows without the user's
+    unweighted = direction(statistics) * users  # weights of the unweighted rows
     gains = ROWS @ (unweighted @ ROWS)
     assert_close(gains**alpha, users / users.mean() / unweighted, rtol=1e-5, atol=0)
 
@@ -252,9 +252,9 @@ def test_aligned_mtl_sums_aligned_rows_in_proportion() -> None:
 # Settings and particular cases
 
 
-def test_mgda_divides_by_the_losses_whatever_their_sign_but_not_by_zero() -> None:
+def test_mgda_divides_by_magnitudes_and_never_by_zero() -> None:
     rows = torch.diag(float64([1.0, 2.0]))
-    positive = MGDA("loss")(scaled_statistics(rows, losses=[0.5, 4.0]))  # rows of lengths 2 and 1/2
+    positive = MGDA("loss")(scaled_statistics(rows, losses=[0.5, 4.0]))  # rows with norms 2 and 1/2
     assert_close(positive, float64([0.25 / 0.5, 4.0 / 4.0]) / 4.25)
     assert_close(MGDA("loss")(scaled_statistics(rows, losses=[-0.5, 4.0])), positive)
     zero = MGDA("loss", floor=0.01)(scaled_statistics(rows, losses=[0.0, 4.0]))
@@ -267,8 +267,8 @@ def test_a_duplicate_changes_nothing(direction: Direction) -> None:
     assert_close(combined(direction, rows[[0, 1, 2, 1]]), combined(direction, rows), rtol=1e-6, atol=1e-9)
 
 
-def test_imtl_g_where_the_published_weights_would_turn_against_every_loss() -> None:
-    """Three rows in a bundle, the short one nearly between the others: its weight is negative and decides the sum."""
+def test_imtl_g_where_the_published_solution_opposes_every_loss() -> None:
+    """Three similar rows, the short one nearly between the others: its weight is negative and dominates the sum."""
     angles = torch.linspace(-0.3, 0.3, 3, dtype=torch.float64)
     unit = normalize(torch.stack([torch.cos(angles), torch.sin(angles), 0.03 * angles**2], dim=1))
     rows = unit * float64([1.0, 1e-3, 1.0])[:, None]
@@ -280,7 +280,7 @@ def test_imtl_g_where_the_published_weights_would_turn_against_every_loss() -> N
     assert_close(normalize(d, dim=0), normalize(combined(MGDA(), rows), dim=0))
 
 
-def test_imtl_gs_limit_decides_how_far_negative_weights_are_followed() -> None:
+def test_imtl_g_uses_negative_weights_up_to_its_limit() -> None:
     angles = torch.linspace(-0.3, 0.3, 3, dtype=torch.float64)
     rows = normalize(torch.stack([torch.cos(angles), torch.sin(angles), 0.1 * angles**2], dim=1))
     assert IMTLG(limit=1e6)(scaled_statistics(rows)).min() < -1
@@ -292,8 +292,8 @@ def test_cagrad_with_radius_zero_is_the_mean() -> None:
     assert_close(combined(CAGrad(0.0), rows), rows.mean(0))
 
 
-def test_cagrad_stays_near_the_mean_where_no_progress_is_to_be_had() -> None:
-    """An opposed pair that is not quite: the published formula would follow what little opposes it not."""
+def test_cagrad_stays_near_the_mean_if_no_progress_is_possible() -> None:
+    """A nearly opposed pair: the published formula would amplify the small component that is not opposed."""
     rows = torch.tensor([[1.0, 0.0, 0.0], [-0.9, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     assert_close(combined(CAGrad(), rows), float64([0.0, 0.0, 1 / 3]), atol=1e-9, rtol=0)
     nearly = rows + torch.tensor([[0.0, 1e-5, 0.0]], dtype=torch.float64)
@@ -302,7 +302,7 @@ def test_cagrad_stays_near_the_mean_where_no_progress_is_to_be_had() -> None:
     assert (progress @ combined(CAGrad(), progress)).min() > 1e-4
 
 
-def test_upgrad_frees_each_gradient_dualproj_their_mean() -> None:
+def test_upgrad_projects_each_gradient_and_dualproj_their_mean() -> None:
     rows = pair(-0.5) * float64([1.0, 10.0])[:, None]
     assert_close(rows[0] @ combined(DualProj(), rows), float64([0.0]).squeeze(), atol=1e-9, rtol=0)
     assert rows[0] @ combined(UPGrad(), rows) > 0.1
@@ -311,17 +311,19 @@ def test_upgrad_frees_each_gradient_dualproj_their_mean() -> None:
 @pytest.mark.parametrize(
     ("direction", "settings", "message"),
     [
-        (MGDA, {"normalizer": "max"}, "none, l2, loss or loss"),
-        (MGDA, {"floor": 0.0}, "floor must be positive, got 0.0"),
+        (MGDA, {"normalizer": "max"}, "normalizer must be one of none, l2, loss, loss"),
+        (MGDA, {"floor": 0.0}, r"floor must be in \(0, inf\), got 0.0"),
         (CAGrad, {"c": 1.0}, r"c must be in \[0, 1\), got 1.0"),
         (CAGrad, {"c": -0.1}, "got -0.1"),
-        (IMTLG, {"limit": 0.5}, "limit must be 1 or more, got 0.5"),
-        (NashMTL, {"max_norm": 0.0}, "max_norm must be positive or None, got 0.0"),
+        (IMTLG, {"limit": 0.5}, r"limit must be in \[1, inf\), got 0.5"),
+        (NashMTL, {"max_norm": 0.0}, r"max_norm must be in \(0, inf\), got 0.0"),
         (FairGrad, {"alpha": 0.1}, r"alpha must be in \[0.5, 4\], got 0.1"),
-        (AlignedMTL, {"scale": "max"}, "min, median or rmse, got 'max'"),
+        (AlignedMTL, {"scale_mode": "max"}, "scale_mode must be one of min, median, rmse, got 'max'"),
     ],
 )
-def test_settings_out_of_range(direction: Callable[..., Direction], settings: dict[str, object], message: str) -> None:
+def test_settings_out_of_range_are_errors(
+    direction: Callable[..., Direction], settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         direction(**settings)
 
@@ -334,8 +336,8 @@ def test_the_config_states_the_defaults(name: str) -> None:
     assert config == defaults
 
 
-def test_upgrad_of_lengths_that_differ_ten_thousandfold() -> None:
-    """A regulariser set by the longest row would leave the mean, against which the second gradient points."""
+def test_upgrad_with_norms_that_differ_by_a_factor_of_ten_thousand() -> None:
+    """A regulariser relative to the longest row would give the mean, which opposes the second gradient."""
     rows = torch.tensor([[100.0, 0.0], [-0.01, 0.01], [0.0, 0.01]], dtype=torch.float64)
     assert rows[1] @ rows.mean(0) < -0.1
     assert (normalize(rows) @ combined(UPGrad(), rows)).min() > -1e-9

@@ -1,4 +1,4 @@
-"""Directions made from the Gramian give the right numbers: by hand, as torchjd, and as slow general optimisers."""
+"""Directions that follow from the Gramian against worked numbers, torchjd and slow general optimisers."""
 
 import math
 from itertools import chain, combinations
@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 
 
 def subsets(count: int) -> list[list[int]]:
-    """All that are not empty."""
+    """All nonempty subsets."""
     return [list(each) for each in chain.from_iterable(combinations(range(count), k + 1) for k in range(count))]
 
 
@@ -113,7 +113,7 @@ def test_two_gradients_almost_opposed(name: str) -> None:
     assert_close(weights, torch.full_like(weights, ALMOST_OPPOSED[name]), rtol=1e-5, atol=0)
 
 
-# As torchjd, where it needs no solver that has to be installed beside it; its thresholds expect lengths around 1
+# torchjd, for aggregators without extra solvers; its thresholds assume norms near 1
 
 
 @pytest.mark.parametrize("rows", [JA, JB, JC, JD, *RANDOM])
@@ -154,11 +154,11 @@ def test_preferences_as_torchjd() -> None:
     assert_close(combined(ConflictFree(), rows, users.tolist()), aggregation.ConFIG(pref_vector=users)(rows))
 
 
-# As slow general methods
+# Slow general methods
 
 
 def shortest_in_hull(rows: Array) -> Array:
-    """Of the points of the affine hulls of all subsets that lie in the convex hull, the shortest."""
+    """The shortest of the points of the affine hulls of all subsets that are in the convex hull."""
     found = []
     for subset in subsets(len(rows)):
         chosen = rows[subset]
@@ -172,7 +172,7 @@ def shortest_in_hull(rows: Array) -> Array:
 
 
 def nearest_in_dual_cone(rows: Array, target: Array) -> Array:
-    """Of the projections on the intersections of the planes orthogonal to subsets of rows, the nearest in the cone."""
+    """The nearest in the cone of the projections on intersections of planes orthogonal to subsets of rows."""
     found = []
     for subset in [[], *subsets(len(rows))]:
         chosen = rows[subset]
@@ -227,7 +227,7 @@ def test_nash_mtl_maximises_the_product_of_gains(rows: Tensor) -> None:
 @pytest.mark.parametrize("c", [0.1, 0.4, 0.9])
 @pytest.mark.parametrize("rows", [JA, JB, JC, JD, *RANDOM, rows_of(5, 4, seed=22, spread=1e3)])
 def test_cagrad_has_no_duality_gap(c: float, rows: Tensor) -> None:
-    """Any w of the dual bounds the progress of any d in the ball, so equal values prove both optimal."""
+    """Every w of the dual bounds the progress of every d in the ball, so equal values prove that both are optimal."""
     mean = rows.mean(0)
     radius = c * mean.norm()
     weights = CAGrad(c)(scaled_statistics(rows))
@@ -240,7 +240,7 @@ def test_cagrad_has_no_duality_gap(c: float, rows: Tensor) -> None:
 
 
 @pytest.mark.parametrize("rows", [JA, JB, JC, JD, *RANDOM])
-def test_cagrad_is_what_a_general_optimiser_finds(rows: Tensor) -> None:
+def test_cagrad_equals_a_general_optimiser(rows: Tensor) -> None:
     array, count = rows.numpy(), len(rows)
     mean = array.mean(0)
     radius = 0.4 * np.linalg.norm(mean)

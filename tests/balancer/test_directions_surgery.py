@@ -1,6 +1,6 @@
-"""Directions that change one gradient for the sake of another: worked numbers, torchjd, and what each one promises."""
+"""Directions that change single gradients: worked numbers, torchjd and properties."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -15,6 +15,7 @@ from balancer.directions.graddrop import GradDrop
 from balancer.directions.gradvac import GradVac
 from balancer.directions.pcd import PCD
 from balancer.directions.pcgrad import PCGrad
+from balancer.strategy import UsesLossWeights
 
 NAMES = "abcdefgh"
 JA = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
@@ -23,8 +24,9 @@ JC = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
 ROW_SUMS: list[Callable[[], nn.Module]] = [PCGrad, GradVac, GradDrop]
 
 
-def prepared(direction: nn.Module, count: int, weights: Mapping[str, float] | None = None) -> nn.Module:
-    direction.prepare(dict.fromkeys(NAMES[:count], 1.0) if weights is None else weights)
+def prepared(direction: nn.Module, count: int) -> nn.Module:
+    if isinstance(direction, UsesLossWeights):
+        direction.prepare(dict.fromkeys(NAMES[:count], 1.0))
     return direction
 
 
@@ -43,7 +45,7 @@ def combined(direction: nn.Module, rows: Tensor) -> Tensor:
 
 
 def conflicting(count: int, seed: int, size: int = 6) -> Tensor:
-    """Random rows in a space so small that many of them oppose each other."""
+    """Random rows in a low-dimensional space, where many of them oppose each other."""
     return torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -78,10 +80,10 @@ def test_pcgrad_projects_on_the_originals_and_skips_the_row_itself() -> None:
     """The authors' code would also project on the row itself: (0.3, -0.6) in place of the first (0.5, -0.5)."""
     rows = torch.tensor([[-2.0, -1.0], [1.0, 0.0], [1.0, 1.0]])
     by_hand = [((0.5, -0.5), (0.0, 0.5)), ((0.3, -0.3), (0.2, -0.4)), ((0.0, 0.4), (-0.2, 0.4))]  # in either order
-    wanted = {tuple(np.round(np.sum(choice, 0), 4) + 0.0) for choice in product(*by_hand)}
+    expected = {tuple(np.round(np.sum(choice, 0), 4) + 0.0) for choice in product(*by_hand)}
     direction = prepared(PCGrad(), 3)
     found = {tuple(np.round(combined(direction, rows).numpy(), 4) + 0.0) for _ in range(200)}
-    assert found == wanted
+    assert found == expected
 
 
 def test_no_projected_gradient_opposes_the_last_it_was_projected_on() -> None:
@@ -109,7 +111,7 @@ def test_gradvac_example() -> None:
 @pytest.mark.parametrize("beta", [0.5, 0.01, 1.0])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_gradvac_is_torchjds_with_the_same_draws(count: int, beta: float) -> None:
-    """Unless a gradient is cut, which takes angles that torchjd follows without limit."""
+    """Without the limit, which torchjd does not have."""
     ours, theirs = prepared(GradVac(beta, limit=1e9, seed=3), count), aggregation.GradVac(beta, eps=0.0)
     rows = [conflicting(count, seed, size=50).double() for seed in range(20)]
     expected = drawing_like(3, lambda: torch.stack([theirs(each) for each in rows]))
@@ -121,33 +123,33 @@ def test_gradvacs_first_call_is_pcgrad() -> None:
         assert_close(combined(prepared(GradVac(), 2), rows), combined(prepared(PCGrad(), 2), rows), atol=1e-6, rtol=0)
 
 
-def test_gradvac_reaches_the_cosine_that_two_gradients_used_to_have() -> None:
+def test_gradvac_reaches_the_previous_cosine_of_two_gradients() -> None:
     direction = prepared(GradVac(beta=1.0), 2)
     direction(statistics(torch.tensor([[1.0, 0.0], [0.8, 0.6]])))
     rows = torch.tensor([[2.0, 0.0], [0.0, 3.0]], dtype=torch.float64)
-    # Turned to a cosine of 0.8, the first is (2, 8 / 3) and the second (4, 3).
+    # With a cosine of 0.8 the first becomes (2, 8 / 3) and the second (4, 3).
     assert_close(combined(direction, rows), torch.tensor([6.0, 17 / 3], dtype=torch.float64))
 
 
-def test_losses_that_were_the_same_and_part_ways_stay_bounded() -> None:
+def test_gradvac_is_bounded_for_losses_that_were_equal() -> None:
     same = torch.ones(8, 4) * torch.arange(1, 9)[:, None]
     for limit in (1.0, 10.0):
         direction = prepared(GradVac(limit=limit), 8)
         for _ in range(60):
             direction(statistics(same))
         rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-        length = torch.linalg.vector_norm(combined(direction, rows))
-        assert length <= limit * torch.linalg.vector_norm(rows, dim=1).sum() * (1 + 1e-6)
+        norm = torch.linalg.vector_norm(combined(direction, rows))
+        assert norm <= limit * torch.linalg.vector_norm(rows, dim=1).sum() * (1 + 1e-6)
         assert direction.target.isfinite().all()
 
 
-def test_gradvac_remembers_only_pairs_that_are_there() -> None:
+def test_gradvac_updates_only_active_pairs() -> None:
     direction = prepared(GradVac(), 4)
     direction(statistics(conflicting(4, 0)))
     before = direction.target.clone()
     direction(statistics(conflicting(2, 1), index=[1, 3]))
-    moved = (direction.target != before).nonzero().tolist()
-    assert moved == [[1, 3], [3, 1]]
+    changed = (direction.target != before).nonzero().tolist()
+    assert changed == [[1, 3], [3, 1]]
 
 
 # GradDrop
@@ -178,12 +180,12 @@ def test_graddrop_is_torchjds_with_the_same_draws(leak: list[float]) -> None:
         assert_close(expected, torch.stack(rows).sum(1))
 
 
-def test_graddrop_leaves_elements_without_a_gradient_alone() -> None:
+def test_graddrop_is_finite_for_elements_without_a_gradient() -> None:
     weights = prepared(GradDrop(), 2)(statistics(torch.zeros(2, 3)))
     assert weights.isfinite().all()
 
 
-def test_leaks_follow_their_loss() -> None:
+def test_graddrop_leaks_by_loss_name() -> None:
     direction = prepared(GradDrop({"c": 1.0}), 3)
     weights = direction(statistics(torch.tensor([[1.0], [-1.0]]), index=[0, 2]))
     assert weights[1].item() == 1
@@ -213,8 +215,8 @@ def test_pcd_is_torchjds(count: int, tau: float) -> None:
 
 @pytest.mark.parametrize("tau", [0.02, 0.5])
 def test_pcd_solves_its_problem(tau: float) -> None:
-    """It meets the conditions of Karush, Kuhn and Tucker, on rows of unit length, whose averages are 1."""
-    held = 0
+    """It satisfies the Karush-Kuhn-Tucker conditions on rows of unit norm, whose averages are 1."""
+    active = 0
     for seed in range(20):
         rows = nn.functional.normalize(conflicting(5, seed, size=7).double(), dim=1)
         weights = prepared(PCD("c", tau), 5)(statistics(rows))
@@ -224,11 +226,11 @@ def test_pcd_solves_its_problem(tau: float) -> None:
         assert multipliers.min() >= 0
         assert slack.min() > -1e-5
         assert (multipliers * slack).abs().max() < 1e-5
-        held += int((multipliers > 1e-6).sum())
-    assert held > 20
+        active += int((multipliers > 1e-6).sum())
+    assert active > 20
 
 
-def test_pcd_is_as_long_as_its_primary_gradient_and_opposes_nobody() -> None:
+def test_pcd_has_the_norm_of_its_primary_gradient_and_opposes_no_loss() -> None:
     direction = prepared(PCD("b"), 4)
     for seed in range(30):
         rows = conflicting(4, seed, size=10) * torch.tensor([1.0, 1e-4, 1e3, 1e-6])[:, None]
@@ -237,25 +239,25 @@ def test_pcd_is_as_long_as_its_primary_gradient_and_opposes_nobody() -> None:
         assert (nn.functional.normalize(rows.double(), dim=1)[[0, 2, 3]] @ d).min() > 0
 
 
-def test_pcd_gives_up_constraints_that_no_direction_satisfies() -> None:
+def test_pcd_without_a_feasible_direction_is_the_primary_gradient() -> None:
     rows = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, -3.0, -3.0]])
     assert_close(combined(prepared(PCD("a"), 3), rows), rows[0].double())
 
 
-def test_pcd_turns_round_for_a_loss_that_its_primary_opposes() -> None:
+def test_pcd_with_an_opposed_pair_follows_the_constraint() -> None:
     rows = torch.tensor([[3.0, 0.0], [-1.0, 0.0]])
     assert_close(combined(prepared(PCD("a"), 2), rows), torch.tensor([-3.0, 0.0], dtype=torch.float64))
     assert combined(prepared(PCD("a", tau=0.0), 2), rows).abs().max() < 1e-6
 
 
-def test_pcd_stands_still_without_its_primary() -> None:
+def test_pcd_is_zero_without_its_primary_loss() -> None:
     direction = prepared(PCD("a"), 3)
     assert direction(statistics(conflicting(2, 0), index=[1, 2])).tolist() == [0, 0]
-    assert direction.count.tolist() == [0, 1, 1]
+    assert direction.average.count.tolist() == [0, 1, 1]
 
 
 def test_weights_of_secondary_losses_are_preferences() -> None:
-    """Between orthogonal rows each gets exactly what it was promised: shares 1/2, 3/2 of tau."""
+    """Orthogonal rows get exactly their guaranteed progress: 1/2 and 3/2 of tau."""
     direction = prepared(PCD("a", tau=0.1), 3)
     weights = [5.0, 1.0, 3.0]
     rows = torch.eye(3)
@@ -264,7 +266,7 @@ def test_weights_of_secondary_losses_are_preferences() -> None:
     assert torch.linalg.vector_norm(d).item() == pytest.approx(5.0)
 
 
-# All of them
+# All
 
 
 @pytest.mark.parametrize("make", [PCGrad, GradVac])
@@ -275,7 +277,7 @@ def test_orthogonal_gradients_are_added(make: Callable[[], nn.Module], count: in
 
 
 @pytest.mark.parametrize("make", ROW_SUMS)
-def test_weights_make_rows_longer(make: Callable[[], nn.Module]) -> None:
+def test_weights_multiply_the_rows(make: Callable[[], nn.Module]) -> None:
     rows, weights = conflicting(3, 0), [2.0, 0.5, 1.0]
     scaled = torch.tensor(weights)[:, None] * rows
     direct = prepared(make(), 3)(statistics(scaled))
@@ -285,19 +287,19 @@ def test_weights_make_rows_longer(make: Callable[[], nn.Module]) -> None:
 @pytest.mark.parametrize("make", ROW_SUMS)
 def test_draws_resume_and_leave_the_global_generator_alone(make: Callable[[], nn.Module]) -> None:
     before = torch.get_rng_state()
-    through, stopped, resumed = (prepared(make(), 8) for _ in range(3))
+    uninterrupted, stopped, resumed = (prepared(make(), 8) for _ in range(3))
     rows = [conflicting(8, seed) for seed in range(12)]
-    expected = [through(statistics(each)) for each in rows]
+    expected = [uninterrupted(statistics(each)) for each in rows]
     for each in rows[:6]:
         stopped(statistics(each))
     resumed.load_state_dict(stopped.state_dict())
-    for each, wanted in zip(rows[6:], expected[6:], strict=True):
-        assert torch.equal(resumed(statistics(each)), wanted)
+    for each, weights in zip(rows[6:], expected[6:], strict=True):
+        assert torch.equal(resumed(statistics(each)), weights)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("make", ROW_SUMS)
-def test_the_seed_decides(make: Callable[..., nn.Module]) -> None:
+def test_the_seed_determines_the_draws(make: Callable[..., nn.Module]) -> None:
     def drawn(seed: int) -> Tensor:
         direction = prepared(make(seed=seed), 8)
         return torch.stack([direction(statistics(conflicting(8, each))) for each in range(5)])
@@ -307,7 +309,7 @@ def test_the_seed_decides(make: Callable[..., nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("make", [PCGrad, GradVac, GradDrop, lambda: PCD("a")])
-def test_a_row_that_the_scale_made_zero_counts_for_nothing(make: Callable[[], nn.Module]) -> None:
+def test_a_row_that_is_scaled_to_zero_gives_finite_weights(make: Callable[[], nn.Module]) -> None:
     direction = prepared(make(), 3)
     direction(statistics(torch.ones(3, 6)))
     weights = direction(statistics(torch.cat([conflicting(2, 3), torch.zeros(1, 6)])))
@@ -315,7 +317,7 @@ def test_a_row_that_the_scale_made_zero_counts_for_nothing(make: Callable[[], nn
 
 
 @pytest.mark.parametrize("make", [GradVac, lambda: PCD("a")])
-def test_a_scale_gone_wrong_is_not_remembered(make: Callable[[], nn.Module]) -> None:
+def test_scales_that_are_not_finite_do_not_change_the_state(make: Callable[[], nn.Module]) -> None:
     direction = prepared(make(), 3)
     direction(statistics(conflicting(3, 0)))
     before = {name: buffer.clone() for name, buffer in direction.named_buffers()}
@@ -327,14 +329,14 @@ def test_a_scale_gone_wrong_is_not_remembered(make: Callable[[], nn.Module]) -> 
     ("make", "message"),
     [
         (lambda: GradVac(beta=0.0), r"beta must be in \(0, 1\], got 0.0"),
-        (lambda: GradVac(limit=0.5), "limit must be 1 or more, got 0.5"),
-        (lambda: GradDrop({"a": 1.5}), r"leaks must be in \[0, 1\], got \{'a': 1.5\}"),
-        (lambda: prepared(GradDrop({"mel": 0.5}), 2), "leaks must be of the losses a, b, got one for mel"),
+        (lambda: GradVac(limit=0.5), r"limit must be in \[1, inf\), got 0.5"),
+        (lambda: GradDrop({"a": 1.5}), r"leak.a must be in \[0, 1\], got 1.5"),
+        (lambda: prepared(GradDrop({"mel": 0.5}), 2), "leak must name losses among a, b, got mel"),
         (lambda: PCD("a", tau=1.1), r"tau must be in \[0, 1\], got 1.1"),
         (lambda: PCD("a", decay=1.0), r"decay must be in \[0, 1\), got 1.0"),
-        (lambda: prepared(PCD("mel"), 2), "the primary loss must be one of a, b, got mel"),
+        (lambda: prepared(PCD("mel"), 2), "primary must name losses among a, b, got mel"),
     ],
 )
-def test_settings_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:
+def test_settings_out_of_range_are_errors(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Scales that look at loss values: worked numbers, TorchJD's scalarizers and plain float64 arithmetic."""
+"""Scales that use loss values: worked numbers, TorchJD's scalarizers and float64 arithmetic."""
 
 from collections.abc import Callable
 
@@ -50,32 +50,32 @@ def test_reciprocal_is_positive_and_bounded() -> None:
     assert_close(reciprocal(float64(4, -0.5, 0, 1e-30, 1e30), 100.0), float64(0.25, 2, 100, 100, 1e-30))
 
 
-# Each loss over a size
+# Each loss divided by a magnitude
 
 
-def test_initial_loss_over_the_first_loss() -> None:
-    scale = prepared(InitialLoss(batches=1))
+def test_initial_loss_divides_by_the_first_value() -> None:
+    scale = prepared(InitialLoss(average_steps=1))
     for values in (LOSSES, [1.0, 1.0]):
         assert_close(scale(step(values)), float64(0.25, 2))
 
 
-def test_initial_loss_averages_the_first_batches_and_then_stays() -> None:
-    scale = prepared(InitialLoss(batches=2))
+def test_initial_loss_averages_the_first_steps_and_is_then_constant() -> None:
+    scale = prepared(InitialLoss(average_steps=2))
     assert_close(scale(step([4, 0.5])), float64(1 / 4, 2))
     for values in ([2, 1.5], [100, 100], [1, 1]):
         assert_close(scale(step(values)), float64(1 / 3, 1))
 
 
 def test_a_late_loss_has_an_initial_value_of_its_own() -> None:
-    scale = prepared(InitialLoss(batches=2))
+    scale = prepared(InitialLoss(average_steps=2))
     for _ in range(5):
         scale(step([4.0], [0]))
     assert_close(scale(step([1, 10])), float64(1 / 4, 1 / 10))
     assert_close(scale(step([1, 30])), float64(1 / 4, 1 / 20))
 
 
-def test_first_epoch_is_a_plain_sum_and_then_over_its_means() -> None:
-    scale = prepared(FirstEpoch(steps=2))
+def test_first_epoch_is_a_plain_sum_and_then_divides_by_its_means() -> None:
+    scale = prepared(FirstEpoch(epoch_steps=2))
     for values in ([4, 1], [2, 0.5]):
         assert_close(scale(step(values)), float64(1, 1))
     for values in ([4, 1], [1, 1]):
@@ -89,7 +89,7 @@ def test_realtime_loss_is_the_gradient_of_the_logarithms() -> None:
         assert_close(scale(step(losses)), gradient(lambda x: x.log().sum(), losses))
 
 
-def test_amnl_corrects_its_average_for_the_start() -> None:
+def test_amnl_has_bias_correction() -> None:
     scale = prepared(AMNL(decay=0.99), size=1)
     assert_close(scale(step([4])), float64(1 / 4))
     assert_close(scale(step([2])), float64(0.0199 / 0.0596))
@@ -102,7 +102,7 @@ def test_amnl_in_current_mode_is_the_realtime_loss() -> None:
 
 
 def test_prior_loss_falls_back_on_the_initial_loss() -> None:
-    scale, initial = prepared(BaselineLoss(batches=2), 3), prepared(InitialLoss(batches=2), 3)
+    scale, initial = prepared(BaselineLoss(average_steps=2), 3), prepared(InitialLoss(average_steps=2), 3)
     scale.set_constant_baselines({"b": 5.0})
     for losses in sequence(4):
         expected = initial(step(losses))
@@ -111,13 +111,13 @@ def test_prior_loss_falls_back_on_the_initial_loss() -> None:
 
 
 @pytest.mark.parametrize("prior", [{"z": 1.0}, {"a": float("nan")}, {"a": -1.0}, {"a": float("inf")}])
-def test_bad_priors_are_refused(prior: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="constant baselines must be finite, not negative"):
+def test_invalid_baselines_are_errors(prior: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"constant baselines must (be finite and >= 0|name losses among a, b)"):
         prepared(BaselineLoss()).set_constant_baselines(prior)
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_priors_reach_the_scale_through_the_balancer(warm: bool) -> None:
+def test_the_balancer_passes_baselines_to_the_scale(warm: bool) -> None:
     scales = (BaselineLoss(), EmaNorm()) if warm else (EmaNorm(), BaselineLoss())
     balancer = Balancer({"a": 1, "b": 1}, scales[1], Sum(), Keep(), warmup=Warmup(5, scales[0], Sum(), Keep()))
     assert balancer.uses_constant_baselines
@@ -130,7 +130,7 @@ def test_priors_reach_the_scale_through_the_balancer(warm: bool) -> None:
 
 
 class Log1p(nn.Module):
-    """Liebel and Körner's objective, with ln p for a parameter."""
+    """Liebel and Körner's objective with the parameter ln p."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def test_learnt_scales_equal_autograd_and_adam(ours: type, oracle: type) -> None
         (IMTLL(), (1.0, 1.0), (0.25, 2.0)),
     ],
 )
-def test_learnt_scales_start_and_end_where_the_papers_say(
+def test_learnt_scales_start_and_converge_as_published(
     scale: Scale, start: tuple[float, float], end: tuple[float, float]
 ) -> None:
     prepared(scale)
@@ -185,43 +185,43 @@ def test_learnt_scales_stop_at_their_limit(scale: Scale, bound: float) -> None:
 
 
 @pytest.mark.parametrize(("ours", "_oracle"), LEARNT)
-def test_one_outlier_does_not_end_the_learning(ours: type, _oracle: type) -> None:
-    learnt = []
+def test_learnt_scales_recover_from_an_outlier(ours: type, _oracle: type) -> None:
+    factors_at_end = []
     for first in (4.0, 1e30):
         scale = prepared(ours(lr=0.1, limit=100), 1)
         for value in [first] + [4.0] * 400:
             factors = scale(step([value]))
-        learnt.append(factors.item())
-    assert learnt[1] == pytest.approx(learnt[0], rel=0.01)
+        factors_at_end.append(factors.item())
+    assert factors_at_end[1] == pytest.approx(factors_at_end[0], rel=0.01)
 
 
-# Between the losses
+# Scales that compare losses
 
 
 def test_dwa_worked_number() -> None:
-    scale = prepared(DWA(steps=2))
+    scale = prepared(DWA(window_steps=2))
     for values in ([1.5, 1], [0.5, 1], [0.25, 0.8], [0.75, 1]):
         assert_close(scale(step(values)), float64(1, 1))
     assert_close(scale(step([7, 7])), float64(0.900332, 1.099668), rtol=1e-6, atol=0)
 
 
 def test_dwa_equals_torchjd() -> None:
-    scale, oracle = prepared(DWA(steps=3, temperature=1.5), 3), scalarization.DWA(1.5)
+    scale, oracle = prepared(DWA(window_steps=3, temperature=1.5), 3), scalarization.DWA(1.5)
     for count, losses in enumerate(sequence(15), 1):
         assert_close(scale(step(losses)), gradient(oracle, losses))
         if count % 3 == 0:
             oracle.step()
 
 
-def test_dwa_bounds_the_ratio_of_a_loss_that_leaps() -> None:
-    scale = prepared(DWA(steps=1, limit=4.0))
+def test_dwa_bounds_the_ratio_of_a_sudden_rise() -> None:
+    scale = prepared(DWA(window_steps=1, limit=4.0))
     for values in ([1e-30, 1], [1e30, 1]):
         scale(step(values))
     assert_close(scale(step([1, 1])), 2 * torch.softmax(float64(4 / 2, 1 / 2), 0))
 
 
-def test_dwa_takes_two_windows_of_zeros_for_no_change() -> None:
-    scale = prepared(DWA(steps=1))
+def test_dwa_treats_two_windows_of_zeros_as_no_change() -> None:
+    scale = prepared(DWA(window_steps=1))
     for _ in range(3):
         factors = scale(step([0, 1]))
     assert factors.tolist() == [1, 1]
@@ -235,14 +235,14 @@ def test_rlw_has_the_moments_of_the_softmax_of_normal_draws() -> None:
     assert_close(factors.std(0), torch.full((3,), 0.222, dtype=torch.float64), atol=0.008, rtol=0)
 
 
-def test_rlw_deals_alike_whether_a_loss_is_there_or_not() -> None:
-    all_there, one_away = prepared(RLW(), 3), prepared(RLW(), 3)
+def test_rlw_draws_do_not_depend_on_which_losses_are_active() -> None:
+    complete, partial = prepared(RLW(), 3), prepared(RLW(), 3)
     for _ in range(5):
-        full, part = all_there(step([1, 2, 3])), one_away(step([1, 3], [0, 2]))
+        full, part = complete(step([1, 2, 3])), partial(step([1, 3], [0, 2]))
         assert_close(part, full[[0, 2]] / full[[0, 2]].sum())
 
 
-def test_rlw_draws_by_its_seed_and_leaves_the_global_generator_alone() -> None:
+def test_rlw_draws_depend_on_its_seed_and_not_on_the_global_generator() -> None:
     before = torch.get_rng_state()
     first, same, other = (prepared(RLW(seed))(step([1, 1])) for seed in (3, 3, 4))
     assert torch.equal(first, same)
@@ -264,7 +264,7 @@ def test_famo_worked_number() -> None:
     assert_close(scale.xi, float64(-0.025, 0.025), rtol=1e-5, atol=0)
 
 
-def test_famo_equals_torchjd_told_of_the_next_batch() -> None:
+def test_famo_equals_torchjd_with_the_losses_of_the_next_batch() -> None:
     losses = sequence(30)
     scale, oracle = prepared(FAMO(weight_decay=0.1), 3), scalarization.FAMO(3, weight_decay=0.1).double()
     for t in range(len(losses) - 1):
@@ -280,7 +280,7 @@ def test_famo_bounds_the_ratio_of_its_shares() -> None:
     assert (shares[1] / shares[0]).item() == pytest.approx(100, rel=1e-6)
 
 
-def test_famo_learns_only_from_losses_of_two_steps_in_a_row() -> None:
+def test_famo_updates_only_losses_of_two_consecutive_steps() -> None:
     scale = prepared(FAMO(), 3)
     for values, index in (([4, 1, 1], [0, 1, 2]), ([3, 1], [0, 1]), ([9, 1e-3], [1, 2])):
         scale(step(values, index))
@@ -301,15 +301,15 @@ def test_stch_equals_torchjd() -> None:
         assert_close(weights * scale(statistics), gradient(oracle, losses))
 
 
-def test_stch_refuses_an_ideal_value_without_a_loss() -> None:
-    with pytest.raises(ValueError, match=r"ideal values must belong to \['a', 'b'\], got one for z"):
+def test_stch_ideal_value_without_a_loss_is_an_error() -> None:
+    with pytest.raises(ValueError, match="ideal must name losses among a, b, got z"):
         prepared(STCH(ideal={"z": 1.0}))
 
 
-# By validation
+# Validation
 
 
-def held_out(scale: LRModulation, *losses: float) -> list[float]:
+def validated_factors(scale: LRModulation, *losses: float) -> list[float]:
     found = []
     for loss in losses:
         scale.update_from_validation({"a": loss})
@@ -317,27 +317,27 @@ def held_out(scale: LRModulation, *losses: float) -> list[float]:
     return found
 
 
-def test_lr_modulation_raises_while_a_loss_stalls_and_comes_back() -> None:
+def test_lr_modulation_rises_while_a_loss_stalls_and_falls_afterwards() -> None:
     scale = prepared(LRModulation(rho=1.25, k_max=1.6, patience=3))
-    assert held_out(scale, 5, 5, 6, 5, 5, 5, 4, 4, 3, 2) == pytest.approx(
+    assert validated_factors(scale, 5, 5, 6, 5, 5, 5, 4, 4, 3, 2) == pytest.approx(
         [1, 1, 1, 1.25, 1.5625, 1.6, 1.28, 1.024, 1, 1]
     )
     assert scale(step([1, 1]))[1] == 1
 
 
-def test_lr_modulation_passes_over_what_is_not_finite_or_not_measured() -> None:
+def test_lr_modulation_ignores_values_that_are_missing_or_not_finite() -> None:
     scale = prepared(LRModulation(patience=1))
-    assert held_out(scale, 5, 5, float("nan"), float("inf")) == [1, 1.25, 1.25, 1.25]
+    assert validated_factors(scale, 5, 5, float("nan"), float("inf")) == [1, 1.25, 1.25, 1.25]
     scale.update_from_validation({})
     assert scale.stalled.tolist() == [1, 0]
 
 
-def test_lr_modulation_refuses_an_unknown_loss() -> None:
-    with pytest.raises(ValueError, match=r"held-out losses must be among \['a', 'b'\], got z"):
+def test_lr_modulation_of_an_unknown_loss_is_an_error() -> None:
+    with pytest.raises(ValueError, match="validation losses must name losses among a, b, got z"):
         prepared(LRModulation()).update_from_validation({"z": 1.0})
 
 
-def test_validations_reach_the_scale_through_the_balancer() -> None:
+def test_the_balancer_passes_validation_losses_to_the_scale() -> None:
     balancer = Balancer({"a": 1, "b": 1}, LRModulation(patience=1), Sum(), Keep())
     for _ in range(2):
         balancer.update_from_validation({"b": 1.0})

@@ -1,4 +1,4 @@
-"""What every scale that looks at loss values owes the balancer: sound factors, memory only of what it saw, settings."""
+"""Properties of every scale that uses loss values: finite factors, state of active losses only, settings."""
 
 import inspect
 import io
@@ -32,21 +32,21 @@ from scale_inputs import names, prepared, step
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "balancer"
 
-# Settings under which memory fills, freezes and turns over within a few steps.
+# Settings with which state fills, freezes and is replaced within a few steps.
 EACH_ALONE: dict[str, Callable[[], Scale]] = {
     "amnl": lambda: AMNL(decay=0.8),
     "amnl_current": lambda: AMNL("current"),
-    "first_epoch": lambda: FirstEpoch(steps=5),
+    "first_epoch": lambda: FirstEpoch(epoch_steps=5),
     "imtl_l": IMTLL,
-    "initial_loss": lambda: InitialLoss(batches=5),
+    "initial_loss": lambda: InitialLoss(average_steps=5),
     "lr_modulation": lambda: LRModulation(patience=1),
-    "baseline_loss": lambda: BaselineLoss(batches=5),
+    "baseline_loss": lambda: BaselineLoss(average_steps=5),
     "realtime_loss": RealtimeLoss,
     "uncertainty": Uncertainty,
     "uncertainty_log1p": UncertaintyLog1p,
 }
 TOGETHER: dict[str, Callable[[], Scale]] = {
-    "dwa": lambda: DWA(steps=3),
+    "dwa": lambda: DWA(window_steps=3),
     "famo": FAMO,
     "gls": GLS,
     "rlw": RLW,
@@ -63,7 +63,7 @@ def values(steps: int, size: int) -> Tensor:
     return torch.randn(steps, size, generator=torch.Generator().manual_seed(2), dtype=torch.float64).exp()
 
 
-def memory(scale: Scale) -> dict[str, Tensor]:
+def state(scale: Scale) -> dict[str, Tensor]:
     """Buffers with an entry for each loss."""
     found = scale.named_buffers() if isinstance(scale, nn.Module) else []
     return {name: buffer.clone() for name, buffer in found}
@@ -96,7 +96,7 @@ def test_no_loss_makes_factors_explode(make: Callable[[], Scale], extreme: float
 
 
 @pytest.mark.parametrize("name", sorted(set(SCALES) - {"stch"}))
-def test_a_negative_loss_counts_by_its_size(name: str) -> None:
+def test_a_negative_loss_counts_by_its_magnitude(name: str) -> None:
     positive, negative = prepared(SCALES[name](), 3), prepared(SCALES[name](), 3)
     signs = torch.tensor([1.0, -1.0, 1.0])
     for losses in values(12, 3):
@@ -112,15 +112,15 @@ def test_the_order_of_the_losses_does_not_matter(name: str) -> None:
 
 
 @every_scale
-def test_an_absent_loss_keeps_its_memory(make: Callable[[], Scale]) -> None:
+def test_an_absent_loss_keeps_its_state(make: Callable[[], Scale]) -> None:
     scale = prepared(make(), 3)
     for losses in values(4, 3):
         scale(step(losses))
-    before = memory(scale)
+    before = state(scale)
     for losses in values(30, 2) * 100:
         scale(step(losses, [0, 2]))
-    for name, buffer in memory(scale).items():
-        expected = torch.tensor(math.nan, dtype=torch.float64) if name == "before" else before[name][1]
+    for name, buffer in state(scale).items():
+        expected = torch.tensor(math.nan, dtype=torch.float64) if name == "last_log" else before[name][1]
         torch.testing.assert_close(buffer[1], expected, rtol=0, atol=0, equal_nan=True)
     back = scale(step([1.0, 2.0, 3.0]))
     assert back.isfinite().all()
@@ -143,8 +143,7 @@ def balancer(make: Callable[[], Scale]) -> Balancer:
 
 
 def run(balancer: Balancer, steps: range) -> list[Tensor]:
-    """Weights of the given steps of one training; some losses come and go, and some steps are followed by a
-    validation."""
+    """Weights of the given steps of one run, with absent losses and with validations."""
     found = []
     for count in steps:
         losses = dict(zip(names(3), values(16, 3)[count], strict=True))
@@ -161,10 +160,10 @@ def run(balancer: Balancer, steps: range) -> list[Tensor]:
 @every_scale
 @pytest.mark.parametrize("stop", [1, 4, 7])
 def test_a_run_resumes_bit_for_bit(make: Callable[[], Scale], stop: int) -> None:
-    through, stopped, resumed = (balancer(make) for _ in range(3))
-    for told in (through, stopped):  # once, before the first step; from then on the priors are in the state
-        told.set_constant_baselines({"a": 3.0})
-    expected = run(through, range(16))
+    uninterrupted, stopped, resumed = (balancer(make) for _ in range(3))
+    for each in (uninterrupted, stopped):  # only before the first step; afterwards baselines are part of the state
+        each.set_constant_baselines({"a": 3.0})
+    expected = run(uninterrupted, range(16))
     run(stopped, range(stop))
     file = io.BytesIO()
     torch.save(stopped.state_dict(), file)
@@ -175,7 +174,7 @@ def test_a_run_resumes_bit_for_bit(make: Callable[[], Scale], stop: int) -> None
 
 
 @every_scale
-def test_the_balancer_weighs_by_user_weight_times_factor(make: Callable[[], Scale]) -> None:
+def test_the_balancers_weight_is_user_weight_times_factor(make: Callable[[], Scale]) -> None:
     output = leaf(1, 1, 2)
     losses = {"a": output.sum() + 0.5, "b": 3 * output.sum() + 4.0}
     result = Balancer({"a": 1.0, "b": 1.0}, make(), Sum(), Keep(), monitor_every=0)(losses, output)
@@ -187,23 +186,23 @@ def test_the_balancer_weighs_by_user_weight_times_factor(make: Callable[[], Scal
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: InitialLoss(batches=0), "batches must be 1 or more, got 0"),
-        (lambda: InitialLoss(limit=1.0), "limit must be above 1 and finite, got 1.0"),
-        (lambda: FirstEpoch(steps=0), "steps must be 1 or more, got 0"),
-        (lambda: RealtimeLoss(limit=math.inf), "limit must be above 1 and finite, got inf"),
-        (lambda: AMNL("mean"), "mode must be current or ema, got 'mean'"),  # type: ignore[arg-type]
+        (lambda: InitialLoss(average_steps=0), r"average_steps must be in \[1, inf\), got 0"),
+        (lambda: InitialLoss(limit=1.0), r"limit must be in \(1, inf\), got 1.0"),
+        (lambda: FirstEpoch(epoch_steps=0), r"epoch_steps must be in \[1, inf\), got 0"),
+        (lambda: RealtimeLoss(limit=math.inf), r"limit must be in \(1, inf\), got inf"),
+        (lambda: AMNL("mean"), "mode must be one of current, ema, got 'mean'"),  # type: ignore[arg-type]
         (lambda: AMNL(decay=1.0), r"decay must be in \[0, 1\), got 1.0"),
-        (lambda: DWA(steps=0), "steps must be 1 or more, got 0"),
-        (lambda: DWA(temperature=0.0), "temperature must be positive, got 0.0"),
-        (lambda: DWA(limit=1.0), "limit must be above 1 and finite, got 1.0"),
-        (lambda: FAMO(weight_decay=-1.0), "weight_decay must be 0 or positive, got -1.0"),
-        (lambda: STCH(mu=0.0), "mu must be positive, got 0.0"),
-        (lambda: LRModulation(rho=1.0), "rho and k_max must be above 1 and finite, got 1.0 and 4.0"),
-        (lambda: LRModulation(k_max=math.inf), "rho and k_max must be above 1 and finite, got 1.25 and inf"),
-        (lambda: LRModulation(patience=0), "patience must be 1 or more, got 0"),
+        (lambda: DWA(window_steps=0), r"window_steps must be in \[1, inf\), got 0"),
+        (lambda: DWA(temperature=0.0), r"temperature must be in \(0, inf\), got 0.0"),
+        (lambda: DWA(limit=1.0), r"limit must be in \(1, inf\), got 1.0"),
+        (lambda: FAMO(weight_decay=-1.0), r"weight_decay must be in \[0, inf\), got -1.0"),
+        (lambda: STCH(mu=0.0), r"mu must be in \(0, inf\), got 0.0"),
+        (lambda: LRModulation(rho=1.0), r"rho must be in \(1, inf\), got 1.0"),
+        (lambda: LRModulation(k_max=math.inf), r"k_max must be in \(1, inf\), got inf"),
+        (lambda: LRModulation(patience=0), r"patience must be in \[1, inf\), got 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(make: Callable[[], Scale], message: str) -> None:
+def test_settings_out_of_range_are_errors(make: Callable[[], Scale], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -1,4 +1,4 @@
-"""Scales that look at lengths of gradients: worked numbers, the identities between them, and what bounds them."""
+"""Scales that use gradient norms: worked numbers, identities between them, and bounds."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,14 +15,16 @@ from balancer.scales.gradient_normalization import GradientNormalization
 from balancer.scales.gradnorm import GradNorm, norm_gradient, norm_targets
 from balancer.scales.vqgan import VQGAN
 from balancer.statistics import SharedGradient, SharedLayers
+from balancer.strategy import UsesLossWeights
 
 NAMES = "abcdefgh"
-# Two gradients of lengths 5 and 2.
+# Two gradients with norms 5 and 2.
 PAIR = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
 
 
 def prepared(scale: Any, names: str | list[str] = "ab") -> Any:
-    scale.prepare(dict.fromkeys(names, 1.0))
+    if isinstance(scale, UsesLossWeights):
+        scale.prepare(dict.fromkeys(names, 1.0))
     return scale
 
 
@@ -39,10 +41,10 @@ def statistics(
     return Statistics(torch.tensor(index or range(count)), values, users, rows[:, None, None].float(), shared_gradient)
 
 
-def rows_of(lengths: list[float], seed: int = 0, size: int = 12) -> Tensor:
-    """Random directions."""
-    rows = torch.randn(len(lengths), size, generator=torch.Generator().manual_seed(seed))
-    return torch.tensor(lengths)[:, None] * nn.functional.normalize(rows, dim=1)
+def rows_of(norms: list[float], seed: int = 0, size: int = 12) -> Tensor:
+    """Rows in random directions with these norms."""
+    rows = torch.randn(len(norms), size, generator=torch.Generator().manual_seed(seed))
+    return torch.tensor(norms)[:, None] * nn.functional.normalize(rows, dim=1)
 
 
 def double(*values: float) -> Tensor:
@@ -62,7 +64,7 @@ def test_rates_example() -> None:
     assert_close(rates_of(rates, [2.0, 0.5]), double(2 / 3, 4 / 3))
 
 
-def test_a_loss_that_comes_late_starts_at_its_own_first_value() -> None:
+def test_a_late_loss_starts_at_its_own_first_value() -> None:
     rates = InverseRates({"a": 1, "b": 1, "c": 1})
     rates_of(rates, [4.0], [0])
     rates_of(rates, [8.0, 5.0], [0, 2])
@@ -70,7 +72,7 @@ def test_a_loss_that_comes_late_starts_at_its_own_first_value() -> None:
     assert_close(rates_of(rates, [4.0, 15.0], [0, 2]), double(0.5, 1.5))
 
 
-def test_losses_without_a_rate_count_one_and_for_nobody_else() -> None:
+def test_excluded_losses_have_rate_one_and_do_not_affect_the_others() -> None:
     rates = InverseRates({"a": 1, "b": 1, "c": 1}, ["c", "elsewhere"])
     rates_of(rates, [4.0, 0.5, -3.0])
     assert_close(rates_of(rates, [2.0, 0.5, 700.0]), double(2 / 3, 4 / 3, 1))
@@ -106,7 +108,7 @@ def test_gradient_normalization_example(settings: dict[str, Any], expected: list
     assert_close(factors @ PAIR.double(), double(*expected), atol=1e-6, rtol=0)
 
 
-def test_without_rates_it_is_encodecs_scale_without_a_memory() -> None:
+def test_without_rates_it_is_encodecs_scale_without_averages() -> None:
     ours, encodec = prepared(GradientNormalization(), "abcd"), prepared(EmaNorm(0.0, 4.0, "batch"), "abcd")
     for seed in range(5):
         step = statistics(rows_of([1e3, 1.0, 1e-3, 7.0], seed))
@@ -123,7 +125,7 @@ def test_db_mtl_example(sign: float) -> None:
     assert_close(factors @ rows.double(), double(4, 4))
 
 
-def test_db_mtl_averages_lengths() -> None:
+def test_db_mtl_averages_norms() -> None:
     scale = prepared(DBMTL(decay=0.5))
     scale(statistics(PAIR, [5.0, 1.0]))
     # Averages (1 / 2 * 1 + 3) / 1.5 = 7 / 3 and (1 / 2 * 2 + 8) / 1.5 = 6.
@@ -131,7 +133,7 @@ def test_db_mtl_averages_lengths() -> None:
     assert_close(factors, double(6 / (7 / 3) / (5 / 3), 4.0))
 
 
-def test_a_loss_near_zero_changes_the_common_length_alone() -> None:
+def test_db_mtl_uses_loss_values_only_for_the_common_norm() -> None:
     bounded, published = prepared(DBMTL(0.0, 1e-3)), prepared(DBMTL(0.0, 1e-30))
     ordinary = statistics(PAIR, [0.5, 0.002])
     assert_close(bounded(ordinary), published(ordinary))
@@ -142,7 +144,7 @@ def test_a_loss_near_zero_changes_the_common_length_alone() -> None:
 
 # GradNorm
 
-WEIGHTS, LENGTHS = double(1, 1), double(6, 2)
+WEIGHTS, NORMS = double(1, 1), double(6, 2)
 
 
 @pytest.mark.parametrize(
@@ -151,17 +153,17 @@ WEIGHTS, LENGTHS = double(1, 1), double(6, 2)
 def test_gradnorm_example(alpha: float, targets: list[float], loss: float) -> None:
     rates = InverseRates({"a": 1, "b": 1})
     rates_of(rates, [4.0, 0.5])
-    found = norm_targets(WEIGHTS, LENGTHS, rates_of(rates, [2.0, 0.5]), alpha)
+    found = norm_targets(WEIGHTS, NORMS, rates_of(rates, [2.0, 0.5]), alpha)
     assert_close(found, double(*targets), atol=1e-6, rtol=0)
-    assert (WEIGHTS * LENGTHS - found).abs().sum().item() == pytest.approx(loss, abs=1e-6)
-    gradient = norm_gradient(WEIGHTS, LENGTHS, found)
+    assert (WEIGHTS * NORMS - found).abs().sum().item() == pytest.approx(loss, abs=1e-6)
+    gradient = norm_gradient(WEIGHTS, NORMS, found)
     assert gradient.tolist() == [6, -2]
-    # The paper's own step: gradient descent in w, then the sum restored.
-    moved = WEIGHTS - 0.025 * gradient
-    assert_close(2 * moved / moved.sum(), double(0.894737, 1.105263), atol=1e-6, rtol=0)
+    # The paper's step: gradient descent in w, then normalisation to the sum m.
+    updated = WEIGHTS - 0.025 * gradient
+    assert_close(2 * updated / updated.sum(), double(0.894737, 1.105263), atol=1e-6, rtol=0)
 
 
-def test_the_gradient_is_what_autograd_finds() -> None:
+def test_gradnorms_gradient_equals_autograd() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         weights, norms, rates = torch.rand(3, 5, generator=generator, dtype=torch.float64)
@@ -171,7 +173,7 @@ def test_the_gradient_is_what_autograd_finds() -> None:
         assert_close(norm_gradient(weights.detach(), norms, targets), expected)
 
 
-def test_the_step_in_the_logits_is_what_autograd_and_adam_make_of_it() -> None:
+def test_gradnorms_step_equals_autograd_and_adam() -> None:
     """The same controller with torch's softmax, autograd and Adam."""
     scale = prepared(GradNorm(alpha=0.7, lr=0.1), "abc")
     logits = nn.Parameter(torch.zeros(3, dtype=torch.float64))
@@ -192,19 +194,19 @@ def test_the_step_in_the_logits_is_what_autograd_and_adam_make_of_it() -> None:
         adam.step()
 
 
-@pytest.mark.parametrize("lengths", [[6.0, 2.0], [1e3, 1.0, 1e-3], [1e-6, 3e-6, 1e-5, 1e-6]])
-def test_without_rates_lengths_become_equal(lengths: list[float]) -> None:
-    scale = prepared(GradNorm(alpha=0.0), NAMES[: len(lengths)])
+@pytest.mark.parametrize("norms", [[6.0, 2.0], [1e3, 1.0, 1e-3], [1e-6, 3e-6, 1e-5, 1e-6]])
+def test_gradnorm_without_rates_makes_norms_equal(norms: list[float]) -> None:
+    scale = prepared(GradNorm(alpha=0.0), NAMES[: len(norms)])
     for seed in range(600):
-        factors = scale(statistics(rows_of(lengths, seed)))
-    contributions = factors * double(*lengths)
+        factors = scale(statistics(rows_of(norms, seed)))
+    contributions = factors * double(*norms)
     assert_close(contributions / contributions.mean(), torch.ones_like(contributions), rtol=0, atol=0.05)
-    assert factors.sum().item() == pytest.approx(len(lengths))
-    if lengths == [6.0, 2.0]:
+    assert factors.sum().item() == pytest.approx(len(norms))
+    if norms == [6.0, 2.0]:
         assert_close(factors, double(0.5, 1.5), atol=0.05, rtol=0)
 
 
-def test_gradnorm_does_not_see_the_common_length() -> None:
+def test_gradnorm_does_not_depend_on_the_common_norm() -> None:
     one, other = prepared(GradNorm(), "abc"), prepared(GradNorm(), "abc")
     for seed in range(50):
         rows = rows_of([1.0, 5.0, 0.1], seed)
@@ -229,8 +231,8 @@ def test_absent_losses_keep_their_logits() -> None:
     assert (scale.logits != before).tolist() == [True, False, True]
 
 
-def matrix_pullback(seen: list[str] | None = None, fill: float | None = None) -> SharedGradient:
-    """Parameters that the output depends on linearly: 20 of the last layer, 40 in all."""
+def linear_shared_gradient(seen: list[str] | None = None, fill: float | None = None) -> SharedGradient:
+    """Gradients at parameters of which the output is a linear function: 20 in the last layer, 40 in all."""
     matrices = {
         layers: torch.randn(12, size, generator=torch.Generator().manual_seed(size))
         for layers, size in (("last_layer", 20), ("all_shared", 40))
@@ -246,31 +248,31 @@ def matrix_pullback(seen: list[str] | None = None, fill: float | None = None) ->
 
 
 @pytest.mark.parametrize("layers", ["last_layer", "all_shared"])
-def test_gradnorm_at_parameters_makes_lengths_there_equal(layers: SharedLayers) -> None:
+def test_gradnorm_at_parameters_makes_norms_there_equal(layers: SharedLayers) -> None:
     seen: list[str] = []
     scale = prepared(GradNorm(layers, alpha=0.0))
     rows = rows_of([6.0, 0.5])
     for _ in range(400):
-        factors = scale(statistics(rows, shared_gradient=matrix_pullback(seen)))
-    lengths = torch.stack([torch.linalg.vector_norm(matrix_pullback()(row, layers)) for row in rows]).double()
-    assert_close((factors * lengths) / (factors * lengths).mean(), double(1, 1), rtol=0, atol=0.1)
+        factors = scale(statistics(rows, shared_gradient=linear_shared_gradient(seen)))
+    norms = torch.stack([torch.linalg.vector_norm(linear_shared_gradient()(row, layers)) for row in rows]).double()
+    assert_close((factors * norms) / (factors * norms).mean(), double(1, 1), rtol=0, atol=0.1)
     assert set(seen) == {layers}
     assert len(seen) == 2 * 400
 
 
 @pytest.mark.parametrize("fill", [float("nan"), float("inf"), 0.0])
-def test_lengths_that_are_no_numbers_leave_no_trace(fill: float) -> None:
+def test_gradnorm_ignores_norms_that_are_not_finite(fill: float) -> None:
     scale = prepared(GradNorm("last_layer"))
     for step in range(10):
-        shared_gradient = matrix_pullback(fill=fill if step == 4 else None)
+        shared_gradient = linear_shared_gradient(fill=fill if step == 4 else None)
         factors = scale(statistics(rows_of([1.0, 3.0]), shared_gradient=shared_gradient))
         assert factors.isfinite().all()
     assert all(buffer.isfinite().all() for buffer in scale.buffers())
 
 
-def test_lengths_at_parameters_want_a_pullback() -> None:
+def test_norms_at_parameters_need_shared_gradient() -> None:
     for scale in (GradNorm("last_layer"), VQGAN("all_shared")):
-        with pytest.raises(ValueError, match="want a shared_gradient"):
+        with pytest.raises(ValueError, match="need shared_gradient"):
             prepared(scale)(statistics(PAIR))
 
 
@@ -295,10 +297,10 @@ def test_the_reconstruction_is_the_weighted_sum_of_all_other_losses() -> None:
 
 
 @pytest.mark.parametrize("layers", ["last_layer", "all_shared"])
-def test_vqgan_takes_two_gradients_to_the_parameters(layers: SharedLayers) -> None:
+def test_vqgan_computes_two_gradients_at_the_parameters(layers: SharedLayers) -> None:
     seen: list[str] = []
     rows, names = rows_of([1.0, 2.0, 0.5]), ["l1", "mel", "adversarial"]
-    shared_gradient = matrix_pullback(seen)
+    shared_gradient = linear_shared_gradient(seen)
     factors = prepared(VQGAN(layers), names)(statistics(rows, shared_gradient=shared_gradient))
     assert seen == [layers, layers]
     parts = [torch.linalg.vector_norm(shared_gradient(each, layers)).item() for each in (rows[0] + rows[1], rows[2])]
@@ -312,11 +314,11 @@ def test_the_adversarial_weight_is_limited() -> None:
 
 
 @pytest.mark.parametrize("index", [[0], [1]])
-def test_one_side_alone_is_left_as_it_is(index: list[int]) -> None:
+def test_vqgan_with_one_side_missing_has_factor_one(index: list[int]) -> None:
     assert prepared(VQGAN("output", ["b"]))(statistics(torch.ones(1, 3), index=index)).tolist() == [1]
 
 
-# All of them
+# All
 
 MAKERS: Mapping[str, Callable[[], Any]] = {
     "gradient_normalization": lambda: GradientNormalization(rate_exponent=1.0),
@@ -330,8 +332,8 @@ def test_state_survives_a_checkpoint(name: str) -> None:
     def run(scale: Any, seeds: range) -> list[Tensor]:
         return [scale(statistics(rows_of([1.0, 9.0], seed), [2.0 / (1 + seed), 1.0])) for seed in seeds]
 
-    through, stopped, resumed = (prepared(MAKERS[name]()) for _ in range(3))
-    expected = run(through, range(10))
+    uninterrupted, stopped, resumed = (prepared(MAKERS[name]()) for _ in range(3))
+    expected = run(uninterrupted, range(10))
     run(stopped, range(5))
     resumed.load_state_dict(stopped.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(run(resumed, range(5, 10)), expected[5:], strict=True))
@@ -340,17 +342,17 @@ def test_state_survives_a_checkpoint(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GradientNormalization(rate_exponent=-1.0), "rate_exponent must be 0 or more, got -1"),
+        (lambda: GradientNormalization(rate_exponent=-1.0), r"rate_exponent must be in \[0, inf\), got -1"),
         (lambda: DBMTL(decay=1.0), r"decay must be in \[0, 1\), got 1"),
-        (lambda: DBMTL(smallest_loss=0.0), "smallest_loss must be positive, got 0"),
-        (lambda: GradNorm("decoder"), "norm_on must be output, last_layer or all_shared, got 'decoder'"),
-        (lambda: GradNorm(alpha=-0.1), "alpha must be 0 or more, got -0.1"),
-        (lambda: prepared(GradNorm(lr=0.0)), "lr must be positive, got 0"),
-        (lambda: VQGAN("decoder"), "norm_on must be output, last_layer or all_shared, got 'decoder'"),
-        (lambda: VQGAN(eps=0.0), "eps must be positive, got 0"),
-        (lambda: VQGAN(limit=0.0), "limit must be positive, got 0"),
+        (lambda: DBMTL(smallest_loss=0.0), r"smallest_loss must be in \(0, inf\), got 0"),
+        (lambda: GradNorm("decoder"), "norm_on must be one of output, last_layer, all_shared, got 'decoder'"),
+        (lambda: GradNorm(alpha=-0.1), r"alpha must be in \[0, inf\), got -0.1"),
+        (lambda: prepared(GradNorm(lr=0.0)), r"lr must be in \(0, inf\), got 0"),
+        (lambda: VQGAN("decoder"), "norm_on must be one of output, last_layer, all_shared, got 'decoder'"),
+        (lambda: VQGAN(eps=0.0), r"eps must be in \(0, inf\), got 0"),
+        (lambda: VQGAN(limit=0.0), r"limit must be in \(0, inf\), got 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:
+def test_settings_out_of_range_are_errors(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

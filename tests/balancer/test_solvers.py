@@ -1,4 +1,4 @@
-"""The small solvers reach the optimum, on the inputs that general ones stumble over too."""
+"""The small solvers reach the optimum, also on inputs where general solvers fail."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from balancer.solvers import ROUNDING, fair_point, min_norm_point, nonnegative_minimum, to_dual_cone
+from balancer.solvers import ROUNDING, fair_point, min_norm_point, nonnegative_minimum, project_to_dual_cone
 from direction_inputs import DEGENERATE, rows_of
 
 Array = NDArray[np.float64]
@@ -35,7 +35,7 @@ def test_nonnegative_minimum_is_optimal(rows: Tensor) -> None:
 
 
 def test_nonnegative_minimum_where_several_unknowns_become_positive_together() -> None:
-    """Rows of signs have equal cosines in plenty; SciPy 1.17's nnls fails on about one such problem in 2000."""
+    """Rows of signs have many equal cosines. SciPy 1.17's nnls fails on about one such problem in 2000."""
     generator = np.random.default_rng(0)
     for _ in range(500):
         unit = generator.choice([-1.0, 1.0], (6, 12)) / np.sqrt(12)
@@ -44,8 +44,8 @@ def test_nonnegative_minimum_where_several_unknowns_become_positive_together() -
             assert_optimal(cosines, row, x)
 
 
-def test_nonnegative_minimum_when_exchanging_all_signs_would_cycle() -> None:
-    """Strong couplings of either sign: rounds that exchange everything go round and round, single exchanges end."""
+def test_nonnegative_minimum_where_exchanging_all_signs_would_cycle() -> None:
+    """With strong couplings of both signs, exchanging all wrong signs cycles; single exchanges terminate."""
     generator = np.random.default_rng(1)
     for _ in range(300):
         factor = generator.standard_normal((10, 10))
@@ -58,36 +58,36 @@ def test_nonnegative_minimum_when_exchanging_all_signs_would_cycle() -> None:
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_to_dual_cone_projects(rows: Tensor) -> None:
-    """The result is in the cone, what was added is a combination of rows with weights >= 0 and orthogonal to it."""
+def test_project_to_dual_cone(rows: Tensor) -> None:
+    """The result is in the cone. The difference is a combination of rows with weights >= 0 and orthogonal to it."""
     cosines = cosines_of(rows)
     targets = np.random.default_rng(0).standard_normal((4, len(cosines)))
-    projected = to_dual_cone(cosines, targets)
+    projected = project_to_dual_cone(cosines, targets)
     size = np.abs(projected).sum()
     assert (projected - targets).min() >= 0
     assert (projected @ cosines).min() >= -1e-9 * size
     assert np.abs(((projected - targets) @ cosines * projected).sum(1)).max() <= 1e-9 * size**2
-    assert np.abs((to_dual_cone(cosines, projected) - projected) @ cosines).max() <= 1e-6 * size
+    assert np.abs((project_to_dual_cone(cosines, projected) - projected) @ cosines).max() <= 1e-6 * size
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_min_norm_point_is_nearer_than_every_vertex_sees(rows: Tensor) -> None:
-    """d . r_i >= |d|^2 for all i holds for the shortest point of the hull alone."""
-    cosines, lengths = cosines_of(rows), rows.norm(dim=1).numpy()
-    weights = min_norm_point(cosines, lengths)
+def test_min_norm_point_is_optimal(rows: Tensor) -> None:
+    """Only the shortest point d of the hull has d . r_i >= |d|^2 for all i."""
+    cosines, norms = cosines_of(rows), rows.norm(dim=1).numpy()
+    weights = min_norm_point(cosines, norms)
     assert weights.min() >= 0
     assert weights.sum() == pytest.approx(1)
-    products = lengths * (cosines @ (weights * lengths))
-    assert (products - weights @ products).min() >= -1e-9 * lengths.min() * lengths.max()
+    products = norms * (cosines @ (weights * norms))
+    assert (products - weights @ products).min() >= -1e-9 * norms.min() * norms.max()
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 4.0])
 @pytest.mark.parametrize("rows", ROWS)
-def test_fair_point_bounds_what_opposed_rows_ask_for(alpha: float, rows: Tensor) -> None:
+def test_fair_point_is_bounded_for_opposed_rows(alpha: float, rows: Tensor) -> None:
     cosines = cosines_of(rows)
-    lengths = np.geomspace(1.0, 100.0, len(cosines))
-    v = fair_point(cosines, lengths, alpha)
+    norms = np.geomspace(1.0, 100.0, len(cosines))
+    v = fair_point(cosines, norms, alpha)
     assert v.min() > 0
-    assert np.linalg.norm(v) <= 1.001e6 * np.linalg.norm(lengths)
+    assert np.linalg.norm(v) <= 1.001e6 * np.linalg.norm(norms)
     if np.linalg.eigvalsh(cosines)[0] > 1e-3:
-        np.testing.assert_allclose(cosines @ v, lengths * (lengths / v) ** (1 / alpha), rtol=1e-4)
+        np.testing.assert_allclose(cosines @ v, norms * (norms / v) ** (1 / alpha), rtol=1e-4)

@@ -1,4 +1,4 @@
-"""What every strategy in configs/balancer promises, whatever it computes: nothing a training run can meet breaks it."""
+"""Properties of every strategy in configs/balancer on all inputs that can occur in training."""
 
 import io
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from balancer_inputs import leaf, linear, noise
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STRATEGIES = sorted(path.stem for path in (CONFIGS / "balancer").glob("*.yaml"))
-# Those whose result depends on draws: another order of the losses is dealt other ones.
+# Strategies with random draws: another order of the losses gets other draws.
 RANDOM = {"graddrop", "gradvac", "pcgrad", "rlw"}
-# Those to which a loss multiplied by a constant is the same loss.
+# Strategies whose direction does not change if a loss is multiplied by a constant.
 SCALE_FREE = {
     "amnl", "amnl_current", "conflict_free", "db_mtl", "encodec", "encodec_batch_invariant", "gls",
     "gradient_normalization", "gradient_normalization_rate", "imtl_g", "initial_loss", "nash_mtl", "realtime_loss",
@@ -30,7 +30,7 @@ SCALE_FREE = {
 SHAPE = (2, 1, 8)
 NAMES = ["mel", "l1", "adversarial", "feature_matching", "l2", "si_sdr", "stft", "other"]
 FOUR = {"mel": 1.0, "l1": 0.1, "adversarial": 3.0, "feature_matching": 3.0}
-# No strategy's gradient is longer than this many times the weighted sum of the lengths, each at least 1.
+# Largest norm of a combined gradient, as a multiple of the weighted sum of the norms, each at least 1.
 LIMIT = 1e4
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
@@ -62,7 +62,7 @@ _TO_PARAMETERS = torch.randn(16, 24, generator=torch.Generator().manual_seed(0))
 
 
 def shared_gradient(gradient: Tensor, layers: SharedLayers) -> Tensor:
-    """Parameters that the output depends on linearly."""
+    """Gradient at parameters of which the output is a linear function."""
     return gradient.flatten() @ _TO_PARAMETERS
 
 
@@ -72,7 +72,7 @@ def gradients(names: list[str], seed: int = 0, spread: float = 1.0) -> dict[str,
 
 
 def step(balancer: Balancer, rows: Mapping[str, Tensor], values: Mapping[str, float] | float = 1.0) -> Balanced:
-    """One call on losses of these gradients and values."""
+    """One call with losses of these gradients and values."""
     output = leaf(*SHAPE)
     losses = {}
     for name, row in rows.items():
@@ -81,13 +81,13 @@ def step(balancer: Balancer, rows: Mapping[str, Tensor], values: Mapping[str, fl
 
 
 def check(result: Balanced, balancer: Balancer, rows: Mapping[str, Tensor], limit: float = LIMIT) -> None:
-    """The result is finite, no longer than it may be, and the sum that its weights say."""
+    """Checks that the result is finite, not longer than allowed, and the sum with the reported weights."""
     assert result.gradient.dtype == torch.float32
     assert result.gradient.isfinite().all()
     assert result.is_finite
     longest = sum(balancer.weights[name] * max(1.0, row.norm().item()) for name, row in rows.items())
     assert result.gradient.norm() <= limit * longest
-    if type(balancer.strategy.direction).__name__ != "GradDrop":  # its weights differ from element to element
+    if type(balancer.strategy.direction).__name__ != "GradDrop":  # it has a weight for every element
         terms = torch.stack([result.weights[name] * row.double() for name, row in rows.items()])
         assert_close(result.gradient.double(), terms.sum(0), rtol=1e-3, atol=1e-4 * terms.abs().max().item())
 
@@ -119,7 +119,7 @@ def test_one_loss_alone_keeps_its_direction(strategy: str) -> None:
 
 @every_strategy
 @pytest.mark.parametrize("spread", [1.0, 1e6])
-def test_eight_losses_whose_lengths_spread_over_six_decades(strategy: str, spread: float) -> None:
+def test_eight_losses_whose_norms_spread_over_six_decades(strategy: str, spread: float) -> None:
     balancer = make(strategy, dict.fromkeys(NAMES, 1.0))
     for seed in range(8):
         rows = gradients(NAMES, seed, spread)
@@ -144,25 +144,25 @@ def test_a_loss_multiplied_by_1000(strategy: str, louder: str) -> None:
 @every_strategy
 @pytest.mark.parametrize("absence", ["no value", "no gradient from the start", "zero"])
 def test_a_loss_that_returns_is_not_amplified(strategy: str, absence: str) -> None:
-    """After 100 zeros AudioCraft's balancer does so 100 times."""
+    """After 100 zeros AudioCraft's balancer amplifies it by a factor of 100."""
     weights = {"mel": 1.0, "adversarial": 1.0}
-    away, usual = make(strategy, weights), make(strategy, weights)
+    absent, usual = make(strategy, weights), make(strategy, weights)
     rows = gradients(list(weights), 3)
     before = [step(usual, rows).weights["adversarial"].abs().item() for _ in range(20)]
     if absence != "no gradient from the start":
         for _ in range(20):
-            step(away, rows)
+            step(absent, rows)
     output = leaf(*SHAPE)
     losses = linear(output, {"mel": rows["mel"]})
     if absence != "no value":
         losses |= linear(output, {"adversarial": 0 * rows["adversarial"]}, 0.0 if absence == "zero" else 1.0)
     for _ in range(100):
-        result = away(losses, output, shared_gradient)
-    check(result, away, {"mel": rows["mel"]})
+        result = absent(losses, output, shared_gradient)
+    check(result, absent, {"mel": rows["mel"]})
     assert cosine(result.gradient, rows["mel"]) == pytest.approx(1, abs=1e-5)
     for _ in range(20):
-        result = step(away, rows)
-        check(result, away, rows)
+        result = step(absent, rows)
+        check(result, absent, rows)
         assert result.weights["adversarial"].abs() <= 10 * max(before)
 
 
@@ -180,22 +180,22 @@ def test_a_loss_that_falls_below_zero_is_still_minimised(strategy: str, last: fl
 
 @every_strategy
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_not_finite_leaves_no_trace(strategy: str, value: float) -> None:
-    struck, spared = make(strategy, FOUR), make(strategy, FOUR)
+def test_a_value_that_is_not_finite_does_not_change_the_state(strategy: str, value: float) -> None:
+    disturbed, undisturbed = make(strategy, FOUR), make(strategy, FOUR)
     for seed in range(6):
         rows = gradients(list(FOUR), seed)
         present = {name: row for name, row in rows.items() if seed != 3 or name != "l1"}
-        result = step(struck, rows, dict.fromkeys(FOUR, 1.0) | ({"l1": value} if seed == 3 else {}))
-        check(result, struck, present)
+        result = step(disturbed, rows, dict.fromkeys(FOUR, 1.0) | ({"l1": value} if seed == 3 else {}))
+        check(result, disturbed, present)
         assert result.dropped == (("l1",) if seed == 3 else ())
-        assert torch.equal(result.gradient, step(spared, present).gradient)
+        assert torch.equal(result.gradient, step(undisturbed, present).gradient)
 
 
 @every_strategy
 @pytest.mark.parametrize("entry", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_leaves_no_trace(strategy: str, entry: float) -> None:
-    """Strategies that look at no gradient cannot know; the caller finds the sum not finite and skips the step."""
-    struck, spared = make(strategy, FOUR), make(strategy, FOUR)
+def test_a_gradient_that_is_not_finite_does_not_change_the_state(strategy: str, entry: float) -> None:
+    """Strategies of loss values do not check gradients. Their sum is not finite, and the caller skips the step."""
+    disturbed, undisturbed = make(strategy, FOUR), make(strategy, FOUR)
     bad = torch.zeros(SHAPE)
     bad[1, 0, 3] = entry
     for seed in range(6):
@@ -204,16 +204,18 @@ def test_a_gradient_that_is_not_finite_leaves_no_trace(strategy: str, entry: flo
             output = leaf(*SHAPE)
             losses = linear(output, rows)
             losses["l1"] = _Gradient.apply(output, bad) + 1.0
-            looks = struck.strategy.needs_gradients
-            result = struck(losses, output, shared_gradient)
-            expected = step(spared, {name: row for name, row in rows.items() if name != "l1" or not looks})
-            if not looks:
+            uses_gradients = disturbed.strategy.needs_gradients
+            result = disturbed(losses, output, shared_gradient)
+            expected = step(
+                undisturbed, {name: row for name, row in rows.items() if name != "l1" or not uses_gradients}
+            )
+            if not uses_gradients:
                 assert not result.gradient.isfinite().all()
                 continue
             assert result.dropped == ("l1",)
         else:
-            result, expected = step(struck, rows), step(spared, rows)
-        check(result, struck, rows if result.dropped == () else {n: r for n, r in rows.items() if n != "l1"})
+            result, expected = step(disturbed, rows), step(undisturbed, rows)
+        check(result, disturbed, rows if result.dropped == () else {n: r for n, r in rows.items() if n != "l1"})
         assert torch.equal(result.gradient, expected.gradient)
 
 
@@ -259,13 +261,13 @@ def test_duplicate_and_dependent_gradients(strategy: str) -> None:
 def test_losses_computed_in_bfloat16(strategy: str) -> None:
     inside, outside = make(strategy, FOUR), make(strategy, FOUR)
     results = []
-    for balancer, below in ((inside, True), (outside, False)):
+    for balancer, enabled in ((inside, True), (outside, False)):
         output = leaf(*SHAPE)
         with torch.autocast("cpu", torch.bfloat16):
             losses = {name: (output.bfloat16() * row.bfloat16()).sum() + 1 for name, row in gradients([*FOUR]).items()}
         assert {loss.dtype for loss in losses.values()} == {torch.bfloat16}
         for _ in range(3):
-            with torch.autocast("cpu", torch.bfloat16, enabled=below):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 results.append(balancer(losses, output, shared_gradient).gradient)
     for a, b in zip(results[:3], results[3:], strict=True):
         assert a.dtype == torch.float32
@@ -275,7 +277,7 @@ def test_losses_computed_in_bfloat16(strategy: str) -> None:
 
 @every_strategy
 def test_the_state_resumes_bit_for_bit(strategy: str) -> None:
-    through, stopped, resumed = (make(strategy, FOUR) for _ in range(3))
+    uninterrupted, stopped, resumed = (make(strategy, FOUR) for _ in range(3))
 
     def run(balancer: Balancer, seeds: range) -> list[Tensor]:
         found = []
@@ -287,7 +289,7 @@ def test_the_state_resumes_bit_for_bit(strategy: str) -> None:
             balancer.update_from_validation({"mel": 1.0 + seed % 3, "l1": 1.0})
         return found
 
-    expected = run(through, range(24))
+    expected = run(uninterrupted, range(24))
     run(stopped, range(11))
     file = io.BytesIO()
     torch.save(stopped.state_dict(), file)

@@ -1,4 +1,4 @@
-"""Discriminators: equal to the encodec package's, stereo, memory format, short audio, one pass for both signals."""
+"""Discriminators: equality with the encodec package, stereo, memory format, short audio, one pass for both signals."""
 
 import math
 import warnings
@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from losses import (
     AdversarialLoss,
     CombinedDiscriminator,
+    DiscriminatorOutput,
     MultiPeriodDiscriminator,
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
+    discriminator_loss,
+    feature_matching_loss,
+    generator_loss,
+    minimum_samples,
+    segment_samples,
 )
 
 Discriminator = MultiScaleSTFTDiscriminator | MultiPeriodDiscriminator | MultiScaleDiscriminator | CombinedDiscriminator
@@ -23,7 +29,7 @@ SMALL: dict[str, Callable[[], Discriminator]] = {
     "stft": lambda: MultiScaleSTFTDiscriminator(4, [128, 64]),
     "compressed": lambda: MultiScaleSTFTDiscriminator(4, [128, 64], compression=0.3),
     "period": lambda: MultiPeriodDiscriminator([2, 5], [4, 8]),
-    "scale": lambda: MultiScaleDiscriminator(2, 4, 16),
+    "scale": lambda: MultiScaleDiscriminator(num_sub_discriminators=2, filters=4, max_filters=16),
     "combined": lambda: CombinedDiscriminator(
         [MultiScaleSTFTDiscriminator(4, [128]), MultiPeriodDiscriminator([3], [4, 8])]
     ),
@@ -58,8 +64,8 @@ def test_multi_scale_stft_equals_encodecs() -> None:
     windows = [256, 512, 128]
     torch.manual_seed(0)
     reference, ours = _encodec(6, windows), MultiScaleSTFTDiscriminator(6, windows)
-    for theirs, mine in zip(reference.discriminators, ours.sub_discriminators, strict=True):
-        source, target = theirs.state_dict(), mine.state_dict()
+    for theirs, own in zip(reference.discriminators, ours.sub_discriminators, strict=True):
+        source, target = theirs.state_dict(), own.state_dict()
         names = {f"convs.{index}": f"convs.{index}.conv" for index in range(5)} | {"output": "conv_post.conv"}
         parts = {
             "bias": "bias",
@@ -71,7 +77,7 @@ def test_multi_scale_stft_equals_encodecs() -> None:
         for key in target:
             layer = next(name for name in names if key.startswith(name + "."))
             copied[key] = source[f"{names[layer]}.{parts[key[len(layer) + 1 :]]}"]
-        mine.load_state_dict(copied)
+        own.load_state_dict(copied)
     audio = _audio(samples=1500)
     logits, features = reference(audio)
     output = ours(audio)
@@ -83,11 +89,11 @@ def test_multi_scale_stft_equals_encodecs() -> None:
 
 
 def test_paper_sizes_have_the_published_parameter_counts() -> None:
-    # Per scale: 2·32·27 + 32, three of 32·32·27 + 2·32, 32·32·9 + 2·32, and 32·9 + 2.
-    per_scale = 1760 + 3 * (27_648 + 64) + 9216 + 64 + 290
+    # Per window: 2·32·27 + 32, three of 32·32·27 + 2·32, 32·32·9 + 2·32, and 32·9 + 2.
+    per_window = 1760 + 3 * (27_648 + 64) + 9216 + 64 + 290
     assert (
         _parameters(MultiScaleSTFTDiscriminator())
-        == 5 * per_scale
+        == 5 * per_window
         == _parameters(_encodec(32, [2048, 1024, 512, 256, 128]))
     )
     # HiFi-GAN's multi-period discriminator has 41.1 million, MelGAN's multi-scale one 16.9 million.
@@ -122,25 +128,25 @@ def test_compression_keeps_phases_and_takes_a_power_of_magnitudes() -> None:
     plain, compressed = (torch.complex(*image.double().unbind(1)).numpy() for image in seen)
     loud = abs(plain) > 1e-2  # -40 dB, well above the floor of -80
     assert loud.mean() > 0.9
-    wanted = abs(plain) ** 0.3 * np.exp(1j * np.angle(plain))
-    np.testing.assert_allclose(compressed[loud], wanted[loud], rtol=1e-4)
+    expected = abs(plain) ** 0.3 * np.exp(1j * np.angle(plain))
+    np.testing.assert_allclose(compressed[loud], expected[loud], rtol=1e-4)
 
 
-def test_compression_has_finite_gradients_in_silence_and_hears_what_is_quiet() -> None:
+def test_compression_has_finite_gradients_in_silence_and_raises_quiet_components() -> None:
     silence = torch.zeros(1, 1, 256, requires_grad=True)
     output = MultiScaleSTFTDiscriminator(4, [64], compression=0.3)(silence)
-    (gradient,) = torch.autograd.grad(AdversarialLoss().generator(output.logits), silence)
+    (gradient,) = torch.autograd.grad(generator_loss(output.logits), silence)
     assert bool(gradient.isfinite().all())
-    # A tone 60 dB below another: how much of the first layer's output is due to it.
+    # Relative change of the first layer's output by a tone 60 dB below another one.
     time = torch.arange(4096) / 24000
     loud, quiet = (torch.sin(2 * math.pi * f * time)[None, None] for f in (500, 8000))
-    heard = []
+    changes = []
     for compression in (1.0, 0.3):
         torch.manual_seed(0)
         first = MultiScaleSTFTDiscriminator(4, [512], compression=compression)
         without, with_it = (first(audio).features[0][0] for audio in (loud, loud + 1e-3 * quiet))
-        heard.append(((with_it - without).norm() / without.norm()).item())
-    assert heard[1] > 10 * heard[0]
+        changes.append(((with_it - without).norm() / without.norm()).item())
+    assert changes[1] > 10 * changes[0]
 
 
 @pytest.mark.parametrize("compression", [0.0, -0.3, 1.1, math.nan])
@@ -149,7 +155,7 @@ def test_compression_out_of_range_is_refused(compression: float) -> None:
         MultiScaleSTFTDiscriminator(4, [64], compression=compression)
 
 
-def test_periods_see_every_pth_sample() -> None:
+def test_a_period_folds_every_pth_sample_into_one_column() -> None:
     discriminator = MultiPeriodDiscriminator([5], [3])
     audio = _audio(1, 1, 50)
     changed = audio.clone()
@@ -160,10 +166,10 @@ def test_periods_see_every_pth_sample() -> None:
     assert before.shape == (1, 3, 10, 5)
 
 
-def test_each_scale_sees_half_the_rate_of_the_one_before() -> None:
+def test_each_network_gets_half_the_rate_of_the_one_before() -> None:
     output = MultiScaleDiscriminator(3, 4, 16)(_audio(1, 1, 640))
     assert [features[0].shape[-1] for features in output.features] == [640, 320, 160]
-    # The mean over four samples, two apart, takes away the highest frequency: lower scales do not see it.
+    # The mean over four samples removes the highest frequency from the lower rates.
     constant, alternating = torch.zeros(1, 1, 640), torch.ones(1, 1, 640)
     alternating[..., 1::2] = -1.0
     torch.manual_seed(0)
@@ -183,9 +189,8 @@ def test_stereo_is_scored_channel_by_channel(small: Discriminator) -> None:
         for both_layers, one_layers in zip(output.features, mono.features, strict=True):
             for both, one in zip(both_layers, one_layers, strict=True):
                 torch.testing.assert_close(both[channel::2], one)
-    loss = AdversarialLoss("least_squares")
-    each = [loss.generator(small(stereo[:, [channel]]).logits) for channel in (0, 1)]
-    torch.testing.assert_close(loss.generator(output.logits), torch.stack(each).mean())
+    each = [generator_loss(small(stereo[:, [channel]]).logits, "least_squares") for channel in (0, 1)]
+    torch.testing.assert_close(generator_loss(output.logits, "least_squares"), torch.stack(each).mean())
 
 
 @pytest.mark.parametrize("kind", ["stft", "period"])
@@ -194,7 +199,7 @@ def test_images_are_channels_last_and_equal_the_contiguous_computation(kind: str
     discriminator = SMALL[kind]()
     seen: list[bool] = []
 
-    def look(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+    def compare(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         seen.append(arguments[0].is_contiguous(memory_format=torch.channels_last))
         contiguous = arguments[0].contiguous(memory_format=torch.contiguous_format)
         plain = nn.functional.conv2d(
@@ -204,7 +209,7 @@ def test_images_are_channels_last_and_equal_the_contiguous_computation(kind: str
 
     for module in discriminator.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(look)
+            module.register_forward_hook(compare)
     discriminator(_audio())
     assert seen
     assert all(seen)
@@ -221,24 +226,23 @@ def test_one_pass_over_both_signals_equals_two(small: Discriminator) -> None:
 
 
 def test_one_graph_serves_the_discriminator_and_the_generator(small: Discriminator) -> None:
-    loss = AdversarialLoss()
     leaf, reference = _audio().requires_grad_(), -_audio().flip(-1)
     estimate_output, reference_output = small(leaf), small(reference)
     parameters = list(small.parameters())
-    adversarial = loss.generator(estimate_output.logits)
-    features = loss.features(estimate_output.features, reference_output.features)
-    own = loss.discriminator(estimate_output.logits, reference_output.logits)
+    adversarial = generator_loss(estimate_output.logits)
+    features = feature_matching_loss(estimate_output.features, reference_output.features, relative=True)
+    own = discriminator_loss(estimate_output.logits, reference_output.logits)
     at_estimate = [torch.autograd.grad(term, leaf, retain_graph=True)[0] for term in (adversarial, features)]
     own.backward(inputs=parameters)
     assert leaf.grad is None
     assert all(gradient.shape == leaf.shape and gradient.abs().sum() > 0 for gradient in at_estimate)
 
-    # The same as with a pass for each.
+    # Separate forward passes give the same gradients.
     shared = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
     assert len(shared) == len(parameters)
-    separate = loss.discriminator(small(leaf.detach()).logits, small(reference).logits)
+    separate = discriminator_loss(small(leaf.detach()).logits, small(reference).logits)
     torch.testing.assert_close(list(torch.autograd.grad(separate, parameters)), shared, rtol=1e-4, atol=1e-6)
-    alone = torch.autograd.grad(loss.generator(small(leaf).logits), leaf)[0]
+    alone = torch.autograd.grad(generator_loss(small(leaf).logits), leaf)[0]
     torch.testing.assert_close(alone, at_estimate[0], rtol=1e-4, atol=1e-7)
 
 
@@ -246,8 +250,7 @@ def test_gradient_at_the_audio_matches_finite_differences() -> None:
     torch.manual_seed(0)
     discriminator = MultiScaleSTFTDiscriminator(2, [8], dilations=[1]).double()
     audio = _audio(1, 2, 12).double().requires_grad_()
-    loss = AdversarialLoss("least_squares")
-    assert torch.autograd.gradcheck(lambda signal: loss.generator(discriminator(signal).logits), audio)
+    assert torch.autograd.gradcheck(lambda x: generator_loss(discriminator(x).logits, "least_squares"), audio)
 
 
 def test_convolutions_follow_autocast_and_the_spectrum_does_not() -> None:
@@ -266,7 +269,7 @@ def test_convolutions_follow_autocast_and_the_spectrum_does_not() -> None:
 def test_silence_gives_finite_outputs_and_gradients(small: Discriminator) -> None:
     silence = torch.zeros(1, 1, 700, requires_grad=True)
     output = small(silence)
-    (gradient,) = torch.autograd.grad(AdversarialLoss().generator(output.logits), silence)
+    (gradient,) = torch.autograd.grad(generator_loss(output.logits), silence)
     assert all(logits.isfinite().all() for logits in output.logits)
     assert gradient.isfinite().all()
 
@@ -274,9 +277,9 @@ def test_silence_gives_finite_outputs_and_gradients(small: Discriminator) -> Non
 @pytest.mark.parametrize(("kind", "minimum"), [("stft", 128), ("period", 5), ("scale", 16), ("combined", 128)])
 def test_shortest_audio_works_and_shorter_is_refused(kind: str, minimum: int) -> None:
     discriminator = SMALL[kind]()
-    assert discriminator.minimum_samples == minimum
+    assert minimum_samples(discriminator) == segment_samples(discriminator) == minimum
     assert all(logits.numel() for logits in discriminator(_audio(samples=minimum)).logits)
-    with pytest.raises(ValueError, match=f"{minimum}( |\n)samples, got .*{minimum - 1} samples"):
+    with pytest.raises(ValueError, match=f"at least {minimum} samples, got audio of {minimum - 1} samples"):
         discriminator(_audio(samples=minimum - 1))
     with pytest.raises(ValueError, match=r"audio \[B, C, T\], got \[2, 700\]"):
         discriminator(torch.zeros(2, 700))
@@ -305,3 +308,32 @@ def test_state_dict_holds_parameters_only_and_restores_the_outputs(small: Discri
     assert not torch.equal(small(_audio()).logits[0], expected[0])
     small.load_state_dict(state)
     assert all(torch.equal(a, b) for a, b in zip(small(_audio()).logits, expected, strict=True))
+
+
+class Energy(nn.Module):
+    """A discriminator that shares no code with this package: its logit is a weighted energy."""
+
+    minimum_samples = 300
+    window_samples = 400
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        energy = self.weight * audio.flatten(0, 1).square().mean(-1, keepdim=True)
+        return DiscriminatorOutput([energy[:, None]], [[energy[:, None]]])
+
+
+def test_a_discriminator_from_outside_the_package_is_combined_and_trained() -> None:
+    torch.manual_seed(0)
+    discriminator = CombinedDiscriminator([MultiScaleSTFTDiscriminator(4, [128]), Energy()])
+    assert (minimum_samples(discriminator), segment_samples(discriminator)) == (300, 400)
+    assert [len(layers) for layers in discriminator(_audio()).features] == [5, 1]
+    estimate, loss = _audio().requires_grad_(), AdversarialLoss()
+    outputs = discriminator(estimate), discriminator(-_audio().flip(-1))
+    losses = loss.generator_losses(*outputs)
+    assert tuple(losses) == loss.names == ("adversarial", "feature_matching")
+    assert torch.autograd.grad(sum(losses.values()), estimate, retain_graph=True)[0].abs().sum() > 0
+    loss.discriminator_loss(*outputs).backward()
+    assert all(parameter.grad is not None for parameter in discriminator.parameters())

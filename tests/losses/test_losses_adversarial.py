@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from losses import AdversarialLoss, feature_matching_loss
+from losses import AdversarialLoss, DiscriminatorOutput, discriminator_loss, feature_matching_loss, generator_loss
 
 FAKE = [torch.tensor([-2.0, 0.5, 3.0]), torch.tensor([0.0])]
 REAL = [torch.tensor([2.0, 0.0, -1.0]), torch.tensor([0.5])]
@@ -22,7 +22,7 @@ REAL = [torch.tensor([2.0, 0.0, -1.0]), torch.tensor([0.5])]
     ],
 )
 def test_generator_loss_of_worked_numbers(kind: str, expected: float) -> None:
-    assert AdversarialLoss(kind).generator(FAKE).item() == pytest.approx(expected)  # type: ignore[arg-type]
+    assert generator_loss(FAKE, kind).item() == pytest.approx(expected)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_generator_loss_of_worked_numbers(kind: str, expected: float) -> None:
     ],
 )
 def test_discriminator_loss_of_worked_numbers(kind: str, expected: float) -> None:
-    assert AdversarialLoss(kind).discriminator(FAKE, REAL).item() == pytest.approx(expected)  # type: ignore[arg-type]
+    assert discriminator_loss(FAKE, REAL, kind).item() == pytest.approx(expected)  # type: ignore[arg-type]
 
 
-def test_only_the_linear_hinge_still_pulls_on_what_passes_for_real() -> None:
+def test_logits_above_one_have_a_gradient_with_the_linear_hinge_and_none_with_the_hinge() -> None:
     def gradient(kind: str) -> Tensor:
         logits = torch.tensor([5.0, -5.0], requires_grad=True)
-        return torch.autograd.grad(AdversarialLoss(kind).generator([logits]), logits)[0]  # type: ignore[arg-type]
+        return torch.autograd.grad(generator_loss([logits], kind), logits)[0]  # type: ignore[arg-type]
 
     assert gradient("hinge").tolist() == [0.0, -0.5]
     assert gradient("hinge_linear").tolist() == [-0.5, -0.5]
@@ -53,9 +53,14 @@ def test_feature_matching_of_worked_numbers() -> None:
     reference = [[torch.tensor([1.0, -3.0]), torch.tensor([[4.0]])], [torch.tensor([2.0]), torch.tensor([1.0])]]
     estimate = [[torch.tensor([2.0, -2.0]), torch.tensor([[2.0]])], [torch.tensor([2.0]), torch.tensor([4.0])]]
     # distances: 1, 2 and 0, 3; mean absolute references: 2, 4 and 2, 1
-    plain, relative = AdversarialLoss(feature_matching="plain"), AdversarialLoss(feature_matching="relative")
-    assert plain.features(estimate, reference).item() == pytest.approx((1.5 + 1.5) / 2)
-    assert relative.features(estimate, reference).item() == pytest.approx((0.5 + 1.5) / 2)
+    for relative, expected in ((False, (1.5 + 1.5) / 2), (True, (0.5 + 1.5) / 2)):
+        assert feature_matching_loss(estimate, reference, relative).item() == pytest.approx(expected)
+        form = AdversarialLoss(feature_matching="relative" if relative else "plain")
+        outputs = DiscriminatorOutput(FAKE, estimate), DiscriminatorOutput(REAL, reference)
+        losses = form.generator_losses(*outputs)
+        assert losses["adversarial"] == generator_loss(FAKE)
+        assert losses["feature_matching"].item() == pytest.approx(expected)
+        assert form.discriminator_loss(*outputs) == discriminator_loss(FAKE, REAL)
 
 
 def test_relative_feature_matching_ignores_the_scale_of_a_layer() -> None:
@@ -66,7 +71,7 @@ def test_relative_feature_matching_ignores_the_scale_of_a_layer() -> None:
         torch.testing.assert_close(scaled, factor * feature_matching_loss([[estimate]], [[reference]], relative))
 
 
-def test_no_gradient_goes_to_the_features_of_the_reference() -> None:
+def test_no_gradient_flows_to_the_features_of_the_reference() -> None:
     estimate, reference = torch.ones(3, requires_grad=True), torch.full((3,), 2.0, requires_grad=True)
     feature_matching_loss([[estimate]], [[reference]], relative=True).backward()
     assert estimate.grad is not None
@@ -85,11 +90,11 @@ def test_features_that_are_all_zero_give_finite_losses_and_gradients() -> None:
 
 def test_bfloat16_logits_and_features_are_summed_in_float32() -> None:
     ones = torch.ones(40_000, dtype=torch.bfloat16)
-    loss = AdversarialLoss("hinge_linear", "plain")
-    for value in (loss.generator([ones]), loss.discriminator([ones], [ones]), loss.features([[0 * ones]], [[ones]])):
+    adversarial = generator_loss([ones], "hinge_linear")
+    features = feature_matching_loss([[0 * ones]], [[ones]], relative=False)
+    for value in (adversarial, features, discriminator_loss([ones], [ones])):
         assert value.dtype == torch.float32
-    assert loss.generator([ones]).item() == -1.0
-    assert loss.features([[0 * ones]], [[ones]]).item() == 1.0
+    assert (adversarial.item(), features.item()) == (-1.0, 1.0)
 
 
 def test_unknown_forms_are_refused() -> None:
@@ -101,7 +106,7 @@ def test_unknown_forms_are_refused() -> None:
 
 def test_missing_logits_and_features_of_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one sub-discriminator"):
-        AdversarialLoss().generator([])
+        generator_loss([])
     for estimate, reference in (
         ([[torch.zeros(2)]], [[torch.zeros(3)]]),
         ([[torch.zeros(2)]], [[torch.zeros(2)], [torch.zeros(2)]]),
@@ -119,10 +124,10 @@ def test_bfloat16_features_of_channels_give_the_mean_of_float64(relative: bool) 
         torch.randn(2, 20, 30, 32, generator=generator).bfloat16().permute(0, 3, 1, 2) + shift for shift in (0, 2)
     )
     found = feature_matching_loss([[estimate]], [[reference]], relative)
-    difference = (estimate - reference).double().abs().mean()  # bfloat16, as what is measured is the mean
-    wanted = difference / reference.double().abs().mean() if relative else difference
+    difference = (estimate - reference).double().abs().mean()  # the difference itself is rounded to bfloat16
+    expected = difference / reference.double().abs().mean() if relative else difference
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
 
 
 def test_float16_features_whose_sum_it_cannot_hold() -> None:

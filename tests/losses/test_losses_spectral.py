@@ -71,7 +71,7 @@ def test_paper_form_equals_numpy() -> None:
     assert MultiScaleMel(RATE, exponents)(estimate, reference).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_alpha_weighs_the_logarithmic_term_of_each_scale() -> None:
+def test_alpha_is_the_weight_of_the_logarithmic_term_of_each_window() -> None:
     estimate, reference = _pair()
     alphas = [0.0, 2.0, 5.5]
     expected = _numpy_multi_scale_mel(estimate, reference, [7, 9, 8], 100.0, alphas, "mse")
@@ -86,7 +86,7 @@ def test_without_normalisation_the_power_grows_by_the_energy_of_the_window() -> 
     torch.testing.assert_close(raw, energy * MultiScaleMel(RATE, [8], alpha=0.0)(estimate, reference))
 
 
-def test_upper_edge_hides_what_lies_above_it() -> None:
+def test_frequencies_above_the_upper_edge_are_ignored() -> None:
     _, reference = _pair()
     time = torch.arange(reference.shape[-1]) / RATE
     hiss = reference + 0.05 * (2 * torch.pi * 9000 * time).sin()
@@ -178,7 +178,7 @@ def test_autocast_changes_nothing_and_bfloat16_gives_float32(loss: torch.nn.Modu
 
 
 @pytest.mark.parametrize("loss", ALL_LOSSES)
-def test_no_gradient_goes_to_the_reference(loss: torch.nn.Module) -> None:
+def test_no_gradient_flows_to_the_reference(loss: torch.nn.Module) -> None:
     estimate, reference = _pair()
     loss(estimate.requires_grad_(), reference.requires_grad_()).backward()
     assert estimate.grad is not None
@@ -192,7 +192,7 @@ def test_mel_loss_of_stereo_is_the_mean_over_its_channels() -> None:
     torch.testing.assert_close(loss(estimate, reference), torch.stack(each).mean())
 
 
-def test_mel_distance_serves_gradients_after_a_first_use_in_inference_mode() -> None:
+def test_mel_distance_has_gradients_after_a_first_use_in_inference_mode() -> None:
     estimate, reference = _pair()
     with torch.inference_mode():
         first = mel_distance(estimate, reference, 16_000)
@@ -245,7 +245,7 @@ def test_shortest_signal_works_and_a_shorter_one_is_refused(loss: MultiScaleMel,
         ({"log_distance": "l3"}, "log_distance to be one of"),
         ({"window_exponents": []}, "one or more window_exponents"),
         ({"window_exponents": [1]}, "at least 2"),
-        ({"alpha": [1.0, 1.0]}, "each of 1 scales"),
+        ({"alpha": [1.0, 1.0]}, "each of 1 windows"),
         ({"alpha": -1.0}, "alpha >= 0"),
         ({"floor": 0.0}, "floor > 0"),
         ({"f_min_hz": 13_000.0}, "f_min_hz < f_max_hz"),
@@ -263,5 +263,5 @@ def test_unequal_lists_of_resolutions_are_refused() -> None:
         MultiResolutionSTFT([512, 256], [64], [512, 256])
 
 
-def test_tables_are_in_no_checkpoint() -> None:
+def test_windows_and_filters_are_not_saved() -> None:
     assert all(not loss.state_dict() for loss in ALL_LOSSES)

@@ -34,7 +34,7 @@ def test_first_and_second_gradient_match_finite_differences(window: int, hop: in
     assert torch.autograd.gradgradcheck(stft, audio)
 
 
-def test_samples_beyond_the_last_whole_frame_get_no_gradient() -> None:
+def test_samples_after_the_last_whole_frame_have_no_gradient() -> None:
     audio = torch.ones(10, requires_grad=True)
     STFT(4, 4)(audio).sum().backward()
     assert audio.grad is not None

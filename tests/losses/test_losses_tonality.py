@@ -59,7 +59,7 @@ def test_worked_numbers() -> None:
     # One window of white noise: powers are exponentially distributed, and of those E P² = 2 (E P)².
     one = Tonality(4096)
     many = noise(400, 1, 4096)
-    # The mean over 64 bins, of which some 40 are independent, takes 1 / 40 off it.
+    # The mean is over 64 bins, of which about 40 are independent. That reduces the result by 1 / 40.
     assert one(many, torch.zeros_like(many)).item() == pytest.approx(math.log(2) - 1 / 40, abs=0.03)
     # A sine with whole periods lies in three bins of one band, with powers 1/4, 1, 1/4: 64 * (9/8) / (3/2)² = 32.
     tone = (2 * torch.pi * 600 / 4096 * torch.arange(12_000).double()).sin().float()[None, None]
@@ -67,15 +67,17 @@ def test_worked_numbers() -> None:
 
 
 @pytest.mark.parametrize("hertz", [0.0, 7.0, 37.5])
-def test_tones_count_wherever_they_are(hertz: float) -> None:
-    """Lines of a frame of noise are 12.8 bins apart, with powers of about 1/4, 1, 1/4 (on a bin); of the five in a band
-    each has an exponentially distributed power, of which Σ P² / (Σ P)² is 2 / 6 on average. Noise has 1.2."""
+def test_tones_count_between_bins_as_on_bins(hertz: float) -> None:
+    """A repeated frame of noise has lines 12.8 bins apart, with powers of about 1/4, 1, 1/4 on a bin. A band has five.
+
+    Their powers are exponentially distributed, so that Σ P² / (Σ P)² is 2 / 6 on average. Noise has 1.2.
+    """
     lines = turned(repeated(38)[..., :12_000], hertz)
     assert Tonality()(lines, noise(1, 1, 12_000)).item() == pytest.approx(math.log(64 / 2 * 2 / 6 / 1.2), abs=0.1)
     assert Tonality()(noise(1, 1, 12_000, seed=1), noise(1, 1, 12_000)).item() < 0.05
 
 
-def test_what_is_tonal_in_the_reference_may_be_tonal() -> None:
+def test_tones_of_the_reference_are_not_penalised() -> None:
     loss, tones = Tonality(), repeated(38)[..., :12_000]
     assert loss(0.5 * tones, tones).item() < 1e-3
     assert loss(turned(tones, 7.0), tones).item() < 0.1 * loss(tones, noise(1, 1, 12_000)).item()
@@ -89,7 +91,7 @@ def test_level_does_not_matter_above_the_floor() -> None:
     assert loss(1e-6 * estimate, reference).item() < 1e-3
 
 
-def test_following_it_takes_the_tones_away_and_mel_does_not() -> None:
+def test_gradient_descent_on_it_removes_tones_and_on_mel_does_not() -> None:
     reference = noise(4, 1, 12_000, seed=3)
     start = repeated(38)[..., :12_000].expand(4, -1, -1)
     after = []
@@ -122,7 +124,7 @@ def test_float64_gradients_match_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x: loss(x, reference), estimate, eps=1e-7, atol=1e-5)
 
 
-def test_no_gradient_goes_to_the_reference() -> None:
+def test_no_gradient_flows_to_the_reference() -> None:
     estimate, reference = repeated(38).requires_grad_(), noise(1, 1, 38 * HOP).requires_grad_()
     Tonality()(estimate, reference).backward()
     assert estimate.grad is not None
@@ -148,11 +150,11 @@ def test_a_signal_shorter_than_the_window_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"window_samples": 4096, "band_bins": 60}, "a whole number of them, got 60 of 2048"),
-        ({"window_samples": 130, "band_bins": 65}, "a multiple of four samples, got 130"),
-        ({"window_samples": 0}, "a multiple of four samples, got 0"),
-        ({"band_bins": 1}, "two bins or more"),
-        ({"window_samples": 64, "band_bins": 64}, "got 64 of 32"),
+        ({"window_samples": 4096, "band_bins": 60}, "divide the 2048 bins, got 60"),
+        ({"window_samples": 130, "band_bins": 65}, "a multiple of 4, got 130"),
+        ({"window_samples": 0}, "a multiple of 4, got 0"),
+        ({"band_bins": 1}, "at least 2"),
+        ({"window_samples": 64, "band_bins": 64}, "divide the 32 bins, got 64"),
         ({"floor": 0.0}, "floor > 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Losses with known gradients, and a second, plain implementation of EnCodec's balancer to compare with."""
+"""Losses with known gradients, and an independent implementation of EnCodec's balancer."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ def linear(output: Tensor, gradients: Mapping[str, Tensor], value: float = 1.0) 
 
 
 def noise(names: str, shape: tuple[int, ...], seed: int, spread: float = 1.0) -> dict[str, Tensor]:
-    """Random gradients, one for each letter, whose lengths fall geometrically by `spread` from first to last."""
+    """Random gradients, one per letter. Their norms fall geometrically by the factor `spread` from first to last."""
     generator = torch.Generator().manual_seed(seed)
     steps = np.geomspace(1.0, 1.0 / spread, len(names))
     return {name: torch.randn(shape, generator=generator) * step for name, step in zip(names, steps, strict=True)}

@@ -1,4 +1,4 @@
-"""Directions made from the Gramian, and gradients to try them on."""
+"""Directions that follow from the Gramian, and gradients to test them with."""
 
 import math
 
@@ -46,7 +46,7 @@ def scaled_statistics(
     losses: list[float] | None = None,
     scale: list[float] | None = None,
 ) -> Statistics:
-    """What a direction is given, with the user's weights and a scale applied to the rows [m, n]."""
+    """Input of a direction, with the user's weights and a scale applied to the rows [m, n]."""
     ones = [1.0] * len(rows)
     users = torch.tensor(weights or ones, dtype=torch.float64)
     values = torch.tensor(losses or ones, dtype=torch.float64)
@@ -55,13 +55,13 @@ def scaled_statistics(
 
 
 def combined(direction: Direction, rows: Tensor, weights: list[float] | None = None) -> Tensor:
-    """The direction's answer as a gradient [n]."""
+    """The combined gradient [n]."""
     statistics = scaled_statistics(rows, weights)
     return direction(statistics) @ statistics.jacobian
 
 
 def rows_of(count: int, size: int, seed: int, spread: float = 1.0) -> Tensor:
-    """Random gradients; the lengths fall by `spread` from first to last. Few numbers a row make many conflicts."""
+    """Random gradients; their norms fall by `spread` from first to last. Short rows have many conflicts."""
     rows = torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return rows * torch.logspace(0, -math.log10(spread), count, dtype=torch.float64)[:, None]
 
@@ -81,12 +81,12 @@ DEGENERATE: dict[str, Tensor] = {
     "opposed to rounding": torch.stack([_UNIT[0], -_UNIT[0] + 1e-8 * _UNIT[1]]),
     "duplicates": torch.stack([_UNIT[0], _UNIT[0], _UNIT[1]]),
     "all the same": _UNIT[:1].expand(4, -1).clone(),
-    "same direction, other lengths": torch.stack([_UNIT[0], 1e3 * _UNIT[0], 1e-3 * _UNIT[0]]),
+    "same direction, different norms": torch.stack([_UNIT[0], 1e3 * _UNIT[0], 1e-3 * _UNIT[0]]),
     "dependent": torch.stack([_UNIT[0], _UNIT[1], _UNIT[0] - 2 * _UNIT[1]]),
     "zero inside the hull": torch.stack([_UNIT[0], _UNIT[1], -_UNIT[0] - _UNIT[1]]),
     "on a line": torch.tensor([[1.0], [2.0], [-3.0], [0.5]], dtype=torch.float64),
     "eight in a plane": rows_of(8, 2, seed=1),
-    "lengths over six decades": rows_of(6, 50, seed=2, spread=1e6),
+    "norms over six decades": rows_of(6, 50, seed=2, spread=1e6),
     "conflict over six decades": rows_of(6, 4, seed=3, spread=1e6),
     "tiny": 1e-9 * rows_of(6, 20, seed=4),
     "signs": torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [-1, 1, -1, 1], [-1, -1, 1, 1]], dtype=torch.float64),

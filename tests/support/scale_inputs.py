@@ -1,4 +1,4 @@
-"""Steps for scales that look at loss values only."""
+"""Steps for scales that use loss values only."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from balancer.statistics import Statistics
-from balancer.strategy import Scale
+from balancer.strategy import Scale, UsesLossWeights
 
 __all__ = ["names", "prepared", "step"]
 
@@ -19,13 +19,14 @@ def names(size: int) -> list[str]:
 
 
 def prepared(scale: S, size: int = 2) -> S:
-    """The scale, told of `size` losses a, b, ... of weight 1."""
-    scale.prepare(dict.fromkeys(names(size), 1.0))
+    """The scale, prepared for `size` losses a, b, ... with weight 1."""
+    if isinstance(scale, UsesLossWeights):
+        scale.prepare(dict.fromkeys(names(size), 1.0))
     return scale
 
 
 def step(values: Sequence[float] | Tensor, index: Sequence[int] | None = None) -> Statistics:
-    """A step with losses of these values and weight 1, the first of all losses or those at `index`."""
+    """A step with losses of these values and weight 1: the first losses, or those at `index`."""
     losses = torch.as_tensor(values, dtype=torch.float64)
     positions = torch.arange(len(losses)) if index is None else torch.tensor(index)
     return Statistics(positions, losses, torch.ones_like(losses), None)

@@ -1,17 +1,18 @@
-"""The one check that every loss makes on its two signals."""
+"""Checks and precision of the signals that losses and discriminators receive."""
 
+import torch
 from torch import Tensor
 
-__all__ = ["check_audio", "check_pair"]
+__all__ = ["at_least_float32", "check_audio", "check_pair", "without_autocast"]
 
 
 def check_pair(estimate: Tensor, reference: Tensor, minimum_samples: int = 1) -> None:
     """Checks that a loss can compare two signals.
 
     Args:
-        estimate: Audio that came out of the codec.
-        reference: Audio that went in.
-        minimum_samples: Fewest samples that the loss can work on.
+        estimate: Output of the codec.
+        reference: Input of the codec.
+        minimum_samples: Fewest samples that the loss accepts.
 
     Shape: estimate [B, C, T], reference [B, C, T].
 
@@ -31,9 +32,25 @@ def check_audio(audio: Tensor, minimum_samples: int = 1) -> None:
     Shape: audio [B, C, T].
 
     Raises:
-        ValueError: Another number of axes, an empty axis, or fewer than `minimum_samples` samples.
+        ValueError: The signal has other than three axes, an empty axis or fewer than `minimum_samples` samples.
     """
     if audio.dim() != 3 or 0 in audio.shape[:2]:
         raise ValueError(f"expected audio [B, C, T], got {list(audio.shape)}")
     if audio.shape[-1] < minimum_samples:
         raise ValueError(f"expected at least {minimum_samples} samples, got audio of {audio.shape[-1]} samples")
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Converts float16 and bfloat16 to float32. Float32 and float64 are returned as they are.
+
+    Shape: [*] -> [*].
+    """
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    """Context without autocast on the device of `tensor`.
+
+    Bfloat16 has 8 significant bits, too few for a sum over a second of audio.
+    """
+    return torch.autocast(tensor.device.type, enabled=False)

@@ -1,0 +1,26 @@
+"""Random draws that belong to one strategy and resume with it."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SeededGenerator"]
+
+
+class SeededGenerator(nn.Module):
+    """A CPU generator whose state is part of the state dict.
+
+    Its draws do not depend on the device or on other draws of the run, and they are the same in all processes.
+
+    Args:
+        seed: Seed of the generator.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def get_extra_state(self) -> Tensor:
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.generator.set_state(state.cpu())

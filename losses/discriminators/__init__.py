@@ -1,0 +1,16 @@
+"""Discriminators: networks that tell real audio from coded audio. They are used in training only.
+
+Each takes audio [B, C, T], scores its channels separately and returns a `DiscriminatorOutput`.
+"""
+
+from losses.discriminators.combined import CombinedDiscriminator
+from losses.discriminators.multi_period import MultiPeriodDiscriminator
+from losses.discriminators.multi_scale import MultiScaleDiscriminator
+from losses.discriminators.multi_scale_stft import MultiScaleSTFTDiscriminator
+
+__all__ = [
+    "CombinedDiscriminator",
+    "MultiPeriodDiscriminator",
+    "MultiScaleDiscriminator",
+    "MultiScaleSTFTDiscriminator",
+]

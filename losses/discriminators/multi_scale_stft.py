@@ -1,0 +1,114 @@
+"""The multi-scale STFT discriminator of EnCodec (Défossez et al. 2022, section 3.4, figure 2)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from losses.discriminators.layers import forward_features, forward_sub_discriminators
+from losses.inputs import check_audio
+from losses.protocols import DiscriminatorOutput
+from losses.stft import STFT
+
+__all__ = ["MultiScaleSTFTDiscriminator"]
+
+_SILENCE = 1e-8  # power of a bin; below it compression is linear and its gradient bounded
+
+
+class MultiScaleSTFTDiscriminator(nn.Module):
+    """One convolutional network per window, on the complex spectrogram.
+
+    The paper states 3 x 8 kernels. The code of encodec and audiocraft has 3 x 9 kernels and no weight normalisation in
+    the first layer, and so does this class. Spectra are float32; convolutions run in the caller's autocast. Weights and
+    activations are `channels_last`: on a CPU this is a third faster in float32 and three times as fast in bfloat16.
+
+    Args:
+        filters: Channels of every hidden layer.
+        windows: Hann windows in samples, multiples of 4, one network each; the hop is a quarter. The paper doubles them
+            at 48 kHz.
+        kernel: Size of the hidden layers' kernels in frames and bins (odd).
+        dilations: Dilations in frames, one layer with stride 2 in bins for each.
+        negative_slope: Slope of the leaky ReLU: 0.2 in encodec, 0.3 in audiocraft's configuration.
+        compression: Exponent in (0, 1] of the magnitudes that the networks get; phases are kept. With 1, as in
+            encodec, a component 40 dB below the rest has 1 % of its magnitude; with 0.3 it has 25 %.
+
+    Shape: audio [B, C, T] -> K logits [B C, 1, F, bins'], K lists of len(dilations) + 2 features
+        [B C, filters, F, bins'].
+
+    Raises:
+        ValueError: A setting is out of range, or the audio is shorter than the longest window.
+    """
+
+    def __init__(
+        self,
+        filters: int = 32,
+        windows: Sequence[int] = (2048, 1024, 512, 256, 128),
+        kernel: Sequence[int] = (3, 9),
+        dilations: Sequence[int] = (1, 2, 4),
+        negative_slope: float = 0.2,
+        compression: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < compression <= 1:
+            raise ValueError(f"expected a compression in (0, 1], got {compression}")
+        if not windows or min(windows) < 4 or any(window % 4 for window in windows):
+            raise ValueError(f"expected windows that are multiples of 4 samples, got {list(windows)}")
+        if len(kernel) != 2 or any(size % 2 == 0 for size in kernel):
+            raise ValueError(f"expected a kernel of two odd sizes, got {list(kernel)}")
+        self.sub_discriminators = nn.ModuleList(
+            _SpectrogramNetwork(filters, window, (kernel[0], kernel[1]), dilations, negative_slope, compression)
+            for window in windows
+        )
+        self.minimum_samples = max(windows)  # nothing is padded
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        check_audio(audio, self.minimum_samples)
+        return forward_sub_discriminators(self.sub_discriminators, audio)
+
+
+class _SpectrogramNetwork(nn.Module):
+    """The network of one window. Shape: audio [N, T] -> logits [N, 1, F, bins'], features."""
+
+    def __init__(
+        self,
+        filters: int,
+        window: int,
+        kernel: tuple[int, int],
+        dilations: Sequence[int],
+        negative_slope: float,
+        compression: float,
+    ) -> None:
+        super().__init__()
+        self.negative_slope, self.compression = negative_slope, compression
+        self.stft = STFT(window, window // 4, normalized=True)
+        frames, bins = kernel
+        strided = (
+            nn.Conv2d(
+                filters,
+                filters,
+                kernel,
+                stride=(1, 2),
+                dilation=(dilation, 1),
+                padding=(frames // 2 * dilation, bins // 2),
+            )
+            for dilation in dilations
+        )
+        square = (frames, frames), frames // 2  # kernel and padding
+        self.convs = nn.ModuleList(
+            [
+                nn.Conv2d(2, filters, kernel, padding=(frames // 2, bins // 2)),
+                *(weight_norm(conv) for conv in strided),
+                weight_norm(nn.Conv2d(filters, filters, square[0], padding=square[1])),
+            ]
+        )
+        self.output = weight_norm(nn.Conv2d(filters, 1, square[0], padding=square[1]))
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
+        spectra = self.stft(audio).unflatten(-1, (-1, 2))
+        if self.compression < 1:
+            power = spectra.square().sum(-1, keepdim=True) + _SILENCE
+            spectra = spectra * power ** ((self.compression - 1) / 2)
+        # [N, F, bins, 2] viewed as [N, 2, F, bins] has the strides of channels_last.
+        return forward_features(self.convs, self.output, spectra.permute(0, 3, 1, 2), self.negative_slope)
