@@ -28,9 +28,7 @@ def check_loss_names(
         )
 
 
-def check_windows(
-    losses: Mapping[str, nn.Module], adversarial: AdversarialTraining | None, num_samples: int
-) -> None:
+def check_windows(losses: Mapping[str, nn.Module], adversarial: AdversarialTraining | None, num_samples: int) -> None:
     """Checks that a training segment is at least as long as every window of the losses and the discriminator.
 
     Raises:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from balancer import GradientReport
 from codec.model import CodecOutput
-from codec.training.adversarial import ADVERSARIAL_LOSSES, AdversarialTraining
+from codec.training.adversarial import AdversarialTraining
 
 __all__ = ["balance_metrics", "level_metrics", "loss_properties"]
 
@@ -61,7 +61,7 @@ def loss_properties(losses: Mapping[str, nn.Module], adversarial: AdversarialTra
     names = [name for name, loss in losses.items() if getattr(loss, "may_increase", False)]
     if adversarial is None:
         return {f"may_increase/{name}": 1.0 for name in names}
-    properties = {f"may_increase/{name}": 1.0 for name in (*names, *ADVERSARIAL_LOSSES)}
+    properties = {f"may_increase/{name}": 1.0 for name in (*names, *adversarial.loss.names)}
     return properties | {"discriminator/uninformed_loss": adversarial.loss.uninformed_discriminator_loss}
 
 
