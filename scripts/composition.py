@@ -118,7 +118,9 @@ def build_trainer(
             f"{sum(p.numel() for p in codec.parameters()) / 1e6:.2f} M parameters in the codec"
         )
         store = CheckpointStore(folder / "checkpoints", **instantiate(cfg.checkpoints), report=logger.message)
-        validation = Validation(clips, folder / "samples", bandwidth, cfg.validation.samples_per_group)
+        validation = Validation(
+            clips, folder / "samples", bandwidth, cfg.validation.samples_per_group, cfg.validation.metrics
+        )
         trainer = Trainer(
             codec, losses, adversarial, balancer, optimizer, config, data, validation, store, logger, processes
         )

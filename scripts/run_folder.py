@@ -21,7 +21,7 @@ KEYS = {
     "data": ("root", "corpus", "segment_seconds", "batch_size", "num_workers", "held_out"),
     "optimizer": ("codec", "discriminator"),
     "logger": ("sinks",),
-    "validation": ("bandwidth_kbps", "samples_per_group"),
+    "validation": ("bandwidth_kbps", "samples_per_group", "metrics"),
 }
 
 # Settings that may change when a run is resumed: its length, and what does not affect the result.
@@ -33,6 +33,7 @@ CHANGEABLE_ON_RESUME = (
     "trainer.device",
     "trainer.rollback",
     "data.num_workers",
+    "validation.metrics",
     "logger",
     "checkpoints",
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.atomic_file import atomic_write
-from codec.evaluation import Metric, codebook_usage, count_codes, score_audio, select_metrics
+from codec.evaluation import Metric, check_packages, codebook_usage, count_codes, score_audio, select_metrics
 from codec.model import Codec
 from codec.training.distributed import Processes
 from codec.training.logging.meters import codebook_metrics
@@ -37,7 +37,10 @@ class Validation:
         clips: Clips of any length; each one is coded by itself.
         samples_folder: Folder for WAV files of the first `samples_per_group` clips of each group.
         bandwidth_kbps: Bandwidth to code at.
-        metrics: Metrics to compute; see `codec.evaluation.select_metrics`.
+        metrics: Metrics to compute; see `codec.evaluation.select_metrics`. Checkpoints are ranked by mel_distance.
+
+    Raises:
+        ValueError: A metric is unknown, or a package that it needs is not installed.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Validation:
         metrics: Sequence[str | Metric] = ("mel_distance", "si_sdr_db", "ripple_db"),
     ) -> None:
         self.metrics = select_metrics(metrics)
+        check_packages(self.metrics.values())
         self.clips = list(clips)
         self.samples_folder = samples_folder
         self.bandwidth_kbps = bandwidth_kbps
@@ -89,7 +93,10 @@ class Validation:
             reference = clip.audio[None].to(device)
             estimate, clip_codes = self._reconstruct(codec, reference)
             codes += clip_codes
+            finite = bool(estimate.isfinite().all())
             for metric, value in score_audio(estimate, reference, sample_rate, self.metrics).items():
+                if finite and bool(value.isnan()):
+                    continue  # undefined for this clip
                 for group in ("all", clip.group):
                     scores[f"{group}/{metric}"].append(float(value))
             for name, loss in losses.items():

@@ -59,7 +59,8 @@ def _loss_charts(train: Sequence[Record]) -> list[Chart]:
     charts = []
     for name, key in losses.items():
         charts += _lines(name, _series(train, {name: key}), smooth=True)
-    return charts + _lines("discriminator", _series(train, _by_name(train, "discriminator/")), smooth=True)
+    discriminator = {name.replace("_", " "): key for name, key in _by_name(train, "discriminator/").items()}
+    return charts + _lines("discriminator", _series(train, discriminator), smooth=True)
 
 
 def _balance_charts(train: Sequence[Record]) -> list[Chart]:

@@ -1,6 +1,7 @@
 """The registry of metrics, and a metric that is added from outside the packages."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 from torch import Tensor
 
 from codec.evaluation import METRICS, Metric, check_packages, describe, score_audio, score_codes, select_metrics
+from codec.evaluation.report.page import write_report
+from codec.training import Validation
+from tiny_run import metric_lines, tidied, tiny_trainer
 
 
 def peak_difference(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
@@ -58,6 +62,36 @@ def test_a_metric_from_outside_the_packages(outside: str) -> None:
     assert describe("peak", metrics).heading == "peak difference, FS"
     assert select_metrics([PEAK]) == {"peak": PEAK}
     assert select_metrics(["peak"], {"peak": PEAK}) == {"peak": PEAK}
+
+
+def test_three_steps_with_a_metric_from_outside_the_packages(outside: str, tmp_path: Path) -> None:
+    with tidied():
+        trainer = tiny_trainer(tmp_path, max_steps=3)
+        clips, folder = trainer.validation.clips, trainer.validation.samples_folder
+        trainer.validation = Validation(clips, folder, 3.2, metrics=["mel_distance", f"{outside}:PEAK"])
+        scores = trainer.run()
+        logged = metric_lines(trainer, "validation")[-1]
+    assert scores["all/peak"] == pytest.approx((scores["speech/peak"] + scores["music/peak"]) / 2)
+    assert logged["all/peak"] == scores["all/peak"] > 0
+    assert "all/si_sdr_db" not in scores
+    page = write_report(tmp_path / "run", metrics=dict(METRICS) | {"peak": PEAK}).read_text(encoding="utf-8")
+    assert "peak difference, FS" in page
+
+
+def test_undefined_scores_are_left_out_of_the_means_of_validation(tmp_path: Path) -> None:
+    def undefined_for_one(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
+        calls.append(reference.abs().amax())
+        return torch.tensor([float("nan") if len(calls) == 1 else 0.25])
+
+    calls: list[Tensor] = []
+    metric = Metric("sometimes", "sometimes", undefined_for_one)
+    with tidied():
+        trainer = tiny_trainer(tmp_path)
+        validation = Validation(trainer.validation.clips, tmp_path, 3.2, samples_per_group=0, metrics=[metric])
+        scores = validation.run(trainer.codec, {}, 0).scores
+    assert len(calls) == 2
+    assert scores["all/sometimes"] == 0.25
+    assert len([key for key in scores if key.endswith("/sometimes")]) == 2
 
 
 def test_metrics_of_codes_and_of_audio_are_kept_apart() -> None:
