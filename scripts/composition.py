@@ -23,12 +23,11 @@ from codec.training import (
     TrainingData,
     Validation,
 )
-from codec.training.checkpoint.pretrained import Origin, read_origin, take_weights
+from codec.training.checkpoint.pretrained import Pretrained, load_weights, read_pretrained
 from codec.training.checks import check_loss_names, check_windows
 from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
 from codec.training.logging.run_logger import Sink
-from codec.training.logging.silent_logger import SilentLogger
 from data import Corpus, HeldOutClip, SegmentDataset, held_out_clips
 from scripts.run_folder import check_keys, claim_folder, resolve, save_config
 
@@ -98,8 +97,8 @@ def build_trainer(
     bandwidth = _validation_bandwidth(cfg, codec.config)
     check_loss_names(losses, adversarial, balancer)
     check_windows(losses, adversarial, round(float(cfg.data.segment_seconds) * codec.config.sample_rate))
-    origin = _load_init_from(cfg, folder, codec, adversarial)
-    if origin is not None:
+    pretrained = _load_init_from(cfg, folder, codec, adversarial)
+    if pretrained is not None:
         config = replace(config, init="random")  # the weights are trained already
     elif config.encoder_lr_factor == 0 and config.init == "random":
         raise ValueError(
@@ -124,10 +123,10 @@ def build_trainer(
         trainer = Trainer(
             codec, losses, adversarial, balancer, optimizer, config, data, validation, store, logger, processes
         )
-        if origin is not None:
-            trainer.average.load_state_dict(origin.state["average"])
-            logger.message(f"starts with the weights of {origin.description}")
-            if adversarial is not None and "adversarial" not in origin.state:
+        if pretrained is not None:
+            trainer.average.load_state_dict(pretrained.state["average"])
+            logger.message(f"starts with the weights of {pretrained.description}")
+            if adversarial is not None and "adversarial" not in pretrained.state:
                 logger.message("it has no discriminator; the discriminator starts with random weights")
         return trainer
     except BaseException:
@@ -172,17 +171,17 @@ def _validation_bandwidth(cfg: DictConfig, codec: CodecConfig) -> float:
 
 def _load_init_from(
     cfg: DictConfig, folder: Path, codec: Codec, adversarial: AdversarialTraining | None
-) -> Origin | None:
+) -> Pretrained | None:
     """Loads the weights of `init_from` into codec and discriminator; None if the run has none or is resumed."""
     # A run with its own checkpoint resumes from that; the run that it started from may have been deleted.
     if cfg.init_from is None or CheckpointStore(folder / "checkpoints").paths():
         return None
     try:
-        origin = read_origin(Path(cfg.init_from))
-        take_weights(origin.state, codec, adversarial)
+        pretrained = read_pretrained(Path(cfg.init_from))
+        load_weights(pretrained.state, codec, adversarial)
     except (CheckpointError, ValueError) as error:
         raise ValueError(f"init_from={cfg.init_from}: {error}") from error
-    return origin
+    return pretrained
 
 
 def _build_data(
@@ -210,14 +209,13 @@ def _build_logger(
     console: TextIO | None,
     sinks: Sequence[Sink],
     processes: Processes,
-) -> RunLogger | SilentLogger:
-    if not processes.is_main:
-        return SilentLogger(folder)
+) -> RunLogger:
     max_seconds = None if config.max_minutes is None else 60 * config.max_minutes
-    return RunLogger(folder, sinks, ProgressDisplay(config.max_steps, max_seconds, console), resolve(cfg))
+    display = ProgressDisplay(config.max_steps, max_seconds, console)
+    return RunLogger(folder, sinks, display, resolve(cfg), processes.is_main)
 
 
-def _log_skipped_files(corpus: Corpus, logger: RunLogger | SilentLogger) -> None:
+def _log_skipped_files(corpus: Corpus, logger: RunLogger) -> None:
     skipped = [(m.root, *entry) for m in (corpus.train, corpus.held_out) for entry in m.skipped_files]
     for root, path, reason in skipped:
         logger.skip_file(str(Path(root) / path), reason)

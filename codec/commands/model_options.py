@@ -107,11 +107,11 @@ def read_model(path: Path) -> Codec:
     if path.suffix != ".pt":
         return load_model(path)
     # Imported here, because only checkpoints need the training code.
-    from codec.training.checkpoint.pretrained import averaged_codec
-    from codec.training.checkpoint.store import CheckpointError
+    from codec.training.checkpoint.file import CheckpointError
+    from codec.training.checkpoint.pretrained import read_averaged_codec
 
     try:
-        return averaged_codec(path)
+        return read_averaged_codec(path)
     except CheckpointError as error:
         raise ValueError(str(error)) from error
 

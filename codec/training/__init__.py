@@ -2,7 +2,8 @@
 
 from codec.training.adversarial import AdversarialTraining
 from codec.training.batches import TrainingData
-from codec.training.checkpoint.store import CheckpointError, CheckpointStore, load_checkpoint
+from codec.training.checkpoint.file import CheckpointError
+from codec.training.checkpoint.store import CheckpointStore, load_checkpoint
 from codec.training.config import CodebookConfig, LRSchedule, RollbackConfig, TrainingConfig
 from codec.training.logging.run_logger import RunLogger
 from codec.training.trainer import Trainer, TrainingError

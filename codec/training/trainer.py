@@ -18,10 +18,9 @@ from codec.training.checkpoint.store import CheckpointStore
 from codec.training.checks import check_loss_names, check_windows
 from codec.training.config import TrainingConfig
 from codec.training.distributed import Processes
-from codec.training.logging.balance_metrics import balance_metrics, level_metrics, loss_properties
+from codec.training.logging.balance_metrics import balance_metrics, loss_properties, rms_metrics
 from codec.training.logging.meters import Meters, codebook_metrics
 from codec.training.logging.run_logger import RunLogger
-from codec.training.logging.silent_logger import SilentLogger
 from codec.training.schedule import LRScheduler, make_codec_optimizer
 from codec.training.shared_gradients import SharedGradients
 from codec.training.startup.initialize import shared_constant_baselines, start_codebooks, start_weights, trust_bfloat16
@@ -64,7 +63,7 @@ class Trainer:
         data: TrainingData,
         validation: Validation,
         store: CheckpointStore,
-        logger: RunLogger | SilentLogger,
+        logger: RunLogger,
         processes: Processes | None = None,
     ) -> None:
         check_loss_names(losses, adversarial, balancer)
@@ -89,7 +88,7 @@ class Trainer:
         self.store = store
         self.logger = logger
         self.divergence_monitor = DivergenceMonitor(config.rollback, logger.message)
-        self.checkpointer = Checkpointer(store, self.divergence_monitor, validation, logger, self.processes)
+        self.checkpointer = Checkpointer(store, logger, self.processes)
         self.precision = choose_precision(config.precision, self.device)
         self.meters = Meters()
         self.step, self.seconds, self.skipped, self.skipped_in_a_row = 0, 0.0, 0, 0
@@ -117,7 +116,7 @@ class Trainer:
         Raises:
             TrainingError: It diverged, or too many steps in a row were not finite, and going back did not help.
         """
-        restored = self.checkpointer.restore(self)
+        restored = self.resume()
         if not restored and self.config.init == "pca":
             batches = self._look_ahead(min(self.config.codebooks.init_batches, _TRANSFORM_BATCHES))
             start_weights(self.codec, self.average, batches, self.processes, self.logger.message)
@@ -135,9 +134,8 @@ class Trainer:
         while self.progress < 1:
             try:
                 scores = self._train()
-            except DivergenceError as divergence:
-                self.checkpointer.go_back(self, self.averaged_codec, divergence)
-                self.meters = Meters()
+            except DivergenceError as error:
+                self._roll_back(error)
         return scores or self.validation.run(self.averaged_codec, self.losses, self.step, self.processes).scores
 
     def _train(self) -> dict[str, float]:
@@ -219,7 +217,7 @@ class Trainer:
             | {f"weight/{name}": weight for name, weight in balanced.weights.items()}
             | {"commitment": commitment.detach(), "gradient_norm": norm, "num_codebooks": torch.tensor(float(books))}
             | (adversarial.metrics if adversarial is not None else {})
-            | level_metrics(y, audio)
+            | rms_metrics(y, audio)
             | watched
         )
 
@@ -313,7 +311,36 @@ class Trainer:
 
     def save(self, score: float | None) -> None:
         """Writes the model and a checkpoint, with this step's score if there is one."""
-        self.checkpointer.save(self, self.averaged_codec, score, done=self.progress >= 1)
+        self.divergence_monitor.register_checkpoint(self.step)
+        protected = self.divergence_monitor.protected_steps
+        self.checkpointer.save(self.step, self.state_dict(), self.averaged_codec, score, protected)
+
+    def resume(self) -> bool:
+        """Loads the newest intact checkpoint; returns False if there is none."""
+        checkpoint = self.checkpointer.resume()
+        if checkpoint is None:
+            return False
+        self.load_state_dict(checkpoint.state)
+        return True
+
+    def _roll_back(self, error: DivergenceError) -> None:
+        """Returns to the newest good checkpoint, which is saved again with lower learning rates.
+
+        A kill during a rollback is harmless. The run resumes from the good checkpoint, or diverges again and repeats
+        the rollback.
+
+        Raises:
+            DivergenceError: No further rollback is possible.
+        """
+        rollback = self.divergence_monitor.choose_rollback(error, self.step, self.checkpointer.steps())
+        seconds = self.seconds
+        self.load_state_dict(self.checkpointer.rewind(rollback.step).state)
+        self.seconds = seconds  # training time of the removed steps counts
+        self.divergence_monitor.rolled_back(rollback)
+        if self.processes.is_main:
+            self.validation.forget_after(rollback.step)
+        self.save(None)
+        self.meters = Meters()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the continuation of the run depends on; tensors and primitives only."""

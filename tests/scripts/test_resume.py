@@ -274,7 +274,7 @@ def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Pa
     assert any("not saved at step 4" in message for message in messages(trainer))
     assert [path.name for path in trainer.store.paths()] == ["step_0000000.pt", "step_0000002.pt"]
     again = tiny_trainer(tmp_path)
-    assert again.checkpointer.restore(again)
+    assert again.resume()
     assert again.step == 2
     load_model(tmp_path / "run" / "model.safetensors")
 

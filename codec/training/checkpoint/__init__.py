@@ -1,1 +1,1 @@
-"""Checkpoints: files, the store, resuming, starting from a trained model, rolling back."""
+"""Checkpoints: writing and reading them, resuming and rolling back a run, and starting from trained weights."""

@@ -1,197 +1,91 @@
-"""The file of a checkpoint: an ordinary `torch.save` archive with a checksum in the comment of its ZIP format.
+"""One checkpoint file: a `torch.save` archive that holds only tensors and primitives.
 
-It holds tensors and primitives, and `torch.load(path, weights_only=True)` reads it. torch by itself checks no sums:
-it loads flipped bits without a word.
+The archive is a ZIP file. `torch.load` does not verify the checksums of a ZIP file, so they are verified first.
 """
 
-import hashlib
-import json
-import os
-import struct
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import zipfile
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
-__all__ = ["Label", "UnreadableError", "check_storable", "read_archive", "read_label", "write_archive"]
-
-_FORMAT = 1
-# End record of a ZIP archive: signature, 16 bytes of counts and offsets, length of the comment that follows.
-_END_RECORD = struct.Struct("<4s16xH")
-_END_SIGNATURE = b"PK\x05\x06"
-_LONGEST_COMMENT = 1024
+__all__ = ["Checkpoint", "CheckpointError", "read_checkpoint", "read_score", "write_checkpoint"]
 
 
-class UnreadableError(Exception):
-    """Why a file cannot be used, in a few words."""
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read."""
 
 
-class Label(NamedTuple):
-    """What can be told without loading the state."""
+class Checkpoint(NamedTuple):
+    """The state of a run after `step` optimizer steps: nested containers of tensors and primitives."""
 
     step: int
-    score: float | None
+    state: dict[str, Any]
+    score: float | None = None  # on held-out clips, lower is better
 
 
-class _Seal(NamedTuple):
-    """The comment of an archive, and how long the archive is without it."""
-
-    label: Label
-    header: bytes
-    digest: str
-    archive_bytes: int
-
-
-def write_archive(file: BinaryIO, state: dict[str, Any], label: Label) -> None:
-    """Writes the state, and behind it the label and the checksum.
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint and verifies that it can be read again.
 
     Raises:
-        OSError: What `file` raised.
+        OSError: The file cannot be written.
+        TypeError: The state holds a value that `torch.load(weights_only=True)` refuses, for example a NumPy number.
     """
-    stream = _HashingStream(file)
-    try:
-        torch.save(state, cast(IO[bytes], stream))
-    finally:
-        if stream.error is not None:
-            raise stream.error
-    header = json.dumps({"format": _FORMAT, **label._asdict()}).encode()
-    stream.digest.update(header)
-    comment = header + b" " + stream.digest.hexdigest().encode()
-    # torch ends the archive with a comment of length 0: put in the true length, and the comment.
-    file.seek(-2, os.SEEK_END)
-    file.write(struct.pack("<H", len(comment)) + comment)
-
-
-class _HashingStream:
-    """Passes bytes on and sums them; keeps an error back until torch has finished.
-
-    torch's writer completes the archive while an exception unwinds, fails again, and hides the first error behind
-    a RuntimeError about positions.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.digest = hashlib.sha256()
-        self.error: OSError | None = None
-        self._file = file
-
-    def write(self, data: bytes | memoryview) -> int:
-        self.digest.update(data)
-        if self.error is None:
-            try:
-                self._file.write(data)
-            except OSError as error:
-                self.error = error
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing to do: the file is flushed before it is renamed."""
-
-
-def read_archive(path: Path) -> tuple[Label, dict[str, Any]]:
-    """Label and state (on CPU), once the checksum was found right.
-
-    Raises:
-        UnreadableError: The file is damaged, foreign or unsafe.
-    """
-    with _opened(path) as file:
-        label = _read_checked_label(file)
-        file.seek(0)
+    with open(path, "wb") as file:
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a file made to do harm can provoke anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UnreadableError(f"torch refuses it as unsafe or malformed ({reason})") from error
-    if not isinstance(state, dict):
-        raise UnreadableError(f"it holds a {type(state).__name__}, wanted a dict")
-    return label, state
-
-
-def read_label(path: Path) -> Label:
-    """The label alone, once the checksum was found right.
-
-    Raises:
-        UnreadableError: The file is damaged or foreign.
-    """
-    with _opened(path) as file:
-        return _read_checked_label(file)
-
-
-def _read_checked_label(file: BinaryIO) -> Label:
-    seal = _read_seal(file)
-    if _digest(file, seal) != seal.digest:
-        raise UnreadableError("it is damaged, its checksum does not match")
-    return seal.label
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+            torch.save(checkpoint._asdict(), file)
+        except RuntimeError as error:  # torch raises it in place of the OSError
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
     try:
-        with open(path, "rb") as file:
-            yield file
-    except OSError as error:
-        raise UnreadableError(f"it cannot be read, {error.strerror or error}") from error
-
-
-def _read_seal(file: BinaryIO) -> _Seal:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _END_RECORD.size - _LONGEST_COMMENT))
-    tail = file.read()
-    at = tail.rfind(_END_SIGNATURE)
-    if at < 0 or len(tail) < at + _END_RECORD.size:
-        raise UnreadableError(f"it is cut short or no checkpoint, {size} bytes")
-    _, comment_bytes = _END_RECORD.unpack_from(tail, at)
-    header, _, digest = tail[at + _END_RECORD.size :].rpartition(b" ")
-    if comment_bytes != len(tail) - at - _END_RECORD.size or not header:
-        raise UnreadableError("it is damaged or was not written by this project")
-    try:
-        values = json.loads(header)
-        version, step, score = values["format"], values["step"], values["score"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UnreadableError("it is damaged or was not written by this project") from error
-    if version != _FORMAT:
-        raise UnreadableError(f"it is of format {version!r}, wanted {_FORMAT}")
-    if type(step) is not int or type(score) not in (float, type(None)):
-        raise UnreadableError(f"its label is wrong: step {step!r}, score {score!r}")
-    return _Seal(Label(step, score), header, digest.decode("ascii", "replace"), size - comment_bytes)
-
-
-def _digest(file: BinaryIO, seal: _Seal) -> str:
-    """SHA-256 of the archive as torch wrote it, with a comment of length 0, and of the label."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    left = seal.archive_bytes - 2
-    while left and (chunk := file.read(min(left, 1 << 20))):
-        digest.update(chunk)
-        left -= len(chunk)
-    digest.update(b"\0\0" + seal.header)
-    return digest.hexdigest()
-
-
-def check_storable(value: object, where: str) -> None:
-    """Refuses what `read_archive` could not give back.
-
-    Raises:
-        TypeError: Naming the place, as in `state['optimizer']['lr']`.
-    """
-    # Exact types: a subclass, numpy.float64 of float for one, is stored by its class, which weights_only refuses.
-    kind = type(value)
-    if kind in (dict, OrderedDict):
-        for key, item in value.items():  # type: ignore[attr-defined]
-            if type(key) not in (str, int):
-                raise TypeError(f"{where} has the key {key!r}, wanted a str or int")
-            check_storable(item, f"{where}[{key!r}]")
-    elif kind in (list, tuple):
-        for index, item in enumerate(value):  # type: ignore[arg-type, var-annotated]
-            check_storable(item, f"{where}[{index}]")
-    elif isinstance(value, Tensor) and kind in (Tensor, nn.Parameter):
-        if value.is_meta or value.layout != torch.strided:
-            raise TypeError(f"{where} is a {value.layout} tensor on {value.device}, wanted a dense one with data")
-    elif kind not in (bool, int, float, str, type(None)):
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
         raise TypeError(
-            f"{where} is a {kind.__module__}.{kind.__qualname__}, wanted tensors, bool, int, float, str, None, "
-            "and dicts, lists and tuples of them"
-        )
+            f"the training state holds {found[1] if found else 'an unsupported type'}, expected only tensors, numbers, "
+            "strings, None, and dicts, lists and tuples of them"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint; its tensors are on the CPU.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, unsafe to load, or not a checkpoint.
+    """
+    return _read(path, mmap=False)
+
+
+def read_score(path: Path) -> float | None:
+    """Reads only the score of a checkpoint. Raises the errors of `read_checkpoint`."""
+    return _read(path, mmap=True).score
+
+
+def _read(path: Path, mmap: bool) -> Checkpoint:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch does not read a record that is marked as a folder, and returns uninitialized memory.
+            marked = [record.filename for record in archive.infolist() if record.external_attr]
+            damaged = marked[0] if marked else archive.testzip()
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a damaged or malicious file can raise any exception
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read: {reason}") from error
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not match")
+    if content is None or not _is_checkpoint(content):
+        raise CheckpointError(f"{path} is not a checkpoint of a training run")
+    return Checkpoint(**content)
+
+
+def _is_checkpoint(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and content.keys() == set(Checkpoint._fields)
+        and isinstance(content["step"], int)
+        and isinstance(content["state"], dict)
+        and isinstance(content["score"], float | None)
+    )

@@ -1,4 +1,4 @@
-"""A run that begins with the weights of another one: fine-tuning, and the cells of an ablation."""
+"""Starting a run from trained weights: those of another run's checkpoint, or of a model file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,91 +10,96 @@ from torch import Tensor, nn
 from codec.model import Codec
 from codec.model_file import fingerprint, load_model, make_codec
 from codec.training.adversarial import AdversarialTraining
-from codec.training.checkpoint.store import CheckpointError, load_checkpoint
+from codec.training.checkpoint.file import CheckpointError
+from codec.training.checkpoint.store import load_checkpoint
 
-__all__ = ["Origin", "averaged_codec", "check_architecture", "read_origin", "take_weights"]
+__all__ = ["Pretrained", "check_architecture", "load_weights", "read_averaged_codec", "read_pretrained"]
 
-# How long audio is cut up and which rates are offered: no weight depends on these.
+# Settings that no weight depends on: the offered bandwidths, and how long audio is split into segments.
 _FREE_TO_DIFFER = ("bandwidths_kbps", "segment_seconds", "overlap")
 
 _MODEL_NAME = "model.safetensors"
 
 
-class Origin(NamedTuple):
-    """Where a run's first weights come from."""
+class Pretrained(NamedTuple):
+    """Trained weights and where they come from."""
 
-    state: Mapping[str, Any]  # that of a `Trainer`, or of it what a model file tells
+    state: Mapping[str, Any]  # state of a `Trainer`; from a model file only its entries about the codec
     description: str
 
 
-def read_origin(path: Path) -> Origin:
-    """A checkpoint, the newest one of a run's folder, or a model file, imported ones included.
+def read_pretrained(path: Path) -> Pretrained:
+    """Reads trained weights.
 
-    A folder without checkpoints may hold a model.safetensors. A model has no discriminator, and its codebooks'
-    averages start anew, each code weighing as much as 1 / (1 - decay) vectors on its place (see `load_model`).
+    A model file has no discriminator and no codebook statistics. The statistics are initialized such that each code
+    counts as much as 1 / (1 - decay) vectors at its position (see `load_model`).
+
+    Args:
+        path: A checkpoint, a run's folder (its newest checkpoint), a model file, or a folder that has a
+            model.safetensors and no checkpoints.
 
     Raises:
-        CheckpointError: There is no whole checkpoint.
+        CheckpointError: There is no intact checkpoint.
         ModelFileError: The model file is damaged.
     """
-    folder_of_model = (path / _MODEL_NAME).is_file() and not (path / "checkpoints").exists()
-    if path.suffix != ".safetensors" and not folder_of_model:
-        step, state = load_checkpoint(path)
-        return Origin(state, f"{path} at step {step}")
-    codec = load_model(path / _MODEL_NAME if folder_of_model else path)
+    is_model_folder = (path / _MODEL_NAME).is_file() and not (path / "checkpoints").exists()
+    if path.suffix != ".safetensors" and not is_model_folder:
+        checkpoint = load_checkpoint(path)
+        return Pretrained(checkpoint.state, f"{path} at step {checkpoint.step}")
+    codec = load_model(path / _MODEL_NAME if is_model_folder else path)
     weights = codec.state_dict()
-    # The average of one state; with a count of 0 the first step would overwrite it.
+    # An average of one state. With a count of 0 the first step would overwrite it.
     average = {"n_averaged": torch.tensor(1), **{f"module.{name}": value for name, value in weights.items()}}
     state = {"codec_config": codec.config.to_dict(), "codec": weights, "average": average}
-    return Origin(state, f"the model {path} ({fingerprint(codec)})")
+    return Pretrained(state, f"the model {path} ({fingerprint(codec)})")
 
 
-def averaged_codec(path: Path) -> Codec:
-    """What a run validates and saves as its model, from one of its checkpoints: averaged weights, the newest codebooks.
+def read_averaged_codec(path: Path) -> Codec:
+    """The codec that a run validates and exports, from one of its checkpoints: averaged weights and current codebooks.
 
     Raises:
-        CheckpointError: The file is damaged, or no checkpoint of a run.
+        CheckpointError: The file is damaged, or is not the checkpoint of a codec.
     """
     state = load_checkpoint(path).state
     try:
         codec = make_codec(state["codec_config"])
         average = {name.removeprefix("module."): value for name, value in state["average"].items()}
         del average["n_averaged"]
-        books = {name: value for name, value in state["codec"].items() if name.startswith("quantizer.")}
-        codec.load_state_dict(average | books)
+        codebooks = {name: value for name, value in state["codec"].items() if name.startswith("quantizer.")}
+        codec.load_state_dict(average | codebooks)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} holds no run's codec: {str(error).splitlines()[-1].strip()[:200]}") from error
+        reason = str(error).splitlines()[-1].strip()[:200]
+        raise CheckpointError(f"{path} does not hold the codec of a run: {reason}") from error
     return codec.eval()
 
 
 def check_architecture(state: Mapping[str, Any], codec: Codec) -> None:
-    """Makes sure that the codec in the state of a `Trainer` is built like `codec`.
+    """Compares the architecture of the codec in the state of a `Trainer` with that of `codec`.
 
     Raises:
         ValueError: Names the first settings that differ.
     """
-    ours, theirs = _flat(codec.config.to_dict()), _flat(state["codec_config"])
+    ours, theirs = _flatten(codec.config.to_dict()), _flatten(state["codec_config"])
     names = [name for name in [*ours, *theirs] if name not in _FREE_TO_DIFFER]
     differing = [
-        f"{name} is {theirs.get(name)} there, {ours.get(name)} here"
+        f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
         for name in dict.fromkeys(names)
         if theirs.get(name) != ours.get(name)
     ]
     if differing:
         raise ValueError(
-            f"a codec of the same architecture is wanted, got another one: {'; '.join(differing[:3])}"
-            f"{'; ...' if len(differing) > 3 else ''}"
+            f"the codec there has another architecture: {'; '.join(differing[:3])}{'; ...' if differing[3:] else ''}"
         )
 
 
-def take_weights(state: Mapping[str, Any], codec: Codec, adversarial: AdversarialTraining | None) -> bool:
-    """Gives the weights in the state of a `Trainer`, codebooks included, to a codec and a discriminator.
+def load_weights(state: Mapping[str, Any], codec: Codec, adversarial: AdversarialTraining | None) -> bool:
+    """Loads the weights in the state of a `Trainer`, codebooks included, into a codec and a discriminator.
 
     Returns:
-        Whether the discriminator got its weights; without one on either side it is left as it is.
+        Whether the discriminator was loaded. It is left unchanged if either side has none.
 
     Raises:
-        ValueError: Codec or discriminator has another architecture; the message says where.
+        ValueError: The codec or the discriminator has another architecture. The message names the difference.
     """
     check_architecture(state, codec)
     codec.load_state_dict(state["codec"])
@@ -105,27 +110,27 @@ def take_weights(state: Mapping[str, Any], codec: Codec, adversarial: Adversaria
     return True
 
 
-def _check_shapes(state: Mapping[str, Any], part: nn.Module) -> None:
-    theirs, ours = _shapes(state), _shapes(part.state_dict())
+def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": each for inner, each in _flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _check_shapes(state: Mapping[str, Any], module: nn.Module) -> None:
+    theirs, ours = _shapes(state), _shapes(module.state_dict())
     differing = [name for name in dict.fromkeys([*ours, *theirs]) if ours.get(name) != theirs.get(name)]
     if differing:
         name = differing[0]
         raise ValueError(
-            f"a discriminator of the same architecture is wanted, got another one: {name} is "
-            f"{theirs.get(name, 'missing')} there, {ours.get(name, 'missing')} here"
+            f"the discriminator there has another architecture: {name} is {theirs.get(name, 'missing')} there and "
+            f"{ours.get(name, 'missing')} here"
         )
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
-        else:
-            found[name] = value
-    return found

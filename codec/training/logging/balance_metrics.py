@@ -1,4 +1,4 @@
-"""What a monitoring step adds to the log: the losses against each other, and all of them against the commitment."""
+"""Metrics of gradients and levels: per-loss gradient norms and cosines, the commitment ratio, and RMS."""
 
 from collections.abc import Mapping
 
@@ -9,37 +9,38 @@ from balancer import GradientReport
 from codec.model import CodecOutput
 from codec.training.adversarial import AdversarialTraining
 
-__all__ = ["balance_metrics", "level_metrics", "loss_properties"]
+__all__ = ["balance_metrics", "loss_properties", "rms_metrics"]
 
-_SILENCE = 1e-3  # root mean square, -60 dB: what the sampler takes for silence
+_SILENCE = 1e-3  # RMS, -60 dB: the sampler's threshold of silence
 
 
-def balance_metrics(balance: GradientReport | None, output: CodecOutput, commitment: Tensor) -> dict[str, Tensor]:
-    """Metrics of one step, to be asked for before its backward pass, which adds `commitment_ratio` to them.
+def balance_metrics(report: GradientReport | None, output: CodecOutput, commitment: Tensor) -> dict[str, Tensor]:
+    """Metrics of the balancer's gradient report, empty between monitoring steps.
 
-    Nothing is computed, and the result stays empty, on a step without a report; there is no ratio where nothing was
-    quantized. The gradients that train are not touched.
+    Must be called before the backward pass of the step. That pass adds `commitment_ratio` to the returned dict, unless
+    the latents were not quantized. The gradients of the step are not changed.
 
     Args:
-        balance: The balancer's report, None between monitoring steps.
+        report: The balancer's report, None between monitoring steps.
+        output: Of the codec, in training mode.
         commitment: The weighted commitment loss. Shape [].
     """
-    if balance is None:
+    if report is None:
         return {}
-    names, metrics = balance.names, {"conflicts": balance.conflicts, "balanced_norm": balance.norm}
-    for prefix, values in (("norm", balance.norms), ("share", balance.shares), ("projection", balance.projections)):
+    names, metrics = report.names, {"conflicts": report.conflicts, "balanced_norm": report.norm}
+    for prefix, values in (("norm", report.norms), ("share", report.shares), ("projection", report.projections)):
         metrics |= {f"{prefix}/{name}": value for name, value in zip(names, values.unbind(), strict=True)}
     for i, first in enumerate(names):
         for j in range(i + 1, len(names)):
-            metrics[f"cosine/{first}/{names[j]}"] = balance.cosines[i, j]
+            metrics[f"cosine/{first}/{names[j]}"] = report.cosines[i, j]
     if output.quantized is not None and commitment.requires_grad:
         _add_commitment_ratio(output.latent, output.quantized.latent, commitment, metrics)
     return metrics
 
 
 @torch.no_grad()
-def level_metrics(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """Root mean squares of a batch before and after, and the share of its segments that are silent.
+def rms_metrics(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """RMS of a batch and of its reconstruction, and the share of segments that are silent.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> scalars.
     """
@@ -66,16 +67,16 @@ def loss_properties(losses: Mapping[str, nn.Module], adversarial: AdversarialTra
 
 
 def _add_commitment_ratio(latent: Tensor, quantized: Tensor, commitment: Tensor, metrics: dict[str, Tensor]) -> None:
-    """Length of the commitment's gradient over that of the balanced gradient, both at the encoder's output.
+    """Norm of the commitment gradient over the norm of the balanced gradient, both at the encoder output.
 
-    The straight-through estimator hands the encoder's output what arrives at the decoder's input, and the commitment
-    does not pass there. So a hook on the quantized latent sees the balanced gradient alone in the backward pass that
-    the step makes anyway; the commitment's own graph ends at the latent, and is short.
+    The straight-through estimator copies the gradient at the decoder input to the encoder output. The commitment loss
+    does not depend on the decoder input. A hook on the quantized latent therefore sees the balanced gradient alone, in
+    the backward pass of the step. The commitment gradient is cheap, because its graph ends at the latent.
     """
-    (pull,) = torch.autograd.grad(commitment, latent, retain_graph=True)
+    (commitment_gradient,) = torch.autograd.grad(commitment, latent, retain_graph=True)
 
-    def note(gradient: Tensor) -> None:
-        lengths = [torch.linalg.vector_norm(each, dtype=torch.float64) for each in (pull, gradient)]
-        metrics["commitment_ratio"] = lengths[0] / lengths[1]
+    def add_ratio(gradient: Tensor) -> None:
+        norms = [torch.linalg.vector_norm(each, dtype=torch.float64) for each in (commitment_gradient, gradient)]
+        metrics["commitment_ratio"] = norms[0] / norms[1]
 
-    quantized.register_hook(note)
+    quantized.register_hook(add_ratio)

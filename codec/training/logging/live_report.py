@@ -1,4 +1,4 @@
-"""The page of a run while it goes: written anew when it was validated, and for the last time at the end."""
+"""report.html, updated during training."""
 
 import logging
 import math
@@ -17,30 +17,35 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class LiveReport:
-    """A sink of a `RunLogger`, whose files the page is made from. A disk that is full costs the page, not the run.
+    """A sink that writes report.html from the run's files after each validation and at the end.
+
+    A failed write is logged, and training continues.
 
     Args:
-        pause: Seconds from one page to the next at least. A page takes a second or two, and nobody sees more of them:
-            in a browser it looks for a newer one every 15 s.
+        min_interval_seconds: Shortest time between two updates. Writing the page takes a second or two, and an open
+            browser tab checks for a new version only every 15 s.
     """
 
-    def __init__(self, pause: float = 10.0) -> None:
-        self._pause, self._written = pause, -math.inf
+    def __init__(self, min_interval_seconds: float = 10.0) -> None:
+        self._min_interval_seconds = min_interval_seconds
+        self._written_at = -math.inf
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> None:
         self._folder = folder
 
-    def rewind(self, step: int) -> None: ...
+    def rewind(self, step: int) -> None:
+        """Does nothing: the next update reads the truncated files."""
 
     def metrics(self, split: str, step: int, values: Mapping[str, float]) -> None:
-        if split == "validation" and time.monotonic() - self._written >= self._pause:
+        if split == "validation" and time.monotonic() - self._written_at >= self._min_interval_seconds:
             self._write(running=True)
-            self._written = time.monotonic()
+            self._written_at = time.monotonic()
 
-    def audio(self, name: str, step: int, audio: Tensor, sample_rate: int) -> None: ...
+    def audio(self, name: str, step: int, audio: Tensor, sample_rate: int) -> None:
+        """Does nothing: the report reads the files in samples/."""
 
     def close(self) -> None:
-        if (self._folder / "metrics.jsonl").exists():  # nothing is to be seen of a run that could not begin
+        if (self._folder / "metrics.jsonl").exists():  # a run that failed to start has nothing to report
             self._write(running=False)
 
     def _write(self, running: bool) -> None:

@@ -1,4 +1,4 @@
-"""Averages of a log interval, kept on the device and read once."""
+"""Means of metrics over a log interval. They stay on the device until they are read once per interval."""
 
 import time
 from collections import defaultdict
@@ -15,7 +15,7 @@ __all__ = ["Meters", "codebook_metrics"]
 
 
 class Meters:
-    """Sums of what training steps report since the last reading."""
+    """Accumulates the metrics of training steps since the last `read`."""
 
     def __init__(self) -> None:
         self._clear()
@@ -25,17 +25,17 @@ class Meters:
         self._counts: dict[str, int] = defaultdict(int)
         self._steps = 0
         self._busy_seconds = 0.0
-        self._waited_seconds = 0.0
+        self._wait_seconds = 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what a step waits for before it can begin: the next batch."""
+        """Measures the time in which a step waits for its batch."""
         begun = time.monotonic()
         yield
-        self._waited_seconds += time.monotonic() - begun
+        self._wait_seconds += time.monotonic() - begun
 
     def add(self, metrics: dict[str, Tensor], since: float) -> None:
-        """Adds the scalars of one step, begun at `time.monotonic() == since`."""
+        """Adds the scalars of one step that began at the `time.monotonic()` of `since`."""
         for name, value in metrics.items():
             value = value.detach().double()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -44,28 +44,32 @@ class Meters:
         self._busy_seconds += time.monotonic() - since
 
     def read(self, audio_seconds_per_step: float, processes: Processes) -> dict[str, float]:
-        """Means over processes and steps since the last reading, each over the steps that reported it; starts anew."""
+        """Means over all processes and over the steps that reported a metric, then resets.
+
+        Args:
+            audio_seconds_per_step: Seconds of audio in a batch over all processes.
+        """
         if not self._steps:
             return {}
         values = dict(zip(self._sums, _to_floats(list(self._sums.values()), processes), strict=True))
         means = {name: value / self._counts[name] for name, value in values.items()}
         busy = max(self._busy_seconds, 1e-9)
-        pace = {
+        speed = {
             "audio_seconds_per_second": audio_seconds_per_step * self._steps / busy,
-            "data_wait_fraction": self._waited_seconds / busy,
+            "data_wait_fraction": self._wait_seconds / busy,
         }
         self._clear()
-        return means | pace
+        return means | speed
 
 
 def codebook_metrics(usage: CodebookUsage) -> dict[str, float]:
-    """`codebook/<k>/<quantity>` for every book and quantity of `usage`."""
+    """`codebook/<k>/<quantity>` for every codebook and quantity of `usage`."""
     named = usage._asdict().items()
-    return {f"codebook/{k}/{name}": value for name, per_book in named for k, value in enumerate(per_book.tolist())}
+    return {f"codebook/{k}/{name}": value for name, values in named for k, value in enumerate(values.tolist())}
 
 
 def _to_floats(tensors: list[Tensor], processes: Processes) -> list[float]:
-    """One transfer for all; scalars may live on different devices."""
+    """One transfer for all scalars, which may be on different devices."""
     if not tensors:  # every step of the interval was skipped
         return []
     device = next((t.device for t in tensors if t.device.type != "cpu"), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The console while a run goes: a progress bar on a terminal, plain lines everywhere else."""
+"""Progress on the console: a bar on a terminal, plain lines everywhere else."""
 
 import os
 import sys
@@ -16,12 +16,12 @@ __all__ = ["ProgressDisplay", "clock"]
 
 
 class ProgressDisplay:
-    """Shows how far a run is: a bar and the latest losses on a terminal, a plain line per interval elsewhere.
+    """Prints the progress of a run: a bar and the latest losses on a terminal, a plain line per log interval elsewhere.
 
     Args:
-        total_steps: the budget in optimizer steps, None when there is no such budget.
-        total_seconds: the budget in training time, None when there is no such budget. The nearer one counts.
-        stream: where to print, standard output when None. What is not a terminal gets no control codes.
+        total_steps: Optimizer steps of the run, None if they are not limited.
+        total_seconds: Training time of the run, None if it is not limited. The limit that is reached first counts.
+        stream: Where to print; None prints to standard output. Only a terminal gets control codes.
     """
 
     def __init__(
@@ -30,24 +30,24 @@ class ProgressDisplay:
         self.total_steps, self.total_seconds = total_steps, total_seconds
         self._stream = stream or sys.stdout
         self._step, self._seconds = 0, 0.0
-        self._first: tuple[int, float] | None = None
+        self._session_start: tuple[int, float] | None = None  # (step, seconds)
         self._losses: dict[str, float] = {}
         self._speed: float | None = None
-        # rich would take FORCE_COLOR, which many build servers set, for a terminal.
+        # Not rich's own test: it treats FORCE_COLOR, which many CI servers set, as a terminal.
         terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._console = Console(file=self._stream, highlight=False) if terminal else None
         self._live: Live | None = None
         self._drawn = 0.0
 
     def advance(self, step: int, seconds: float) -> None:
-        """Moves the bar, at most ten times a second; plain output stays silent."""
-        if self._first is None or step < self._step:  # a run that went back has spent time, and has none of its steps
-            self._first = (step, seconds)
+        """Advances the bar, at most ten times a second. Plain output prints nothing."""
+        if self._session_start is None or step < self._step:  # step < self._step after a rollback
+            self._session_start = (step, seconds)
         self._step, self._seconds = step, seconds
         if self._console is None:
             return
         if self._live is None:
-            # No refreshing thread: data loaders fork, and a fork next to a thread that holds a lock can hang.
+            # No refresh thread: data loaders fork, and a fork can deadlock on a lock that another thread holds.
             self._live = Live(self._render(), console=self._console, auto_refresh=False)
             self._live.start()
         if time.monotonic() - self._drawn > 0.1:
@@ -55,10 +55,10 @@ class ProgressDisplay:
             self._drawn = time.monotonic()
 
     def train(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Takes over the losses (`loss/<name>`) and the speed of one log interval."""
+        """Displays the losses (`loss/<name>`) and the speed of one log interval."""
         self._losses = {name[5:]: value for name, value in values.items() if name.startswith("loss/")}
         self._speed = values.get("audio_seconds_per_second")
-        self._drawn = 0.0  # fresh numbers are always worth drawing
+        self._drawn = 0.0  # draw new numbers at once
         self.advance(step, seconds)
         if self._console is None:
             print(f"{'  '.join(self._facts())}  {self._loss_line()}".rstrip(), file=self._stream, flush=True)
@@ -71,20 +71,21 @@ class ProgressDisplay:
             self._console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leaves the last state of the bar on the screen; a second call does nothing."""
+        """Draws the bar for the last time. A second call does nothing."""
         if self._live is not None:
             self._live.update(self._render(), refresh=True)
             self._live.stop()
             self._live = None
 
     def seconds_left(self) -> float | None:
-        """Training time until the nearer budget is spent, None while it cannot be known."""
+        """Remaining training time, None while it cannot be estimated."""
         left = []
         if self.total_seconds is not None:
             left.append(self.total_seconds - self._seconds)
-        if self.total_steps is not None and self._first is not None and self._step > self._first[0]:
-            # The speed of this session only: the one before may have run on another machine.
-            per_step = (self._seconds - self._first[1]) / (self._step - self._first[0])
+        start = self._session_start
+        if self.total_steps is not None and start is not None and self._step > start[0]:
+            # The speed of this session only: earlier sessions may have run on another machine.
+            per_step = (self._seconds - start[1]) / (self._step - start[0])
             left.append((self.total_steps - self._step) * per_step)
         return max(0.0, min(left)) if left else None
 
@@ -116,7 +117,7 @@ class ProgressDisplay:
 
 
 def clock(seconds: float) -> str:
-    """As h:mm:ss, or m:ss below an hour."""
+    """Formats a duration as h:mm:ss, or m:ss below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

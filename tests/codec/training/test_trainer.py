@@ -402,7 +402,7 @@ def test_too_many_in_a_row_end_the_run_with_a_diagnosis(tmp_path: Path) -> None:
     assert str(trainer.store.folder) in str(caught.value)
 
     again = tiny_trainer(tmp_path, max_steps=20)
-    assert again.checkpointer.restore(again)
+    assert again.resume()
     assert (again.step, again.skipped, again.skipped_in_a_row) == (3, 1, 0)
     assert all(bool(tensor.isfinite().all()) for tensor in again.codec.state_dict().values())
 

@@ -1,4 +1,4 @@
-"""A run shows how far it is while it goes, and says in the end what came of it."""
+"""The report is updated during a run, and the summary at the end lists scores, files and next commands."""
 
 import re
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import pytest
 
 from browser import CHROMIUM, chromium
 from codec.training import Trainer
+from codec.training.logging import RunLogger
 from codec.training.logging.live_report import LiveReport
-from codec.training.logging.run_logger import RunLogger
 from scripts.train import run
 from tiny_command import TINY, composed
 from tiny_run import tidied
@@ -30,19 +30,19 @@ def refreshes(page: Path) -> bool:
     return found.pop()
 
 
-def test_the_page_renews_itself_while_the_run_goes_and_the_summary_says_what_came_of_it(
+def test_the_report_reloads_itself_during_a_run_and_the_summary_lists_the_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a run"
     pages: list[tuple[int, bool, int]] = []
     step = Trainer.train_step
 
-    def look(trainer: Trainer, *args: object) -> object:
+    def record(trainer: Trainer, *args: object) -> object:
         page = folder / "report.html"
         pages.append((trainer.step, refreshes(page), page.read_text(encoding="utf-8").count("<audio")))
         return step(trainer, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Trainer, "train_step", look)
+    monkeypatch.setattr(Trainer, "train_step", record)
     settings = ("trainer.validate_every=2", "trainer.max_steps=2", "validation.samples_per_group=1")
     run(composed("train", *TINY, *settings, "name='a run'", f"runs_folder={tmp_path}"))
     assert [page[:2] for page in pages] == [(0, True), (1, True)]
@@ -66,7 +66,7 @@ def test_the_page_renews_itself_while_the_run_goes_and_the_summary_says_what_cam
         assert command in summary
 
 
-def test_a_run_that_is_stopped_leaves_a_page_that_rests(tmp_path: Path) -> None:
+def test_the_report_of_a_stopped_run_does_not_reload_itself(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path, [LiveReport()])
     logger.metrics("validation", 0, 0.0, {"all/mel_distance": 2.0})
     assert refreshes(tmp_path / "report.html")
@@ -74,24 +74,24 @@ def test_a_run_that_is_stopped_leaves_a_page_that_rests(tmp_path: Path) -> None:
     assert not refreshes(tmp_path / "report.html")
 
 
-@pytest.mark.parametrize("pause", [0.0, 1000.0])
-def test_pages_do_not_follow_each_other_at_once(tmp_path: Path, pause: float) -> None:
-    logger = RunLogger(tmp_path, [LiveReport(pause)])
+@pytest.mark.parametrize("interval", [0.0, 1000.0])
+def test_updates_are_at_least_the_interval_apart(tmp_path: Path, interval: float) -> None:
+    logger = RunLogger(tmp_path, [LiveReport(interval)])
     pages = []
     for step in (0, 1):
         logger.metrics("validation", step, 0.0, {"all/mel_distance": 2.0 - step})
         pages.append((tmp_path / "report.html").read_bytes())
-    assert (pages[0] == pages[1]) == (pause > 0)
+    assert (pages[0] == pages[1]) == (interval > 0)
     logger.close()
     assert (tmp_path / "report.html").read_bytes() != pages[1]
 
 
-def test_a_run_that_could_not_begin_leaves_no_page(tmp_path: Path) -> None:
+def test_a_run_that_failed_to_start_has_no_report(tmp_path: Path) -> None:
     RunLogger(tmp_path, [LiveReport()]).close()
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_page_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_report_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "report.html").mkdir()
     logger = RunLogger(tmp_path, [LiveReport()])
     logger.metrics("validation", 0, 0.0, {"all/mel_distance": 2.0})
@@ -101,8 +101,8 @@ def test_a_page_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, capl
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_in_a_browser_the_page_waits_for_what_plays(tmp_path: Path) -> None:
-    """With its intervals shortened to two seconds, in which a busy machine still starts a player."""
+def test_in_a_browser_the_report_does_not_reload_while_audio_plays(tmp_path: Path) -> None:
+    """The reload interval is shortened to two seconds."""
     from codec.evaluation.report.page import write_report
     from data import write_wav
     from tiny_run import tones

@@ -91,33 +91,33 @@ def test_a_rate_a_hundred_times_too_high_is_lowered_until_the_model_learns(tmp_p
     plan: dict[str, Any] = {"max_steps": 40, "log_every": 2, "validate_every": 20, "checkpoint_every": 20}
     trainer = at_rate(tiny_trainer(tmp_path, codec=reviving(), **plan), 1.0)
     trainer.run()
-    back = [re.search(r"Going back to step (\d+) with (\S+) times", message) for message in messages(trainer)]
-    rates = [float(match[2]) for match in back if match]
+    found = [re.search(r"Rolling back to step (\d+) with (\S+) times", message) for message in messages(trainer)]
+    rates = [float(match[2]) for match in found if match]
     assert 1 <= len(rates) <= 3
     assert rates == [0.5**n for n in range(1, len(rates) + 1)]
     assert trainer.divergence_monitor.rollbacks == len(rates)
     first, *_, last = metric_lines(trainer, "validation")
     assert last["all/mel_distance"] < 0.7 * first["all/mel_distance"]
     log = metric_lines(trainer)
-    assert [line["step"] for line in log] == list(range(2, 41, 2))  # what led astray is forgotten
+    assert [line["step"] for line in log] == list(range(2, 41, 2))  # the removed steps are not in the log
     assert log[-1]["lr"] == rates[-1]
     assert named(trainer) == ["diverge"]
 
 
-def test_a_hopeless_run_ends_with_a_sentence(tmp_path: Path) -> None:
-    doctor = RollbackConfig(max_rollbacks=2, lr_factor=0.1)
-    trainer = at_rate(tiny_trainer(tmp_path, max_steps=40, rollback=doctor, max_skipped_steps=3), 1e9)
-    with pytest.raises(TrainingError, match=r"taken back .* 2 times, in the end with 0\.01 times the learning rates"):
+def test_a_run_that_diverges_again_and_again_ends_with_an_error(tmp_path: Path) -> None:
+    rollback = RollbackConfig(max_rollbacks=2, lr_factor=0.1)
+    trainer = at_rate(tiny_trainer(tmp_path, max_steps=40, rollback=rollback, max_skipped_steps=3), 1e9)
+    with pytest.raises(TrainingError, match=r"rolled back 2 times, finally with 0\.01 times the learning rates"):
         trainer.run()
     assert trainer.step < 10
-    # The same command begins where it ended, and ends again.
-    again = at_rate(tiny_trainer(tmp_path, max_steps=40, rollback=doctor, max_skipped_steps=3), 1e9)
-    with pytest.raises(TrainingError, match="2 times"):
+    # Resumed, it ends with the same error.
+    again = at_rate(tiny_trainer(tmp_path, max_steps=40, rollback=rollback, max_skipped_steps=3), 1e9)
+    with pytest.raises(TrainingError, match="rolled back 2 times"):
         again.run()
 
 
 class Poisoned(nn.Module):
-    """L1 whose value and gradient are ten times as large between two steps at the rate of the start."""
+    """L1, multiplied by ten between two steps while the learning rate is the initial one."""
 
     def __init__(self, first: int, last: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Poisoned(nn.Module):
 
 
 def poisoned(folder: Path, keep_last: int = 1) -> Trainer:
-    """Diverges from step 14 on, which is noticed five lines later; checkpoints at every second step."""
+    """Diverges at step 14, which is detected five records later. A checkpoint is saved every second step."""
     loss = Poisoned(14, 20)
     trainer = tiny_trainer(folder, losses={"l1": loss}, max_steps=20, log_every=1, validate_every=4, checkpoint_every=2)
     trainer.store.keep_last = keep_last
@@ -140,29 +140,29 @@ def poisoned(folder: Path, keep_last: int = 1) -> Trainer:
     return trainer
 
 
-def test_it_goes_back_behind_checkpoints_that_may_be_spoilt(tmp_path: Path) -> None:
+def test_a_rollback_skips_checkpoints_that_may_have_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = poisoned(tmp_path)
     saved: list[tuple[int, float, set[int]]] = []
     save = trainer.store.save
 
-    def note(step: int, *rest: Any) -> Path:
+    def record(step: int, *rest: Any) -> Path:
         path = save(step, *rest)
         saved.append((step, trainer.divergence_monitor.lr_factor, trainer.store.steps()))
         return path
 
-    trainer.store.save = note  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer.store, "save", record)
     trainer.run()
     steps = [(step, rate) for step, rate, _ in saved]
     turn = next(i for i, (_, rate) in enumerate(steps) if rate < 1)
-    # The lines of steps 15 to 19 are too high; 16 and 18 are saved between onset and notice. 14 is sound, but might not
-    # be: it has no sound line after it. 8 is the newest that six sound lines follow.
+    # The losses of steps 15 to 19 are out of range. The checkpoints of steps 16 and 18 were saved in between. No record
+    # in range follows that of step 14. Six follow that of step 8.
     assert steps[turn - 1] == (18, 1.0)
     good = steps[turn][0]
     assert good == 8
     assert steps[turn + 1 :] == [(step, 0.5) for step in range(good + 2, 21, 2)]
     assert all(good in there for step, rate, there in saved if 14 <= step < 20 and rate == 1)
-    assert max(len(there) for _, _, there in saved) <= 3  # the last, the good one, and one on probation
-    assert trainer.store.steps() == {20}
+    assert max(len(there) for _, _, there in saved) <= 3  # the newest, the good one and the candidate
+    assert trainer.store.steps() == {20} | trainer.divergence_monitor.protected_steps
     assert [line["rollbacks"] for line in metric_lines(trainer)] == [0] * 8 + [1] * 12
     assert [line["lr"] for line in metric_lines(trainer)] == [1e-3] * 8 + [5e-4] * 12
 
@@ -172,17 +172,17 @@ def final_state(trainer: Trainer) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    """A run that goes back and is not disturbed; tests only read it."""
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """An uninterrupted run with a rollback. Tests only read it."""
     with tidied():
-        trainer = poisoned(tmp_path_factory.mktemp("whole"))
+        trainer = poisoned(tmp_path_factory.mktemp("uninterrupted"))
         trainer.run()
     return trainer
 
 
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
-def test_a_run_that_is_killed_while_it_goes_back_ends_with_the_same_bits(
-    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch, whole: Trainer
+def test_a_run_that_is_killed_during_a_rollback_ends_with_the_same_bits(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch, uninterrupted: Trainer
 ) -> None:
     first = poisoned(tmp_path)
 
@@ -191,36 +191,36 @@ def test_a_run_that_is_killed_while_it_goes_back_ends_with_the_same_bits(
 
     with monkeypatch.context() as patch:
         if moment == "before":
-            patch.setattr(CheckpointStore, "forget_after", die)
+            patch.setattr(CheckpointStore, "remove_after", die)
         elif moment == "between":
             patch.setattr(first.validation, "forget_after", die)
         else:
-            patch.setattr("codec.training.trainer.Meters", die)  # what comes after the new checkpoint
+            patch.setattr("codec.training.trainer.Meters", die)  # after the new checkpoint
         with pytest.raises(KeyboardInterrupt):
             first.run()
     second = poisoned(tmp_path)
     second.run()
     assert second.divergence_monitor.rollbacks == 1
-    assert differences(final_state(whole), final_state(second)) == []
+    assert differences(final_state(uninterrupted), final_state(second)) == []
     kept = ("step", "loss/l1", "lr", "rollbacks")
-    logs = [[{k: line[k] for k in kept} for line in metric_lines(each)] for each in (whole, second)]
+    logs = [[{k: line[k] for k in kept} for line in metric_lines(each)] for each in (uninterrupted, second)]
     assert logs[0] == logs[1]
-    models = [(each.logger.folder / "model.safetensors").read_bytes() for each in (whole, second)]
+    models = [(each.logger.folder / "model.safetensors").read_bytes() for each in (uninterrupted, second)]
     assert models[0] == models[1]
 
 
-def test_a_run_that_went_back_resumes_exactly(tmp_path: Path, whole: Trainer) -> None:
+def test_a_run_resumes_exactly_after_a_rollback(tmp_path: Path, uninterrupted: Trainer) -> None:
     first = poisoned(tmp_path)
-    interrupt_at(first, 19)  # with the lower rate: with the first it turns back then
+    interrupt_at(first, 19)  # after the rollback; before it, step 19 was not reached again
     with pytest.raises(KeyboardInterrupt):
         first.run()
     assert first.divergence_monitor.rollbacks == 1
     second = poisoned(tmp_path)
     second.run()
-    assert differences(final_state(whole), final_state(second)) == []
+    assert differences(final_state(uninterrupted), final_state(second)) == []
 
 
-def test_without_returns_a_divergence_is_only_named(tmp_path: Path) -> None:
+def test_without_rollbacks_a_divergence_is_only_reported(tmp_path: Path) -> None:
     loss = Poisoned(13, 20)
     trainer = tiny_trainer(
         tmp_path,
@@ -240,48 +240,58 @@ def test_without_returns_a_divergence_is_only_named(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 
-def judged(events: str) -> DivergenceMonitor:
-    """`.` a sound line, `x` one that is out of range, `s` a checkpoint, `v` a sound validation; a step each."""
-    doctor = DivergenceMonitor(RollbackConfig(), lambda text: None)
-    doctor.register_checkpoint(0)
+def monitored(events: str) -> DivergenceMonitor:
+    """`.` is a record in range, `x` one out of range, `s` a checkpoint, `v` a validation in range; one step each."""
+    monitor = DivergenceMonitor(RollbackConfig(), lambda text: None)
+    monitor.register_checkpoint(0)
     for step, event in enumerate(events, 1):
         if event == "s":
-            doctor.register_checkpoint(step)
+            monitor.register_checkpoint(step)
         elif event == "v":
-            doctor.update("validation", step, {"all/mel_distance": 1.0})
+            monitor.update("validation", step, {"all/mel_distance": 1.0})
         else:
-            doctor.update("train", step, {"loss/mel": 1.0 if event == "." else 9.0})
-    return doctor
+            monitor.update("train", step, {"loss/mel": 1.0 if event == "." else 9.0})
+    return monitor
 
 
 @pytest.mark.parametrize(
-    ("events", "good", "wanted"),
+    ("events", "good", "protected"),
     [
         ("..........s.....v", 0, {0, 11}),
-        ("..........s......", 0, {0, 11}),  # not yet validated
+        ("..........s......", 0, {0, 11}),  # not validated yet
         ("..........s......v", 11, {11}),
         ("..........s.v.....", 11, {11}),
         ("..........s.x..v......", 0, {0}),
         ("..........xs......v", 0, {0}),
-        ("..........s.s.s....v", 11, {11}),  # the later ones wait their turn
+        ("..........s.s.s....v", 11, {11}),  # one candidate at a time
         ("..........s.s.s....vs.", 11, {11, 21}),
     ],
 )
-def test_a_checkpoint_is_good_when_lines_and_a_validation_after_it_were_sound(
-    events: str, good: int, wanted: set[int]
+def test_a_checkpoint_is_good_after_records_and_a_validation_in_range(
+    events: str, good: int, protected: set[int]
 ) -> None:
-    doctor = judged(events)
-    assert doctor.good_step == good
-    assert doctor.protected_steps == wanted
+    monitor = monitored(events)
+    assert monitor.good_step == good
+    assert monitor.protected_steps == protected
 
 
-def test_there_is_no_return_to_what_is_not_there() -> None:
-    doctor = judged("..........s......v")
-    assert doctor.choose_rollback(DivergenceError("It diverges."), 20, {0, 11, 14}) == (11, 1)
-    assert doctor.choose_rollback(DivergenceError("It diverges."), 20, {0, 14}) == (0, 1)
-    for step, there in ((20, {14}), (11, {11, 14})):
+def test_a_rollback_needs_an_existing_checkpoint() -> None:
+    monitor, error = monitored("..........s......v"), DivergenceError("It diverges.")
+    assert monitor.choose_rollback(error, 20, {0, 11, 14}) == (11, 1)
+    assert monitor.choose_rollback(error, 20, {0, 14}) == (0, 1)
+    for step, available in ((20, {14}), (11, {11, 14})):
         with pytest.raises(DivergenceError, match=r"^It diverges\.$"):
-            doctor.choose_rollback(DivergenceError("It diverges."), step, there)
+            monitor.choose_rollback(error, step, available)
+
+
+def test_the_state_of_a_monitor_is_restored() -> None:
+    first, second = monitored("..........s.v..."), DivergenceMonitor(RollbackConfig(), print)
+    second.load_state_dict(copied(first.state_dict()))
+    for monitor in (first, second):
+        for step in range(17, 20):
+            monitor.update("train", step, {"loss/mel": 1.0})
+        assert monitor.good_step == 11
+    assert first.state_dict() == second.state_dict()
 
 
 # ------------------------------------------------------------------------------------------------ the other signs
