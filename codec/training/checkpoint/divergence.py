@@ -77,14 +77,14 @@ class DivergenceMonitor:
         Raises:
             DivergenceError: Training diverges and rollbacks are enabled.
         """
-        self._diagnostics.read({"split": split, "step": step, "seconds": seconds, **values})
-        for name, sentence in self._diagnostics.present.items():
+        self._diagnostics.update({"split": split, "step": step, "seconds": seconds, **values})
+        for name, sentence in self._diagnostics.active.items():
             if name not in self._reported and not (name == DIVERGENCE and self.config.max_rollbacks):
                 self._reported.add(name)
                 self._message(sentence)
         self._update_good_step(split, step)
-        if self.config.max_rollbacks and DIVERGENCE in self._diagnostics.present:
-            raise DivergenceError(self._diagnostics.present[DIVERGENCE])
+        if self.config.max_rollbacks and DIVERGENCE in self._diagnostics.active:
+            raise DivergenceError(self._diagnostics.active[DIVERGENCE])
 
     def _update_good_step(self, split: str, step: int) -> None:
         if self._diagnostics.suspicious:
