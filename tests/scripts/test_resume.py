@@ -154,7 +154,7 @@ def test_every_part_of_the_state_matters(tmp_path: Path) -> None:
     assert set(before) - changed == {
         "codec_config", "divergence_monitor", "seconds", "skipped", "skipped_in_a_row", "encoder_frozen", "random"
     }  # fmt: skip
-    trainer._log()  # the doctor reads what is logged
+    trainer._log()
     assert {place.split("/")[1] for place in differences(before, trainer.state_dict())} == changed | {
         "divergence_monitor"
     }
@@ -250,9 +250,8 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_training_goes_on(
 
     monkeypatch.setattr(trainer.store, "save", full)
     trainer.run()
-    assert [path.name for path in trainer.store.paths()] == ["step_0000002.pt", "step_0000006.pt"]
-    reported = "not saved at step 4, training goes on: no space left on the device"
-    assert reported in messages(trainer)
+    assert trainer.store.steps() == {0, 2, 6}  # 0 is the good one
+    assert any("no space left on the device" in message for message in messages(trainer))
 
 
 def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Path) -> None:
@@ -271,7 +270,8 @@ def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert trainer.step == 4
-    assert any("not saved at step 4" in message for message in messages(trainer))
+    for file in ("model", "checkpoint"):
+        assert any(message.startswith(f"{file} not saved") for message in messages(trainer))
     assert [path.name for path in trainer.store.paths()] == ["step_0000000.pt", "step_0000002.pt"]
     again = tiny_trainer(tmp_path)
     assert again.resume()

@@ -497,7 +497,7 @@ def test_a_run_logs_validates_and_saves_at_its_intervals_and_at_its_end(tmp_path
         7,
     ]  # also with a checkpoint, so that it resumes
     assert [line["step"] for line in metric_lines(trainer, "validation")] == [0, 3, 6, 7]
-    assert [path.name for path in trainer.store.paths()] == ["step_0000005.pt", "step_0000007.pt"]
+    assert trainer.store.steps() == {0, 5, 7}  # the good one, and the newest two
     assert scores == pytest.approx({k: v for k, v in metric_lines(trainer, "validation")[-1].items() if k in scores})
     samples = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
     assert samples[:3] == ["music.reference.wav", "music.step0000000.wav", "music.step0000003.wav"]
