@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import data.corpora
 from codec.training import Trainer
-from codec.training.logging.run_logger import TensorBoardSink, WandbSink
+from codec.training.logging import TensorBoardSink, WandbSink
 from data import DataError
 from scripts.command_line import describe_error
 from scripts.composition import build_trainer
