@@ -23,8 +23,8 @@ from codec.bitstream.encodec.header import PACKAGE_CONFIGS
 from codec.bitstream.encodec.language_model import EncodecLM
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.cli import main
-from codec.model_file import fingerprint, make_codec, save_model
-from codec_inputs import seanet_config
+from codec.model_file import fingerprint, save_model
+from codec_inputs import seanet_codec
 from encodec_weights import encodec_model
 from scripts.ablation.grid import check_grid, grid_runs, run_config
 from scripts.command_line import compose as compose_from_command_line
@@ -130,8 +130,9 @@ CODEC_DOCUMENTS = [document for document in DOCUMENTS[:-1] if any(".venv/bin/cod
 
 
 def small_codec() -> Codec:
-    config = seanet_config(filters=2, latent_dim=8, lstm_layers=0, codebooks=8, bandwidths_kbps=[1.5, 3.0, 6.0])
-    codec = make_codec(config.to_dict())
+    codec = seanet_codec(
+        filters=2, latent_dim=8, lstm_layers=0, num_codebooks=8, codebook_size=1024, bandwidths_kbps=[1.5, 3.0, 6.0]
+    )
     codec.quantizer.initialize(torch.randn(256, 8))
     return codec
 
