@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Ablates the balancing strategies, by default eight of them over three seeds from the starter's checkpoint. Arguments are
-# configuration overrides:
+# Ablates the balancing strategies; by default eight strategies and three seeds, starting from the starter run. Arguments are
+# overrides of configs/ablate.yaml:
 #   bash scripts/ablate.sh name=mine 'strategies=[weighted_sum,encodec]' 'seeds=[0]' hydra/launcher=joblib
 set -euo pipefail
 cd "$(dirname "$0")/.."

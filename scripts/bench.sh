@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# bash scripts/bench.sh [step]     a training step beside audiocraft's. The first run makes .peer, a second environment of
-#                                  several GB, for audiocraft and what it needs.
-# bash scripts/bench.sh balancers  a training step under each balancing strategy, beside that of weighted_sum.
-# bash scripts/bench.sh coding     encoding and decoding, beside the packages encodec and transformers.
-# bash scripts/bench.sh streaming  encoding and decoding as a stream, on one core.
-# bash scripts/bench.sh startup    imports, the start of the codebooks, the first step.
-# bash scripts/bench.sh data       how fast audio is read, beside how fast it is trained on.
-# bash scripts/bench.sh growth     a step against batch, segment, books, losses and sub-discriminators, with a plot.
-# bash scripts/bench.sh precision  losses of 200 steps in bfloat16 and in float32, over three seeds, with a plot.
-# bash scripts/bench.sh all        all of these: about an hour and a half on two cores.
-# Steps are timed in float32 and with the best precision of the machine; further arguments go to the benchmark. Tables are
-# printed, and written as JSON to runs/bench/.
+# bash scripts/bench.sh [step]     training step compared with audiocraft's; the first call creates .peer, a second
+#                                  environment of several GB with audiocraft
+# bash scripts/bench.sh balancers  training step under each balancing strategy, compared with weighted_sum
+# bash scripts/bench.sh coding     encoding and decoding, compared with the packages encodec and transformers
+# bash scripts/bench.sh streaming  streaming encoding and decoding on one core
+# bash scripts/bench.sh startup    imports, k-means initialization, first training step
+# bash scripts/bench.sh data       reading of training audio
+# bash scripts/bench.sh growth     training step against batch, segment, codebooks, losses, discriminators; with a plot
+# bash scripts/bench.sh precision  losses of 200 steps in bfloat16 and float32 over three seeds; with a plot
+# bash scripts/bench.sh all        everything: about 90 minutes on two cores
+# Results are printed and written to runs/bench/*.json. Training steps are timed in float32 and in the best precision of the
+# machine. More arguments go to the benchmark.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=step
 case ${1:-} in step | balancers | coding | streaming | startup | data | growth | precision | all) what=$1 && shift ;; esac
 mkdir -p runs/bench
 
-bench() { # name, module, arguments: its figures go to runs/bench/NAME.json
+bench() { # name, module, arguments; writes runs/bench/NAME.json
   local name=$1
   shift
   .venv/bin/python -m "scripts.bench.$1" --json "runs/bench/$name.json" "${@:2}"
@@ -50,7 +50,7 @@ run() {
   esac
 }
 
-# The peers of `coding` are there for the tests.
+# The test extra contains the packages that `coding` compares with.
 case $what in coding | all) bash scripts/setup.sh test ;; *) bash scripts/setup.sh ;; esac
 if [ "$what" = all ]; then
   for each in step balancers coding streaming startup data growth precision; do run "$each"; done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Feeds the decoder mutated files, 100 000 by default, and says which it does not refuse or decode as it should:
+# Decodes mutated files, 100 000 by default, and reports crashes, hangs and excessive memory:
 #   bash scripts/fuzz.sh --cases 1000000 --seed 7
 set -euo pipefail
 cd "$(dirname "$0")/.."

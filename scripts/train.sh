@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains a codec. Without arguments the starter experiment on free recordings; arguments are configuration overrides:
+# Trains a codec. Without arguments it trains the starter experiment on free recordings. Arguments are overrides of
+# configs/train.yaml:
 #   bash scripts/train.sh data=folder data.root=/your/audio name=mine
 set -euo pipefail
 cd "$(dirname "$0")/.."

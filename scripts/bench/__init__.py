@@ -1,1 +1,1 @@
-"""Benchmarks: the training step, coding, streaming, data, start-up."""
+"""Benchmarks; bash scripts/bench.sh runs them. Each prints medians and can write all figures as JSON."""

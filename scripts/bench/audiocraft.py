@@ -1,7 +1,7 @@
-"""The other side of scripts/bench.py: audiocraft 1.3's own modules, stepped in the order of its compression solver.
+"""The peer of scripts/bench/step.py: training steps with audiocraft 1.3, in the order of its compression solver.
 
-Runs in an environment of its own (scripts/bench.sh makes it), where audiocraft is installed without its dependencies:
-packages that its modules import but a codec's step does not use are replaced by empty ones.
+It runs in a separate environment, made by scripts/bench.sh, where audiocraft is installed without its dependencies.
+Packages that audiocraft imports but a codec's training step does not use are replaced by mocks.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _UNUSED = (
 
 
 def import_parts() -> types.ModuleType:
-    """audiocraft's packages without running their __init__, which import every model of the collection."""
+    """Registers audiocraft's packages without running their __init__, which would import every model."""
     for name in _UNUSED.split():
         stand_in = MagicMock(name=name)
         stand_in.__spec__ = importlib.machinery.ModuleSpec(name, None)
@@ -44,7 +44,7 @@ def import_parts() -> types.ModuleType:
 
 
 class Step:
-    """One step of the 24 kHz model with audiocraft's losses; anchors of every value are its own YAML files."""
+    """One training step of the 24 kHz model with audiocraft's losses; the values are those of its YAML files."""
 
     def __init__(self, bfloat16: bool) -> None:
         import_parts()
@@ -61,7 +61,7 @@ class Step:
             "norm": "weight_norm", "pad_mode": "constant", "true_skip": True,
         }  # fmt: skip
         self.encoder, self.decoder = SEANetEncoder(**network), SEANetDecoder(**network)
-        # Without its k-means start, which alone takes minutes and is no part of a step.
+        # The k-means initialization takes minutes and is not part of a step.
         self.quantizer = ResidualVectorQuantizer(dimension=128, n_q=32, bins=1024, q_dropout=True, kmeans_init=False)
         model = nn.ModuleList([self.encoder, self.decoder, self.quantizer])
         self.optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, betas=(0.5, 0.9))
@@ -101,7 +101,7 @@ class Step:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--precision", default="float32")
-    # auto is bfloat16 here too: the comparison is with the best that audiocraft can do on this machine.
+    # auto means bfloat16 here: the comparison is with the fastest precision of audiocraft.
     bfloat16 = parser.parse_args().precision != "float32"
     step = Step(bfloat16)
     for _ in range(2):

@@ -1,12 +1,12 @@
-"""How fast a codec encodes and decodes, beside the packages encodec and transformers with the same weights.
+"""Times encoding and decoding, compared with the packages encodec and transformers with the same weights.
 
 python -m scripts.bench.coding [--seconds S ...] [--batch N ...] [--threads N ...] [--rounds N] [--kbps KBPS]
     [--peers NAME ...] [--json FILE]
 
-The architecture is EnCodec's at 24 kHz; the weights are random, which cost what trained ones do, the codebooks fit
-their latents. The three take turns, and a ratio is that of their medians. Batches of more than 16 minutes in all are
-left out, and what takes long is repeated less often. The longest come first, with memory that goes back to the system
-when it is freed, as it does by default; the others keep it for the next turn, which is faster for all three.
+The model is EnCodec's 24 kHz architecture with random weights; speed does not depend on the weights. The codebooks are
+initialized with the model's latents. The three coders alternate, and ratios are of their medians. Batches of more than
+1000 s of audio are skipped, and long batches are repeated less often. The longest batches run first, with the default
+memory allocator; for the others, freed memory is kept for the next round, which is faster for all three.
 """
 
 import argparse
@@ -34,37 +34,37 @@ from scripts.bench.machine import describe_machine
 
 __all__ = ["Row", "main", "measure", "same_models"]
 
-# Of audio in a batch.
-_LONGEST_SECONDS = 1000.0  # activations of more would not fit the memory of a small machine
-_KEPT_SECONDS = 200.0  # nor would what a package frees and keeps: 22 GB for ten minutes
-_OFTEN_SECONDS = 60.0  # up to so much is repeated as often as is asked
+# Limits in seconds of audio per batch.
+_MAX_SECONDS = 1000.0  # longer batches need more memory than small machines have
+_KEEP_MEMORY_SECONDS = 200.0  # up to here freed memory is kept; for ten minutes of audio it would be 22 GB
+_REPEAT_SECONDS = 60.0  # up to here all rounds are run
 
 
 class Coder(NamedTuple):
-    """One way from audio [B, 1, T] to codes [B, K, F] and back."""
+    """Encodes audio [B, 1, T] to codes [B, K, F] and decodes them."""
 
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
 
 
 class Row(NamedTuple):
-    """What one kind of batch costs each of the coders, in seconds of every round."""
+    """Seconds per round of each coder, for one batch size and duration."""
 
     threads: int
     batch: int
     audio_seconds: float
     encode: dict[str, list[float]]
     decode: dict[str, list[float]]
-    agreement: dict[str, float]  # share of the frames in which all codes are those of the first coder
+    agreement: dict[str, float]  # share of frames with the same codes as the first coder
 
 
 def same_models(kbps: float, peers: Sequence[str]) -> dict[str, Coder]:
-    """Our codec first, then the peers named; all have the same weights."""
+    """Our codec first, then `peers`; all with the same weights."""
     from encodec.model import EncodecModel
 
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        # encodec 0.1.1 uses the weight_norm that torch has deprecated.
+        # encodec 0.1.1 uses torch's deprecated weight_norm.
         warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
         package = EncodecModel.encodec_model_24khz(pretrained=False).eval()
     weights = translated(package.state_dict())
@@ -73,7 +73,7 @@ def same_models(kbps: float, peers: Sequence[str]) -> dict[str, Coder]:
         codec.quantizer.initialize(codec.encode_latent(torch.randn(1, 1, 20 * codec.config.sample_rate))[0].t())
     for layer, embed in zip(package.quantizer.vq.layers, codec.quantizer.inference_state()["embed"], strict=True):
         layer._codebook.embed.copy_(embed)
-        layer._codebook.inited.fill_(1)  # else its first call would run k-means
+        layer._codebook.inited.fill_(1)  # otherwise its first call runs k-means
     package.set_target_bandwidth(kbps)
     coders = {"encodec": Coder(lambda x: package.encode(x)[0][0], lambda codes: package.decode([(codes, None)]))}
     if "transformers" in peers:
@@ -98,7 +98,7 @@ def _transformers(codec: Codec, kbps: float) -> Coder:
 
 @torch.no_grad()
 def measure(coders: Mapping[str, Coder], threads: int, batch: int, seconds: float, rounds: int) -> Row:
-    """Lets the coders take turns on one batch of noise; the first round warms up, unless it is the only one."""
+    """Times the coders in turn on one batch of noise. The first round is a warm-up, unless there is only one."""
     torch.set_num_threads(threads)
     audio = torch.randn(batch, 1, round(24_000 * seconds))
     row = Row(threads, batch, seconds, {name: [] for name in coders}, {name: [] for name in coders}, {})
@@ -134,27 +134,29 @@ def _print(row: Row) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench.coding", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--seconds", type=float, nargs="+", default=[1, 10, 600], help="of a signal (1, 10 and 600)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="signals at a time (1 and 16)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="1 and 2")
-    parser.add_argument("--rounds", type=int, default=5, help="%(default)s")
-    parser.add_argument("--kbps", type=float, default=6.0, help="%(default)g")
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[1, 10, 600], help="duration of a signal (1, 10 and 600)"
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="signals per batch (1 and 16)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="CPU threads (1 and 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions (%(default)s)")
+    parser.add_argument("--kbps", type=float, default=6.0, help="bitrate (%(default)g)")
     parser.add_argument("--peers", nargs="+", default=["encodec", "transformers"], choices=["encodec", "transformers"])
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", type=Path, help="also write the results as JSON here")
     options = parser.parse_args(arguments)
     print(describe_machine(), flush=True)
     coders = same_models(options.kbps, options.peers)
-    print(f"EnCodec 24 kHz, float32, {options.kbps:g} kbps; times as fast as real time, "
-          "and of ours as fast as that package", flush=True)  # fmt: skip
+    print(f"EnCodec 24 kHz, float32, {options.kbps:g} kbps; seconds of audio per second, "
+          "and our speed relative to the package", flush=True)  # fmt: skip
     kinds = itertools.product(options.threads, options.batch, options.seconds)
     rows = []
-    for threads, batch, seconds in sorted(kinds, key=lambda kind: kind[1] * kind[2] <= _KEPT_SECONDS):
-        if batch * seconds > _LONGEST_SECONDS:
+    for threads, batch, seconds in sorted(kinds, key=lambda kind: kind[1] * kind[2] <= _KEEP_MEMORY_SECONDS):
+        if batch * seconds > _MAX_SECONDS:
             continue
         rounds = 1
-        if batch * seconds <= _KEPT_SECONDS:
+        if batch * seconds <= _KEEP_MEMORY_SECONDS:
             keep_freed_memory()
-            rounds = options.rounds if batch * seconds <= _OFTEN_SECONDS else min(options.rounds, 2)
+            rounds = options.rounds if batch * seconds <= _REPEAT_SECONDS else min(options.rounds, 2)
         rows.append(measure(coders, threads, batch, seconds, rounds))
         _print(rows[-1])
     if options.json:

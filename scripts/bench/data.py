@@ -1,9 +1,9 @@
-"""How fast audio comes from files, beside how fast training takes it; and what a large corpus costs to open.
+"""Times reading of training audio, compared with the audio that training uses, and opening a large manifest.
 
 python -m scripts.bench.data [--seconds S] [--batches N] [--files N] [--json FILE]
 
-One worker reads segments of 1 s at random places of compressed files, as a run with `data.num_workers=1` does. Training
-rates are those of two experiments on this machine, the paper-size model and the starter.
+One worker reads segments of 1 s at random positions of compressed files, as in a run with `data.num_workers=1`. The
+training rates are those of the paper-size model and of the starter on this machine.
 """
 
 import argparse
@@ -33,15 +33,15 @@ _STEPS = 3
 _STARTER = ("experiment=starter", "data=clips", "data.num_workers=0", "name=bench")
 
 
-class OpeningCost(NamedTuple):
-    """Of a manifest."""
+class ManifestCost(NamedTuple):
+    """Time and memory of loading a manifest."""
 
     seconds: float
     bytes_per_file: float
 
 
 def write_corpus(folder: Path, suffix: str, rate: int, files: int, seconds: float) -> Manifest:
-    """Stereo noise with the spectrum of speech, roughly: white noise would be no work for a decoder to compress."""
+    """Stereo noise with roughly the spectrum of speech; white noise is not a realistic load for audio decoders."""
     folder.mkdir(parents=True)
     drawn = np.random.default_rng(0)
     for number in range(files):
@@ -50,15 +50,15 @@ def write_corpus(folder: Path, suffix: str, rate: int, files: int, seconds: floa
         walk *= 0.3 / np.abs(walk).max()
         with soundfile.SoundFile(folder / f"{number}.{suffix}", "w", rate, 2, _FORMATS[suffix]) as file:
             for second in np.array_split(walk.astype(np.float32), max(1, round(seconds))):
-                file.write(second)  # libsndfile's Vorbis encoder overflows the stack on minutes at a time
+                file.write(second)  # libsndfile's Vorbis encoder overflows the stack if given minutes at once
     return scan_folder(folder)
 
 
 def reading_rate(manifest: Manifest, batches: int, workers: int = 1, batch_size: int = 8) -> float:
-    """Seconds of 24 kHz mono audio that a worker delivers per second, once it has started."""
+    """Seconds of 24 kHz mono audio per second that the workers deliver, without their start-up."""
     dataset = SegmentDataset(manifest, 24_000, 1, 1.0)
     stream = training_batches(dataset, batch_size, workers, 0)
-    for _ in itertools.islice(stream, 4):  # the worker starts, and what it has read ahead meanwhile is taken
+    for _ in itertools.islice(stream, 4):  # the worker starts, and prefetched batches are used up
         pass
     begun = time.perf_counter()
     for _ in itertools.islice(stream, batches):
@@ -68,23 +68,23 @@ def reading_rate(manifest: Manifest, batches: int, workers: int = 1, batch_size:
     return batches * batch_size * dataset.segment_seconds / seconds
 
 
-def manifest_cost(files: int, folder: Path) -> OpeningCost:
-    """Opens a manifest of so many entries, of which no file exists."""
+def manifest_cost(files: int, folder: Path) -> ManifestCost:
+    """Loads a manifest with `files` entries; the files do not exist."""
     path = folder / "manifest.jsonl"
     entries = [Entry(f"speaker{n // 100}/utterance{n}.flac", 24_000, 1, 240_000, 300_000) for n in range(files)]
     Manifest(folder, entries).save(path)
     begun = time.perf_counter()
     Manifest.load(path)
     seconds = time.perf_counter() - begun
-    tracemalloc.start()  # which slows the loading, so in a second one
+    tracemalloc.start()  # it slows loading down, so memory is measured separately
     manifest = Manifest.load(path)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return OpeningCost(seconds, held / len(manifest.entries))
+    return ManifestCost(seconds, held / len(manifest.entries))
 
 
 def _training_rate(experiment: Sequence[str]) -> float:
-    """Seconds of audio a second, on the steps that a run begins with."""
+    """Seconds of audio per second in the first steps of a run."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = own_trainer("auto", [], folder, experiment)
         audio = trainer.data.batch(0)
@@ -100,10 +100,12 @@ def _training_rate(experiment: Sequence[str]) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench.data", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--seconds", type=float, default=120.0, help="of each of 8 files a format (%(default)g)")
-    parser.add_argument("--batches", type=int, default=100, help="of 8 x 1 s (%(default)s)")
-    parser.add_argument("--files", type=int, default=100_000, help="in the manifest (%(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "--seconds", type=float, default=120.0, help="duration of each of 8 files per format (%(default)g)"
+    )
+    parser.add_argument("--batches", type=int, default=100, help="batches of 8 x 1 s (%(default)s)")
+    parser.add_argument("--files", type=int, default=100_000, help="entries of the manifest (%(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the results as JSON here")
     options = parser.parse_args(arguments)
     print(describe_machine(), flush=True)
     rates: dict[str, float] = {}
@@ -112,18 +114,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             manifest = write_corpus(Path(folder) / f"{suffix}{hz}", suffix, hz, 8, options.seconds)
             rates[f"{suffix}, {hz} Hz, stereo"] = reading_rate(manifest, options.batches)
         opening = manifest_cost(options.files, Path(folder))
-    keep_freed_memory()  # after the workers, which inherit it
+    keep_freed_memory()  # after the workers, which would inherit the setting
     training = {
         "paper-size model": _training_rate(AUDIOCRAFT),
         "starter": _training_rate(_STARTER),
     }
     print(f"seconds of audio per second, training with {torch.get_num_threads()} threads")
     for name, taken in training.items():
-        print(f"  {f'training takes, {name}':<44} {taken:8.1f}")
+        print(f"  {f'training uses, {name}':<44} {taken:8.1f}")
     for name, read in rates.items():
         ratios = ", ".join(f"{read / taken:.0f} x {experiment}" for experiment, taken in training.items())
         print(f"  {f'one worker reads, {name}':<44} {read:8.1f}  ({ratios})")
-    size = f"{opening.bytes_per_file:.0f} bytes a file"
+    size = f"{opening.bytes_per_file:.0f} bytes per file"
     print(f"a manifest of {options.files} files opens in {opening.seconds:.2f} s, {size}")
     if options.json:
         about = {"machine": describe_machine(), "training": training, "reading": rates}

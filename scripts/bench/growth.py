@@ -1,10 +1,10 @@
-"""How the cost of a training step grows with batch, segment, books, losses and sub-discriminators.
+"""Measures how time and memory of a training step grow with batch, segment, codebooks, losses and discriminators.
 
 python -m scripts.bench.growth [--precision auto|float32] [--rounds N] [--series NAME ...] [--plot FILE] [--json FILE]
 
-One of them is varied at a time, the others stay those of audiocraft's 24 kHz model on 4 x 1 s. Sizes of a series take
-turns, each in a process of its own. Every series gets a straight line, cost = fixed + rate x size, and the exponent of
-its last doubling: 1 is linear, less means that the fixed part still counts.
+One quantity varies at a time; the others are those of audiocraft's 24 kHz model on 4 x 1 s. The sizes of a series
+alternate, each in its own process. A straight line, cost = fixed + rate x size, is fitted to every series. The exponent
+of the last doubling is 1 for linear growth and below 1 if the fixed part is still relevant.
 """
 
 import argparse
@@ -26,7 +26,7 @@ __all__ = ["SERIES", "Growth", "growth", "main"]
 _WINDOWS = (1024, 2048, 512, 256, 128)
 
 
-def _books(count: int) -> list[str]:
+def _codebooks(count: int) -> list[str]:
     kbps = 0.75 * count
     return [
         f"codec.quantizer.num_codebooks={count}",
@@ -36,18 +36,18 @@ def _books(count: int) -> list[str]:
 
 
 def _losses(count: int) -> list[str]:
-    """So many waveform losses beside mel, adversarial and feature matching."""
+    """`count` waveform losses in addition to mel, adversarial and feature matching."""
     extra = range(1, count)
     return [f"+losses.terms.l1_{i}={{_target_:losses.L1}}" for i in extra] + [
         f"+losses.weights.l1_{i}=0.1" for i in extra
     ]
 
 
-# Name -> what its sizes count, and the overrides of each size.
+# Name -> unit of the sizes, and the overrides for each size.
 SERIES: Mapping[str, tuple[str, Mapping[float, Sequence[str]]]] = {
     "batch": ("signals of 1 s", {size: [f"data.batch_size={size}"] for size in (1, 2, 4, 8)}),
-    "segment": ("s, batch of 4", {s: [f"data.segment_seconds={s}"] for s in (0.25, 0.5, 1.0, 2.0)}),
-    "books": ("of 1024 codes", {count: _books(count) for count in (4, 8, 16, 32)}),
+    "segment": ("seconds, batch of 4", {s: [f"data.segment_seconds={s}"] for s in (0.25, 0.5, 1.0, 2.0)}),
+    "codebooks": ("codebooks of 1024 codes", {count: _codebooks(count) for count in (4, 8, 16, 32)}),
     "losses": ("waveform losses", {count: _losses(count) for count in (1, 2, 4, 8)}),
     "discriminators": (
         "STFT windows",
@@ -57,7 +57,7 @@ SERIES: Mapping[str, tuple[str, Mapping[float, Sequence[str]]]] = {
 
 
 class Growth(NamedTuple):
-    """A straight line through costs, and how steep their end is."""
+    """A straight line through the costs, and the exponent between the two largest sizes."""
 
     fixed: float
     rate: float
@@ -93,7 +93,7 @@ def _plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     axes = figure.subplots(2, len(found), squeeze=False)
     for column, (name, series) in enumerate(found.items()):
         sizes = series["sizes"]
-        for row, (kind, unit) in enumerate((("seconds", "s a step"), ("gib", "GiB at most"))):
+        for row, (kind, unit) in enumerate((("seconds", "s per step"), ("gib", "peak GiB"))):
             plot, line = axes[row][column], Growth(*series[f"{kind}_growth"])
             plot.plot(sizes, series[kind], "o", color="tab:blue")
             plot.plot([0, sizes[-1]], [line.fixed, line.fixed + line.rate * sizes[-1]], color="tab:gray", lw=1)
@@ -108,11 +108,11 @@ def _plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench.growth", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=3, help="steps of each size (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="steps per size (%(default)s)")
     parser.add_argument("--series", nargs="+", default=list(SERIES), choices=list(SERIES), help="default: all")
-    parser.add_argument("--plot", type=Path, help="also draw the figures here (.svg, .png)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("overrides", nargs="*", help="of the configuration in every process, after --")
+    parser.add_argument("--plot", type=Path, help="also save a plot here (.svg, .png)")
+    parser.add_argument("--json", type=Path, help="also write the results as JSON here")
+    parser.add_argument("overrides", nargs="*", help="overrides of the training configuration, after --")
     options = parser.parse_args(arguments)
     print(describe_machine(), flush=True)
     found: dict[str, dict[str, Any]] = {}

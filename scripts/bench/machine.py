@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""A description of the machine for benchmark results."""
 
 import os
 import platform
@@ -7,11 +7,18 @@ import torch
 
 from codec.training.startup.cpu import cpu_facts
 
-_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")  # that decide how fast a step is
+_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_bf16",
+    "amx_bf16",
+    "avx512_fp16",
+    "amx_fp16",
+)  # CPU features that decide the speed
 
 
 def describe_machine() -> str:
-    """CPU, usable cores, the features that decide how fast a step is, a GPU if there is one, torch's version."""
+    """CPU, usable cores, CPU features, GPU if there is one, torch version."""
     facts = cpu_facts()
     name = facts.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in facts:

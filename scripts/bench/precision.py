@@ -1,10 +1,10 @@
-"""Whether training in bfloat16 goes as it does in float32: the losses of the same steps, over several seeds.
+"""Compares training losses in bfloat16 and float32 on the same steps, over several seeds.
 
 python -m scripts.bench.precision [--steps N] [--seeds N ...] [--plot FILE] [--json FILE] [overrides ...]
 
-The model, losses and discriminator of the other benchmarks, on single segments of 1 s. Each seed has its first weights
-and its batches, which both precisions share. So the difference of the two at one seed is what the precision does, and
-the difference of two seeds is the noise that it has to stay within.
+The model, losses and discriminator are those of the other benchmarks, with one segment of 1 s per batch. Both
+precisions start from the same weights and use the same batches for each seed. So the difference at one seed is the
+effect of the precision. It should be smaller than the difference between two seeds.
 """
 
 import argparse
@@ -29,14 +29,14 @@ __all__ = ["Difference", "differences", "main"]
 
 _PRECISIONS = ("float32", "auto")
 _LOG_EVERY = 10
-Curves = Mapping[str, Mapping[int, NDArray[np.float64]]]  # precision -> seed -> means of so many steps
+Curves = Mapping[str, Mapping[int, NDArray[np.float64]]]  # precision -> seed -> means of `_LOG_EVERY` steps
 
 
 class Difference(NamedTuple):
-    """Relative to the size of the losses in float32, over the whole run."""
+    """Differences of losses over the whole run, relative to their magnitude in float32."""
 
-    precision: float  # mean distance of the two precisions at one seed
-    seeds: float  # mean distance of two seeds in float32
+    precision: float  # mean absolute difference of the two precisions at one seed
+    seeds: float  # mean absolute difference of two seeds in float32
     signed: float  # mean of auto - float32, over all seeds
 
 
@@ -49,15 +49,15 @@ def differences(curves: Curves) -> Difference:
     exact, auto = (curves[precision] for precision in _PRECISIONS)
     if len(exact) < 2:
         raise ValueError(f"expected two seeds or more, got {len(exact)}")
-    scale = np.mean(np.abs(list(exact.values())), 0)  # the adversarial loss changes its sign
+    scale = np.mean(np.abs(list(exact.values())), 0)  # magnitudes, because the adversarial loss changes sign
     gaps = np.stack([(auto[seed] - exact[seed]) / scale for seed in exact])
     noise = [abs(a - b) / scale for a, b in itertools.combinations(exact.values(), 2)]
     return Difference(float(abs(gaps).mean()), float(np.mean(noise)), float(gaps.mean()))
 
 
 def _train(precision: str, seed: int, steps: int, overrides: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Loss -> means of `_LOG_EVERY` steps."""
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+    """Trains one run. Returns loss -> means of `_LOG_EVERY` steps."""
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as devnull:
         settings = [
             *AUDIOCRAFT,
             "data.batch_size=1",
@@ -72,7 +72,7 @@ def _train(precision: str, seed: int, steps: int, overrides: Sequence[str]) -> d
         ]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("train", settings)
-        with open_run(cfg, nowhere) as trainer:
+        with open_run(cfg, devnull) as trainer:
             trainer.run()
             lines = (trainer.logger.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [record for record in map(json.loads, lines) if record["split"] == "train"]
@@ -97,11 +97,11 @@ def _plot(found: Mapping[str, Curves], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench.precision", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--steps", type=int, default=200, help="of each run (%(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="steps of each run (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--plot", type=Path, help="also draw the curves here (.svg, .png)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("overrides", nargs="*", help="of the configuration, after --")
+    parser.add_argument("--plot", type=Path, help="also save a plot here (.svg, .png)")
+    parser.add_argument("--json", type=Path, help="also write the results as JSON here")
+    parser.add_argument("overrides", nargs="*", help="overrides of the training configuration, after --")
     options = parser.parse_args(arguments)
     print(describe_machine(), flush=True)
     keep_freed_memory()
@@ -111,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         loss: {p: {s: run[loss] for s, run in of_seeds.items()} for p, of_seeds in runs.items()} for loss in losses
     }
     compared = {loss: differences(curves) for loss, curves in found.items()}
-    print(f"losses over {options.steps} steps, best precision here against float32, {len(options.seeds)} seeds")
-    print(f"  {'':<24} {'distance':>10} {'of two seeds':>14} {'signed':>9}")
+    print(f"losses over {options.steps} steps, precision=auto compared with float32, {len(options.seeds)} seeds")
+    print(f"  {'':<24} {'precision':>10} {'two seeds':>14} {'signed':>9}")
     for loss, difference in compared.items():
         print(f"  {loss:<24} {difference.precision:>10.2%} {difference.seeds:>14.2%} {difference.signed:>+9.2%}")
     if options.plot:

@@ -1,4 +1,4 @@
-"""How long things take before they begin: importing what encodes, starting the codebooks, the first training step.
+"""Times start-up: imports, k-means initialization of the codebooks, the first training step.
 
 python -m scripts.bench.startup [--rounds N] [--json FILE] [overrides ...]
 """
@@ -22,10 +22,10 @@ from scripts.bench.step import own_trainer
 
 __all__ = ["main"]
 
-# What it costs Python to import a package, without starting the interpreter.
+# Times an import without the start of the interpreter.
 _IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
-_VECTORS = (300, 4096)  # that the k-means start sees: of one batch of 4 x 1 s, and of fourteen
+_VECTORS = (300, 4096)  # for k-means: the latents of one batch of 4 x 1 s, and of fourteen
 
 
 def _seconds(action: Callable[[], object]) -> float:
@@ -40,14 +40,14 @@ def _import_seconds(name: str) -> float:
 
 
 def _kmeans_seconds(vectors: int) -> float:
-    """32 books of 1024 codes."""
+    """Initializes 32 codebooks of 1024 codes."""
     quantizer = ResidualVectorQuantizer(latent_dim=128, num_codebooks=32, codebook_size=1024)
     latent = torch.randn(vectors, 128, generator=torch.Generator().manual_seed(0))
     return _seconds(lambda: quantizer.initialize(latent))
 
 
 def _first_step(precision: str, overrides: Sequence[str]) -> dict[str, float]:
-    """Of audiocraft's 24 kHz model: from the configuration to a trainer that has checked bfloat16, and then a step."""
+    """Builds a trainer for audiocraft's 24 kHz model, including the check of bfloat16, then takes one step."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         trainer = own_trainer(precision, list(overrides), folder)
@@ -61,9 +61,9 @@ def _first_step(precision: str, overrides: Sequence[str]) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench.startup", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=3, help="%(default)s")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("overrides", nargs="*", help="of the configuration, after --")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions (%(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the results as JSON here")
+    parser.add_argument("overrides", nargs="*", help="overrides of the training configuration, after --")
     options = parser.parse_args(arguments)
     print(describe_machine(), flush=True)
     keep_freed_memory()
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         timed = {
             "import torch": _import_seconds("torch"),
             "import codec.coding": _import_seconds("codec.coding"),
-            **{f"k-means start, 32 books, {vectors} vectors": _kmeans_seconds(vectors) for vectors in _VECTORS},
+            **{f"k-means, 32 codebooks, {vectors} vectors": _kmeans_seconds(vectors) for vectors in _VECTORS},
             **_first_step(options.precision, options.overrides),
         }
         for name, seconds in timed.items():

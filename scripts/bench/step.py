@@ -1,8 +1,8 @@
-"""Times a training step, side by side with audiocraft's: steps of the two alternate, and the ratio is of their medians.
+"""Times a training step and compares it with audiocraft's. Steps alternate, and ratios are of their medians.
 
-Ours is timed twice: looking at the gradients of every loss in every step, as audiocraft does, and in every eighth, as
-`balancer=encodec` goes on after its first 1000 steps. Against another precision than float32 stands audiocraft's own
-bfloat16 autocast, and its float32 as well.
+Our step is timed with two settings: per-loss gradients in every step, as in audiocraft, and in every eighth step, as
+`balancer=encodec` does after its first 1000 steps. With a precision other than float32, audiocraft runs under its own
+bfloat16 autocast, and in float32 as well.
 
 python -m scripts.bench.step step [--precision auto|float32] [--rounds N] [--peer PYTHON] [--json FILE] [overrides ...]
 """
@@ -38,13 +38,13 @@ AUDIOCRAFT = (
     "name=bench",
 )
 _OURS = {
-    "a look in 8": ("balancer.refresh_every=8", "balancer.refresh_from=0"),
-    "in every step": ("balancer.refresh_every=1",),
+    "refresh_every=8": ("balancer.refresh_every=8", "balancer.refresh_from=0"),
+    "refresh_every=1": ("balancer.refresh_every=1",),
 }
 
 
 class Worker:
-    """A process that takes one step whenever it is asked to."""
+    """A process that takes one training step per request."""
 
     def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -60,7 +60,7 @@ class Worker:
         return seconds
 
     def close(self) -> int:
-        """Ends the process; returns its peak memory in bytes."""
+        """Ends the process and returns its peak memory in bytes."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
@@ -75,11 +75,11 @@ class Worker:
             if line.startswith("{"):
                 found: dict[str, Any] = json.loads(line)
                 return found
-        raise RuntimeError(f"the process ended with status {self.process.wait()} before it answered")
+        raise RuntimeError(f"the worker exited with status {self.process.wait()} before it answered")
 
 
 def serve(step: Any, facts: dict[str, Any]) -> None:
-    """Runs inside a worker: takes a step for every line of input and answers how long it took."""
+    """Runs inside a worker: takes a step for every line of input and prints its duration."""
     import resource
 
     print(json.dumps(facts), flush=True)
@@ -93,7 +93,7 @@ def serve(step: Any, facts: dict[str, Any]) -> None:
 def own_trainer(
     precision: str, overrides: Sequence[str], folder: str, experiment: Sequence[str] = AUDIOCRAFT
 ) -> Trainer:
-    """A trainer just past the start of its codebooks."""
+    """A trainer whose codebooks are initialized."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", [*experiment, f"trainer.precision={precision}", *overrides])
     trainer = build_trainer(cfg, Path(folder), device=select_device("auto"))
@@ -104,7 +104,7 @@ def own_trainer(
 
 
 def work(precision: str, overrides: list[str]) -> None:
-    """The worker of this project."""
+    """The worker process of this project."""
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         trainer = own_trainer(precision, overrides, folder)
@@ -124,12 +124,12 @@ def compare(arguments: argparse.Namespace) -> None:
     print(describe_machine(), flush=True)
     precision = f"--precision={arguments.precision}"
     workers = {
-        name: Worker([sys.executable, "-m", "scripts.bench.step", "work", *looks, *arguments.overrides, precision])
-        for name, looks in _OURS.items()
+        name: Worker([sys.executable, "-m", "scripts.bench.step", "work", *settings, *arguments.overrides, precision])
+        for name, settings in _OURS.items()
     }
     peers = {"audiocraft": precision} if arguments.peer else {}
     if arguments.peer and arguments.precision != "float32":
-        peers["its float32"] = "--precision=float32"
+        peers["audiocraft in float32"] = "--precision=float32"
     for name, flag in peers.items():
         workers[name] = Worker([arguments.peer, str(_ROOT / "scripts" / "bench" / "audiocraft.py"), flag])
     for _ in range(arguments.rounds):
@@ -148,24 +148,26 @@ def compare(arguments: argparse.Namespace) -> None:
     for name, row in rows.items():
         low, high = min(row["seconds"]), max(row["seconds"])
         print(
-            f"  {name:<13} median {row['median']:6.3f} s  ({low:.3f} to {high:.3f})  "
+            f"  {name:<21} median {row['median']:6.3f} s  ({low:.3f} to {high:.3f})  "
             f"peak {row['peak_bytes'] / 2**30:.2f} GiB  {row['precision']}"
         )
     for name, peer in itertools.product(_OURS, peers):
         ratio, memory = (rows[name][figure] / rows[peer][figure] for figure in ("median", "peak_bytes"))
-        print(f"  {name} against {peer}: {1 / ratio:.2f} times as fast, {memory:.2f} of the memory")
+        print(f"  {name}, compared with {peer}: {1 / ratio:.2f} times as fast, {memory:.2f} of the memory")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"machine": describe_machine(), "step": rows}, indent=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench.step", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("what", choices=["step", "work"], help="step: the comparison; work: one of its processes")
+    parser.add_argument(
+        "what", choices=["step", "work"], help="step: the comparison; work: one worker process (internal)"
+    )
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--peer", help="Python of an environment with audiocraft; scripts/bench.sh makes one")
-    parser.add_argument("--json", help="also write the figures here")
-    parser.add_argument("overrides", nargs="*", help="of the configuration")
+    parser.add_argument("--peer", help="Python of an environment with audiocraft, made by scripts/bench.sh")
+    parser.add_argument("--json", help="also write the results as JSON here")
+    parser.add_argument("overrides", nargs="*", help="overrides of the training configuration")
     arguments = parser.parse_intermixed_args()  # overrides may follow options
     if arguments.what == "work":
         work(arguments.precision, arguments.overrides)

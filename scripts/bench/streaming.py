@@ -1,9 +1,9 @@
-"""How fast a codec encodes and decodes as a stream on one core, and how late its slowest chunk is.
+"""Times streaming encoding and decoding on one core, including the slowest chunk.
 
 python -m scripts.bench.streaming [--codec NAME] [--seconds S] [--chunk-frames N ...] [--kbps KBPS] [--json FILE]
 
-A chunk of one frame is what a live stream has; a chunk of a second amortises the cost of starting every layer. The
-model has random weights, which cost what trained ones do. Real-time factor: seconds of audio per second of work.
+A live stream has chunks of one frame; longer chunks have less overhead per frame. The model has random weights; speed
+does not depend on the weights. The real-time factor is seconds of audio per second of computation.
 """
 
 import argparse
@@ -29,11 +29,11 @@ __all__ = ["Row", "main", "measure"]
 
 
 class Row(NamedTuple):
-    """What one direction costs at one length of chunk."""
+    """Times of one direction at one chunk length."""
 
     direction: str
     chunk_seconds: float
-    seconds: list[float]  # of work for each chunk
+    seconds: list[float]  # computation time of each chunk
 
     @property
     def real_time_factor(self) -> float:
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
     @property
     def worst_share(self) -> float:
-        """Time of the slowest chunk over its duration; above 1 a live stream waits for it."""
+        """Time of the slowest chunk divided by its duration; above 1 a live stream would stall."""
         return max(self.seconds) / self.chunk_seconds
 
     @property
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 def measure(codec: Codec, chunk_frames: int, seconds: float, bandwidth_kbps: float | None) -> list[Row]:
-    """Streams noise through encoder and decoder, both past the frames that reflection holds back."""
+    """Streams noise through encoder and decoder, after the frames that reflection padding delays."""
     config = codec.config
     chunk_samples = chunk_frames * config.hop_samples
     chunk_seconds = chunk_samples / config.sample_rate
@@ -64,7 +64,9 @@ def measure(codec: Codec, chunk_frames: int, seconds: float, bandwidth_kbps: flo
         audio = torch.randn(1, config.channels, chunk_samples)
         codes = _timed(encoder.push, audio, rows["encode"])
         _timed(decoder.push, codes, rows["decode"])
-    return [Row(direction, chunk_seconds, taken[1:]) for direction, taken in rows.items()]  # the first warms up
+    return [
+        Row(direction, chunk_seconds, taken[1:]) for direction, taken in rows.items()
+    ]  # the first chunk is a warm-up
 
 
 def _timed(push: Callable[[Tensor], Tensor], x: Tensor, seconds: list[float]) -> Tensor:
@@ -75,7 +77,7 @@ def _timed(push: Callable[[Tensor], Tensor], x: Tensor, seconds: list[float]) ->
 
 
 def _codec(name: str) -> Codec:
-    """Random weights, and codebooks that tell its latents apart."""
+    """Random weights; the codebooks are initialized with the model's latents."""
     torch.manual_seed(0)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(None, [f"+codec={name}", "+sample_rate=24000"])
@@ -89,7 +91,7 @@ def _codec(name: str) -> Codec:
 
 def _print(rows: Sequence[Row], title: str) -> None:
     print(title)
-    print(f"  {'':<8} {'chunk':>9} {'real-time factor':>17} {'median chunk':>13} {'worst chunk':>12}  of its duration")
+    print(f"  {'':<8} {'chunk':>9} {'real-time factor':>17} {'median chunk':>13} {'worst chunk':>12}  (share)")
     for row in rows:
         print(
             f"  {row.direction:<8} {1000 * row.chunk_seconds:6.1f} ms {row.real_time_factor:17.1f} "
@@ -99,11 +101,11 @@ def _print(rows: Sequence[Row], title: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench.streaming", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--codec", default="encodec_24khz", help="of configs/codec, causal (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of audio at each length of chunk (%(default)g)")
-    parser.add_argument("--chunk-frames", type=int, nargs="+", default=[1, 75], help="frames in a chunk (1 and 75)")
-    parser.add_argument("--kbps", type=float, help="default: the highest of the model")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--codec", default="encodec_24khz", help="causal model of configs/codec (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="audio per chunk length (%(default)g)")
+    parser.add_argument("--chunk-frames", type=int, nargs="+", default=[1, 75], help="frames per chunk (1 and 75)")
+    parser.add_argument("--kbps", type=float, help="bitrate (default: the highest of the model)")
+    parser.add_argument("--json", type=Path, help="also write the results as JSON here")
     options = parser.parse_args(arguments)
     print(describe_machine(), flush=True)
     torch.set_num_threads(1)

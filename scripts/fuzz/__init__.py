@@ -1,1 +1,1 @@
-"""Fuzzing of the decoder with mutated files."""
+"""Fuzzing of the decoder: mutated files, the decoders that read them, and the command."""

@@ -1,4 +1,4 @@
-"""Ways to damage an encoded file, by accident and on purpose. They know the header; of blocks they need not know."""
+"""Mutations of encoded files: random damage, and edits of the header with correct checksums."""
 
 import io
 import json
@@ -36,30 +36,30 @@ _VALUES: tuple[Any, ...] = (
 Mutation = Callable[[random.Random, bytes, bytes], bytes]
 
 
-def mutate(drawn: random.Random, files: Sequence[bytes]) -> bytes:
-    """One of the valid `files`, changed in up to four ways; half of the time with its checksums made right again."""
-    data = drawn.choice(files)
-    for _ in range(drawn.choice((1, 1, 1, 2, 4))):
-        data = drawn.choice(_MUTATIONS)(drawn, data, drawn.choice(files))
-    return reseal(data) if drawn.random() < 0.5 else data
+def mutate(rng: random.Random, files: Sequence[bytes]) -> bytes:
+    """One of the valid `files` with up to four mutations; in half of the cases with correct checksums."""
+    data = rng.choice(files)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        data = rng.choice(_MUTATIONS)(rng, data, rng.choice(files))
+    return reseal(data) if rng.random() < 0.5 else data
 
 
 def reseal(data: bytes) -> bytes:
-    """`data` with every checksum that the reader gets to made right, so that what it guards is looked at.
+    """`data` with all checksums corrected that the reader reaches, so that the data behind them is read.
 
-    Files of version 0 have none.
+    Files of version 0 have no checksums.
     """
     sealed = bytearray(data)
     try:
         for _ in _Sealing(io.BytesIO(data), sealed).stored_blocks():
             pass
     except ValueError:
-        pass  # what could be read up to there is sealed
+        pass  # everything before this point is corrected
     return bytes(sealed)
 
 
 class _Sealing(BitstreamReader):
-    """Writes the checksum that it should find, wherever it looks for one, into a copy of the file."""
+    """A reader that writes the correct checksums into a copy of the file instead of checking them."""
 
     def __init__(self, file: io.BytesIO, copy: bytearray) -> None:
         self.copy = copy
@@ -70,95 +70,95 @@ class _Sealing(BitstreamReader):
         self.copy[self.bytes_read - len(right) : self.bytes_read] = right
 
 
-def _place(drawn: random.Random, data: bytes) -> int:
-    """Anywhere, but often near the start or the end, where the lengths are."""
-    near = drawn.choice((len(data), 40, 400))
-    place = drawn.randrange(min(near, len(data)) + 1)
-    return place if drawn.random() < 0.7 else len(data) - place
+def _position(rng: random.Random, data: bytes) -> int:
+    """A random position, often near the start or the end, where the length fields are."""
+    near = rng.choice((len(data), 40, 400))
+    position = rng.randrange(min(near, len(data)) + 1)
+    return position if rng.random() < 0.7 else len(data) - position
 
 
-def _flip_bits(drawn: random.Random, data: bytes, other: bytes) -> bytes:
+def _flip_bits(rng: random.Random, data: bytes, other: bytes) -> bytes:
     changed = bytearray(data)
-    for _ in range(drawn.choice((1, 1, 2, 8))):
+    for _ in range(rng.choice((1, 1, 2, 8))):
         if changed:
-            changed[min(_place(drawn, data), len(changed) - 1)] ^= 1 << drawn.randrange(8)
+            changed[min(_position(rng, data), len(changed) - 1)] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
-def _replace_bytes(drawn: random.Random, data: bytes, _: bytes) -> bytes:
-    place, length = _place(drawn, data), drawn.choice((1, 2, 4, 16))
-    return data[:place] + drawn.randbytes(length) + data[place + length :]
+def _replace_bytes(rng: random.Random, data: bytes, _: bytes) -> bytes:
+    position, length = _position(rng, data), rng.choice((1, 2, 4, 16))
+    return data[:position] + rng.randbytes(length) + data[position + length :]
 
 
-def _write_number(drawn: random.Random, data: bytes, _: bytes) -> bytes:
-    """A number at the limits, as wide as the format's."""
-    place, width = _place(drawn, data), drawn.choice((2, 4, 8))
-    number = (drawn.choice(_NUMBERS) % (1 << 8 * width)).to_bytes(width, "big")
-    return data[:place] + number + data[place + width :]
+def _write_number(rng: random.Random, data: bytes, _: bytes) -> bytes:
+    """Writes a boundary value with the width of a number in the format."""
+    position, width = _position(rng, data), rng.choice((2, 4, 8))
+    number = (rng.choice(_NUMBERS) % (1 << 8 * width)).to_bytes(width, "big")
+    return data[:position] + number + data[position + width :]
 
 
-def _insert(drawn: random.Random, data: bytes, other: bytes) -> bytes:
-    place, length = _place(drawn, data), drawn.choice((1, 2, 4, 100))
-    source = drawn.choice((drawn.randbytes(length), bytes(length), other[_place(drawn, other) :][:length]))
-    return data[:place] + source + data[place:]
+def _insert(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    position, length = _position(rng, data), rng.choice((1, 2, 4, 100))
+    source = rng.choice((rng.randbytes(length), bytes(length), other[_position(rng, other) :][:length]))
+    return data[:position] + source + data[position:]
 
 
-def _delete(drawn: random.Random, data: bytes, _: bytes) -> bytes:
-    place = _place(drawn, data)
-    return data[:place] + data[place + drawn.choice((1, 2, 4, 100)) :]
+def _delete(rng: random.Random, data: bytes, _: bytes) -> bytes:
+    position = _position(rng, data)
+    return data[:position] + data[position + rng.choice((1, 2, 4, 100)) :]
 
 
-def _truncate(drawn: random.Random, data: bytes, _: bytes) -> bytes:
-    return data[: _place(drawn, data)]
+def _truncate(rng: random.Random, data: bytes, _: bytes) -> bytes:
+    return data[: _position(rng, data)]
 
 
-def _repeat(drawn: random.Random, data: bytes, _: bytes) -> bytes:
-    place = _place(drawn, data)
-    piece = data[place : place + drawn.choice((4, 50, 500))]
-    return data[:place] + piece * drawn.choice((2, 3)) + data[place + len(piece) :]
+def _repeat(rng: random.Random, data: bytes, _: bytes) -> bytes:
+    position = _position(rng, data)
+    piece = data[position : position + rng.choice((4, 50, 500))]
+    return data[:position] + piece * rng.choice((2, 3)) + data[position + len(piece) :]
 
 
-def _splice(drawn: random.Random, data: bytes, other: bytes) -> bytes:
-    return data[: _place(drawn, data)] + other[_place(drawn, other) :]
+def _splice(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    return data[: _position(rng, data)] + other[_position(rng, other) :]
 
 
-def _swap_headers(drawn: random.Random, data: bytes, other: bytes) -> bytes:
-    """The header of one file before the blocks of another."""
+def _swap_headers(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """Puts the header of one file before the blocks of another."""
     return other[: _header_end(other)] + data[_header_end(data) :]
 
 
-def _edit_header(drawn: random.Random, data: bytes, other: bytes) -> bytes:
-    """Another value, name or type in the header, with its length and checksum right."""
+def _edit_header(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """Changes a value, name or type in the header, with correct length and checksum."""
     end = _header_end(data)
     try:
         values: dict[str, Any] = dict(json.loads(data[_START.size : end - _checksum_size(data)]))
     except (ValueError, TypeError, RecursionError):
-        return _flip_bits(drawn, data, other)
-    for _ in range(drawn.choice((1, 1, 3))):
-        name = drawn.choice([*values, "more"])
-        match drawn.randrange(4):
+        return _flip_bits(rng, data, other)
+    for _ in range(rng.choice((1, 1, 3))):
+        name = rng.choice([*values, "more"])
+        match rng.randrange(4):
             case 0:
                 values.pop(name, None)
             case 1 if isinstance(values.get(name), int):
-                values[name] += drawn.choice((-1, 1))
+                values[name] += rng.choice((-1, 1))
             case _:
-                values[name] = drawn.choice(_VALUES)
+                values[name] = rng.choice(_VALUES)
     text = json.dumps(values).encode()
-    if drawn.random() < 0.1:
-        text = drawn.choice((text[:-1], text + text, b"[" * 3000, b'{"a":' * 3000, b"\xff" + text, b"9" * 6000))
+    if rng.random() < 0.1:
+        text = rng.choice((text[:-1], text + text, b"[" * 3000, b'{"a":' * 3000, b"\xff" + text, b"9" * 6000))
     start = _START.pack(data[:4], data[4], len(text)) + text
     return start + struct.pack(">I", zlib.crc32(start))[: _checksum_size(data)] + data[end:]
 
 
 def _header_end(data: bytes) -> int:
-    """Where the blocks begin, as far as that can be told."""
+    """Position of the first block, if the header allows to find it."""
     if len(data) < _START.size:
         return len(data)
     return min(len(data), _START.size + _START.unpack(data[: _START.size])[2] + _checksum_size(data))
 
 
 def _checksum_size(data: bytes) -> int:
-    """Bytes after the header; the encodec package's format, version 0, has no checksums."""
+    """Size of the header's checksum in bytes; version 0, the format of the encodec package, has none."""
     return 0 if data[4:5] == b"\0" else 4
 
 

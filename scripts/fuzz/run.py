@@ -1,8 +1,8 @@
-"""Feeds the decoder mutated files. It must decode them or refuse them with a ValueError, soon and in little memory.
+"""Decodes mutated files. Each must be decoded or refused with a ValueError, quickly and with little memory.
 
 python -m scripts.fuzz.run [--cases N] [--seed N] [--output FOLDER]
 
-Prints what came of the cases, and for the first that went wrong a file that shows it. Exit status 1 if any did.
+Prints the outcomes and saves the files of the first failures. The exit status is 1 if a case failed.
 """
 
 import argparse
@@ -19,73 +19,73 @@ from rich.progress import track
 
 from codec.bitstream import BitstreamError
 from scripts.fuzz.mutations import mutate
-from scripts.fuzz.subjects import Subject, subjects
+from scripts.fuzz.targets import Target, targets
 
 __all__ = ["fuzz", "main"]
 
-_SECONDS = 5.0  # of one case at most, by the process's own clock: a busy machine is no offence
-_FLOOR = 8 << 20  # bytes that the allocator may take on its own account
-_SHOWN = 5  # offenders kept
+_SECONDS = 5.0  # limit per case in CPU time, so a loaded machine does not cause failures
+_FLOOR = 8 << 20  # bytes that the allocator may need in any case
+_MAX_SAVED = 5  # files of failed cases
 
 
-class Offence(NamedTuple):
-    subject: str
+class Failure(NamedTuple):
+    target: str
     case: int
-    what: str
+    reason: str
     path: Path
 
 
 class Report(NamedTuple):
     outcomes: Counter[str]
-    offences: list[Offence]
+    failures: list[Failure]
     slowest_seconds: float
-    most_bytes: int  # by which the process grew in one case
+    peak_bytes: int  # largest growth of the process in one case
     limit_bytes: int
 
 
 class Hang(BaseException):
-    """Not an Exception, so that nothing on the way takes it for bad input."""
+    """The time limit was exceeded. Not an Exception, so that no handler in the decoder catches it."""
 
 
-def fuzz(tested: Sequence[Subject], cases: Iterator[int] | Sequence[int], seed: int, output: Path) -> Report:
-    """Runs the cases of these numbers, each of them a function of number and seed."""
+def fuzz(tested: Sequence[Target], cases: Iterator[int] | Sequence[int], seed: int, output: Path) -> Report:
+    """Runs the cases with these numbers. A case depends only on its number and the seed."""
     limit = 2 * max(_FLOOR, *(_growth(s, 0, data)[1] for s in tested for data in s.files))
     outcomes: Counter[str] = Counter()
-    offences: list[Offence] = []
-    slowest, most = 0.0, 0
+    failures: list[Failure] = []
+    slowest, peak = 0.0, 0
     for case in cases:
-        drawn = random.Random(f"{seed} {case}")
-        subject = drawn.choice(tested)
-        data = mutate(drawn, subject.files)
-        begun = time.process_time()
-        outcome, grown = _growth(subject, case, data)
-        slowest, most = max(slowest, time.process_time() - begun), max(most, grown)
+        rng = random.Random(f"{seed} {case}")
+        target = rng.choice(tested)
+        data = mutate(rng, target.files)
+        started = time.process_time()
+        outcome, grown = _growth(target, case, data)
+        slowest, peak = max(slowest, time.process_time() - started), max(peak, grown)
         if grown > limit:
-            outcome = f"grew by {grown >> 20} MiB, valid files by {limit >> 21} at most"
+            outcome = f"grew by {grown >> 20} MiB; valid files need at most {limit >> 21} MiB"
         clean = outcome in ("decoded", "refused")
-        outcomes[outcome if clean else "went wrong"] += 1
-        if not clean and len(offences) < _SHOWN:
+        outcomes[outcome if clean else "failed"] += 1
+        if not clean and len(failures) < _MAX_SAVED:
             output.mkdir(parents=True, exist_ok=True)
             path = output / f"{seed}_{case}.ecdc"
             path.write_bytes(data)
-            offences.append(Offence(subject.name, case, outcome, path))
-    return Report(outcomes, offences, slowest, most, limit)
+            failures.append(Failure(target.name, case, outcome, path))
+    return Report(outcomes, failures, slowest, peak, limit)
 
 
-def _growth(subject: Subject, case: int, data: bytes) -> tuple[str, int]:
-    """What came of a case, and how many bytes the process grew meanwhile."""
-    _forget_peak()
+def _growth(target: Target, case: int, data: bytes) -> tuple[str, int]:
+    """Outcome of a case, and the growth of the process in bytes."""
+    _reset_peak()
     before = _memory("VmRSS")
     try:
         with _time_limit():
-            subject.decode(random.Random(case), data)
+            target.decode(random.Random(case), data)
         outcome = "decoded"
     except BitstreamError as error:
         outcome = "refused" if str(error) and "\n" not in str(error) else f"refused with {str(error)!r}"
     except ValueError as error:
         outcome = "refused" if type(error) is ValueError else f"{type(error).__name__}: {error}"
     except Hang:
-        outcome = f"not done after {_SECONDS:g} s"
+        outcome = f"not finished after {_SECONDS:g} s"
     except Exception as error:
         outcome = f"{type(error).__name__}: {error}"
     return outcome, max(0, _memory("VmHWM") - before)
@@ -93,10 +93,10 @@ def _growth(subject: Subject, case: int, data: bytes) -> tuple[str, int]:
 
 @contextmanager
 def _time_limit() -> Iterator[None]:
-    def ring(*_: Any) -> None:
+    def on_timer(*_: Any) -> None:
         raise Hang
 
-    previous = signal.signal(signal.SIGPROF, ring)
+    previous = signal.signal(signal.SIGPROF, on_timer)
     signal.setitimer(signal.ITIMER_PROF, _SECONDS)
     try:
         yield
@@ -105,35 +105,35 @@ def _time_limit() -> Iterator[None]:
         signal.signal(signal.SIGPROF, previous)
 
 
-def _forget_peak() -> None:
-    """Linux then counts the peak of this process from what it has now."""
+def _reset_peak() -> None:
+    """Resets the kernel's high-water mark of this process (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def _memory(name: str) -> int:
-    """Bytes resident now (VmRSS) or at most so far (VmHWM)."""
+    """Resident memory in bytes: now (VmRSS) or its peak (VmHWM)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{name}:")[1].split()[0]) * 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(prog="scripts.fuzz.run", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("runs/fuzz"), help="for files that show what went wrong")
+    parser.add_argument("--output", type=Path, default=Path("runs/fuzz"), help="folder for the files of failed cases")
     options = parser.parse_args(arguments)
-    begun = time.perf_counter()
-    report = fuzz(subjects(), track(range(options.cases), "fuzzing"), options.seed, options.output)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    report = fuzz(targets(), track(range(options.cases), "fuzzing"), options.seed, options.output)  # type: ignore[arg-type]
     done = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
-    print(f"{options.cases} cases in {time.perf_counter() - begun:.0f} s: {done}")
+    print(f"{options.cases} cases in {time.perf_counter() - started:.0f} s: {done}")
     print(
-        f"slowest {report.slowest_seconds:.2f} s; most memory {report.most_bytes / 2**20:.1f} MiB, "
-        f"allowed {report.limit_bytes / 2**20:.1f}"
+        f"slowest case {report.slowest_seconds:.2f} s; peak memory {report.peak_bytes / 2**20:.1f} MiB, "
+        f"limit {report.limit_bytes / 2**20:.1f}"
     )
-    for offence in report.offences:
-        print(f"{offence.subject}, case {offence.case}: {offence.what}: {offence.path}")
-    return 1 if report.outcomes["went wrong"] else 0
+    for failure in report.failures:
+        print(f"{failure.target}, case {failure.case}: {failure.reason}: {failure.path}")
+    return 1 if report.outcomes["failed"] else 0
 
 
 if __name__ == "__main__":

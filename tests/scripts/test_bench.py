@@ -1,4 +1,4 @@
-"""The benchmarks' arithmetic, and that they run: what they find is not asserted."""
+"""The benchmarks: their arithmetic, and that they run with tiny settings. Measured times are not asserted."""
 
 import json
 import sys
@@ -31,13 +31,13 @@ from tiny_run import tidied, tiny_adversarial, tiny_trainer
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """The number of threads is the process's."""
+    """Restores the number of threads, which is global."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-def test_coders_take_turns_and_disagreement_is_counted_by_the_frame(threads: None) -> None:
+def test_coders_alternate_and_agreement_is_counted_per_frame(threads: None) -> None:
     calls = []
 
     def coder(name: str, codes: Tensor) -> bench_coding.Coder:
@@ -48,32 +48,32 @@ def test_coders_take_turns_and_disagreement_is_counted_by_the_frame(threads: Non
 
     codes = torch.zeros(2, 3, 4)
     other = codes.clone()
-    other[0, 1, 2] = other[0, 2, 2] = 1  # one frame of eight
+    other[0, 1, 2] = other[0, 2, 2] = 1  # one of eight frames
     row = bench_coding.measure({"ours": coder("ours", codes), "peer": coder("peer", other)}, 1, 2, 0.5, rounds=2)
     one_round = [("ours", "encode", (2, 1, 12_000)), ("ours", "decode", (2, 3, 4)),
                  ("peer", "encode", (2, 1, 12_000)), ("peer", "decode", (2, 3, 4))]  # fmt: skip
-    assert calls == 3 * one_round  # the first warms up
+    assert calls == 3 * one_round  # the first round is a warm-up
     assert {name: len(seconds) for name, seconds in row.encode.items()} == {"ours": 2, "peer": 2}
     assert row.agreement == {"ours": 1.0, "peer": 7 / 8}
 
 
-def test_coding_beside_both_packages(tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: None) -> None:
+def test_coding_compared_with_both_packages(tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: None) -> None:
     path = tmp_path / "figures.json"
     bench_coding.main(["--seconds", "0.5", "--batch", "2", "--threads", "1", "--rounds", "1", "--json", str(path)])
     (row,) = json.loads(path.read_text())["coding"]
     assert set(row["encode"]) == set(row["decode"]) == {"ours", "encodec", "transformers"}
-    assert min(row["agreement"].values()) > 0.95  # the same weights: noise in the last bit may decide between codes
+    assert min(row["agreement"].values()) > 0.95  # rounding may decide between two codes
     assert "2 x 0.5 s" in capsys.readouterr().out
 
 
-def test_a_strategy_that_looks_now_and_then_counts_with_the_mean_of_its_steps(
+def test_a_strategy_with_refresh_every_counts_with_the_mean_of_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look takes 2 of the 5 s of its step, every other step 1 of 4."""
+    """The balancer takes 2 of 5 s in steps with per-loss gradients, 1 of 4 s in the others."""
 
     def taken(_trainer: object, balancer: Balancer, _audio: Tensor) -> bench_balancers._Seconds:
-        looks = balancer is balancers["encodec"] and balancer.step % 8 == 0
-        return bench_balancers._Seconds(2, 5) if looks else bench_balancers._Seconds(1, 4)
+        refreshes = balancer is balancers["encodec"] and balancer.step % 8 == 0
+        return bench_balancers._Seconds(2, 5) if refreshes else bench_balancers._Seconds(1, 4)
 
     with tidied():
         trainer = tiny_trainer(tmp_path)
@@ -112,7 +112,7 @@ def test_the_balancers_part_of_a_step(tmp_path: Path, monkeypatch: pytest.Monkey
     assert bench_balancers.time_arithmetic(balancer, values=100, repeats=2) > 0
 
 
-def test_lines_and_exponents() -> None:
+def test_growth_is_a_line_and_an_exponent() -> None:
     line = bench_growth.growth([1, 2, 4, 8], [5, 8, 14, 26])
     assert (line.fixed, line.rate) == (pytest.approx(2), pytest.approx(3))
     assert 0.8 < line.exponent < 1
@@ -122,7 +122,7 @@ def test_lines_and_exponents() -> None:
 
 
 @pytest.mark.parametrize("name", bench_growth.SERIES)
-def test_sizes_of_a_series_compose(name: str) -> None:
+def test_the_overrides_of_every_series_compose(name: str) -> None:
     seen = set()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for overrides in bench_growth.SERIES[name][1].values():
@@ -137,7 +137,7 @@ def test_growth_table_plot_and_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Worker:
-        """A step takes a second for each signal, and a GiB."""
+        """A step takes one second and one GiB per signal."""
 
         def __init__(self, command: list[str]) -> None:
             assert command[1:5] == ["-m", "scripts.bench.step", "work", "codec.network.filters=8"]
@@ -161,12 +161,12 @@ def test_growth_table_plot_and_json(
     assert plot.read_text().startswith("<?xml")
 
 
-def test_precisions_are_compared_at_one_seed_and_seeds_in_float32() -> None:
+def test_precisions_are_compared_at_the_same_seed_and_seeds_in_float32() -> None:
     exact = {0: np.array([1.0, 2.0]), 1: np.array([3.0, 2.0])}
     auto = {0: np.array([1.2, 1.9]), 1: np.array([2.8, 2.3])}
     found = bench_precision.differences({"float32": exact, "auto": auto})
     assert found == pytest.approx(((0.1 + 0.05 + 0.1 + 0.15) / 4, 0.5, (0.1 - 0.05 - 0.1 + 0.15) / 4))
-    # A loss below 0, as the adversarial one gets: a share of a size has the sign of what it is the share of.
+    # Negative losses, such as the adversarial one, are divided by their magnitude.
     below = [{seed: -curve for seed, curve in of.items()} for of in (exact, auto)]
     of_below = bench_precision.differences({"float32": below[0], "auto": below[1]})
     assert of_below == pytest.approx((found.precision, found.seeds, -found.signed))
@@ -190,12 +190,12 @@ def test_precision_table_plot_and_json(tmp_path: Path, capsys: pytest.CaptureFix
             "float32": {"0": 1, "1": 1}, "auto": {"0": 1, "1": 1}
         }, loss  # fmt: skip
         assert curves["float32"]["0"] != curves["float32"]["1"]
-    assert "of two seeds" in capsys.readouterr().out
+    assert "two seeds" in capsys.readouterr().out
     assert plot.read_text().startswith("<?xml")
 
 
 class FakeWorker:
-    """Steps of a peer's take 4 s in bfloat16 and 9 in float32, ours 2, and 3 with a look in each."""
+    """Steps of audiocraft take 4 s in bfloat16 and 9 s in float32; ours 2 s, 3 s with refresh_every=1."""
 
     def __init__(self, command: list[str]) -> None:
         self.facts = {"precision": command[-1]}
@@ -214,15 +214,15 @@ class FakeWorker:
 @pytest.mark.parametrize(
     ("precision", "expected"),
     [
-        ("float32", ["a look in 8 against audiocraft: 4.50 times as fast, 0.22 of the memory",
-                     "in every step against audiocraft: 3.00 times as fast, 0.33 of the memory"]),
-        ("auto", ["a look in 8 against audiocraft: 2.00 times as fast, 0.50 of the memory",
-                  "a look in 8 against its float32: 4.50 times as fast, 0.22 of the memory",
-                  "in every step against audiocraft: 1.33 times as fast, 0.75 of the memory",
-                  "in every step against its float32: 3.00 times as fast, 0.33 of the memory"]),
+        ("float32", ["refresh_every=8, compared with audiocraft: 4.50 times as fast, 0.22 of the memory",
+                     "refresh_every=1, compared with audiocraft: 3.00 times as fast, 0.33 of the memory"]),
+        ("auto", ["refresh_every=8, compared with audiocraft: 2.00 times as fast, 0.50 of the memory",
+                  "refresh_every=8, compared with audiocraft in float32: 4.50 times as fast, 0.22 of the memory",
+                  "refresh_every=1, compared with audiocraft: 1.33 times as fast, 0.75 of the memory",
+                  "refresh_every=1, compared with audiocraft in float32: 3.00 times as fast, 0.33 of the memory"]),
     ],
 )  # fmt: skip
-def test_ratios_of_a_step(
+def test_ratios_of_training_steps(
     precision: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(bench, "Worker", FakeWorker)
@@ -230,15 +230,15 @@ def test_ratios_of_a_step(
     options = ["--precision", precision, "--rounds", "2", "--peer", "python", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", ["bench", "step", *options])
     bench.main()
-    assert [line.strip() for line in capsys.readouterr().out.splitlines() if "against" in line] == expected
+    assert [line.strip() for line in capsys.readouterr().out.splitlines() if "compared with" in line] == expected
     rows = json.loads(path.read_text())["step"]
     assert all(len(row["seconds"]) == 2 for row in rows.values())
     monkeypatch.setattr(sys, "argv", ["bench", "step", "--precision", precision])
     bench.main()
-    assert "against" not in capsys.readouterr().out
+    assert "compared with" not in capsys.readouterr().out
 
 
-def test_a_machine_is_named_by_what_decides_its_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_is_described_by_cpu_and_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     core = "cpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 amx_bf16 avx512f_more\n\n"
     (tmp_path / "cpuinfo").write_text(2 * core)
     monkeypatch.setattr("codec.network.cpu._CPUINFO", tmp_path / "cpuinfo")
@@ -260,7 +260,7 @@ def test_a_worker_steps_with_its_overrides() -> None:
     assert worker.close() > 1 << 20
 
 
-def test_imports_are_timed_in_a_process_of_their_own() -> None:
+def test_imports_are_timed_in_a_separate_process() -> None:
     assert bench_startup._import_seconds("colorsys") > 0
     assert bench_startup._import_seconds("time; time.sleep(0.5)") >= 0.5
 
@@ -280,7 +280,7 @@ def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "first training step" in capsys.readouterr().out
 
 
-def test_reading_of_both_formats_and_a_large_manifest(
+def test_reading_both_formats_and_a_large_manifest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []

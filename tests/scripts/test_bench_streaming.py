@@ -1,4 +1,4 @@
-"""The benchmark of streaming: its arithmetic, and that it runs."""
+"""The streaming benchmark: its arithmetic, and that it runs."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_figures_of_a_row() -> None:
 
 
 @pytest.mark.parametrize("chunk_frames", [1, 3])
-def test_every_chunk_is_a_whole_number_of_frames_and_timed_once(chunk_frames: int) -> None:
+def test_chunks_are_whole_frames_and_each_is_timed_once(chunk_frames: int) -> None:
     encode, decode = measure(tiny_codec("causal"), chunk_frames, 0.2, 2.4)
     assert (encode.direction, decode.direction) == ("encode", "decode")
     assert encode.chunk_seconds == decode.chunk_seconds == pytest.approx(chunk_frames * 320 / 24_000)

@@ -22,7 +22,7 @@ _FLAGS = (
 
 
 class Browser:
-    """One tab. `problems` lists errors and warnings of the console and uncaught exceptions, `requests` the loaded URLs."""
+    """One tab. `problems` lists console errors and warnings and uncaught exceptions; `requests` lists loaded URLs."""
 
     def __init__(self, to: int, back: int) -> None:
         self._to, self._back = to, back

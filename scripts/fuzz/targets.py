@@ -1,4 +1,4 @@
-"""What the fuzzer tests: tiny codecs of every kind, and files that they decode, in every coding."""
+"""The fuzz targets: tiny codecs of every kind, with valid files in every coding."""
 
 import io
 import random
@@ -20,7 +20,7 @@ from codec.coding import PreparedCodec, SampleRange, decode_audio, open_encoded
 from codec.model import Codec
 from codec.model_file import fingerprint, make_codec, seanet_settings
 
-__all__ = ["Subject", "subjects"]
+__all__ = ["Target", "targets"]
 
 _TINY: dict[str, Any] = {
     "sample_rate": 800,
@@ -48,12 +48,12 @@ _KINDS: dict[str, dict[str, Any]] = {
 Decode = Callable[[random.Random, bytes], None]
 
 
-class Subject(NamedTuple):
-    """A decoder, and files that it decodes."""
+class Target(NamedTuple):
+    """A decoder with valid files."""
 
     name: str
     files: Sequence[bytes]
-    decode: Decode  # raises ValueError for what is no such file; draws how it is read
+    decode: Decode  # raises ValueError for an invalid file; the generator chooses how to read it
 
 
 class _Pipe(io.BytesIO):
@@ -61,7 +61,7 @@ class _Pipe(io.BytesIO):
         return False
 
 
-class _Nowhere:
+class _NullSink:
     """An audio sink."""
 
     clipped = samples = 0
@@ -70,31 +70,31 @@ class _Nowhere:
         self.samples += audio.shape[-1]
 
 
-def subjects() -> list[Subject]:
-    """One for each way of decoding, with files of no, one and many frames, of few and all books, in every coding.
+def targets() -> list[Target]:
+    """A target for each way of decoding, with files of no, one and many frames, few and all codebooks, every coding.
 
-    The first four read version 1, the last two version 0, that of the encodec package.
+    The first four read version 1 of the format, the last two version 0, which the encodec package writes.
     """
-    own = [_own_subject(kind, changes) for kind, changes in _KINDS.items()]
-    return own + [_encodec_subject(name) for name in PACKAGE_CONFIGS]
+    own = [_own_target(kind, changes) for kind, changes in _KINDS.items()]
+    return own + [_encodec_target(name) for name in PACKAGE_CONFIGS]
 
 
-def _own_subject(kind: str, changes: dict[str, Any]) -> Subject:
+def _own_target(kind: str, changes: dict[str, Any]) -> Target:
     torch.manual_seed(0)
     prepared = _with_entropy_model(make_codec(seanet_settings(**(_TINY | changes))).eval())
     sample_rate = prepared.codec.config.sample_rate
 
-    def decode(drawn: random.Random, data: bytes) -> None:
-        reader = open_encoded(prepared, _drawn_file(drawn, data), "file")
-        decode_audio(prepared, reader, _Nowhere(), _drawn_range(drawn, sample_rate), drawn.random() < 0.5)
+    def decode(rng: random.Random, data: bytes) -> None:
+        reader = open_encoded(prepared, _random_file(rng, data), "file")
+        decode_audio(prepared, reader, _NullSink(), _random_range(rng, sample_rate), rng.random() < 0.5)
 
     sizes = [(0, 1, "fixed"), (1, 1, "fixed"), (400, 1, "fixed"), (400, 3, "fixed"), (1999, 3, "fixed")]
     sizes += [(400, 1, "adaptive"), (1999, 3, "adaptive"), (400, 1, "transformer"), (1999, 3, "transformer")]
-    return Subject(kind, [_file(prepared, *size) for size in sizes], decode)
+    return Target(kind, [_file(prepared, *size) for size in sizes], decode)
 
 
-def _encodec_subject(name: str) -> Subject:
-    """With layers of few channels: of such a model the package's format knows everything else, and that is kept."""
+def _encodec_target(name: str) -> Target:
+    """A model with few channels. The package's format fixes all other settings."""
     torch.manual_seed(0)
     config = PACKAGE_CONFIGS[name]
     settings = config.to_dict()
@@ -102,23 +102,23 @@ def _encodec_subject(name: str) -> Subject:
     small |= {"quantizer": settings["quantizer"] | {"latent_dim": 4}}
     prepared = PreparedCodec(make_codec(settings | small).eval())
 
-    def decode(drawn: random.Random, data: bytes) -> None:
-        reader = EncodecReader(ByteSource(_drawn_file(drawn, data)), "file", _language_model)
+    def decode(rng: random.Random, data: bytes) -> None:
+        reader = EncodecReader(ByteSource(_random_file(rng, data)), "file", _language_model)
         reader.check_model(config)  # as `open_encoded` does
-        part = _drawn_range(drawn, config.sample_rate)
-        decode_audio(prepared, reader, _Nowhere(), part, drawn.random() < 0.5)
+        part = _random_range(rng, config.sample_rate)
+        decode_audio(prepared, reader, _NullSink(), part, rng.random() < 0.5)
 
     sizes = [(0, 2, False), (1, 2, False), (900, 2, False), (900, config.num_codebooks, False), (48_001, 2, False)]
     sizes += [(0, 2, True), (900, 2, True), (900, config.num_codebooks, True), (48_001, 2, True)]
-    return Subject(name, [_encodec_file(name, *size) for size in sizes], decode)
+    return Target(name, [_encodec_file(name, *size) for size in sizes], decode)
 
 
-def _encodec_file(name: str, samples: int, books: int, compressed: bool) -> bytes:
-    header = EncodecHeader(name, samples, books, compressed)
+def _encodec_file(name: str, samples: int, num_codebooks: int, compressed: bool) -> bytes:
+    header = EncodecHeader(name, samples, num_codebooks, compressed)
     config, lm = PACKAGE_CONFIGS[name], _language_model if compressed else None
     body = [
         segment_bytes(
-            [torch.randint(config.codebook_size, (books, frames_of(length, config)))],
+            [torch.randint(config.codebook_size, (num_codebooks, frames_of(length, config)))],
             0.5 if config.normalize else None,
             lm,
         )
@@ -127,22 +127,24 @@ def _encodec_file(name: str, samples: int, books: int, compressed: bool) -> byte
     return b"".join([header.to_bytes(), *body])
 
 
-def _language_model(before: Tensor | None, books: int, state: Any) -> tuple[Tensor, Any]:
-    """Expects the codes of the frame before with a probability of 1/2, so that a bit is the least that one takes.
+def _language_model(previous: Tensor | None, num_codebooks: int, state: Any) -> tuple[Tensor, Any]:
+    """Predicts the codes of the previous frame with a probability of 1/2, so that a code takes at least one bit.
 
-    Shape: before [K] -> [size, K].
+    Shape: previous [K] -> [size, K].
     """
-    probabilities = torch.full((1024, books), 0.5 / 1024)
-    probabilities[torch.zeros(books, dtype=torch.long) if before is None else before, torch.arange(books)] += 0.5
+    probabilities = torch.full((1024, num_codebooks), 0.5 / 1024)
+    probabilities[
+        torch.zeros(num_codebooks, dtype=torch.long) if previous is None else previous, torch.arange(num_codebooks)
+    ] += 0.5
     return probabilities, state
 
 
-def _drawn_file(drawn: random.Random, data: bytes) -> io.BytesIO:
-    return drawn.choice((io.BytesIO, _Pipe))(data)
+def _random_file(rng: random.Random, data: bytes) -> io.BytesIO:
+    return rng.choice((io.BytesIO, _Pipe))(data)
 
 
-def _drawn_range(drawn: random.Random, sample_rate: int) -> SampleRange:
-    start, duration = drawn.choice((0.0, 0.0, 0.1, 0.5, 1e6)), drawn.choice((None, None, 0.01, 1.0))
+def _random_range(rng: random.Random, sample_rate: int) -> SampleRange:
+    start, duration = rng.choice((0.0, 0.0, 0.1, 0.5, 1e6)), rng.choice((None, None, 0.01, 1.0))
     return SampleRange.from_seconds(start, duration, sample_rate)
 
 
@@ -153,12 +155,12 @@ def _with_entropy_model(codec: Codec) -> PreparedCodec:
         path = Path(folder) / ENTROPY_NAME
         EntropyModel.from_network(CodeTransformer(size), fingerprint(codec)).save(path)
         prepared = PreparedCodec(codec, path)
-        prepared.entropy_coders.storage_fields("transformer", 17, prefer_fixed=False)  # reads it
+        prepared.entropy_coders.storage_fields("transformer", 17, prefer_fixed=False)  # loads the model
     return prepared
 
 
 def _file(prepared: PreparedCodec, samples: int, num_codebooks: int, coding: str) -> bytes:
-    """A valid file, its blocks of 17 frames, two of them from a random access point to the next."""
+    """A valid file with blocks of 17 frames and a random access point every two blocks."""
     config = prepared.codec.config
     storage = prepared.entropy_coders.storage_fields(coding, 17, prefer_fixed=False)._replace(random_access_interval=2)
     header = BitstreamHeader(
