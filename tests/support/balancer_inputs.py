@@ -6,9 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from balancer import Balancer, EmaNorm, Fixed, Keep, Static, Sum
+from balancer import Balancer, EmaNorm, Fixed, Keep, Static, Statistics, Sum
 
-__all__ = ["ReferenceBalancer", "encodec", "fixed_sum", "leaf", "linear", "noise", "weighted_sum"]
+__all__ = [
+    "MinimumNorm",
+    "ReferenceBalancer",
+    "encodec",
+    "fixed_sum",
+    "leaf",
+    "linear",
+    "noise",
+    "pair",
+    "weighted_sum",
+]
 
 
 def leaf(*shape: int) -> Tensor:
@@ -25,6 +35,11 @@ def noise(names: str, shape: tuple[int, ...], seed: int, spread: float = 1.0) ->
     generator = torch.Generator().manual_seed(seed)
     steps = np.geomspace(1.0, 1.0 / spread, len(names))
     return {name: torch.randn(shape, generator=generator) * step for name, step in zip(names, steps, strict=True)}
+
+
+def pair(a: list[float], b: list[float]) -> dict[str, Tensor]:
+    """Gradients of two losses a and b, of shape [1, 1, T]."""
+    return {"a": torch.tensor([[a]]), "b": torch.tensor([[b]])}
 
 
 def encodec(weights: Mapping[str, float], monitor_every: int = 0, **settings: object) -> Balancer:
@@ -58,3 +73,18 @@ class ReferenceBalancer:
             share = self.weights[name] / sum(self.weights[present] for present in arrays)
             combined += share * self.total_norm / (1e-12 + self.total[name] / self.fix[name]) * array
         return combined
+
+
+class MinimumNorm:
+    """MGDA for two losses: the shortest point of the segment between the gradients."""
+
+    needs_gradients = True
+
+    def prepare(self, weights: Mapping[str, float]) -> None:
+        if len(set(weights.values())) > 1:
+            raise ValueError("MinimumNorm does not support weights")
+
+    def __call__(self, statistics: Statistics) -> Tensor:
+        gramian = statistics.gramian
+        first = ((gramian[1, 1] - gramian[0, 1]) / (gramian[0, 0] + gramian[1, 1] - 2 * gramian[0, 1])).clamp(0, 1)
+        return torch.stack([first, 1 - first])
