@@ -1,54 +1,38 @@
-"""Files into training batches: corpora, manifests, segments, batches and held-out clips.
+"""Files to training batches: corpora, manifests, segments, augmentation, batches and held-out clips.
 
-Legend: B batch, C channels, T samples. Audio is float32 in about [-1, 1].
+Legend: B batch, C channels, T samples. Audio is float32 in about [-1, 1]. Files are read by `codec.audio`.
 """
 
-from data.audio import (
-    AudioHeader,
-    DataError,
-    UnreadableAudio,
-    convert_channels,
-    level_dbfs,
-    limit_peak,
-    read_audio,
-    read_header,
-    read_resampled,
-    resample,
-    resampled_frames,
-    write_wav,
-)
 from data.corpora import Corpus, clips, folder, large, manifests, starter
 from data.held_out import HeldOutClip, held_out_clips
-from data.manifest import Entry, Manifest, scan_folder
+from data.manifest import DataError, Entry, Manifest, scan_folder
 from data.sampler import Batch, training_batches
-from data.segments import Segment, SegmentDataset
+from data.segments import Segment, SegmentDataset, TrainingDataset
+from data.sources import SourceReader, level_dbfs, limit_peak
+from data.transforms import RandomGain, Transform, TransformedDataset
 
 __all__ = [
-    "AudioHeader",
     "Batch",
     "Corpus",
     "DataError",
     "Entry",
     "HeldOutClip",
     "Manifest",
+    "RandomGain",
     "Segment",
     "SegmentDataset",
-    "UnreadableAudio",
+    "SourceReader",
+    "TrainingDataset",
+    "Transform",
+    "TransformedDataset",
     "clips",
-    "convert_channels",
     "folder",
     "held_out_clips",
     "large",
     "level_dbfs",
     "limit_peak",
     "manifests",
-    "read_audio",
-    "read_header",
-    "read_resampled",
-    "resample",
-    "resampled_frames",
     "scan_folder",
     "starter",
     "training_batches",
-    "write_wav",
 ]

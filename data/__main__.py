@@ -1,12 +1,12 @@
-"""python -m data FOLDER MANIFEST.jsonl: reads the headers once, so that later runs need not."""
+"""python -m data FOLDER MANIFEST.jsonl: reads the headers of a folder once, so that later runs need not."""
 
 import sys
 
-from data.audio import DataError
-from data.manifest import scan_folder
+from data.manifest import DataError, scan_folder
 
 
 def main(arguments: list[str]) -> int:
+    """Scans the folder and writes the manifest; returns the exit status."""
     if len(arguments) != 2:
         print("usage: python -m data FOLDER MANIFEST.jsonl", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Where audio comes from: Debian packages, the clips in this repository, or a user's own folders and manifests."""
+"""Where audio comes from: Debian packages, the clips in this repository, or a user's folders and manifests."""
 
 import hashlib
 import logging
@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.audio import DataError
-from data.manifest import Entry, Manifest, scan_folder
+from data.manifest import DataError, Entry, Manifest, scan_folder
 from data.packages import Package, fetch
 
 __all__ = ["Corpus", "clips", "folder", "large", "manifests", "starter"]
@@ -34,8 +33,8 @@ _TRAIN = (
         "GPL-2",
         ("*.ogg",),
     ),
-    # song.ogg is the band without its lead guitar, guitar.ogg that guitar alone: two recordings, used as they are.
-    # Their sum is the full mix, but written again it would be coded twice.
+    # song.ogg has the band without its lead guitar, guitar.ogg has that guitar. They are not mixed: the mix would have
+    # to be compressed a second time.
     Package(
         "fretsonfire-songs-sectoid",
         "1.dfsg-3.1",
@@ -54,7 +53,7 @@ _TRAIN = (
     ),
 )
 _HELD_OUT = (
-    # Greek, Slovenian and Walloon: languages, so voices, that no training package has.
+    # Greek, Slovenian and Walloon: no training package has these languages, so it has none of these voices.
     Package(
         "ktuberling-data",
         "4:22.12.3-1",
@@ -63,7 +62,7 @@ _HELD_OUT = (
         "GPL-2+",
         tuple(f"*/sounds/{language}/*.{suffix}" for language in ("el", "sl", "wa") for suffix in ("ogg", "wav")),
     ),
-    # Another band. Its guitar stems rest for minutes, so only the backing tracks are evaluated.
+    # Another band than in training. Its guitar tracks are silent for minutes, so only the backing tracks are used.
     Package(
         "fretsonfire-songs-muldjord",
         "2.dfsg-2.1",
@@ -74,7 +73,7 @@ _HELD_OUT = (
     ),
 )
 _LARGE = (
-    # Words and phrases in five voices. Left out: Spanish (clipped), Catalan (nothing above 9 kHz), Greek (held out).
+    # Words and phrases in five voices. Left out are Spanish (clipped), Catalan (empty above 9 kHz), Greek (held out).
     Package(
         "tuxpaint-stamps-default",
         "2022.06.04-1",
@@ -91,7 +90,7 @@ _LARGE = (
         "CC-BY-SA-3.0",
         ("*.ogg",),
     ),
-    # Coded with Opus already, nothing above 20 kHz: volume to train on, no reference to measure with.
+    # Compressed with Opus and empty above 20 kHz: good enough to train on, but no reference for measurements.
     Package(
         "warzone2100-music",
         "4.3.3-3",
@@ -105,19 +104,19 @@ _LARGE = (
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a run trains and is evaluated on."""
+    """The audio of a run."""
 
-    name: str  # the one that was got: "clips" where "starter" could not be had
+    name: str  # "clips" where "starter" was asked for and could not be fetched
     train: Manifest
     held_out: Manifest
-    source_weights: Mapping[str, float] | None  # share of the draws by source; None for the share of the duration
+    source_weights: Mapping[str, float] | None  # relative frequency of each source; None weights them by duration
 
 
 def clips(source_weights: Mapping[str, float] | None = None) -> Corpus:
-    """The few minutes of speech, music and instruments in `data/clips`; licences in LICENSES.md there.
+    """The few minutes of speech, music and effects in `data/clips`; licences are in LICENSES.md there.
 
     Args:
-        source_weights: of speech, music and effects.
+        source_weights: Of speech, music and effects.
     """
     train, held_out = Manifest.load(CLIPS / "train.jsonl"), Manifest.load(CLIPS / "held_out.jsonl")
     return Corpus("clips", train, held_out, source_weights)
@@ -126,12 +125,12 @@ def clips(source_weights: Mapping[str, float] | None = None) -> Corpus:
 def starter(root: str, minimum_sample_rate: int = 22050, source_weights: Mapping[str, float] | None = None) -> Corpus:
     """Speech, music and effects from six Debian packages (205 MB), fetched at the first call.
 
-    Where they cannot be had, a warning says so in one line and the embedded clips stand in.
+    If they cannot be fetched, it logs a warning and returns `clips`.
 
     Args:
-        root: folder for the audio and its manifests.
-        minimum_sample_rate: Hz; files below it are not used.
-        source_weights: of speech, music and effects.
+        root: Folder for the audio and its manifests.
+        minimum_sample_rate: In Hz; files with a lower rate are not used.
+        source_weights: Of speech, music and effects.
     """
     return _packaged("starter", _TRAIN, root, minimum_sample_rate, source_weights)
 
@@ -148,47 +147,50 @@ def folder(
     minimum_sample_rate: int = 8000,
     source_weights: Mapping[str, float] | None = None,
 ) -> Corpus:
-    """A folder of audio of any kind, or a manifest of it, with some of its files held out.
+    """A folder of audio of any kind, or a manifest of it. Some of its files are held out.
 
-    A file is held out if the hash of its path says so, whatever other files there are; of every source with two files
-    or more at least one is held out and one kept. One file alone cannot be divided: give `manifests` two folders.
+    The hash of a file's path decides whether it is held out, so other files do not matter. A source with two files or
+    more has at least one held out and one to train on. A single file cannot be divided; use `manifests` then.
 
     Args:
-        root: folder, or a manifest that ends in .jsonl.
-        held_out_fraction: expected share of the files, above 0 and below 1.
-        minimum_seconds: shorter files are set aside.
-        minimum_sample_rate: Hz; files below it are set aside.
-        source_weights: by the names of the folders directly below `root`, which become the sources; None for one.
+        root: Folder, or a manifest that ends in .jsonl.
+        held_out_fraction: Expected fraction of the files that are held out, above 0 and below 1.
+        minimum_seconds: Shorter files are skipped.
+        minimum_sample_rate: In Hz; files with a lower rate are skipped.
+        source_weights: By the names of the folders directly below `root`, which become the sources. None makes one
+            source of all files.
 
     Raises:
-        DataError: nothing usable, nothing to hold out, or sources and weights do not match.
+        DataError: There is no usable audio, or too little to hold a file out.
     """
     if not 0 < held_out_fraction < 1:
-        raise DataError(f"wanted a held_out_fraction between 0 and 1, got {held_out_fraction}")
+        raise DataError(f"expected a held_out_fraction between 0 and 1, got {held_out_fraction}")
     found = _load(root, minimum_seconds, minimum_sample_rate, by_subfolder=source_weights is not None)
     held = _held_out_paths(found, held_out_fraction)
     if not held:
-        raise DataError(f"{root}: wanted at least two files of a source to hold one out, found {len(found.entries)}")
+        raise DataError(f"{root}: expected at least two files of a source to hold one out, got {len(found.entries)}")
     train = found.where(lambda entry: entry.path not in held)
     held_out = Manifest(found.root, [entry for entry in found.entries if entry.path in held])
     return Corpus("folder", train, held_out, source_weights)
 
 
 def manifests(
-    train: str,
+    train: str | None,
     held_out: str,
     minimum_seconds: float = 0.1,
     minimum_sample_rate: int = 8000,
     source_weights: Mapping[str, float] | None = None,
 ) -> Corpus:
-    """Training and held-out audio given apart, each as a manifest (.jsonl) or a folder; see `folder`."""
-    by_subfolder = source_weights is not None
-    return Corpus(
-        "manifests",
-        _load(train, minimum_seconds, minimum_sample_rate, by_subfolder),
-        _load(held_out, minimum_seconds, minimum_sample_rate, by_subfolder),
-        source_weights,
-    )
+    """Training and held-out audio given apart, each as a manifest (.jsonl) or a folder; see `folder`.
+
+    Args:
+        train: None if `data.dataset` is a class that has audio of its own.
+        held_out: The audio for validation.
+        minimum_seconds, minimum_sample_rate, source_weights: As in `folder`.
+    """
+    limits = minimum_seconds, minimum_sample_rate, source_weights is not None
+    train_manifest = Manifest(Path(), []) if train is None else _load(train, *limits)
+    return Corpus("manifests", train_manifest, _load(held_out, *limits), source_weights)
 
 
 def _load(path: str, minimum_seconds: float, minimum_sample_rate: int, by_subfolder: bool) -> Manifest:
@@ -202,16 +204,16 @@ def _load(path: str, minimum_seconds: float, minimum_sample_rate: int, by_subfol
     return scan_folder(path, minimum_seconds, minimum_sample_rate, source_of)
 
 
-def _place(path: str) -> float:
+def _path_hash(path: str) -> float:
     """A number in [0, 1) that depends on the path alone."""
     return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=6).digest()) / 2**48
 
 
-def _held_out_paths(manifest: Manifest, share: float) -> set[str]:
+def _held_out_paths(manifest: Manifest, fraction: float) -> set[str]:
     held: set[str] = set()
     for source in manifest.sources:
-        ranked = sorted((entry.path for entry in manifest.entries if entry.source == source), key=_place)
-        count = sum(_place(path) < share for path in ranked)
+        ranked = sorted((entry.path for entry in manifest.entries if entry.source == source), key=_path_hash)
+        count = sum(_path_hash(path) < fraction for path in ranked)
         held.update(ranked[: min(max(count, 1), len(ranked) - 1)])
     return held
 
@@ -229,32 +231,30 @@ def _packaged(
             for part, packages in (("train", train), ("held-out", _HELD_OUT))
         ]
     except DataError as error:
-        log.warning("data=%s cannot be had (%s): training on the embedded clips instead", name, error)
+        log.warning("data=%s is not available (%s): training on the clips in data/clips instead", name, error)
         return clips(source_weights)
-    lost = {package.source for package in train} - set(parts[0].sources)
+    missing = {package.source for package in train} - set(parts[0].sources)
     if source_weights is not None:
-        source_weights = {source: weight for source, weight in source_weights.items() if source not in lost}
+        source_weights = {source: weight for source, weight in source_weights.items() if source not in missing}
     return Corpus(name, parts[0], parts[1], source_weights)
 
 
 def _package_manifest(root: Path, file: str, packages: Sequence[Package], minimum_sample_rate: int) -> Manifest:
-    """The manifest that an earlier call wrote if its audio is still there, else a new one."""
-    place = root / file
-    if place.exists():
-        manifest = Manifest.load(place)
+    """Loads the manifest of an earlier call if its audio is still there, otherwise fetches and scans the packages."""
+    path = root / file
+    if path.exists():
+        manifest = Manifest.load(path)
         if all((root / package).is_dir() for package in {entry.package for entry in manifest.entries}):
             return _usable(manifest, minimum_sample_rate)
     manifest = Manifest(root, [])
     for package in fetch(packages, root):
         found = scan_folder(root / package.name, minimum_seconds=0.5)
         manifest.entries.extend(_labelled(entry, package) for entry in found.entries)
-        manifest.skipped_files.extend(
-            (os.path.join(package.name, path), reason) for path, reason in found.skipped_files
-        )
+        manifest.skipped_files.extend((os.path.join(package.name, name), why) for name, why in found.skipped_files)
     if not manifest.entries:
         raise DataError("none of its packages could be fetched")
     manifest.entries.sort(key=lambda entry: entry.path)
-    manifest.save(place)
+    manifest.save(path)
     return _usable(manifest, minimum_sample_rate)
 
 
@@ -266,5 +266,5 @@ def _labelled(entry: Entry, package: Package) -> Entry:
 def _usable(manifest: Manifest, minimum_sample_rate: int) -> Manifest:
     usable = manifest.where(lambda entry: entry.sample_rate >= minimum_sample_rate)
     if not usable.entries:
-        raise DataError(f"none of its files reaches {minimum_sample_rate} Hz")
+        raise DataError(f"none of its files has at least {minimum_sample_rate} Hz")
     return usable

@@ -1,7 +1,7 @@
-"""Free recordings out of Debian packages: taken with apt, checked, unpacked without installing anything.
+"""Free recordings from Debian packages: fetched with apt, checked, and unpacked; nothing is installed.
 
-A .deb is an `ar` archive (8 bytes of magic, 60-byte headers, members padded to even length) around a data.tar; neither
-root nor dpkg is needed to read one, except where the tar is compressed with zstd.
+A .deb is an `ar` archive (8 bytes of magic, 60-byte headers, members padded to even length) with a data.tar in it.
+Reading one needs no root. It needs dpkg only if the tar is compressed with zstd.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from data.audio import DataError
+from data.manifest import DataError
 
 __all__ = ["Package", "fetch", "unpack"]
 
@@ -33,21 +33,22 @@ class Package:
     """One Debian package and what to keep of it."""
 
     name: str
-    version: str  # the one that `sha256` is of; other releases of Debian carry others
+    version: str  # that `sha256` belongs to; other releases of Debian have other versions
     sha256: str
     source: str  # speech, music, effects
     licence: str
-    patterns: tuple[str, ...]  # paths to unpack, beside the copyright file; * also matches /
+    patterns: tuple[str, ...]  # paths to unpack in addition to the copyright file; * also matches /
 
 
 def fetch(packages: Sequence[Package], root: Path) -> list[Package]:
-    """Sees to it that each package lies unpacked in `root/NAME`, and returns those that do.
+    """Unpacks each package in `root/NAME` unless that exists, and returns the packages that are there.
 
-    A package is unpacked beside and renamed, so its folder is whole or absent; what a killed fetch left is removed by
-    the next one. A package that cannot be had is logged and left out. Processes that fetch at once wait for each other.
+    A package is unpacked elsewhere and renamed, so its folder is complete or absent. Files of a killed fetch are
+    removed by the next one. A package that cannot be fetched is logged and left out. Concurrent processes wait for each
+    other.
 
     Raises:
-        DataError: apt is absent, or `root` cannot be written.
+        DataError: apt is missing, or `root` cannot be written.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -81,13 +82,13 @@ def _fetch_missing(packages: list[Package], root: Path) -> None:
                 (work / package.name).rename(root / package.name)
                 deb.unlink()
             except (DataError, StopIteration) as error:
-                log.warning("%s is left out: %s", package.name, error or "apt brought no file")
+                log.warning("%s is left out: %s", package.name, error or "apt downloaded no file")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _apt_command(apt_get: str, work: Path) -> list[str]:
-    """apt with its state in a folder of ours, so that it needs no root and changes nothing on the machine."""
+    """apt with its state below `work`, so that it needs no root and changes nothing else on the machine."""
     (work / "apt/lists/partial").mkdir(parents=True)
     (work / "apt/cache/archives/partial").mkdir(parents=True)
     state = work.resolve() / "apt"
@@ -95,7 +96,7 @@ def _apt_command(apt_get: str, work: Path) -> list[str]:
         "Dir::State::lists": f"{state}/lists",
         "Dir::Cache": f"{state}/cache",
         "Debug::NoLocking": "1",
-        "APT::Sandbox::User": "root",  # the user _apt could not write into our folder; without root it has no effect
+        "APT::Sandbox::User": "root",  # the user _apt cannot write to `work`; no effect without root
         "Acquire::Retries": "2",
         "Acquire::http::Timeout": "30",
     }
@@ -115,15 +116,20 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def _verify(package: Package, deb: Path) -> None:
-    """apt has checked the file against the signed index; this pins the content too, for the version named here."""
+    """Compares the checksum if the version is the expected one; apt has checked the file against the signed index."""
     version = unquote(deb.name.split("_")[1])
     if version != package.version:
-        log.warning("%s is version %s here, the corpus was made with %s", package.name, version, package.version)
+        log.warning(
+            "%s has version %s, expected %s: it is used without a check of its content",
+            package.name,
+            version,
+            package.version,
+        )
         return
     with open(deb, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != package.sha256:
-        raise DataError(f"the checksum of version {version} is {found}, wanted {package.sha256}")
+        raise DataError(f"the checksum of version {version} is {found}, expected {package.sha256}")
 
 
 @contextmanager
@@ -134,10 +140,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def unpack(deb: Path, target: Path, patterns: Sequence[str]) -> int:
-    """Extracts the plain files of a .deb whose path fits one of the patterns; returns how many.
+    """Extracts the regular files of a .deb whose paths match one of the patterns; returns their number.
 
     Raises:
-        DataError: not a .deb, damaged, or a path that leads out of `target`.
+        DataError: The file is not a .deb, is damaged, or holds a path outside `target`.
     """
     try:
         with _data_tar(deb) as archive:
@@ -154,10 +160,10 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, pa
     if content is None or not any(fnmatch(str(path), pattern) for pattern in patterns):
         return False
     if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"the archive holds a path that leads out of it: {member.name}")
-    place = target / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with open(place, "wb") as file:
+        raise DataError(f"the archive has a path outside its folder: {member.name}")
+    file_path = target / path
+    file_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(file_path, "wb") as file:
         shutil.copyfileobj(content, file)
     return True
 
@@ -173,7 +179,7 @@ def _data_tar(deb: Path) -> Iterator[tarfile.TarFile]:
         return
     dpkg = shutil.which("dpkg-deb")
     if dpkg is None:
-        raise DataError(f"{deb.name} is compressed with zstd and there is no dpkg-deb to read it")
+        raise DataError(f"{deb.name} is compressed with zstd, and there is no dpkg-deb to read it")
     plain = subprocess.run([dpkg, "--fsys-tarfile", str(deb)], capture_output=True, check=False).stdout
     with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
         yield archive
@@ -185,7 +191,7 @@ def _members(deb: Path) -> Iterator[tuple[str, bytes]]:
             raise DataError(f"{deb.name} is not a Debian package")
         while header := file.read(60):
             if len(header) < 60 or header[58:] != b"`\n":
-                raise DataError(f"{deb.name} is damaged (an ar header is cut or wrong)")
+                raise DataError(f"{deb.name} is damaged (an ar header is truncated or wrong)")
             size = int(header[48:58])
             content = file.read(size)
             if len(content) < size:

@@ -1,4 +1,4 @@
-"""Batches in a fixed order, from worker processes, starting at any step."""
+"""Batches in a fixed order, read ahead by worker processes, from any step on."""
 
 import itertools
 import signal
@@ -9,23 +9,69 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.audio import DataError
-from data.segments import SegmentDataset
+from codec.audio import AudioFileError
+from data.manifest import DataError
+from data.segments import TrainingDataset
 
 __all__ = ["Batch", "training_batches"]
 
 
 class Batch(NamedTuple):
-    """What one training step sees."""
+    """The data of one training step."""
 
     audio: Tensor  # [B, C, T] float32
     skipped_files: tuple[str, ...]  # files that did not decode
 
 
-class _Batches(Dataset[Batch | str]):
-    """Batch number -> Batch; a DataError travels as its sentence, since torch would bury it in a worker's traceback."""
+def training_batches(
+    dataset: TrainingDataset,
+    batch_size: int,
+    num_workers: int,
+    start_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Generator[Batch, None, None]:
+    """Endless batches: that of step i holds the segments i * B to (i + 1) * B - 1, for any number of workers.
 
-    def __init__(self, dataset: SegmentDataset, batch_size: int) -> None:
+    A run that is resumed at step n gets the batches that an uninterrupted run gets from there. The global random
+    generators are not used. Workers compute on one thread each. They end with the iterator, or when this process dies.
+
+    Args:
+        dataset: Source of the segments.
+        batch_size: B, segments per step and process.
+        num_workers: Processes that read ahead; 0 reads in this process.
+        start_step: Step of the first batch.
+        rank, world_size: Rank r of W processes that train together takes batch i * W + r.
+
+    Shape: audio [B, C, T].
+
+    Raises:
+        DataError: At once, if a number is out of range; while iterating, if the corpus cannot be read.
+    """
+    if batch_size < 1 or num_workers < 0 or start_step < 0 or not 0 <= rank < world_size:
+        raise DataError(
+            "expected batch_size >= 1, num_workers >= 0, start_step >= 0 and 0 <= rank < world_size, "
+            f"got {batch_size}, {num_workers}, {start_step}, {rank}, {world_size}"
+        )
+    loader = DataLoader(
+        _Batches(dataset, batch_size),
+        batch_size=None,
+        sampler=_BatchNumbers(start_step * world_size + rank, world_size),
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        worker_init_fn=_ignore_interrupts if num_workers else None,
+        generator=torch.Generator(),  # otherwise torch draws the seeds of the workers from the global generator
+    )
+    return _raise_errors(loader)
+
+
+class _Batches(Dataset[Batch | str]):
+    """Maps the number of a batch to the batch, or to an error message.
+
+    An exception would reach the main process with the worker's traceback in its message.
+    """
+
+    def __init__(self, dataset: TrainingDataset, batch_size: int) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
 
@@ -33,14 +79,14 @@ class _Batches(Dataset[Batch | str]):
         first = number * self.batch_size
         try:
             segments = [self.dataset[index] for index in range(first, first + self.batch_size)]
-        except DataError as error:
+        except (DataError, AudioFileError) as error:
             return str(error)
         skipped_files = dict.fromkeys(path for segment in segments for path in segment.skipped_files)
         return Batch(torch.stack([segment.audio for segment in segments]), tuple(skipped_files))
 
 
-class _Numbers:
-    """first, first + stride, first + 2 * stride ..."""
+class _BatchNumbers:
+    """Iterates over first, first + stride, first + 2 * stride ..."""
 
     def __init__(self, first: int, stride: int) -> None:
         self.first = first
@@ -50,59 +96,16 @@ class _Numbers:
         return itertools.count(self.first, self.stride)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C goes to the whole process group: the main process decides, and its workers end with it."""
+    """Ctrl-C is sent to the whole process group. The main process handles it, and its workers end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def training_batches(
-    dataset: SegmentDataset,
-    batch_size: int,
-    num_workers: int,
-    start_step: int,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Generator[Batch, None, None]:
-    """Endless batches: the one of step i holds segments i * B to (i + 1) * B - 1, for any number of workers.
-
-    A run that starts at step n sees what an uninterrupted one sees from there. The global random generators are neither
-    read nor moved. Workers compute on one thread each and end with the iterator, or when this process dies.
-
-    Args:
-        dataset: where segments come from.
-        batch_size: B, segments per step and process.
-        num_workers: processes that read ahead; 0 reads in this one.
-        start_step: step of the first batch.
-        rank: of this process among `world_size`; rank r of W takes batch i * W + r.
-        world_size: processes that train together.
-
-    Shape: audio [B, C, T]
-
-    Raises:
-        DataError: while iterating, if the corpus cannot be read; at once, if a number makes no sense.
-    """
-    if batch_size < 1 or num_workers < 0 or start_step < 0 or not 0 <= rank < world_size:
-        raise DataError(
-            "wanted batch_size >= 1, num_workers >= 0, start_step >= 0 and 0 <= rank < world_size, "
-            f"got {batch_size}, {num_workers}, {start_step}, {rank}, {world_size}"
-        )
-    loader = DataLoader(
-        _Batches(dataset, batch_size),
-        batch_size=None,
-        sampler=_Numbers(start_step * world_size + rank, world_size),
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_ignore_interrupts if num_workers else None,
-        generator=torch.Generator(),  # else torch draws the workers' seeds from the global generator
-    )
-    return _checked(loader)
-
-
-def _checked(loader: DataLoader[Batch | str]) -> Generator[Batch, None, None]:
+def _raise_errors(loader: DataLoader[Batch | str]) -> Generator[Batch, None, None]:
     for batch in loader:
         if isinstance(batch, str):
             raise DataError(batch)

@@ -18,7 +18,7 @@ KEYS = {
         *("data", "optimizer", "trainer", "logger", "validation", "checkpoints"),
     ),
     "losses": ("terms", "adversarial", "weights"),
-    "data": ("root", "corpus", "segment_seconds", "batch_size", "num_workers", "held_out"),
+    "data": ("root", "corpus", "dataset", "transforms", "segment_seconds", "batch_size", "num_workers", "held_out"),
     "optimizer": ("codec", "discriminator"),
     "logger": ("sinks",),
     "validation": ("bandwidth_kbps", "samples_per_group", "metrics"),

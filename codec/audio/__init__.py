@@ -1,1 +1,43 @@
-"""Audio input and output: files, pipes and resampling."""
+"""Audio in and out: the only way it enters or leaves, for training, commands, evaluation and tokens.
+
+Files and pipes are read at any sampling rate and with any number of channels. There is one resampler and one rule for
+channels, so a codec is given later what it was trained on.
+"""
+
+from codec.audio.channels import convert_channels
+from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, wav_pipe_writer
+from codec.audio.reader import (
+    AUDIO_SUFFIXES,
+    AudioFile,
+    AudioFileError,
+    AudioHeader,
+    AudioReader,
+    AudioSource,
+    read_header,
+    read_range,
+)
+from codec.audio.resampling import StreamResampler, resample, resampled_length
+from codec.audio.writer import AudioSink, AudioWriter, write_audio, writing_audio
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "AudioFile",
+    "AudioFileError",
+    "AudioHeader",
+    "AudioPipe",
+    "AudioReader",
+    "AudioSink",
+    "AudioSource",
+    "AudioWriter",
+    "RawFormat",
+    "RawWriter",
+    "StreamResampler",
+    "convert_channels",
+    "read_header",
+    "read_range",
+    "resample",
+    "resampled_length",
+    "wav_pipe_writer",
+    "write_audio",
+    "writing_audio",
+]

@@ -1,13 +1,15 @@
-"""Audio files in and out, block by block: any rate and channel count in, the codec's out.
+"""Audio in: every file is opened here, and gets the sampling rate and the channels of a codec.
 
-Everything libsndfile reads (wav, flac, ogg, mp3, aiff ...) goes in; wav and flac with 16 bits and Ogg Vorbis come out.
+`AudioReader` reads audio from start to end, in bounded memory. `read_range` reads a part of a file. Both give the same
+samples. Everything libsndfile decodes is accepted: wav, flac, ogg, opus, mp3, aiff and more.
 """
 
+import math
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
 import numpy as np
 import soundfile
@@ -15,30 +17,53 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.atomic_file import atomic_write
-from codec.audio.resampling import Resampler, mix_channels
+from codec.audio.channels import convert_channels, describe_channels
+from codec.audio.resampling import StreamResampler, resampled_length, resampling_filter
 
-__all__ = ["AUDIO_SUFFIXES", "AudioFileError", "AudioReader", "AudioSink", "AudioSource", "AudioWriter",
-           "SoundFileSource", "to_int16", "writing_audio"]  # fmt: skip
+__all__ = ["AUDIO_SUFFIXES", "MAX_SAMPLE_RATE", "AudioFile", "AudioFileError", "AudioHeader", "AudioReader",
+           "AudioSource", "read_header", "read_range"]  # fmt: skip
 
-# By which the audio in a folder is found; a file given by name may have any.
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf",
-                            ".w64", ".rf64"})  # fmt: skip
-WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-_BLOCK_FRAMES = 1 << 15  # read at a time; a second or so
-_UNKNOWN_WAV_BYTES = 0x7FFFF000  # from here on the length in a header stands for one that was not known
+# Suffixes by which audio is found in a folder. A file that is given by name may have any.
+AUDIO_SUFFIXES = frozenset({".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
+                            ".snd", ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc", ".avr", ".paf"})  # fmt: skip
+MAX_SAMPLE_RATE = 10_000_000  # Hz; a header with more is damaged
+_BLOCK_FRAMES = 1 << 15  # read at a time, about a second
+_UNKNOWN_WAV_BYTES = 0x7FFFF000  # a WAV header with this length or more means that the length is unknown
+_UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 frames for a file that does not state its length
+_FRAMES_PER_BYTE = 8192  # a FLAC block of pure silence has up to 65535 frames in 12 bytes
 
 
 class AudioFileError(ValueError):
-    """An audio file cannot be read or written; the message says why, in one sentence."""
+    """A file or a pipe that cannot be read or written as audio.
+
+    Attributes:
+        name: The file, or what messages call the pipe.
+        reason: What is wrong, without the name.
+    """
+
+    def __init__(self, name: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(os.fspath(name), reason)
+        self.name, self.reason = os.fspath(name), reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class AudioHeader(NamedTuple):
+    """What a file states about itself."""
+
+    sample_rate: int  # Hz
+    channels: int
+    frames: int  # samples per channel
 
 
 class AudioSource(Protocol):
-    """Audio as it is, read once from its start to its end.
+    """Audio at its own rate, read once from start to end.
 
     Attributes:
-        name: What messages call it.
-        sample_rate, channels: What it has.
+        name: For messages.
+        sample_rate: In Hz.
+        channels: Number of channels.
     """
 
     name: str
@@ -46,7 +71,7 @@ class AudioSource(Protocol):
     channels: int
 
     def read(self) -> NDArray[np.float32]:
-        """The next samples, at least one, or none at the end.
+        """The next samples, at least one; none at the end.
 
         Shape: -> [t, C].
 
@@ -55,211 +80,233 @@ class AudioSource(Protocol):
         """
 
     def shortfall(self) -> str | None:
-        """In words, by how much the audio was shorter than announced, once it is read."""
+        """After reading: a sentence on how much audio is missing compared with the header, or None."""
 
     def close(self) -> None:
-        """Nothing will be read any more."""
+        """Releases the source."""
 
 
-class SoundFileSource:
-    """An `AudioSource` of anything libsndfile reads.
+class AudioFile:
+    """An `AudioSource` for anything libsndfile decodes, which can also be read from any frame on.
+
+    Attributes:
+        frames: Samples per channel that the header states.
 
     Args:
-        file: A path, or an open file that can seek.
-        name: As in `AudioSource`.
+        file: A path, or an open seekable file.
+        name: For messages; the path if None.
 
     Raises:
-        AudioFileError: It is missing or not audio.
+        AudioFileError: The file is missing or is not audio.
     """
 
-    def __init__(self, file: Path | BinaryIO, name: str) -> None:
-        if isinstance(file, Path) and not file.is_file():
-            raise AudioFileError(f"no audio file at {name}")
+    def __init__(self, file: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> None:
+        is_path = isinstance(file, str | os.PathLike)
+        self.name = name or (os.fspath(file) if isinstance(file, str | os.PathLike) else "audio")
+        if is_path and not os.path.isfile(file):  # type: ignore[arg-type]
+            raise AudioFileError(self.name, "no such file")
         try:
-            self._file = soundfile.SoundFile(file)
-        except soundfile.SoundFileError as error:
-            raise AudioFileError(f"{name} is not audio that can be read ({_reason(error)})") from error
-        self.name = name
+            self._file = soundfile.SoundFile(os.fsencode(file) if is_path else file)  # type: ignore[arg-type]
+        except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: ".raw" has no header
+            raise AudioFileError(self.name, f"not audio that libsndfile can read ({_reason(error)})") from error
         self.sample_rate: int = self._file.samplerate
         self.channels: int = self._file.channels
-        self._samples = 0
+        self.frames: int = self._file.frames
+        if not 1 <= self.sample_rate <= MAX_SAMPLE_RATE:
+            self._file.close()
+            raise AudioFileError(
+                self.name, f"expected a sample rate of 1 to {MAX_SAMPLE_RATE} Hz, its header states {self.sample_rate}"
+            )
+        self._position = 0  # of sequential reading
         self._log: str = self._file.extra_info
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def read(self) -> NDArray[np.float32]:
         """As in `AudioSource`."""
-        try:
-            block: NDArray[np.float32] = self._file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as error:
-            raise AudioFileError(f"{self.name} is damaged after {self._samples} samples ({_reason(error)})") from error
-        self._samples += len(block)
+        block = self._decode(_BLOCK_FRAMES, self._position)
+        self._position += len(block)
         return block
 
+    def read_frames(self, start: int, stop: int) -> Tensor:
+        """Frames [start, stop), without decoding what lies before if the format allows it.
+
+        Shape: -> [C, stop - start].
+
+        Raises:
+            AudioFileError: The frames do not decode, the file ends before, or a sample is not finite.
+        """
+        try:
+            self._file.seek(start)
+        except soundfile.SoundFileError as error:
+            raise AudioFileError(self.name, f"cannot be decoded at frame {start} ({_reason(error)})") from error
+        samples = self._decode(stop - start, start)
+        if len(samples) < stop - start:
+            raise AudioFileError(
+                self.name, f"ends at frame {start + len(samples)}, its header promises {self.frames} frames"
+            )
+        check_finite(samples, start, self.name)
+        return torch.from_numpy(np.ascontiguousarray(samples.T))
+
     def shortfall(self) -> str | None:
-        """As in `AudioSource`; libsndfile tells it of MP3 by the missing samples, of WAV in its log, of Ogg not."""
-        if self._samples < self._file.frames:
-            return f"ends after {self._samples} of the {self._file.frames} samples it announces"
-        for announced, found in re.findall(r"data : (\d+) \(should be (\d+)\)", self._log):
-            if int(found) < int(announced) < _UNKNOWN_WAV_BYTES:
-                return f"its audio is {found} bytes long where its header says {announced}"
+        """As in `AudioSource`. MP3 lacks samples then, and libsndfile logs it for WAV; for Ogg it cannot be known."""
+        if self._position < self.frames:
+            return f"ends after {self._position} of the {self.frames} samples that its header states"
+        for stated, found in re.findall(r"data : (\d+) \(should be (\d+)\)", self._log):
+            if int(found) < int(stated) < _UNKNOWN_WAV_BYTES:
+                return f"has {found} bytes of audio, its header states {stated}"
         return None
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
+    def _decode(self, frames: int, position: int) -> NDArray[np.float32]:
+        try:
+            samples: NDArray[np.float32] = self._file.read(frames, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise AudioFileError(self.name, f"cannot be decoded at frame {position} ({_reason(error)})") from error
+        return samples
+
 
 class AudioReader:
-    """Reads audio with the rate and channels of a codec, in bounded memory.
+    """Reads audio from start to end with the rate and the channels of a codec, in bounded memory.
 
     Attributes:
         source_sample_rate, source_channels: What the source has.
-        samples: How many were given out so far, at `sample_rate`.
+        samples: Number of samples returned so far, per channel at `sample_rate`.
 
     Args:
-        source: A file of anything libsndfile reads, or another source of audio.
+        source: A file, or another source of audio. It is closed at the end.
         sample_rate: Wanted rate in Hz.
-        channels: Wanted channels, 1 or 2.
+        channels: Wanted channels, see `codec.audio.channels`.
 
     Raises:
-        AudioFileError: The file is missing or not audio.
+        AudioFileError: The file is missing or is not audio.
     """
 
     def __init__(self, source: Path | AudioSource, sample_rate: int, channels: int) -> None:
-        if isinstance(source, Path):
-            source = SoundFileSource(source, str(source))
-        self._source = source
+        self._source: AudioSource = AudioFile(source) if isinstance(source, Path) else source
         self.sample_rate = sample_rate
         self.channels = channels
-        self.source_sample_rate = source.sample_rate
-        self.source_channels = source.channels
+        self.source_sample_rate = self._source.sample_rate
+        self.source_channels = self._source.channels
         self.samples = 0
-        self._source_samples = 0
 
     def conversions(self) -> list[str]:
-        """What is done to the audio to suit the codec, in words; empty if nothing."""
-        done = []
-        if self.source_channels > self.channels:
-            done.append(
-                f"{self.source_channels} channels mixed to one" + (" on both sides" if self.channels > 1 else "")
-            )
-        elif self.source_channels < self.channels:
-            done.append("one channel put on both sides")
+        """What is changed in the audio to suit the codec, in words; empty if nothing is."""
+        mixing = describe_channels(self.source_channels, self.channels)
+        done = [] if mixing is None else [mixing]
         if self.source_sample_rate != self.sample_rate:
             done.append(f"resampled from {self.source_sample_rate} to {self.sample_rate} Hz")
         return done
 
     def blocks(self) -> Iterator[Tensor]:
-        """The audio in order, once: ceil(T * sample_rate / source_sample_rate) samples for T of the source.
+        """The audio in order, once. T samples of the source become ceil(T * sample_rate / source_sample_rate).
 
         Shape: [C, t] each, any t.
 
         Raises:
-            AudioFileError: The audio is damaged, or holds a sample that is no finite number.
+            AudioFileError: The audio is damaged, or a sample is not finite.
         """
-        resampler = Resampler(self.source_sample_rate, self.sample_rate)
-        # A header may say 1 Hz, and every sample then becomes a second.
+        resampler = StreamResampler(self.source_sample_rate, self.sample_rate, self.channels)
+        # At a source rate of 1 Hz every sample becomes a second, so blocks are limited at the higher rate.
         step = max(1, _BLOCK_FRAMES * self.source_sample_rate // self.sample_rate)
+        position = 0
         try:
-            while len(block := self._read()):
-                for piece in mix_channels(torch.from_numpy(block.T), self.channels).split(step, -1):
+            while len(block := self._source.read()):
+                check_finite(block, position, self._source.name)
+                position += len(block)
+                for piece in convert_channels(torch.from_numpy(block.T), self.channels).split(step, -1):
                     yield self._count(resampler.push(piece))
         finally:
             self._source.close()
-        yield self._count(resampler.flush(self.channels))
+        yield self._count(resampler.flush())
 
     def shortfall(self) -> str | None:
         """As in `AudioSource`."""
         return self._source.shortfall()
-
-    def _read(self) -> NDArray[np.float32]:
-        block = self._source.read()
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            where = self._source_samples + int(np.argmin(finite))
-            raise AudioFileError(
-                f"{self._source.name} holds a sample that is NaN or infinite, the first is number {where}"
-            )
-        self._source_samples += len(block)
-        return block
 
     def _count(self, audio: Tensor) -> Tensor:
         self.samples += audio.shape[-1]
         return audio
 
 
-class AudioSink(Protocol):
-    """What decoded audio is written to.
-
-    Attributes:
-        clipped: Samples outside [-1, 1] so far, which were set to the nearer bound.
-        samples: Samples so far, per channel.
-    """
-
-    clipped: int
-    samples: int
-
-    def write(self, audio: Tensor) -> None:
-        """Appends `audio`.
-
-        Shape: [C, t].
-        """
-
-
-class AudioWriter:
-    """What `writing_audio` gives out.
-
-    Attributes:
-        clipped: Samples outside [-1, 1] so far, which were set to the nearer bound.
-        samples: Samples so far, per channel.
-    """
-
-    def __init__(self, file: soundfile.SoundFile) -> None:
-        self._file = file
-        self.clipped = 0
-        self.samples = 0
-
-    def write(self, audio: Tensor) -> None:
-        """Appends `audio`.
-
-        Shape: [C, t].
-        """
-        samples = audio.T.cpu().numpy()
-        self.clipped += int(np.count_nonzero(np.abs(samples) > 1))
-        self.samples += len(samples)
-        self._file.write(to_int16(samples) if self._file.subtype == "PCM_16" else samples.clip(-1, 1))
-
-
-@contextmanager
-def writing_audio(path: Path, sample_rate: int, channels: int) -> Iterator[AudioWriter]:
-    """A writer for an audio file that takes its name once the block ends without an error.
-
-    Args:
-        path: Its suffix, .wav, .flac or .ogg, chooses the format.
-        sample_rate: In Hz.
-        channels: Number of them.
+def read_header(path: str | os.PathLike[str]) -> AudioHeader:
+    """Reads rate, channels and length of a file, but no samples.
 
     Raises:
-        AudioFileError: The suffix is another, or libsndfile cannot write what was asked.
+        AudioFileError: The file is missing, is not audio, or states no plausible length.
     """
-    suffix = path.suffix.lower()
-    if suffix not in WRITABLE:
-        raise AudioFileError(f"audio is written as {', '.join(WRITABLE)}, not as '{path.suffix}' ({path})")
-    container, subtype = WRITABLE[suffix]
-    with atomic_write(path) as temporary:
-        try:
-            with soundfile.SoundFile(temporary, "w", sample_rate, channels, subtype, format=container) as file:
-                writer = AudioWriter(file)
-                yield writer
-        except soundfile.SoundFileError as error:
-            raise AudioFileError(f"cannot write {path} ({_reason(error)})") from error
-        if suffix == ".flac" and writer.samples == 0:
-            # libsndfile leaves a file of 0 bytes that it cannot read itself.
-            raise AudioFileError(f"FLAC cannot hold a signal of 0 samples: write a .wav instead of {path}")
+    with AudioFile(path) as file:
+        header = AudioHeader(file.sample_rate, file.channels, file.frames)
+    if header.frames >= _UNKNOWN_FRAMES:
+        raise AudioFileError(path, "does not state its length")
+    if header.frames > _FRAMES_PER_BYTE * os.path.getsize(path):
+        raise AudioFileError(path, f"promises {header.frames} frames, more than its size can hold")
+    return header
 
 
-def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Full scale to 16 bits, to the nearest step; libsndfile itself would round down, half a step of bias."""
-    return (samples * 32768).round().clip(-32768, 32767).astype(np.int16)
+def read_range(
+    path: str | os.PathLike[str], sample_rate: int, channels: int, start: int = 0, stop: int | None = None
+) -> Tensor:
+    """Samples [start, stop) of a file at another rate; the rest of the file is not resampled.
+
+    The result equals that part of what `AudioReader` gives for the whole file.
+
+    Args:
+        path: Any file that libsndfile decodes.
+        sample_rate: Rate of the result in Hz, in which `start` and `stop` are counted.
+        channels: Channels of the result.
+        start: First sample.
+        stop: Sample after the last; None, or a number beyond the end, stands for the end of the file.
+
+    Shape: -> [channels, t] with t = stop - start or less.
+
+    Raises:
+        AudioFileError: The file is missing, is not audio, ends before `start`, is damaged, or has a sample that is not
+            finite.
+    """
+    with AudioFile(path) as file:
+        length = resampled_length(file.frames, file.sample_rate, sample_rate)
+        stop = length if stop is None else min(stop, length)
+        if stop <= start:
+            raise AudioFileError(path, f"ends before {start / sample_rate:.3f} s")
+        filter_ = resampling_filter(file.sample_rate, sample_rate)
+        first, last = filter_.input_range(start, stop)
+        first, last = max(0, first), min(file.frames, last)
+        audio = convert_channels(file.read_frames(first, last), channels)
+    audio = filter_(audio, first, start, stop).contiguous()
+    if not math.isfinite(_peak(audio.numpy())):
+        raise AudioFileError(path, "has samples that are too large to be filtered in float32")
+    return audio
+
+
+def check_finite(samples: NDArray[np.float32], first: int, name: str) -> None:
+    """Checks that all samples are numbers.
+
+    Args:
+        samples: Decoded audio.
+        first: Number of its first frame in the source.
+        name: Of the source.
+
+    Shape: [t, C].
+
+    Raises:
+        AudioFileError: One is NaN or infinite.
+    """
+    if not math.isfinite(_peak(samples)):
+        frame = first + int(np.argmin(np.isfinite(samples).all(axis=1)))
+        raise AudioFileError(name, f"has a sample that is NaN or infinite, the first at frame {frame}")
+
+
+def _peak(samples: NDArray[np.float32]) -> float:
+    """NaN if a sample is NaN. NumPy, because torch would start its threads for a few thousand samples."""
+    return float(np.abs(samples).max(initial=0.0))
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 import torch
 
-from codec.audio.reader import AudioSink, writing_audio
+from codec.audio import AudioSink, writing_audio
 from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.encodec.header import is_encodec_format
 from codec.bitstream.encodec.segments import EncodecReader, LanguageModel

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from torch import Tensor
 
 from codec.atomic_file import atomic_write
-from codec.audio.reader import AudioReader, AudioSource, SoundFileSource
+from codec.audio import AudioFile, AudioReader, AudioSource
 from codec.bitstream.encodec.header import EncodecHeader, package_model_name
 from codec.bitstream.encodec.segments import PIECE_FRAMES, LanguageModel, segment_bytes
 from codec.bitstream.header import BitstreamHeader
@@ -33,7 +33,7 @@ def encode_file(
         ValueError: The source is not valid audio (`AudioFileError`), or the bandwidth is out of range.
         OSError: The target cannot be written.
     """
-    audio = SoundFileSource(source, str(source))
+    audio = AudioFile(source)
     with atomic_write(target) as temporary, temporary.open("wb") as file:
         return encode_audio(prepared, audio, file, bandwidth_kbps, coding=coding)
 

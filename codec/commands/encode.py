@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from codec.audio.pipe import RawFormat
-from codec.audio.reader import AUDIO_SUFFIXES
+from codec.audio import AUDIO_SUFFIXES, RawFormat
 from codec.bitstream.encodec.header import package_model_name
 from codec.bitstream.header import CODINGS
 from codec.coding import CodingResult, encode_audio, encode_audio_as_encodec

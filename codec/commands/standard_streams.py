@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from codec.atomic_file import atomic_write
-from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, wav_pipe_writer
-from codec.audio.reader import AudioSink, AudioSource, SoundFileSource, writing_audio
+from codec.audio import (
+    AudioFile,
+    AudioPipe,
+    AudioSink,
+    AudioSource,
+    RawFormat,
+    RawWriter,
+    wav_pipe_writer,
+    writing_audio,
+)
 
 __all__ = ["STANDARD_STREAM", "display_name", "open_audio_sink", "open_audio_source", "open_input", "open_output"]
 
@@ -46,11 +54,11 @@ def open_audio_source(source: Path, raw: RawFormat | None) -> Iterator[AudioSour
         OSError: The file cannot be opened.
     """
     if source != STANDARD_STREAM and raw is None:
-        yield SoundFileSource(source, str(source))
+        yield AudioFile(source)
         return
     with open_input(source) as file:
         if raw is None and file.seekable():  # a file redirected to standard input
-            yield SoundFileSource(file, display_name(source))
+            yield AudioFile(file, display_name(source))
         else:
             yield AudioPipe(file, display_name(source), raw)  # type: ignore[arg-type]
 
@@ -73,7 +81,7 @@ def open_audio_sink(target: Path, sample_rate: int, channels: int, raw_coding: s
         raw_coding: `s16le` or `f32le` to write raw samples; None otherwise.
 
     Raises:
-        AudioFileError, OSError: As in `codec.audio.reader.writing_audio`.
+        AudioFileError, OSError: As in `codec.audio.writing_audio`.
     """
     if target != STANDARD_STREAM and raw_coding is None:
         with writing_audio(target, sample_rate, channels) as writer:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.audio.reader import AUDIO_SUFFIXES, SoundFileSource
+from codec.audio import AUDIO_SUFFIXES, AudioFile
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.coding import PreparedCodec
 from codec.coding.encode import encode_codes
@@ -127,7 +127,7 @@ def _codes(
     signals = []
     for path in track(paths):
         try:
-            blocks = list(encode_codes(prepared, SoundFileSource(path, str(path)), bandwidth_kbps))
+            blocks = list(encode_codes(prepared, AudioFile(path), bandwidth_kbps))
         except ValueError as error:
             errors.append(error)
             continue

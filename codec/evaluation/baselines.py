@@ -8,7 +8,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from data import resample
+from codec.audio import resample
 
 __all__ = ["OpusResult", "code_with_opus", "packet_bytes", "possible_opus_bitrates"]
 

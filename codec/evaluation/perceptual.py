@@ -19,8 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from codec.audio import resample
 from codec.evaluation.signal_metrics import validate
-from data import resample
 
 __all__ = ["pesq", "stoi", "visqol"]
 

@@ -17,7 +17,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from codec.audio.reader import AudioFileError, AudioReader
+from codec.audio import AudioFileError, AudioReader
 from codec.bitstream import BitstreamReader
 from codec.coding import PreparedCodec, bitrate_kbps, decode_file, encode_file
 from codec.evaluation.baselines import code_with_opus, possible_opus_bitrates
@@ -258,7 +258,7 @@ def _read_start(path: Path, sample_rate: int, channels: int, seconds: float) -> 
             break
     audio = torch.cat(blocks, -1)[:, :longest]
     if audio.shape[-1] == 0:
-        raise AudioFileError(f"{path} holds no samples")
+        raise AudioFileError(path, "has no samples")
     return audio
 
 

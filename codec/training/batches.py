@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from data import Batch, SegmentDataset, training_batches
+from data import Batch, TrainingDataset, training_batches
 
 __all__ = ["TrainingData"]
 
@@ -25,7 +25,7 @@ class TrainingData:
         ValueError: A value is out of range, or the processes cannot have equal parts of a batch.
     """
 
-    dataset: SegmentDataset
+    dataset: TrainingDataset
     batch_size: int
     num_workers: int = 1
     rank: int = 0
@@ -59,9 +59,9 @@ class TrainingData:
 
     @property
     def steps_per_epoch(self) -> float:
-        return self.dataset.segments_per_epoch / self.batch_size
+        return len(self.dataset) / self.batch_size
 
     @property
     def seconds_per_step(self) -> float:
         """Seconds of audio in a batch."""
-        return self.batch_size * self.dataset.segment_seconds
+        return self.batch_size * self.dataset.segment_samples / self.dataset.sample_rate

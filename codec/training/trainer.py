@@ -67,7 +67,7 @@ class Trainer:
         processes: Processes | None = None,
     ) -> None:
         check_loss_names(losses, adversarial, balancer)
-        check_windows(losses, adversarial, data.dataset.frames)
+        check_windows(losses, adversarial, data.dataset.segment_samples)
         self.config = config = config.in_steps(data.steps_per_epoch)
         self.device = torch.device(config.device)
         self.processes = processes or Processes()

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from codec.atomic_file import atomic_write
+from codec.audio import write_audio
 from codec.evaluation import Metric, check_packages, codebook_usage, count_codes, score_audio, select_metrics
 from codec.model import Codec
 from codec.training.distributed import Processes
 from codec.training.logging.meters import codebook_metrics
-from data import HeldOutClip, write_wav
+from data import HeldOutClip
 from losses import minimum_samples
 
 __all__ = ["Validation", "ValidationResult"]
@@ -121,13 +121,10 @@ class Validation:
         return codec.decode(segments, reference.shape[-1]), [segment.codes for segment in segments]
 
     def _write(self, clip: HeldOutClip, estimate: Tensor, step: int, sample_rate: int) -> None:
-        self.samples_folder.mkdir(parents=True, exist_ok=True)
         reference = self.samples_folder / f"{clip.name}.reference.wav"
         if not reference.exists():
-            # Atomic, because an existing file is not written again: a partial file would stay.
-            with atomic_write(reference) as temporary:
-                write_wav(temporary, clip.audio, sample_rate)
-        write_wav(self.samples_folder / f"{clip.name}.step{step:07d}.wav", estimate, sample_rate)
+            write_audio(reference, clip.audio, sample_rate)
+        write_audio(self.samples_folder / f"{clip.name}.step{step:07d}.wav", estimate, sample_rate)
 
 
 def _means(values: Mapping[str, list[float]]) -> dict[str, float]:

@@ -65,7 +65,7 @@ def reading_rate(manifest: Manifest, batches: int, workers: int = 1, batch_size:
         pass
     seconds = time.perf_counter() - begun
     stream.close()
-    return batches * batch_size * dataset.segment_seconds / seconds
+    return batches * batch_size * dataset.segment_samples / dataset.sample_rate / seconds
 
 
 def manifest_cost(files: int, folder: Path) -> ManifestCost:

@@ -229,7 +229,7 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
         (["+codec.network.filterss=3"], "unexpected keyword argument 'filterss' (in codec.network)"),
         (
             ["+data.wrokers=3"],
-            "there is no setting data.wrokers, expected one of root, corpus, segment_seconds, batch_size",
+            "there is no setting data.wrokers, expected one of root, corpus, dataset, transforms",
         ),
         (["+tariner.max_steps=3"], "there is no setting tariner, expected one of name"),
         (["steps"], "expected group=name or path.to.key=value, got 'steps'"),
@@ -401,7 +401,7 @@ def test_the_command_without_apt_says_so_and_trains_on_the_clips(tmp_path: Path)
         PATH=str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
-    assert "data=starter cannot be had (there is no apt-get on this machine): training on the embedded" in done.stderr
+    assert "data=starter is not available (there is no apt-get on this machine)" in done.stderr
     for place in ("model.safetensors", "checkpoints", "samples", "report.html"):
         assert str(tmp_path / "runs" / "bad" / place) in done.stdout
     trained(tmp_path / "runs" / "bad")

@@ -138,7 +138,7 @@ def test_every_option_goes_with_the_starter_experiment(option: str) -> None:
 def test_without_apt_the_embedded_clips_stand_in(name: str, built: Build, caplog: pytest.LogCaptureFixture) -> None:
     trainer = built("experiment=none", *small_with(f"data={name}"))
     assert trainer.data.dataset.manifest.root == CLIPS
-    assert f"data={name} cannot be had" in caplog.text
+    assert f"data={name} is not available" in caplog.text
     assert "training on the embedded clips instead" in caplog.text
 
 
@@ -405,7 +405,7 @@ def test_what_the_experiments_leave_to_the_defaults_of_the_classes(name: str, bu
         2**exponent
         for exponent in EXPECTED[name]["losses.terms.mel.window_exponents"]  # type: ignore[attr-defined]
     ]
-    assert trainer.data.dataset.frames == trainer.codec.config.sample_rate
+    assert trainer.data.dataset.segment_samples == trainer.codec.config.sample_rate
     assert trainer.optimizer.defaults["betas"] == (0.5, 0.9)
 
 

@@ -207,7 +207,7 @@ def test_half_a_reference_does_not_survive_a_kill(tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("codec.training.validation.write_wav", killed)
+        patch.setattr("codec.training.validation.write_audio", killed)
         with pytest.raises(KeyboardInterrupt):
             trainer.validate()
     trainer.validate()

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from codec import Codec, CodecConfig
-from codec.audio.reader import AudioReader
+from codec.audio import AudioReader
 from codec_inputs import flat, seanet_codec, seanet_config
 
 __all__ = ["Exported", "assert_same_codes", "assert_same_sound", "configured_codec", "held_out", "spread_codec"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from balancer import Balancer, EmaNorm, Keep, Static, Sum
+from codec.audio import write_audio
 from codec.model import Codec
 from codec.training import (
     AdversarialTraining,
@@ -23,7 +24,7 @@ from codec.training import (
     Validation,
 )
 from codec_inputs import seanet_codec
-from data import Batch, HeldOutClip, SegmentDataset, scan_folder, write_wav
+from data import Batch, HeldOutClip, SegmentDataset, scan_folder
 from losses import L1, AdversarialLoss, MultiScaleMel, MultiScaleSTFTDiscriminator
 
 RATE = 8000
@@ -75,7 +76,7 @@ def tiny_data(folder: Path, seed: int = 0, workers: int = 0) -> TrainingData:
     """Batches of two segments out of four files of a second."""
     if not folder.exists():
         for number, audio in enumerate(tones(4, RATE)):
-            write_wav(folder / f"{number}.wav", audio, RATE)
+            write_audio(folder / f"{number}.wav", audio, RATE)
     dataset = SegmentDataset(scan_folder(folder), RATE, 1, SAMPLES / RATE, seed)
     return TrainingData(dataset, batch_size=2, num_workers=workers)
 

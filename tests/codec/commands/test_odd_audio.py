@@ -1,6 +1,6 @@
-"""Whatever audio a user has, in and out through the command, with the length it must have.
+"""Audio of all kinds, encoded and decoded with the command.
 
-The rule: T samples at rate R are ceil(T * r / R) at a model's rate r, coded and decoded.
+T samples at rate R have the length ceil(T * r / R) after coding with a model of rate r.
 """
 
 import struct
@@ -77,57 +77,57 @@ def test_signals_at_the_limits(runs: dict[str, str], tmp_path: Path, kind: str, 
     assert len(back) == expected_samples(30_000, 44_100, rate)
     assert np.isfinite(back).all()
     if kind == "segments" and signal == "silence":
-        assert np.abs(back).max() < 1e-4  # divided by the least RMS and multiplied by it again
+        assert np.abs(back).max() < 1e-4  # divided by the smallest RMS and multiplied by it again
 
 
-def test_floats_beyond_full_scale_go_in_as_they_are(runs: dict[str, str], tmp_path: Path) -> None:
-    """A model that normalizes gives the same codes for ten times the level."""
+def test_floats_beyond_full_scale_are_not_clipped(runs: dict[str, str], tmp_path: Path) -> None:
+    """A model that normalizes gives the same codes for sixteen times the level."""
     audio = np.random.default_rng(0).uniform(-0.9, 0.9, (40_000, 2))
     sizes = []
     for gain in (1, 16):
         soundfile.write(tmp_path / "in.wav", gain * audio, 48_000, subtype="FLOAT")
         coded(runs["segments"], tmp_path)
         sizes.append((tmp_path / "out.ecdc").read_bytes())
-    # The scale alone differs, and with it the checksum of each block.
+    # Only the scale of each block differs, and with it the checksum.
     assert sum(a != b for a, b in zip(*sizes, strict=True)) <= 2 * (4 + 4)
 
 
-@pytest.mark.parametrize(("coding", "earlier"), [("fixed", b""), ("adaptive", b"an encoded file")])
+@pytest.mark.parametrize(("coding", "previous"), [("fixed", b""), ("adaptive", b"an encoded file")])
 def test_audio_whose_squares_overflow_is_refused_and_leaves_no_file(
-    runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], coding: str, earlier: bytes
+    runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], coding: str, previous: bytes
 ) -> None:
-    """Far beyond full scale audio is coded; where the sum of squares overflows, if only in the end, nothing is left."""
+    """Audio far beyond full scale is coded. If the sum of squares overflows, even at the end only, no file is left."""
     audio = np.random.default_rng(0).uniform(0.5, 0.9, (60_000, 2))
     target = tmp_path / "out.ecdc"
     arguments = ["encode", str(tmp_path / "in.wav"), str(target), "--coding", coding, "--checkpoint", runs["segments"]]
     soundfile.write(tmp_path / "in.wav", 1e16 * audio, 48_000, subtype="FLOAT")
     coded(runs["segments"], tmp_path)
     target.unlink()
-    if earlier:
-        target.write_bytes(earlier)
+    if previous:
+        target.write_bytes(previous)
     audio[:46_000] /= 1e16
     soundfile.write(tmp_path / "in.wav", 1e19 * audio, 48_000, subtype="FLOAT")
-    there = sorted(tmp_path.iterdir())
+    files = sorted(tmp_path.iterdir())
     capsys.readouterr()
     assert main(arguments) == 1
     out, error = capsys.readouterr()
     assert out == ""
     assert error.startswith("codec: this audio is too loud to encode")
     assert error.count("\n") == 1
-    assert sorted(tmp_path.iterdir()) == there
-    assert not earlier or target.read_bytes() == earlier
+    assert sorted(tmp_path.iterdir()) == files
+    assert not previous or target.read_bytes() == previous
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_every_coding_of_samples(runs: dict[str, str], tmp_path: Path, kind: str, subtype: str) -> None:
+def test_every_encoding_of_samples(runs: dict[str, str], tmp_path: Path, kind: str, subtype: str) -> None:
     soundfile.write(tmp_path / "in.wav", np.random.default_rng(0).uniform(-0.9, 0.9, 5000), 24_000, subtype=subtype)
     back, rate = coded(runs[kind], tmp_path)
     assert len(back) == 5000 * rate // 24_000
 
 
 def wav_with(folder: Path, field: bytes, offset: int, value: bytes) -> None:
-    """A WAV of 4000 samples whose header has a wrong value `offset` bytes after `field`."""
+    """A WAV of 4000 samples with a wrong value `offset` bytes after the name of a header field."""
     soundfile.write(folder / "in.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 4000), 24_000)
     data = bytearray((folder / "in.wav").read_bytes())
     at = data.index(field) + offset
@@ -139,14 +139,16 @@ def wav_with(folder: Path, field: bytes, offset: int, value: bytes) -> None:
     ("value", "samples"),
     [(0xFFFFFFFF, 4000), (0x7FFFF000, 4000), (1_000_000, 4000), (2000, 1000), (2001, 1000)],
 )
-def test_a_wav_that_lies_about_its_length(runs: dict[str, str], tmp_path: Path, value: int, samples: int) -> None:
+def test_a_wav_with_a_wrong_length_in_its_header(
+    runs: dict[str, str], tmp_path: Path, value: int, samples: int
+) -> None:
     wav_with(tmp_path, b"data", 4, struct.pack("<I", value))
     assert len(coded(runs["causal"], tmp_path)[0]) == samples
 
 
-@pytest.mark.parametrize("claimed_rate", [1, 7, 1000, 999_983, 0x7FFFFFFF])
-def test_a_wav_that_lies_about_its_rate(runs: dict[str, str], tmp_path: Path, claimed_rate: int) -> None:
-    """Absurd, but a rate; nothing is built that grows with it."""
+@pytest.mark.parametrize("claimed_rate", [1, 7, 1000, 999_983, 10_000_000])
+def test_a_wav_with_an_odd_rate(runs: dict[str, str], tmp_path: Path, claimed_rate: int) -> None:
+    """Memory does not grow with the rate, up to the largest one that is accepted."""
     samples = 20 if claimed_rate < 1000 else 4000
     wav_with(tmp_path, b"fmt ", 12, struct.pack("<I", claimed_rate))
     (tmp_path / "in.wav").write_bytes((tmp_path / "in.wav").read_bytes()[: 44 + 2 * samples])
@@ -155,10 +157,20 @@ def test_a_wav_that_lies_about_its_rate(runs: dict[str, str], tmp_path: Path, cl
 
 
 @pytest.mark.parametrize("channels", [0, 200, 0xFFFF])
-def test_a_wav_that_lies_about_its_channels_is_one_line_or_coded(
+def test_a_wav_with_a_wrong_number_of_channels_is_refused_or_coded(
     runs: dict[str, str], tmp_path: Path, channels: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wav_with(tmp_path, b"fmt ", 10, struct.pack("<H", channels))
     status = main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "out.ecdc"), "--checkpoint", runs["causal"]])
     error = capsys.readouterr().err
     assert (status, error.count("\n")) in {(0, 0), (1, 1)}
+
+
+def test_a_wav_with_an_impossible_rate_is_refused(
+    runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wav_with(tmp_path, b"fmt ", 12, struct.pack("<I", 0x7FFFFFFF))
+    assert main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "out.ecdc"), "--checkpoint", runs["causal"]]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{tmp_path / 'in.wav'}: expected a sample rate of 1 to 10000000 Hz" in error

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from codec.audio import write_audio
 from codec.evaluation.report import diagnostics
 from codec.evaluation.report.advice import advice
 from codec.model import Codec
 from codec.training import CheckpointStore, CodebookConfig, RollbackConfig, Trainer, TrainingError
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor
 from codec.training.schedule import LRScheduler
-from data import SegmentDataset, write_wav
+from data import SegmentDataset
 from tiny_run import (
     RATE,
     copied,
@@ -299,7 +300,7 @@ def test_the_state_of_a_monitor_is_restored() -> None:
 
 def test_a_corpus_of_silence(tmp_path: Path) -> None:
     for number in range(2):
-        write_wav(tmp_path / "audio" / f"{number}.wav", torch.zeros(1, RATE), RATE)
+        write_audio(tmp_path / "audio" / f"{number}.wav", torch.zeros(1, RATE), RATE)
     trainer = tiny_trainer(tmp_path, max_steps=8, log_every=1, validate_every=100, checkpoint_every=100)
     trainer.run()
     assert named(trainer) == ["silent"]

@@ -103,12 +103,12 @@ def test_a_report_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, ca
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_in_a_browser_the_report_does_not_reload_while_audio_plays(tmp_path: Path) -> None:
     """The reload interval is shortened to two seconds."""
+    from codec.audio import write_audio
     from codec.evaluation.report.page import write_report
-    from data import write_wav
     from tiny_run import tones
 
     for kind in ("reference", "step0000001"):
-        write_wav(tmp_path / "samples" / f"speech.{kind}.wav", tones(1, 80_000)[0], 8000)
+        write_audio(tmp_path / "samples" / f"speech.{kind}.wav", tones(1, 80_000)[0], 8000)
     page = write_report(tmp_path, running=True)
     page.write_text(page.read_text(encoding="utf-8").replace("15e3", "2e3"), encoding="utf-8")
     with chromium(tmp_path / "profile") as browser:

@@ -21,7 +21,7 @@ def write_noise(
     soundfile.write(path, samples, sample_rate, subtype=subtype)
 
 
-def test_what_a_scan_finds(tmp_path: Path) -> None:
+def test_a_scan_finds_all_audio_and_nothing_else(tmp_path: Path) -> None:
     write_noise(tmp_path / "b.wav", 0.5, 8000)
     write_noise(tmp_path / "deep/er/a.flac", 1.0, 44100, 2)
     write_noise(tmp_path / "deep/c.ogg", 0.25, 48000)
@@ -41,7 +41,7 @@ def test_what_a_scan_finds(tmp_path: Path) -> None:
     assert all(entry.bytes == (tmp_path / entry.path).stat().st_size for entry in manifest.entries)
 
 
-def test_unusable_files_are_set_aside_with_the_reason(tmp_path: Path) -> None:
+def test_unusable_files_are_skipped_with_the_reason(tmp_path: Path) -> None:
     write_noise(tmp_path / "good.wav", 0.5)
     write_noise(tmp_path / "low.wav", 0.5, 4000)
     soundfile.write(tmp_path / "three.wav", np.zeros(3), 24000)
@@ -61,16 +61,16 @@ def test_unusable_files_are_set_aside_with_the_reason(tmp_path: Path) -> None:
     assert reasons["fast.wav"] == "sample rate 655350 Hz is above 384000 Hz"
     assert reasons["gone.wav"] == "no such file"
     for name in ("text.flac", "empty.ogg", "random.mp3", "phone.m4a"):
-        assert reasons[name] == "not audio that libsndfile can read"
+        assert reasons[name].startswith("not audio that libsndfile can read")
 
 
-def test_limits_are_the_callers(tmp_path: Path) -> None:
+def test_limits_can_be_changed(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "three.wav", np.zeros(3), 4000)
     manifest = scan_folder(tmp_path, minimum_seconds=0.0, minimum_sample_rate=1)
     assert manifest.entries[0].frames == 3
 
 
-def test_folders_without_audio_get_one_sentence(tmp_path: Path) -> None:
+def test_folders_without_audio_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no such folder$"):
         scan_folder(tmp_path / "absent")
     with pytest.raises(DataError, match=r"the folder is empty$"):
@@ -106,7 +106,7 @@ def test_round_trip_from_another_folder(tmp_path: Path) -> None:
     assert [os.path.realpath(loaded.path(entry)) for entry in loaded.entries] == [
         os.path.realpath(manifest.path(entry)) for entry in manifest.entries
     ]
-    assert loaded.skipped_files == [("../audio/bad.wav", "not audio that libsndfile can read")]
+    assert loaded.skipped_files == [("../audio/bad.wav", manifest.skipped_files[0][1])]
     loaded.save(tmp_path / "lists/again.jsonl")
     assert (tmp_path / "lists/again.jsonl").read_text() == (tmp_path / "lists/all.jsonl").read_text()
     assert sorted(path.name for path in (tmp_path / "lists").iterdir()) == ["again.jsonl", "all.jsonl"]
@@ -149,7 +149,7 @@ def test_empty_absent_and_binary_manifests(tmp_path: Path) -> None:
         Manifest.load(tmp_path / "binary.jsonl")
 
 
-def test_where_keeps_what_was_set_aside() -> None:
+def test_where_keeps_skipped_files() -> None:
     entries = [Entry("a.wav", 22050, 1, 10, 20), Entry("b.wav", 44100, 1, 10, 20)]
     kept = Manifest(Path("x"), entries, [("c.wav", "damaged")]).where(lambda entry: entry.sample_rate > 24000)
     assert [entry.path for entry in kept.entries] == ["b.wav"]
@@ -174,7 +174,8 @@ def test_the_command_writes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFix
     assert main([str(tmp_path / "audio"), str(tmp_path / "all.jsonl")]) == 0
     printed = capsys.readouterr()
     assert "1 files, 0.0 min" in printed.out
-    assert printed.err == "skipped: b.wav: not audio that libsndfile can read\n"
+    assert printed.err.startswith("skipped: b.wav: not audio that libsndfile can read")
+    assert printed.err.count("\n") == 1
     assert len(Manifest.load(tmp_path / "all.jsonl").entries) == 1
     assert main([str(tmp_path / "absent"), str(tmp_path / "no.jsonl")]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -48,7 +48,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("compression", ["xz", "gz", "bz2", ""])
-def test_only_what_fits_the_patterns_is_unpacked(tmp_path: Path, compression: str) -> None:
+def test_only_paths_that_match_a_pattern_are_unpacked(tmp_path: Path, compression: str) -> None:
     deb = make_deb(tmp_path / "words_1_all.deb", DATA, compression)
     assert unpack(deb, tmp_path / "out", ("*.ogg", "*/doc/words/copyright")) == 3
     assert files_below(tmp_path / "out") == {
@@ -62,7 +62,7 @@ def test_zstd_is_left_to_dpkg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     deb = make_deb(tmp_path / "words_1_all.deb", DATA, "")
     deb.write_bytes(deb.read_bytes().replace(b"data.tar    ", b"data.tar.zst"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match="compressed with zstd and there is no dpkg-deb"):
+    with pytest.raises(DataError, match=r"compressed with zstd.*dpkg-deb"):
         unpack(deb, tmp_path / "out", ("*.ogg",))
     with tarfile.open(tmp_path / "plain.tar", "w") as archive:
         archive.add(deb, "./usr/a.ogg")
@@ -74,9 +74,9 @@ def test_zstd_is_left_to_dpkg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", ["../../escaped.ogg", "/tmp/escaped.ogg"])
-def test_no_path_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+def test_paths_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     deb = make_deb(tmp_path / "evil_1_all.deb", {name: b"x"})
-    with pytest.raises(DataError, match="leads out of it"):
+    with pytest.raises(DataError, match="outside its folder"):
         unpack(deb, tmp_path / "deep/er/out", ("*",))
     assert not list(tmp_path.rglob("escaped.ogg"))
 
@@ -97,7 +97,7 @@ def package(deb: Path, version: str = "1:2-3") -> Package:
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of packages, and an apt-get that copies from it into the working folder and logs its calls there."""
+    """A folder of packages. The test's apt-get copies them to the working folder and logs its calls there."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     script = tmp_path / "bin/apt-get"
@@ -162,16 +162,17 @@ def test_another_version_is_used_with_a_warning(shelf: Path, tmp_path: Path, cap
     words = package(deb)
     with caplog.at_level(logging.WARNING):
         assert fetch([words], tmp_path / "corpus") == [words]
-    assert caplog.messages == ["words is version 1:2-4 here, the corpus was made with 1:2-3"]
+    assert len(caplog.messages) == 1
+    assert "1:2-4, expected 1:2-3" in caplog.messages[0]
 
 
-def test_without_apt_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_apt_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match="there is no apt-get on this machine"):
         fetch([Package("words", "1", "0", "speech", "free", ("*",))], tmp_path / "corpus")
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file/corpus: cannot be written"):
         fetch([], tmp_path / "file/corpus")
