@@ -115,7 +115,7 @@ def from_folder(root: Path) -> tuple[str, str]:
 
 def test_no_such_folder(tmp_path: Path) -> None:
     line = refused(tmp_path, *from_folder(tmp_path / "audoi"))
-    assert line == f"{tmp_path}/audoi: wanted a folder of audio, there is no such folder (in data.corpus)"
+    assert line == f"{tmp_path}/audoi: expected a folder of audio, there is no such folder (in data.corpus)"
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_text_files_that_call_themselves_audio(tmp_path: Path) -> None:
 
 def test_a_single_file_cannot_be_divided(tmp_path: Path) -> None:
     line = refused(tmp_path, *from_folder(folder_of(tmp_path / "audio", files=1)))
-    assert "wanted at least two files of a source to hold one out, found 1" in line
+    assert "at least two files of a source to hold one out, got 1" in line
 
 
 def test_a_tenth_of_the_files_is_damaged(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_nan_samples_everywhere(tmp_path: Path) -> None:
     held_out = f"data.corpus.held_out={CLIPS / 'held_out.jsonl'}"
     with pytest.raises(ValueError, match="most of the corpus is damaged") as caught:
         train(tmp_path, "data=manifest", f"data.corpus.train={tmp_path / 'audio'}", held_out)
-    assert "nan.wav: holds NaN or infinite samples after frame" in describe_error(caught.value)
+    assert "nan.wav: has a sample that is NaN or infinite, the first at frame" in describe_error(caught.value)
     assert "Traceback" in (tmp_path / "bad" / "log.txt").read_text()
 
 

@@ -191,9 +191,9 @@ def test_invalid_input_is_one_line(run: Runner, runs: dict[str, str], tmp_path: 
     wav = (tmp_path / "in.wav").read_bytes()
     encoded = run(["encode", "-", "-", *model], wav)[1]
     for arguments, data, message in [
-        (["encode", "-", "-"], wav[:-3], "stdin ends after 9997 of the 10000 bytes of audio it announces"),
-        (["encode", "-", "-"], b"", "stdin is truncated: it has not even the header of a WAV"),
-        (["encode", "-", "-", "--raw", "24000:2:s16le"], bytes(7), "stdin ends within a sample of 4 bytes"),
+        (["encode", "-", "-"], wav[:-3], "stdin: ends after 9997 bytes of audio, its header states 10000 bytes"),
+        (["encode", "-", "-"], b"", "stdin: is truncated before the header of a WAV"),
+        (["encode", "-", "-", "--raw", "24000:2:s16le"], bytes(7), "stdin: ends within a sample of 4 bytes"),
         (["decode", "-", "-"], encoded[:-3], "stdin is truncated or corrupt"),
         (["decode", "-", "-"], encoded + b"x", "stdin is corrupt: more bytes follow its end"),
         (["decode", "-", "-"], wav, "stdin is not an encoded file: it does not start with ECDC"),
@@ -236,4 +236,4 @@ def test_impossible_options_for_pipes_are_refused(
     assert "0.04 s" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main([*files, "--raw", "loud"])
-    assert "raw audio is described as RATE:CHANNELS:" in capsys.readouterr().err
+    assert "raw audio as RATE:CHANNELS:" in capsys.readouterr().err
