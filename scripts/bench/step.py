@@ -97,7 +97,7 @@ def own_trainer(
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", [*experiment, f"trainer.precision={precision}", *overrides])
     trainer = build_trainer(cfg, Path(folder), device=select_device("auto"))
-    trainer.prepare_precision()
+    trainer.startup.check_precision(trainer.adversarial, trainer.step)
     generator = torch.Generator().manual_seed(0)
     trainer.codec.quantizer.initialize(torch.randn(1200, trainer.codec.config.latent_dim, generator=generator))
     return trainer

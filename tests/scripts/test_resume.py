@@ -143,7 +143,7 @@ def test_three_steps_a_checkpoint_and_three_steps_are_six(tmp_path: Path, worker
 def test_every_part_of_the_state_matters(tmp_path: Path) -> None:
     """The comparison above would see a part that was left out: each of them differs after three more steps."""
     trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(), encodec=True, codebooks=ALL_BOOKS)
-    trainer._start_codebooks()
+    trainer._initialize_codebooks()
     take_steps(trainer, 3)
     before = copied(trainer.state_dict())
     take_steps(trainer, 1)

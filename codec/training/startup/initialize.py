@@ -1,6 +1,6 @@
-"""What a run looks at before its first step: bfloat16 in every layer, audio for the first weights and codebooks."""
+"""What a run computes from its first batches: precision of the layers, initial weights, codebooks and baselines."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
 from typing import cast
 
@@ -10,94 +10,98 @@ from torch.optim.swa_utils import AveragedModel
 
 from codec.model import Codec
 from codec.training.adversarial import AdversarialTraining
+from codec.training.batches import TrainingData
 from codec.training.distributed import Processes
+from codec.training.startup.malloc import return_freed_memory
 from codec.training.startup.pca_init import pca_init_
 from codec.training.startup.precision import Precision, check_bfloat16, keep_float32
 from losses import constant_baselines
 
-__all__ = ["latent_vectors", "shared_constant_baselines", "start_codebooks", "start_weights", "trust_bfloat16"]
+__all__ = ["Startup"]
+
+_BASELINE_BATCHES = 8
+_MAX_PCA_BATCHES = 128  # principal components need fewer frames than k-means
 
 
-def trust_bfloat16(
-    precision: Precision,
-    codec: Codec,
-    adversarial: AdversarialTraining | None,
-    audio: Tensor,
-    processes: Processes,
-    message: Callable[[str], None],
-) -> None:
-    """Compares every layer with float32 on a real batch; what fails, in whichever process, stays in float32 in all.
+class Startup:
+    """Computations on the batches of `step` and later ones. The results are equal in all processes.
 
-    Shape: audio [B, C, T].
+    Args:
+        message: Called with a sentence for the log.
     """
-    # bfloat16 has 8 bits: rounding the waveform itself adds white noise 54 dB below it, louder than much of the treble
-    # that the spectral losses ask for.
-    keep_float32(cast(nn.Module, codec.encoder.input_layer))
-    keep_float32(cast(nn.Module, codec.decoder.output_layer))
-    discriminator = {} if adversarial is None else {"discriminator": adversarial.discriminator}
-    parts = nn.ModuleDict({"codec": codec, **discriminator})
-    failed = check_bfloat16(precision, parts, lambda: [part(audio) for part in parts.values()])
-    everywhere = {layer.name: layer for found in processes.all_gather_object(failed) for layer in found}
-    for name, layer in everywhere.items():
-        keep_float32(parts.get_submodule(name))
-        message(f"stays in float32, bfloat16 is wrong here: {layer}")
-    message(f"bfloat16 checked against float32, {len(everywhere)} layers failed")
 
+    def __init__(
+        self,
+        codec: Codec,
+        data: TrainingData,
+        device: torch.device,
+        precision: Precision,
+        processes: Processes,
+        message: Callable[[str], None],
+    ) -> None:
+        self.codec = codec
+        self.data, self.device = data, device
+        self.precision, self.processes, self.message = precision, processes, message
 
-def shared_constant_baselines(
-    losses: Mapping[str, nn.Module], batches: Iterable[Tensor], processes: Processes
-) -> dict[str, float]:
-    """What `losses.constant_baselines` finds in some batches, on average over the processes."""
-    found = processes.all_gather_object(constant_baselines(losses, batches))
-    return {name: fmean(each[name] for each in found) for name in found[0]}
+    def check_precision(self, adversarial: AdversarialTraining | None, step: int) -> None:
+        """With bfloat16, compares every layer with float32. Layers that fail in any process stay in float32."""
+        self.message(f"precision: {self.precision.description}")
+        if self.precision.dtype == torch.float32:
+            return
+        # Rounding the waveform to the 8 bits of bfloat16 adds white noise 54 dB below it, which is louder than much of
+        # the treble that the spectral losses measure.
+        keep_float32(cast(nn.Module, self.codec.encoder.input_layer))
+        keep_float32(cast(nn.Module, self.codec.decoder.output_layer))
+        networks = nn.ModuleDict({"codec": self.codec})
+        if adversarial is not None:
+            networks["discriminator"] = adversarial.discriminator
+        (audio,) = self._batches(step, 1)
+        failed = check_bfloat16(self.precision, networks, lambda: [network(audio) for network in networks.values()])
+        found = {layer.name: layer for layers in self.processes.all_gather_object(failed) for layer in layers}
+        for name, layer in found.items():
+            keep_float32(networks.get_submodule(name))
+            self.message(f"stays in float32, bfloat16 is wrong here: {layer}")
+        self.message(f"bfloat16 checked against float32, {len(found)} layers failed")
+        return_freed_memory()
 
+    @torch.no_grad()
+    def initialize_weights(self, average: AveragedModel, step: int, max_batches: int) -> None:
+        """Sets codec and average to a transform codec of the first batches; see `pca_init`.
 
-@torch.no_grad()
-def latent_vectors(codec: Codec, batches: Iterable[Tensor], precision: Precision, processes: Processes) -> Tensor:
-    """The encoder's latents of some batches, those of all processes together, in the order of one process alone.
+        Silence has no principal components. It leaves the weights random, which is logged.
+        """
+        batches = self._batches(step, min(max_batches, _MAX_PCA_BATCHES))
+        audio = torch.cat([self.processes.all_gather(batch) for batch in batches])
+        if not bool(audio.any()):
+            self.message("the first batches are silent: the codec's initial weights stay random")
+            return
+        pca_init_(self.codec, audio)
+        self.processes.broadcast(self.codec.parameters())
+        average.module.load_state_dict(self.codec.state_dict())
 
-    Shape: batches [B, C, T] each -> vectors [N, D].
-    """
-    with precision.autocast():
-        latents = [codec.encode_latent(batch).float().transpose(1, 2) for batch in batches]
-    return torch.cat([processes.all_gather(latent).flatten(0, 1) for latent in latents])
+    @torch.no_grad()
+    def initialize_codebooks(self, step: int, num_batches: int, seed: int) -> int:
+        """Initializes the codebooks with the latents of the next batches.
 
+        Returns:
+            Number of latent vectors; 0 if one of them is not finite, and nothing was initialized.
+        """
+        with self.precision.autocast():
+            latents = [self.codec.encode_latent(b).float().transpose(1, 2) for b in self._batches(step, num_batches)]
+        # In the order of a single process that reads whole batches.
+        vectors = torch.cat([self.processes.all_gather(latent).flatten(0, 1) for latent in latents])
+        if not bool(vectors.isfinite().all()):
+            return 0
+        self.codec.quantizer.initialize(vectors, seed, num_batches)
+        self.processes.broadcast(self.codec.quantizer.buffers())
+        return_freed_memory()
+        return len(vectors)
 
-def start_weights(
-    codec: Codec,
-    average: AveragedModel,
-    batches: Iterable[Tensor],
-    processes: Processes,
-    message: Callable[[str], None],
-) -> None:
-    """Makes the codec a transform of some batches, those of all processes together; the average begins there, too.
+    def constant_baselines(self, losses: Mapping[str, nn.Module], step: int) -> dict[str, float]:
+        """Losses of the best constant prediction (see `losses.constant_baselines`), averaged over the processes."""
+        found = constant_baselines(losses, self._batches(step, _BASELINE_BATCHES))
+        values = self.processes.all_gather_object(found)
+        return {name: fmean(each[name] for each in values) for name in found}
 
-    Silence has no principal components: it leaves the weights random, and a message.
-
-    Shape: batches [B, C, T] each.
-    """
-    audio = torch.cat([processes.all_gather(batch) for batch in batches])
-    if not bool(audio.any()):
-        message("the first batches are silent: the codec's first weights stay random")
-        return
-    pca_init_(codec, audio)
-    processes.broadcast(codec.parameters())
-    average.module.load_state_dict(codec.state_dict())
-
-
-def start_codebooks(
-    codec: Codec, batches: Iterable[Tensor], count: int, precision: Precision, processes: Processes, seed: int
-) -> int:
-    """Sets the books, alike in all processes, to what the latents of `count` batches look like.
-
-    Shape: batches [B, C, T] each.
-
-    Returns:
-        How many latent vectors that were; 0 if one of them is not finite, and nothing was set.
-    """
-    vectors = latent_vectors(codec, batches, precision, processes)
-    if not bool(vectors.isfinite().all()):
-        return 0
-    codec.quantizer.initialize(vectors, seed, count)
-    processes.broadcast(codec.quantizer.buffers())
-    return len(vectors)
+    def _batches(self, step: int, count: int) -> Iterator[Tensor]:
+        return (self.data.batch(step + i).to(self.device) for i in range(count))

@@ -1,4 +1,4 @@
-"""A training step is a plain one, what is not finite changes nothing, and schedules are kept."""
+"""A training step equals a plain loop, non-finite steps change nothing, and schedules are followed."""
 
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -53,10 +53,10 @@ def _tidied() -> Iterator[None]:
         yield
 
 
-def _players(trainer: Trainer) -> dict[str, Any]:
-    """All that a skipped step must leave alone."""
+def _networks(trainer: Trainer) -> dict[str, Any]:
+    """State that a skipped step must not change."""
     kept = {name: copied(part.state_dict()) for name, part in trainer._parts().items() if name != "balancer"}
-    # Adam's rate is set before it is known whether the step is sound.
+    # The learning rate is set before the step is known to be finite.
     return {k: v["state"] if k.endswith("optimizer") else v for k, v in kept.items()}
 
 
@@ -71,11 +71,11 @@ def _plain_step(
     update: Update,
     commitment: float,
 ) -> None:
-    """The step as one would write it without a balancer: one sum, one backward through everything."""
+    """A step without a balancer: one sum of all losses and one backward pass."""
     codec_optimizer, discriminator_optimizer = optimizers
     y, _, quantized = codec(audio)
 
-    def learn() -> None:
+    def update_discriminator() -> None:
         fake, real = discriminator(y.detach()).logits, discriminator(audio).logits
         loss = sum((1 + f).relu().mean() + (1 - r).relu().mean() for f, r in zip(fake, real, strict=True)) / len(fake)
         discriminator_optimizer.zero_grad()
@@ -83,7 +83,7 @@ def _plain_step(
         discriminator_optimizer.step()
 
     if update == "alternating":
-        learn()
+        update_discriminator()
     fake, real = discriminator(y), discriminator(audio)
     terms = {name: loss(y, audio) for name, loss in plain_losses().items()}
     terms["adversarial"] = torch.stack([(1 - logit).relu().mean() for logit in fake.logits]).mean()
@@ -99,18 +99,18 @@ def _plain_step(
     (total + commitment * quantized.commitment.mean()).backward()
     codec_optimizer.step()
     if update == "simultaneous":
-        learn()
+        update_discriminator()
 
-    # Moving averages of the books, decay 0.9, one book and one code at a time.
-    books = codec.quantizer
+    # Moving averages of the codebooks, decay 0.9, one code at a time.
+    quantizer = codec.quantizer
     for k in range(4):
         for code in range(16):
             given = quantized.residuals[k][quantized.codes[:, k].flatten() == code]
-            books.cluster_size[k, code] = 0.9 * books.cluster_size[k, code] + 0.1 * len(given)
-            books.embed_sum[k, code] = 0.9 * books.embed_sum[k, code] + 0.1 * given.sum(0)
-            if books.cluster_size[k, code] > 0:  # the k-means start leaves codes unused
-                books.embed[k, code] = books.embed_sum[k, code] / books.cluster_size[k, code]
-    books.updates += 1
+            quantizer.cluster_size[k, code] = 0.9 * quantizer.cluster_size[k, code] + 0.1 * len(given)
+            quantizer.embed_sum[k, code] = 0.9 * quantizer.embed_sum[k, code] + 0.1 * given.sum(0)
+            if quantizer.cluster_size[k, code] > 0:
+                quantizer.embed[k, code] = quantizer.embed_sum[k, code] / quantizer.cluster_size[k, code]
+    quantizer.updates += 1
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
@@ -120,7 +120,7 @@ def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update) -> None:
         codec=started(tiny_codec()),
         adversarial=tiny_adversarial(update=update),
         codebooks=CodebookConfig(dropout="none", commitment_weight=0.25),
-        monitor_every=2,  # the weighted sum has two ways of being computed: both are taken
+        monitor_every=2,  # monitoring steps compute the weighted sum in another way
     )
     assert trainer.adversarial is not None
     codec, discriminator = deepcopy(trainer.codec), deepcopy(trainer.adversarial.discriminator)
@@ -141,12 +141,12 @@ def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update) -> None:
             torch.testing.assert_close(own.state_dict()[name], tensor, rtol=1e-4, atol=2e-6, msg=name)
     for own_average, wanted in zip(trainer.averaged_codec.parameters(), average, strict=True):
         torch.testing.assert_close(own_average.double(), wanted, rtol=1e-4, atol=2e-6)
-    # Far more was learned than the comparison forgives.
+    # The weights changed by far more than the tolerance.
     moved = [(begun[name] - p).abs().max().item() for name, p in trainer.codec.named_parameters()]
     assert max(moved) > 1e-4
 
 
-def test_the_averaged_codec_has_the_newest_codebooks(tmp_path: Path) -> None:
+def test_the_averaged_codec_has_the_current_codebooks(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()))
     take_steps(trainer, 2)
     assert trainer.averaged_codec.quantizer is trainer.codec.quantizer
@@ -181,22 +181,22 @@ def test_the_codec_is_traversed_once_forward_and_once_backward(
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-def test_the_discriminators_learning_leaves_the_codec_alone(tmp_path: Path, update: Update) -> None:
-    """With adversarial losses of weight 0 the codec is the same to the last bit as without a discriminator."""
+def test_discriminator_updates_do_not_change_the_codec(tmp_path: Path, update: Update) -> None:
+    """With adversarial losses of weight 0 the codec equals one trained without a discriminator to the bit."""
     zero = dict.fromkeys(plain_losses(), 1.0) | dict.fromkeys(ADVERSARIAL, 0.0)
     with_one = tiny_trainer(tmp_path / "a", adversarial=tiny_adversarial(update=update), weights=zero)
     without = tiny_trainer(tmp_path / "b")
     assert with_one.adversarial is not None
     before = copied(with_one.adversarial.state_dict())
     for trainer in (with_one, without):
-        trainer._start_codebooks()
+        trainer._initialize_codebooks()
         take_steps(trainer, 3)
     assert differences(with_one.codec.state_dict(), without.codec.state_dict()) == []
     assert differences(before, with_one.adversarial.state_dict())
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-def test_the_codecs_losses_leave_the_discriminator_alone(tmp_path: Path, update: Update) -> None:
+def test_the_codecs_losses_do_not_change_the_discriminator(tmp_path: Path, update: Update) -> None:
     states = []
     for number, weight in enumerate((1.0, 100.0)):
         weights = dict.fromkeys(plain_losses(), 1.0) | dict.fromkeys(ADVERSARIAL, weight)
@@ -209,23 +209,23 @@ def test_the_codecs_losses_leave_the_discriminator_alone(tmp_path: Path, update:
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-def test_the_discriminator_learns_on_its_share_of_the_steps(tmp_path: Path, update: Update) -> None:
+def test_the_discriminator_is_updated_with_its_probability(tmp_path: Path, update: Update) -> None:
     trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(update=update, update_probability=0.5), max_steps=99)
     assert trainer.adversarial is not None
-    learned, wanted = [], []
+    updated, wanted = [], []
     for step in range(12):
         generator = trainer.config.step_generator(step)
-        torch.rand((), generator=generator)  # the books
+        torch.rand((), generator=generator)  # the number of codebooks
         wanted.append(torch.rand((), generator=generator).item() < 0.5)
         before = copied(trainer.adversarial.state_dict())
         (metrics,) = take_steps(trainer, 1)
-        learned.append(bool(differences(before, trainer.adversarial.state_dict())))
-        assert ("discriminator/loss" in metrics) is learned[-1]
-    assert learned == wanted
-    assert 2 < sum(learned) < 10
+        updated.append(bool(differences(before, trainer.adversarial.state_dict())))
+        assert ("discriminator/loss" in metrics) is updated[-1]
+    assert updated == wanted
+    assert 2 < sum(updated) < 10
 
 
-def test_the_discriminator_takes_part_from_its_start_on(tmp_path: Path) -> None:
+def test_the_discriminator_is_used_from_its_start_fraction_on(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(start_fraction=0.5), max_steps=6)
     metrics = take_steps(trainer, 6)
     assert ["loss/adversarial" in values for values in metrics] == [False] * 3 + [True] * 3
@@ -233,13 +233,13 @@ def test_the_discriminator_takes_part_from_its_start_on(tmp_path: Path) -> None:
     assert metrics[0]["weight/adversarial"] == 0
 
 
-def test_clipping_bounds_the_gradient_and_reports_it_unclipped(tmp_path: Path) -> None:
+def test_clipping_bounds_the_gradient_and_the_reported_norm_is_unclipped(tmp_path: Path) -> None:
     norms = []
     for gradient_clip_norm in (None, 1e-3):
         trainer = tiny_trainer(tmp_path / str(gradient_clip_norm), gradient_clip_norm=gradient_clip_norm)
         trainer.optimizer = torch.optim.SGD(trainer.codec.parameters(), lr=1.0)
         trainer.optimizers = [trainer.optimizer]
-        trainer.schedule = LRScheduler(LRSchedule(), trainer.optimizers)
+        trainer.lr_scheduler = LRScheduler(LRSchedule(), trainer.optimizers)
         before = [parameter.detach().clone() for parameter in trainer.codec.parameters()]
         (metrics,) = take_steps(trainer, 1)
         # The step of gradient descent at rate 1 is the gradient.
@@ -251,18 +251,18 @@ def test_clipping_bounds_the_gradient_and_reports_it_unclipped(tmp_path: Path) -
     assert norms[1][1] == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_a_step_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+def test_a_step_does_not_use_the_global_generator(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(update_probability=0.5))
     before = torch.get_rng_state()
     trainer.run()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_fixed_batch_is_learned(tmp_path: Path) -> None:
+def test_the_codec_fits_a_fixed_batch(tmp_path: Path) -> None:
     codec = tiny_codec(strides=[2, 4], bandwidths_kbps=[8, 16])
     trainer = tiny_trainer(tmp_path, codec=codec, max_steps=60, codebooks=CodebookConfig(start_fraction=0.99))
     trainer.optimizer.param_groups[0]["lr"] = 5e-3
-    trainer.schedule = LRScheduler(LRSchedule(), trainer.optimizers)
+    trainer.lr_scheduler = LRScheduler(LRSchedule(), trainer.optimizers)
     audio = tones(2, SAMPLES)
     history = []
     for _ in range(60):
@@ -275,30 +275,32 @@ def test_a_fixed_batch_is_learned(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ codebooks
 
 
-def test_latents_pass_through_until_one_kmeans_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_are_not_quantized_before_the_codebooks_are_initialized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = tiny_trainer(
         tmp_path,
         codebooks=CodebookConfig(start_fraction=0.5, init_batches=3, dropout="none"),
         log_every=1,
     )
-    start, starts = trainer.codec.quantizer.initialize, []
+    initialize, calls = trainer.codec.quantizer.initialize, []
 
     def count(vectors: Tensor, seed: int, batches: int) -> None:
-        starts.append((trainer.step, tuple(vectors.shape), batches))
-        start(vectors, seed, batches)
+        calls.append((trainer.step, tuple(vectors.shape), batches))
+        initialize(vectors, seed, batches)
 
     quantized: list[bool] = []
-    monkeypatch.setattr(trainer.codec.quantizer, "start", count)
+    monkeypatch.setattr(trainer.codec.quantizer, "initialize", count)
     trainer.codec.register_forward_hook(lambda module, args, output: quantized.append(output.quantized is not None))
     trainer.run()
-    assert starts == [(3, (3 * 2 * 40, 16), 3)]
+    assert calls == [(3, (3 * 2 * 40, 16), 3)]
     assert quantized == [False] * 3 + [True] * 3
     assert [line["commitment"] > 0 for line in metric_lines(trainer)] == [False] * 3 + [True] * 3
     assert ["codebook/3/perplexity" in line for line in metric_lines(trainer)] == [False] * 3 + [True] * 3
     assert int(trainer.codec.quantizer.updates) == 3
 
 
-def test_only_the_drawn_books_are_used(tmp_path: Path) -> None:
+def test_only_the_drawn_number_of_codebooks_is_used(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), max_steps=99)
     used: list[int] = []
     trainer.codec.register_forward_hook(lambda module, args, output: used.append(output.quantized.codes.shape[1]))
@@ -311,8 +313,8 @@ def test_only_the_drawn_books_are_used(tmp_path: Path) -> None:
     assert set(used) == {1, 2, 4}  # 0.8, 1.6 and 3.2 kbps
 
 
-def test_the_commitment_reaches_the_encoder_with_its_weight(tmp_path: Path) -> None:
-    """Losses of zero gradient leave the commitment alone: its mean over 4 books is a quarter of its sum."""
+def test_the_commitment_loss_reaches_the_encoder_with_its_weight(tmp_path: Path) -> None:
+    """The only other loss has a zero gradient. The mean over 4 codebooks is a quarter of the sum."""
     norms = []
     for number, over in enumerate(("mean", "sum")):
         plan = CodebookConfig(dropout="none", commitment_reduction=over)  # type: ignore[arg-type]
@@ -330,22 +332,22 @@ def test_the_commitment_reaches_the_encoder_with_its_weight(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("encodec", [False, True])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_changes_nothing(tmp_path: Path, value: float, encodec: bool) -> None:
+def test_a_non_finite_loss_changes_nothing(tmp_path: Path, value: float, encodec: bool) -> None:
     losses = {"l1": Faulty({2: value}), "mel": plain_losses()["mel"]}
     trainer = tiny_trainer(
         tmp_path, losses=losses, codec=started(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec
     )
     take_steps(trainer, 2)
-    before = _players(trainer)
+    before = _networks(trainer)
     assert take_steps(trainer, 1) == [{}]
-    assert differences(before, _players(trainer)) == []
+    assert differences(before, _networks(trainer)) == []
     assert all(parameter.grad is None for parameter in trainer.codec.parameters())
     assert (trainer.skipped, trainer.skipped_in_a_row) == (1, 1)
     assert any("step 2 skipped" in message and "l1" in message for message in messages(trainer))
 
     (metrics,) = take_steps(trainer, 1)
     assert all(value.isfinite() for value in metrics.values())
-    moved = {place.split("/")[1] for place in differences(before, _players(trainer))}
+    moved = {place.split("/")[1] for place in differences(before, _networks(trainer))}
     assert moved == {"codec", "average", "optimizer", "adversarial", "adversarial_optimizer"}
     assert (trainer.skipped, trainer.skipped_in_a_row) == (1, 0)
 
@@ -357,29 +359,29 @@ def test_a_finite_loss_with_a_nan_gradient_changes_nothing(tmp_path: Path, encod
         tmp_path, losses=losses, codec=started(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec
     )
     take_steps(trainer, 1)
-    before = _players(trainer)
+    before = _networks(trainer)
     assert take_steps(trainer, 1) == [{}]
-    assert differences(before, _players(trainer)) == []
+    assert differences(before, _networks(trainer)) == []
     culprit = "l1" if encodec else "the codec's gradient"
     assert messages(trainer)[-1] == f"step 1 skipped: not finite: {culprit}"
     (metrics,) = take_steps(trainer, 1)
     assert metrics
-    assert differences(before, _players(trainer))
+    assert differences(before, _networks(trainer))
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_audio_that_is_not_finite_changes_nothing(tmp_path: Path, bad: float, update: Update) -> None:
+def test_non_finite_audio_changes_nothing(tmp_path: Path, bad: float, update: Update) -> None:
     trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), adversarial=tiny_adversarial(update=update))
     take_steps(trainer, 1)
-    before = _players(trainer)
+    before = _networks(trainer)
     audio = trainer.data.batch(1)
     audio[1, 0, 700] = bad
     assert trainer.train_step(audio) == {}
-    assert differences(before, _players(trainer)) == []
+    assert differences(before, _networks(trainer)) == []
 
 
-def test_skipped_steps_are_counted_and_training_goes_on(tmp_path: Path) -> None:
+def test_skipped_steps_are_counted_and_training_continues(tmp_path: Path) -> None:
     losses = {"l1": Faulty({1: math.nan, 3: math.inf}), "mel": plain_losses()["mel"]}
     trainer = tiny_trainer(tmp_path, losses=losses, log_every=1)
     scores = trainer.run()
@@ -390,7 +392,7 @@ def test_skipped_steps_are_counted_and_training_goes_on(tmp_path: Path) -> None:
     assert trainer.step == 6
 
 
-def test_too_many_in_a_row_end_the_run_with_a_diagnosis(tmp_path: Path) -> None:
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
     bad = {1: math.nan} | dict.fromkeys(range(3, 99), math.nan)
     losses = {"l1": Faulty(bad), "mel": plain_losses()["mel"]}
     trainer = tiny_trainer(
@@ -407,19 +409,19 @@ def test_too_many_in_a_row_end_the_run_with_a_diagnosis(tmp_path: Path) -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in again.codec.state_dict().values())
 
 
-def test_latents_that_are_not_finite_do_not_start_the_codebooks(tmp_path: Path) -> None:
+def test_non_finite_latents_do_not_initialize_the_codebooks(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path)
     with torch.no_grad():
         next(trainer.codec.encoder.parameters()).fill_(math.nan)
     with pytest.raises(TrainingError, match="latents are not finite at step 0"):
-        trainer._start_codebooks()
+        trainer._initialize_codebooks()
     assert not trainer.codec.quantizer.initialized
 
 
 # ------------------------------------------------------------------------------------------------ schedules
 
 
-def test_the_schedule_sets_the_rates_of_both_players(tmp_path: Path) -> None:
+def test_the_schedule_sets_the_rates_of_both_networks(tmp_path: Path) -> None:
     adversarial = tiny_adversarial(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
     plan = LRSchedule(warmup_fraction=0.2, decay="linear", final_factor=0.1)
     trainer = tiny_trainer(tmp_path, adversarial=adversarial, max_steps=10, lr_schedule=plan)
@@ -432,7 +434,7 @@ def test_the_schedule_sets_the_rates_of_both_players(tmp_path: Path) -> None:
     assert [rate[1] for rate in rates] == pytest.approx([0.5 * factor for factor in factors])
 
 
-def test_epochs_are_counted_in_steps(tmp_path: Path) -> None:
+def test_epochs_are_converted_to_steps(tmp_path: Path) -> None:
     # 4 s of audio in batches of 2 segments of 0.2 s.
     trainer = tiny_trainer(tmp_path, max_epochs=0.75, **NEVER)
     trainer.run()
@@ -440,7 +442,7 @@ def test_epochs_are_counted_in_steps(tmp_path: Path) -> None:
 
 
 class _Clock:
-    """Stands still but for 10 s at each call of the loss."""
+    """Advances by 10 s at each call of the loss."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -457,9 +459,7 @@ class _Clock:
         return loss
 
 
-def test_a_budget_of_minutes_is_training_time_across_interruptions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_max_minutes_is_training_time_without_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan: dict[str, Any] = {
         "max_minutes": 1,
         "codebooks": CodebookConfig(start_fraction=0.5, init_batches=2),
@@ -504,7 +504,7 @@ def test_a_run_logs_validates_and_saves_at_its_intervals_and_at_its_end(tmp_path
     assert len(samples) == 2 * 5
 
 
-def test_a_checkpoint_is_scored_by_its_own_validation_only(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_score_of_its_own_validation_only(tmp_path: Path) -> None:
     """A score from earlier weights would make the wrong checkpoint the best one."""
     trainer = tiny_trainer(tmp_path, max_steps=6, log_every=100, validate_every=3, checkpoint_every=2)
     saved: list[tuple[int, float | None]] = []
@@ -527,7 +527,7 @@ def test_the_exported_model_is_the_averaged_codec(tmp_path: Path) -> None:
     assert fingerprint(exported) == fingerprint(trainer.averaged_codec) != fingerprint(trainer.codec)
 
 
-def test_a_line_reports_the_balance_of_its_own_interval(tmp_path: Path) -> None:
+def test_a_record_holds_the_gradient_report_of_its_own_interval(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, encodec=True, monitor_every=4, log_every=2)
     trainer.run()
     assert ["norm/l1" in line for line in metric_lines(trainer)] == [True, False, True]
@@ -537,7 +537,7 @@ def test_a_line_reports_the_balance_of_its_own_interval(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ bfloat16
 
 
-def test_bfloat16_trains_close_to_float32_with_its_ends_in_float32(tmp_path: Path) -> None:
+def test_bfloat16_is_close_to_float32_and_its_first_and_last_layers_are_float32(tmp_path: Path) -> None:
     runs = {}
     for precision in ("float32", "bfloat16"):
         trainer = tiny_trainer(

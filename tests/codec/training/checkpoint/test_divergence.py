@@ -56,7 +56,7 @@ def adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
 
 def at_rate(trainer: Trainer, rate: float) -> Trainer:
     trainer.optimizer.param_groups[0]["lr"] = rate
-    trainer.schedule = LRScheduler(trainer.config.lr_schedule, trainer.optimizers)
+    trainer.lr_scheduler = LRScheduler(trainer.config.lr_schedule, trainer.optimizers)
     return trainer
 
 

@@ -1,4 +1,4 @@
-"""Several processes that train together, really started by torchrun and really killed."""
+"""Training in several processes, started by torchrun and killed."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from codec.training.distributed import Processes, process_group
 from tiny_run import differences
 
 ROOT = Path(__file__).resolve().parents[3]
-# Gradients by plain descent: Adam turns the rounding of a gradient near zero into steps of full length.
+# Plain gradient descent, because Adam turns the rounding of a gradient near zero into steps of full length.
 SGD = [
     override
     for player in ("codec", "discriminator")
@@ -25,10 +25,9 @@ SGD = [
         f"optimizer.{player}.lr=0.005",
     )
 ]
-# ELUs, of smooth slope: that of a rectifier jumps, and rounding decides on which side a value near 0 falls. Spectra as
-# they are: compression is steep at 0. No tonality: an untrained decoder has hardly any, and the balancer would
-# lengthen what rounding leaves of its gradient. A discriminator of little weight. And a slow encoder: at the decoder's
-# rate rounding grows tenfold within three steps (1e-6 after the first, 1e-4 after the sixth).
+# Settings that keep rounding errors small. ELU has a continuous slope, a rectifier has not. Compressed spectra
+# are steep at 0. The tonality of an untrained decoder is nearly constant, so its gradient is mostly rounding. At the
+# decoder's learning rate, an error in the encoder grows tenfold in three steps.
 SETTINGS = (
     "name=tiny", "data.batch_size=4", "trainer.max_steps=20", "balancer=encodec", "balancer.monitor_every=5",
     "trainer.log_every=5", "trainer.validate_every=10", "trainer.checkpoint_every=5",
@@ -81,8 +80,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return held(folder, 0, 1)
 
 
-def check_alike(state: dict[str, Any], expected: dict[str, Any]) -> None:
-    """To rounding: codec, codebooks, averages, discriminator and balancer after 20 steps."""
+def assert_equal_to_rounding(state: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Codec, codebooks, averages, discriminator and balancer after 20 steps."""
     expected_tensors = dict(tensors({name: expected[name] for name in ("codec", "average", "adversarial", "balancer")}))
     found = dict(tensors({name: state[name] for name in ("codec", "average", "adversarial", "balancer")}))
     assert found.keys() == expected_tensors.keys()
@@ -92,20 +91,20 @@ def check_alike(state: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does_and_stay_equal_to_the_bit(tmp_path: Path, alone: dict[str, Any]) -> None:
+def test_two_processes_equal_one_to_rounding_and_each_other_to_the_bit(tmp_path: Path, alone: dict[str, Any]) -> None:
     done = train(tmp_path, 2)
     assert done.returncode == 0, done.stderr
     first, second = held(tmp_path, 0, 2), held(tmp_path, 1, 2)
     assert differences(first, second) == ["/seconds"]
-    check_alike(first, alone)
+    assert_equal_to_rounding(first, alone)
     assert first["step"] == alone["step"] == 20
-    # One of them speaks and writes.
+    # Only the main process logs and writes.
     assert done.stdout.count("step 20/20") == 1
     assert len(list((tmp_path / "tiny" / "checkpoints").glob("step_*.pt"))) == 2
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_run_with_a_message_and_another_number_of_processes_resumes_it(
+def test_a_run_with_a_killed_process_ends_and_another_number_of_processes_resumes_it(
     tmp_path: Path, alone: dict[str, Any]
 ) -> None:
     done = train(tmp_path, 2, kill="1@12")
@@ -115,28 +114,28 @@ def test_a_killed_process_ends_the_run_with_a_message_and_another_number_of_proc
     done = train(tmp_path, 1)
     assert done.returncode == 0, done.stderr
     assert "resumed at step 10" in done.stdout
-    check_alike(held(tmp_path, 0, 1), alone)
+    assert_equal_to_rounding(held(tmp_path, 0, 1), alone)
 
 
 @pytest.mark.slow
-def test_torchrun_starts_a_killed_run_again_and_it_resumes(tmp_path: Path, alone: dict[str, Any]) -> None:
+def test_torchrun_restarts_a_killed_run_and_it_resumes(tmp_path: Path, alone: dict[str, Any]) -> None:
     done = train(tmp_path, 2, kill="0@17", restarts=1)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "killed").exists()
     assert "resumed at step 15" in done.stdout
-    check_alike(held(tmp_path, 1, 2), alone)
+    assert_equal_to_rounding(held(tmp_path, 1, 2), alone)
 
 
 @pytest.mark.slow
-def test_what_is_wrong_in_one_process_is_said_and_no_process_waits_for_ever(tmp_path: Path) -> None:
+def test_an_error_in_the_settings_ends_all_processes(tmp_path: Path) -> None:
     done = train(tmp_path, 2, "data.batch_size=3")
     assert done.returncode != 0
     assert "data.batch_size must be a multiple of the number of processes, 2, got 3" in done.stderr
 
 
 @pytest.mark.slow
-def test_two_processes_go_back_together(tmp_path: Path) -> None:
-    """At a rate a million times too high, which the first return mends."""
+def test_two_processes_roll_back_together(tmp_path: Path) -> None:
+    """The learning rate is a million times too high until the first rollback."""
     rates = ("optimizer.codec.lr=5000", "trainer.rollback.lr_factor=1e-6", "trainer.max_skipped_steps=3")
     done = train(tmp_path, 2, *rates)
     assert done.returncode == 0, done.stderr
@@ -147,7 +146,7 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
     assert first["step"] == 20
 
 
-def test_alone_nothing_is_exchanged() -> None:
+def test_a_single_process_needs_no_process_group() -> None:
     with process_group("cpu") as (processes, device):
         assert (processes.rank, processes.world_size, device.type) == (0, 1, "cpu")
         assert processes.is_main

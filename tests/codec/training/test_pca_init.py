@@ -1,4 +1,4 @@
-"""The first weights that make a codec a transform: right waveforms without a step of training."""
+"""A codec with PCA initialization reconstructs waveforms without a training step."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ VARIANTS = {
     "reflection": seanet_config(**BASE | {"causal": False, "padding": "reflect"}),
     "no norm": seanet_config(**BASE | {"norm": "none"}),
     "LSTM": seanet_config(**BASE | {"lstm_layers": 2}),
-    "convolution beside": seanet_config(**BASE | {"skip": "conv", "residual_layers": 2}),
+    "convolutional skip": seanet_config(**BASE | {"skip": "conv", "residual_layers": 2}),
     "odd stride": seanet_config(
         **BASE | {"strides": [5, 3], "filters": 16, "latent_dim": 15, "bandwidths_kbps": [12.0]}
     ),
@@ -58,18 +58,18 @@ def started(config: CodecConfig) -> tuple[Codec, Tensor]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_unquantized_audio_comes_back(name: str) -> None:
+def test_unquantized_audio_is_reconstructed(name: str) -> None:
     codec, audio = started(VARIANTS[name])
     with torch.no_grad():
         before = make_codec(VARIANTS[name].to_dict())(audio, quantize=False).audio
         after = codec(audio, quantize=False).audio
-    assert error_db(before, audio) > -1  # random weights know nothing
+    assert error_db(before, audio) > -1
     assert error_db(after, audio) < -25
 
 
 @torch.no_grad()
-def test_between_rectifiers_quiet_audio_comes_back_as_loud_audio_does() -> None:
-    """No constant stands beside the signal: what is 50 dB below the audio the weights were made for is as right."""
+def test_rectifiers_reconstruct_quiet_and_loud_audio() -> None:
+    """Without an added constant, audio 50 dB below the training audio is reconstructed as well."""
     codec, audio = started(VARIANTS["rectifiers"])
     quiet = audio * 10 ** (-50 / 20)
     assert error_db(codec(audio, quantize=False).audio, audio) < -35
@@ -82,7 +82,7 @@ def test_between_rectifiers_quiet_audio_comes_back_as_loud_audio_does() -> None:
 
 @torch.no_grad()
 def test_latents_are_the_principal_components_of_frames() -> None:
-    """Against NumPy's eigenvalues, where no layer has to leave a component out; companded by the noise shaping."""
+    """Compared with NumPy's eigenvalues, for components that no layer drops; scaled by the noise shaping."""
     codec, _ = started(MONO)
     audio = low_passed(MONO, 64, 64, seed=1)
     frames = audio.double().numpy().reshape(-1, MONO.hop_samples)
@@ -96,7 +96,7 @@ def test_latents_are_the_principal_components_of_frames() -> None:
 
 @torch.no_grad()
 def test_noise_in_the_latent_is_shaped_like_the_signal() -> None:
-    """Equal noise on all latents comes out strongest in the low band, where this signal has its power."""
+    """Equal noise on all latents is decoded mostly to the low band, where this signal has its power."""
     codec, audio = started(MONO)
     latent = codec.encode_latent(audio)
     noise = 0.1 * torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))
@@ -106,8 +106,8 @@ def test_noise_in_the_latent_is_shaped_like_the_signal() -> None:
     assert power[:quarter].mean() > 10 * power[-quarter:].mean()
 
 
-def test_every_weight_learns_or_has_a_factor_that_does() -> None:
-    """No part is cut off for good: whatever has no gradient now has one once its neighbour has moved."""
+def test_every_weight_gets_a_gradient() -> None:
+    """Within three steps: a weight without a gradient gets one when its neighbour is no longer zero."""
     codec, audio = started(VARIANTS["LSTM"])
     optimizer = torch.optim.SGD(codec.parameters(), 1e-3)
     for _ in range(3):
@@ -136,6 +136,6 @@ def test_the_same_audio_gives_the_same_weights() -> None:
         (MONO, torch.randn(1, 1, 7), "at least 8 samples"),
     ],
 )
-def test_what_cannot_be_a_transform_is_refused(config: CodecConfig, audio: Tensor, message: str) -> None:
+def test_unsuitable_codecs_and_audio_are_refused(config: CodecConfig, audio: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pca_init_(make_codec(config.to_dict()), audio)

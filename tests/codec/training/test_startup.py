@@ -1,4 +1,4 @@
-"""A run that begins as a transform codec, and an encoder with a rate and an end of its own."""
+"""Initialization from the first batches, and an encoder with its own learning rate that is frozen later."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,13 +37,13 @@ def scores_before_the_first_step(trainer: Trainer) -> float:
     return float(first["all/si_sdr_db"])
 
 
-def test_the_first_validation_already_hears_the_clips(tmp_path: Path) -> None:
+def test_pca_initialization_reconstructs_the_clips_before_the_first_step(tmp_path: Path) -> None:
     random = scores_before_the_first_step(tiny_trainer(tmp_path / "random"))
     transform = scores_before_the_first_step(tiny_trainer(tmp_path / "pca", init="pca"))
     assert random < -20 < -3 < transform
 
 
-def test_the_average_and_the_codec_begin_alike(tmp_path: Path) -> None:
+def test_codec_and_average_have_the_same_initial_weights(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, init="pca")
     interrupt_at(trainer, 0)
     with pytest.raises(KeyboardInterrupt):
@@ -53,7 +53,7 @@ def test_the_average_and_the_codec_begin_alike(tmp_path: Path) -> None:
     assert differences(trainer.codec.state_dict(), tiny_codec().state_dict()) != []
 
 
-def test_a_resumed_run_is_not_begun_anew(tmp_path: Path) -> None:
+def test_a_resumed_run_is_not_initialized_again(tmp_path: Path) -> None:
     whole = tiny_trainer(tmp_path / "whole", init="pca", encoder_lr_factor=0.1)
     whole.run()
     stopped = tiny_trainer(tmp_path / "stopped", init="pca", encoder_lr_factor=0.1)
@@ -70,7 +70,7 @@ def take_steps_until_interrupted(trainer: Trainer) -> None:
     trainer.save(None)
 
 
-def test_a_rate_of_zero_leaves_the_encoder_as_it_is(tmp_path: Path) -> None:
+def test_a_learning_rate_factor_of_zero_freezes_the_encoder(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_lr_factor=0.0)
     before = copied(trainer.codec.state_dict())
     take_steps(trainer, 2)
@@ -81,7 +81,7 @@ def test_a_rate_of_zero_leaves_the_encoder_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.1, 3.0])
-def test_the_encoder_moves_at_its_own_rate(tmp_path: Path, rate: float) -> None:
+def test_the_encoder_has_its_own_learning_rate(tmp_path: Path, rate: float) -> None:
     """Adam's first step is the learning rate in every weight that has a gradient well above its epsilon."""
     trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_lr_factor=rate)
     before = copied(trainer.codec.state_dict())
@@ -92,7 +92,7 @@ def test_the_encoder_moves_at_its_own_rate(tmp_path: Path, rate: float) -> None:
         torch.testing.assert_close(steps.median().item(), expected, rtol=0.01, atol=0)
 
 
-def test_a_commitment_to_an_encoder_that_stays_costs_nothing(tmp_path: Path) -> None:
+def test_the_commitment_loss_of_a_frozen_encoder_has_no_gradient(tmp_path: Path) -> None:
     codec = started(tiny_codec())
     trainer = tiny_trainer(
         tmp_path, codec=codec, encoder_lr_factor=0.0, codebooks=CodebookConfig(commitment_weight=5.0)
@@ -102,8 +102,8 @@ def test_a_commitment_to_an_encoder_that_stays_costs_nothing(tmp_path: Path) -> 
     assert "commitment_ratio" not in metrics
 
 
-def test_an_encoder_that_has_learnt_stays_and_its_codebooks_start_anew(tmp_path: Path) -> None:
-    """At half of six steps: with the average of its weights, and books of the latents that these give."""
+def test_the_encoder_is_frozen_and_the_codebooks_are_initialized_again(tmp_path: Path) -> None:
+    """After three of six steps, with averaged weights and codebooks of their latents."""
     trainer = tiny_trainer(tmp_path, init="pca", freeze_encoder_at=0.5)
     seen: dict[int, dict[str, Tensor]] = {}
     step = trainer.train_step
@@ -121,7 +121,7 @@ def test_an_encoder_that_has_learnt_stays_and_its_codebooks_start_anew(tmp_path:
     assert differences(now.encoder.state_dict(), trainer.averaged_codec.encoder.state_dict()) == []
     assert all(parameter.grad is None for parameter in now.encoder.parameters())
     assert any(parameter.requires_grad for parameter in now.decoder.parameters())
-    started = [message for message in messages(trainer) if message.startswith("codebooks started")]
+    started = [message for message in messages(trainer) if message.startswith("codebooks initialized")]
     assert [message.split()[4] for message in started] == ["0", "3"]
     anew = make_codec(now.config.to_dict())
     anew.load_state_dict(seen[3])
@@ -133,7 +133,7 @@ def test_an_encoder_that_has_learnt_stays_and_its_codebooks_start_anew(tmp_path:
 
 
 @pytest.mark.parametrize("stop", [2, 5])
-def test_a_run_stopped_before_or_after_its_encoder_stays_ends_alike(tmp_path: Path, stop: int) -> None:
+def test_a_run_interrupted_before_or_after_freezing_ends_with_the_same_bits(tmp_path: Path, stop: int) -> None:
     def make(name: str) -> Trainer:
         return tiny_trainer(tmp_path / name, init="pca", freeze_encoder_at=0.5)
 
@@ -144,15 +144,15 @@ def test_a_run_stopped_before_or_after_its_encoder_stays_ends_alike(tmp_path: Pa
     assert stopped.encoder_frozen == (stop == 5)
     resumed.run()
     assert differences(resumed.codec.state_dict(), whole.codec.state_dict()) == []
-    assert sum(message.startswith("codebooks started") for message in messages(resumed)) == (stop == 2)
+    assert sum(message.startswith("codebooks initialized") for message in messages(resumed)) == (stop == 2)
 
 
-def test_a_run_that_goes_back_before_the_end_of_its_encoder_lets_it_learn(tmp_path: Path) -> None:
+def test_loading_an_earlier_state_unfreezes_the_encoder(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), freeze_encoder_at=0.5)
     take_steps(trainer, 2)
     before = copied(trainer.state_dict())
     take_steps(trainer, 1)
-    trainer._settle_encoder()
+    trainer._freeze_encoder()
     assert trainer.encoder_frozen
     assert not any(parameter.requires_grad for parameter in trainer.codec.encoder.parameters())
     trainer.load_state_dict(before)
@@ -160,8 +160,8 @@ def test_a_run_that_goes_back_before_the_end_of_its_encoder_lets_it_learn(tmp_pa
     assert all(parameter.requires_grad for parameter in trainer.codec.encoder.parameters())
 
 
-def test_an_encoder_that_never_learnt_has_no_end(tmp_path: Path) -> None:
+def test_an_encoder_frozen_from_the_start_is_not_frozen_again(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, init="pca", encoder_lr_factor=0.0, freeze_encoder_at=0.5)
     trainer.run()
-    assert not trainer.encoder_frozen
-    assert sum(message.startswith("codebooks started") for message in messages(trainer)) == 1
+    assert not any("encoder frozen" in message for message in messages(trainer))
+    assert sum(message.startswith("codebooks initialized") for message in messages(trainer)) == 1
