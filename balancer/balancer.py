@@ -53,10 +53,10 @@ class Balancer(nn.Module):
     """Engine that runs every strategy.
 
     A loss is inactive in a step if it is missing, constant, has weight 0 or a value that is not finite. It gets weight
-    0 and is not passed to the strategy, so it does not affect the state. In steps with per-loss gradients,
-    a loss whose gradient is zero or not finite is inactive as well. Without them gradients are not checked one by one,
-    so that monitoring does not affect training. Then a loss of exactly 0 counts as inactive, and a finite loss with a
-    NaN gradient makes the result NaN, as in a plain sum. The caller must skip that step.
+    0 and is not passed to the strategy, so it does not affect the state. In steps with per-loss gradients, a loss whose
+    gradient is zero or not finite is inactive as well. Without them gradients are not checked one by one, so that
+    monitoring does not affect training. Then a loss of exactly 0 counts as inactive, and a finite loss with a NaN
+    gradient makes the result NaN, as in a plain sum. The caller must skip that step.
 
     Args:
         weights: Weight of each loss by name.

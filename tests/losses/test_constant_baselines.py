@@ -97,7 +97,7 @@ def test_autocast_changes_nothing_and_no_graph_is_kept(loss: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("loss", [L1(), L2(), *SPECTRAL])
-def test_audio_without_channels_is_refused(loss: nn.Module) -> None:
+def test_audio_without_channels_is_an_error(loss: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"expected audio \[B, C, T\], got \[2, 1000\]"):
         loss.constant_baseline(torch.zeros(2, 1000))
 

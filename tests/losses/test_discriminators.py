@@ -150,7 +150,7 @@ def test_compression_has_finite_gradients_in_silence_and_raises_quiet_components
 
 
 @pytest.mark.parametrize("compression", [0.0, -0.3, 1.1, math.nan])
-def test_compression_out_of_range_is_refused(compression: float) -> None:
+def test_compression_out_of_range_is_an_error(compression: float) -> None:
     with pytest.raises(ValueError, match=f"compression in .0, 1., got {compression}"):
         MultiScaleSTFTDiscriminator(4, [64], compression=compression)
 
@@ -275,7 +275,7 @@ def test_silence_gives_finite_outputs_and_gradients(small: Discriminator) -> Non
 
 
 @pytest.mark.parametrize(("kind", "minimum"), [("stft", 128), ("period", 5), ("scale", 16), ("combined", 128)])
-def test_shortest_audio_works_and_shorter_is_refused(kind: str, minimum: int) -> None:
+def test_shortest_audio_works_and_shorter_is_an_error(kind: str, minimum: int) -> None:
     discriminator = SMALL[kind]()
     assert minimum_samples(discriminator) == segment_samples(discriminator) == minimum
     assert all(logits.numel() for logits in discriminator(_audio(samples=minimum)).logits)
@@ -285,7 +285,7 @@ def test_shortest_audio_works_and_shorter_is_refused(kind: str, minimum: int) ->
         discriminator(torch.zeros(2, 700))
 
 
-def test_impossible_settings_are_refused() -> None:
+def test_impossible_settings_are_errors() -> None:
     with pytest.raises(ValueError, match="multiples of 4"):
         MultiScaleSTFTDiscriminator(4, [1022])
     with pytest.raises(ValueError, match="two odd sizes"):

@@ -97,14 +97,14 @@ def test_bfloat16_logits_and_features_are_summed_in_float32() -> None:
     assert (adversarial.item(), features.item()) == (-1.0, 1.0)
 
 
-def test_unknown_forms_are_refused() -> None:
+def test_unknown_forms_are_errors() -> None:
     with pytest.raises(ValueError, match=r"generator to be one of .* got 'hinge2'"):
         AdversarialLoss("hinge2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"feature_matching to be one of .* got 'l1'"):
         AdversarialLoss(feature_matching="l1")  # type: ignore[arg-type]
 
 
-def test_missing_logits_and_features_of_other_shapes_are_refused() -> None:
+def test_missing_logits_and_features_of_other_shapes_are_errors() -> None:
     with pytest.raises(ValueError, match="at least one sub-discriminator"):
         generator_loss([])
     for estimate, reference in (

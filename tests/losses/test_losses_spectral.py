@@ -229,7 +229,7 @@ def test_spectral_convergence_of_half_the_signal_is_a_half_and_its_log_distance_
 @pytest.mark.parametrize(
     ("loss", "minimum"), [(_audiocraft(), 385), (MultiScaleMel(RATE, [11]), 769), (MultiResolutionSTFT(), 1025)]
 )
-def test_shortest_signal_works_and_a_shorter_one_is_refused(loss: MultiScaleMel, minimum: int) -> None:
+def test_shortest_signal_works_and_a_shorter_one_is_an_error(loss: MultiScaleMel, minimum: int) -> None:
     assert loss.minimum_samples == minimum
     assert loss(torch.ones(1, 1, minimum), torch.zeros(1, 1, minimum)).isfinite()
     short = torch.zeros(1, 1, minimum - 1)
@@ -253,12 +253,12 @@ def test_shortest_signal_works_and_a_shorter_one_is_refused(loss: MultiScaleMel,
         ({"window_exponents": [5], "f_min_hz": 100.0, "f_max_hz": 200.0}, "expected a bin of a 32-sample window"),
     ],
 )
-def test_impossible_mel_settings_are_refused_at_construction(arguments: dict[str, object], message: str) -> None:
+def test_impossible_mel_settings_are_errors(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MultiScaleMel(**({"sample_rate": RATE, "window_exponents": [9]} | arguments))  # type: ignore[arg-type]
 
 
-def test_unequal_lists_of_resolutions_are_refused() -> None:
+def test_unequal_lists_of_resolutions_are_errors() -> None:
     with pytest.raises(ValueError, match="got 2 ffts, 1 hops, 2 windows"):
         MultiResolutionSTFT([512, 256], [64], [512, 256])
 

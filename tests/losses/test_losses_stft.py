@@ -58,7 +58,7 @@ def test_float32_under_autocast_and_from_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(64, 0, 64), (64, 65, 64), (65, 16, 64), (31, 8, 31), (0, 1, 2)])
-def test_impossible_sizes_are_refused(sizes: tuple[int, int, int]) -> None:
+def test_impossible_sizes_are_errors(sizes: tuple[int, int, int]) -> None:
     window, hop, fft = sizes
     with pytest.raises(ValueError, match="hop_samples <= window_samples <= fft_samples"):
         STFT(window, hop, fft_samples=fft)

@@ -139,7 +139,7 @@ def test_autocast_changes_nothing_and_bfloat16_gives_float32() -> None:
     assert loss(estimate.bfloat16(), reference.bfloat16()).dtype == torch.float32
 
 
-def test_a_signal_shorter_than_the_window_is_refused() -> None:
+def test_a_signal_shorter_than_the_window_is_an_error() -> None:
     loss = Tonality(1024)
     assert loss.minimum_samples == 1024
     assert loss(noise(1, 1, 1024), noise(1, 1, 1024, seed=1)).isfinite()
@@ -158,6 +158,6 @@ def test_a_signal_shorter_than_the_window_is_refused() -> None:
         ({"floor": 0.0}, "floor > 0"),
     ],
 )
-def test_impossible_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_errors(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Tonality(**arguments)

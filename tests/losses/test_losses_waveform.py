@@ -100,7 +100,7 @@ def test_values_are_float32_under_bfloat16_autocast_and_from_bfloat16_signals(lo
 
 
 @pytest.mark.parametrize("loss", [L1(), L2(), SISDR()])
-def test_shapes_that_differ_or_are_not_batch_channels_samples_are_refused(loss: torch.nn.Module) -> None:
+def test_shapes_that_differ_or_are_not_batch_channels_samples_are_errors(loss: torch.nn.Module) -> None:
     with pytest.raises(ValueError, match=r"one shape, got \[1, 1, 4\] and \[1, 2, 4\]"):
         loss(torch.zeros(1, 1, 4), torch.zeros(1, 2, 4))
     with pytest.raises(ValueError, match=r"\[B, C, T\], got \[1, 4\]"):

@@ -32,7 +32,7 @@ SETTINGS = (
     "name=tiny", "data.batch_size=4", "trainer.max_steps=20", "balancer=encodec", "balancer.monitor_every=5",
     "trainer.log_every=5", "trainer.validate_every=10", "trainer.checkpoint_every=5",
     "trainer.codebooks.start_fraction=0.2", "trainer.encoder_lr_factor=0.01", "trainer.freeze_encoder_at=0.6",
-    "codec.network.activation=1", "discriminator.compression=1", "losses.weights.adversarial=0.1",
+    "codec.network.activation=elu", "discriminator.compression=1", "losses.weights.adversarial=0.1",
     "losses.weights.feature_matching=0.2", "losses.weights.tonality=0", *SGD,
 )  # fmt: skip
 
