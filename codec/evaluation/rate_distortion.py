@@ -217,7 +217,7 @@ def _measure_codec(
 
 
 def _codebook_sizes(prepared: PreparedCodec) -> Sequence[int]:
-    return [prepared.codec.config.codebook_size] * prepared.codec.config.num_codebooks
+    return prepared.codec.config.codebook_sizes
 
 
 def _content(encoded: Path) -> tuple[int, Tensor]:

@@ -277,7 +277,7 @@ class Trainer:
         values = self.meters.read(self.data.seconds_per_step, self.processes)
         if self.codec.quantizer.initialized:
             values |= codebook_metrics(self.codec.quantizer.usage())
-            values["codebook_size"] = self.codec.config.codebook_size
+            values["codebook_size"] = max(self.codec.config.codebook_sizes)
         values |= {"lr": self.optimizer.param_groups[-1]["lr"], "skipped_steps": self.skipped}
         values["rollbacks"] = self.divergence_monitor.rollbacks
         values |= loss_properties(self.losses, self.adversarial)

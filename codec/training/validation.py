@@ -108,7 +108,7 @@ class Validation:
         mean_losses = _means(loss_values)
         mean_scores = _means(scores) | {f"all/{name}_loss": value for name, value in mean_losses.items()}
         if codes:
-            sizes = [codec.config.codebook_size] * codes[0].shape[1]
+            sizes = codec.config.codebook_sizes[: codes[0].shape[1]]
             counts = count_codes(torch.cat([each.flatten(2) for each in codes], dim=2), sizes)
             mean_scores |= codebook_metrics(codebook_usage(counts, sizes))
         return ValidationResult(mean_scores, mean_losses, samples)

@@ -115,7 +115,7 @@ def score(
     audio_metrics = {name: metric for name, metric in metrics.items() if metric.domain != "codes"}
     config = codec.config
     device = next(codec.parameters()).device
-    sizes = [config.codebook_size] * config.codebooks_for(bandwidth_kbps)
+    sizes = list(config.codebook_sizes[: config.codebooks_for(bandwidth_kbps)])
     counts = torch.zeros(len(sizes), max(sizes), dtype=torch.int64, device=device)
     per_clip: dict[str, dict[str, Any]] = {}
     for clip in clips:

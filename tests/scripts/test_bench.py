@@ -241,13 +241,13 @@ def test_ratios_of_training_steps(
 def test_the_machine_is_described_by_cpu_and_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     core = "cpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 amx_bf16 avx512f_more\n\n"
     (tmp_path / "cpuinfo").write_text(2 * core)
-    monkeypatch.setattr("codec.network.cpu._CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("codec.training.startup.cpu._CPUINFO", tmp_path / "cpuinfo")
     name, cores, features, *_, version = machine.describe_machine().split(", ")
     assert name == "Some CPU family 6 model 143"
     assert int(cores.removesuffix(" cores")) >= 1
     assert features == "avx2 amx_bf16"
     assert version == f"torch {torch.__version__}"
-    monkeypatch.setattr("codec.network.cpu._CPUINFO", tmp_path / "missing")
+    monkeypatch.setattr("codec.training.startup.cpu._CPUINFO", tmp_path / "missing")
     assert "no AVX" in machine.describe_machine()
 
 
