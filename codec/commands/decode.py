@@ -5,8 +5,13 @@ from pathlib import Path
 
 from codec.coding import CodingResult, SampleRange, decode_audio, open_encoded
 from codec.commands.batch import process_files
-from codec.commands.language_model import LM_DESCRIPTION, load_language_model
-from codec.commands.model_options import add_entropy_option, add_model_options, load_codec
+from codec.commands.model_options import (
+    add_entropy_option,
+    add_lm_option,
+    add_model_options,
+    load_codec,
+    load_language_model,
+)
 from codec.commands.standard_streams import display_name, open_audio_sink, open_input
 
 __all__ = ["add"]
@@ -37,9 +42,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="for low latency: write each frame as soon as it is decoded. The length of the output is then a multiple "
         "of the frame length",
     )
-    decode.add_argument(
-        "--lm", metavar="FILE", type=Path, help=f"{LM_DESCRIPTION}, for files that were compressed with it"
-    )
+    add_lm_option(decode, "for files that were compressed with it")
     add_entropy_option(decode)
     add_model_options(decode)
     decode.set_defaults(run=_decode)

@@ -8,13 +8,14 @@ from codec.bitstream.encodec.header import package_model_name
 from codec.bitstream.header import CODINGS
 from codec.coding import CodingResult, encode_audio, encode_audio_as_encodec
 from codec.commands.batch import process_files
-from codec.commands.language_model import LM_DESCRIPTION, load_language_model
 from codec.commands.model_options import (
     add_beams_option,
     add_entropy_option,
+    add_lm_option,
     add_model_options,
     check_bandwidth,
     load_codec,
+    load_language_model,
 )
 from codec.commands.standard_streams import open_audio_source, open_output
 
@@ -55,9 +56,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="encodec: the .ecdc format of the encodec package, for models of its two architectures. It has no "
         "checksums. Default: own",
     )
-    encode.add_argument(
-        "--lm", metavar="FILE", type=Path, help=f"{LM_DESCRIPTION}, to compress the codes. Needs --format encodec"
-    )
+    add_lm_option(encode, "to compress the codes. Needs --format encodec")
     encode.add_argument(
         "--coding",
         choices=CODINGS,

@@ -54,12 +54,13 @@ def _describe_encoded(reader: BitstreamReader, size: int) -> None:
     seconds = (reader.samples or 0) / header.sample_rate
     print_table({
         "encoded with model": header.model,
-        "length": f"{seconds:.2f} s ({reader.samples} samples at {header.sample_rate} Hz, {header.channels} channels)",
+        "length": f"{seconds:.2f} s ({reader.samples} samples at {header.sample_rate} Hz, "
+        f"{_count(header.channels, 'channel')})",
         "size": f"{size} bytes, {bitrate_kbps(size, seconds):.2f} kbps",
-        "codes": f"{header.num_codebooks} codebooks of {header.bits_per_code} bits, {frames} frames of "
-        f"{header.hop_samples} samples in {len(blocks)} blocks",
+        "codes": f"{_count(header.num_codebooks, 'codebook')} of {header.bits_per_code} bits, "
+        f"{_count(frames, 'frame')} of {header.hop_samples} samples in {_count(len(blocks), 'block')}",
         "coding": _describe_coding(header, code_bytes, header.block_bytes(frames)),
-        "source": f"{header.source_sample_rate} Hz, {header.source_channels} channels",
+        "source": f"{header.source_sample_rate} Hz, {_count(header.source_channels, 'channel')}",
     })  # fmt: skip
 
 
@@ -73,9 +74,11 @@ def _describe_encodec_file(reader: EncodecReader, size: int) -> None:
     print_table({
         "format": "of the encodec package (ECDC version 0)",
         "encoded with model": f"{header.model}, the file does not identify the weights",
-        "length": f"{seconds:.2f} s ({header.samples} samples at {config.sample_rate} Hz, {config.channels} channels)",
+        "length": f"{seconds:.2f} s ({header.samples} samples at {config.sample_rate} Hz, "
+        f"{_count(config.channels, 'channel')})",
         "size": f"{size} bytes, {bitrate_kbps(size, seconds):.2f} kbps",
-        "codes": f"{header.num_codebooks} codebooks of {config.bits_per_code} bits in {header.segments} segments",
+        "codes": f"{_count(header.num_codebooks, 'codebook')} of {config.bits_per_code} bits in "
+        f"{_count(header.segments, 'segment')}",
         "language model": "yes, decoding needs --lm" if header.is_compressed else "no",
     })  # fmt: skip
 
@@ -96,7 +99,7 @@ def describe_model(codec: Codec, path: Path) -> None:
     weights = sum(parameter.numel() for parameter in codec.parameters())
     print_table({
         "model": f"{fingerprint(codec)} ({path})",
-        "audio": f"{config.sample_rate} Hz, {config.channels} channels"
+        "audio": f"{config.sample_rate} Hz, {_count(config.channels, 'channel')}"
         + (", normalized to its RMS" if config.normalize else ""),
         "network": _settings(config.network),
         "quantizer": _settings(config.quantizer),
@@ -112,3 +115,7 @@ def describe_model(codec: Codec, path: Path) -> None:
 def _settings(part: Mapping[str, Any]) -> str:
     settings = (f"{name} {value}" for name, value in part.items() if name != "name")
     return f"{part['name']}: {', '.join(settings)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

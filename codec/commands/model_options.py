@@ -1,4 +1,4 @@
-"""The options that choose a model and a device."""
+"""The options that choose models and a device."""
 
 import argparse
 import sys
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from codec.bitstream.encodec.segments import LanguageModel
 from codec.bitstream.entropy.model_file import ENTROPY_NAME
 from codec.coding import PreparedCodec
+from codec.config import CodecConfig
 from codec.model import Codec
 from codec.model_file import load_model
 
@@ -18,9 +20,11 @@ __all__ = [
     "add_beams_option",
     "add_checkpoint_option",
     "add_entropy_option",
+    "add_lm_option",
     "add_model_options",
     "check_bandwidth",
     "load_codec",
+    "load_language_model",
     "model_path",
     "read_model",
 ]
@@ -70,6 +74,12 @@ def add_beams_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_lm_option(command: argparse.ArgumentParser, purpose: str) -> None:
+    """Adds --lm, which is used for a purpose."""
+    text = f"weights (.th) of the encodec package's language model, {purpose}"
+    command.add_argument("--lm", metavar="FILE", type=Path, help=text)
+
+
 def load_codec(options: argparse.Namespace) -> PreparedCodec:
     """Loads the model that the options choose, on their device."""
     beams = getattr(options, "beams", 1)
@@ -114,6 +124,15 @@ def read_model(path: Path) -> Codec:
         return read_averaged_codec(path)
     except CheckpointError as error:
         raise ValueError(str(error)) from error
+
+
+def load_language_model(path: Path | None, config: CodecConfig) -> LanguageModel | None:
+    """Loads the language model of --lm, if there is one."""
+    if path is None:
+        return None
+    from codec.bitstream.encodec.language_model import read_encodec_lm  # imported here, because few files need it
+
+    return read_encodec_lm(path, config)
 
 
 def check_bandwidth(bandwidth_kbps: float, offered: Sequence[float]) -> None:

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 import torch
 
 from codec import Codec
+from codec.cli import main
 from codec.model_file import save_model
 from codec_inputs import seanet_codec
 
@@ -66,3 +69,17 @@ def start_codec(*arguments: str) -> subprocess.Popen[bytes]:
     line = [sys.executable, "-m", "codec", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+
+
+def run_codec(*arguments: str | Path) -> int:
+    """Runs the program in this process and returns its exit status."""
+    return main([str(argument) for argument in arguments])
+
+
+def noise(samples: int, channels: int = 1) -> np.ndarray:
+    """Shape: -> [samples, channels] float32 in [-0.5, 0.5]."""
+    return np.random.default_rng(samples).uniform(-0.5, 0.5, (samples, channels)).astype(np.float32)
+
+
+def write_wav(path: Path | str, audio: np.ndarray, sample_rate: int = 24_000) -> None:
+    soundfile.write(path, audio, sample_rate, subtype="FLOAT")

@@ -1,7 +1,7 @@
-"""Randomly initialised models of other packages, and a `Codec` with the same weights.
+"""Random models of other packages, and a `Codec` with the same weights.
 
-Two independent oracles of the architecture: the `encodec` package (Défossez et al. 2022) and transformers'
-`EncodecModel`. Nothing is downloaded.
+The encodec package (Défossez et al. 2022) and transformers' `EncodecModel` are two independent references of the
+architecture. Nothing is downloaded.
 """
 
 import logging
@@ -30,7 +30,7 @@ __all__ = [
     "transformers_model",
 ]
 
-# A few thousand weights: hop 6, 100 frames a second, 4 books of 16 codes, 0.4 kbps each. Odd stride included.
+# A few thousand weights: hop 6, 100 frames per second, 4 codebooks of 16 codes, 0.4 kbps each, one odd stride.
 TINY: dict[str, Any] = {
     "sample_rate": 600,
     "filters": 4,
@@ -50,7 +50,7 @@ def encodec_model(config: Any) -> EncodecModel:
         "dimension": config.latent_dim,
         "n_filters": config.filters,
         "n_residual_layers": config.residual_layers,
-        "ratios": list(reversed(config.strides)),  # in the order of the decoder
+        "ratios": list(reversed(config.strides)),  # decoder order
         "norm": config.norm,
         "kernel_size": config.kernel_size,
         "last_kernel_size": config.kernel_size,
@@ -63,7 +63,7 @@ def encodec_model(config: Any) -> EncodecModel:
         "lstm": config.lstm_layers,
     }
     with warnings.catch_warnings():
-        # encodec 0.1.1 uses the weight_norm that torch has deprecated; it computes the same weight.
+        # encodec 0.1.1 uses a deprecated weight_norm of torch, which computes the same weight.
         warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
         encoder, decoder = SEANetEncoder(**layers), SEANetDecoder(**layers)
     quantizer = EncodecQuantizer(dimension=config.latent_dim, n_q=config.num_codebooks, bins=config.codebook_size)
@@ -79,15 +79,15 @@ def encodec_model(config: Any) -> EncodecModel:
         overlap=config.overlap,
     )
     for layer in model.quantizer.vq.layers:
-        layer._codebook.inited.fill_(1)  # else the first call would run k-means
+        layer._codebook.inited.fill_(1)  # otherwise the first call runs k-means
     randomize(model)
     return model.eval()
 
 
 def transformers_model(config: Any) -> nn.Module:
     """transformers' `EncodecModel` of this config, in eval mode."""
-    # Imported here: it takes seconds, and most tests do without.
     config = flat(config)
+    # Imported here, because the import takes seconds and few tests need it.
     logging.getLogger("transformers").setLevel(logging.ERROR)
     from transformers import EncodecConfig
     from transformers import EncodecModel as TransformersModel
@@ -123,7 +123,7 @@ def transformers_model(config: Any) -> nn.Module:
 
 @torch.no_grad()
 def randomize(model: nn.Module) -> None:
-    """Moves every parameter off its initial value, so that no two of a kind (gains of 1, biases of 0) are alike."""
+    """Changes every parameter, so that no two of a kind are equal (initially, gains are 1 and biases 0)."""
     for parameter in model.parameters():
         parameter.add_(0.1 * parameter.std(correction=0) * torch.randn_like(parameter))
         parameter.add_(0.02 * torch.randn_like(parameter))
@@ -131,18 +131,18 @@ def randomize(model: nn.Module) -> None:
 
 @torch.no_grad()
 def fill_codebooks(model: nn.Module, audio: torch.Tensor) -> None:
-    """Gives every book of `model` codes near the residuals of this audio, so that many of them are used.
+    """Sets the codes of every codebook near the residuals of this audio, so that many of them are used.
 
-    The codes are as far apart in every book: encodec adds |x|^2 to each distance, which would swamp the differences
-    of close ones, and no two implementations would agree.
+    All codebooks have the same distances between codes. encodec adds |x|^2 to each distance. For close codes, rounding
+    would then decide which is the nearest.
     """
     residual = model.encoder(audio).transpose(1, 2).flatten(0, 1)
     spread = 0.3 * residual.std(0).mean()
-    books = model.quantizer.vq.layers if hasattr(model.quantizer, "vq") else model.quantizer.layers
-    for book in books:
-        embed = (book._codebook if hasattr(book, "_codebook") else book.codebook).embed
-        some = residual[torch.randint(len(residual), (len(embed),))]
-        embed.copy_(0.8 * some + spread * torch.randn_like(embed))
+    layers = model.quantizer.vq.layers if hasattr(model.quantizer, "vq") else model.quantizer.layers
+    for layer in layers:
+        embed = (layer._codebook if hasattr(layer, "_codebook") else layer.codebook).embed
+        drawn = residual[torch.randint(len(residual), (len(embed),))]
+        embed.copy_(0.8 * drawn + spread * torch.randn_like(embed))
         residual = residual - embed[torch.cdist(residual, embed).argmin(1)]
 
 
@@ -150,7 +150,7 @@ def codec_with_weights_of(foreign: nn.Module, config: CodecConfig) -> Codec:
     """A `Codec` with the weights of an `encodec_model` or a `transformers_model` of the same config.
 
     Raises:
-        ForeignModelError: A weight is missing, superfluous or of another shape.
+        ForeignModelError: A weight is missing, unknown or of another shape.
     """
     return codec_with(translated(foreign.state_dict()), vars(flat(config)))
 
@@ -169,9 +169,9 @@ def assert_same_codes(codec: Codec, audio: Tensor, ours: list[Tensor], theirs: l
 
 
 def assert_ties(latent: Tensor, embed: Tensor, ours: Tensor, theirs: Tensor) -> None:
-    """Codes differ in few frames, and first in a codebook whose two codes float32 cannot tell apart.
+    """Asserts that codes differ in few frames, and there first in a codebook with two equally near codes.
 
-    The packages compute distances with a matrix product, whose rounding depends on the processor.
+    The packages compute distances with a matrix product, whose rounding depends on the machine.
 
     Shape: latent [B, D, F], embed [K, size, D], ours [B, K, F], theirs [B, K, F].
     """
@@ -180,6 +180,6 @@ def assert_ties(latent: Tensor, embed: Tensor, ours: Tensor, theirs: Tensor) -> 
     for signal, frame in frames:
         mine, other = ours[signal, :, frame], theirs[signal, :, frame]
         k = int((mine != other).nonzero()[0])
-        rest = latent[signal, :, frame].double() - sum(embed[i, mine[i]].double() for i in range(k))
-        squares = [(rest - embed[k, codes[k]]).square().sum().item() for codes in (mine, other)]
+        residual = latent[signal, :, frame].double() - sum(embed[j, mine[j]].double() for j in range(k))
+        squares = [(residual - embed[k, codes[k]]).square().sum().item() for codes in (mine, other)]
         assert squares[0] == pytest.approx(squares[1], abs=1e-5 * latent[signal, :, frame].square().sum().item())

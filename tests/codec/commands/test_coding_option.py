@@ -34,26 +34,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return runs
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must exit with 1 and returns its one line on stderr."""
-
-    def failing(*arguments: str) -> str:
-        capsys.readouterr()
-        assert main(list(arguments)) == 1
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        return error.strip()
-
-    return failing
-
-
 def write_noise(path: str, seconds: float, sample_rate: int = 24_000, channels: int = 1) -> None:
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, (round(seconds * sample_rate), channels))
     soundfile.write(path, audio.astype(np.float32), sample_rate, subtype="FLOAT")

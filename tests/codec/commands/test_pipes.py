@@ -100,8 +100,8 @@ def header_of(stream: IO[bytes]) -> bytes:
 
 @contextmanager
 def killed_if_stuck(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kills the processes after 60 s, so that a test fails instead of hanging."""
-    timers = [threading.Timer(60, process.kill) for process in processes]
+    """Kills the processes after 600 s, so that a test fails instead of hanging."""
+    timers = [threading.Timer(600, process.kill) for process in processes]
     for timer in timers:
         timer.start()
     try:
