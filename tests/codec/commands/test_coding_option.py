@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("runs")
     runs = {kind: save_tiny(kind, folder) for kind in KINDS}
     for kind, run in runs.items():
-        EntropyModel.from_network(random_network(SIZE), tiny_codec(kind).fingerprint()).save(Path(run) / ENTROPY_NAME)
+        EntropyModel.from_network(random_network(SIZE), fingerprint(tiny_codec(kind))).save(Path(run) / ENTROPY_NAME)
     return runs
 
 

@@ -9,6 +9,7 @@ import soundfile
 
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.cli import main
+from codec.model_file import fingerprint
 from coding_inputs import save_tiny, tiny_codec
 
 
@@ -27,7 +28,7 @@ def test_encode_uses_the_trained_model(
     out, error = capsys.readouterr()
     assert error.count("data/broken.wav") == 2
     model = EntropyModel.load(Path(run) / ENTROPY_NAME)
-    assert model.codec_fingerprint == tiny_codec("causal", bandwidths_kbps=(0.6, 2.4)).fingerprint()
+    assert model.codec_fingerprint == fingerprint(tiny_codec("causal", bandwidths_kbps=(0.6, 2.4)))
     assert f"{run}/{ENTROPY_NAME}: entropy model {model.fingerprint}, " in out
     size = r" +[\d.]+ \([-+][\d.]+ %\)"
     rows = re.findall(rf"^(held|data) +(\d) +(\d+) +([\d.]+){size}{size}$", out, re.M)
