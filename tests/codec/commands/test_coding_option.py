@@ -15,7 +15,6 @@ from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.bitstream.entropy.network import EntropyConfig
 from codec.cli import main
 from codec.coding import PreparedCodec, encode_file
-from codec.model import Codec
 from codec.model_file import fingerprint, save_model
 from coding_inputs import KINDS, TINY, save_tiny, tiny_codec
 from entropy_inputs import CODEC_FINGERPRINT, random_network
@@ -83,7 +82,7 @@ def test_the_default_coding_depends_on_the_entropy_model(runs: dict[str, str], h
     write_noise("in.wav", 0.5)
     plain = here / "plain"
     plain.mkdir()
-    tiny_codec("causal").save(plain / "model.safetensors")
+    save_model(tiny_codec("causal"), plain / "model.safetensors")
     for run, options, coding in [
         (runs["causal"], [], "transformer"),
         (str(plain), [], "adaptive"),
@@ -130,7 +129,7 @@ def test_a_missing_or_wrong_entropy_model_is_named(runs: dict[str, str], here: P
     assert main([*decode, "--entropy", f"{run}/{ENTROPY_NAME}"]) == 0
 
     other = EntropyModel.from_network(random_network(SIZE, seed=1), fingerprint(codec))
-    save_model(other, plain / ENTROPY_NAME)
+    other.save(plain / ENTROPY_NAME)
     error = fails(*decode)
     assert f"out.ecdc was encoded with entropy model {mine}" in error
     assert f"{plain}/{ENTROPY_NAME} is {other.fingerprint}" in error
@@ -189,6 +188,6 @@ def test_block_sizes_out_of_range_are_refused(
 
 def test_segments_too_long_for_a_block_are_refused(here: Path) -> None:
     write_noise("in.wav", 0.1)
-    codec = Codec(tiny_codec("segments", segment_seconds=60.0).config).eval()
+    codec = tiny_codec("segments", segment_seconds=60.0)
     with pytest.raises(ValueError, match="a block must have 1 to 4096 frames, got 9000"):
         encode_file(PreparedCodec(codec), Path("in.wav"), Path("out.ecdc"), 4.8)

@@ -88,12 +88,12 @@ def test_bitrate_and_conversions_are_printed(
     # 10 s of 75 frames with 4 codes of 4 bits are 1500 bytes, plus the header and two blocks.
     assert 1500 < size < 1900
     assert capsys.readouterr().out == (
-        f"out.ecdc: 10.00 s, {8 * size / 10 / 1000:.2f} kbps ({size} bytes); 2 channels mixed to one; "
+        f"out.ecdc: 10.00 s, {8 * size / 10 / 1000:.2f} kbps ({size} bytes); 2 channels mixed to 1; "
         f"resampled from 44100 to 24000 Hz\n"
     )
     write_wav("eight.wav", noise(3000, 8), 8000)
     assert run_codec("encode", "eight.wav", "out.ecdc", "--checkpoint", codecs["segments"][1]) == 0
-    assert "8 channels mixed to one on both sides; resampled from 8000 to 48000 Hz" in capsys.readouterr().out
+    assert "8 channels mixed to 2; resampled from 8000 to 48000 Hz" in capsys.readouterr().out
 
 
 def test_clipping_is_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,9 +124,9 @@ def test_invalid_audio_is_one_line(codecs: dict[str, tuple[Codec, str]], here: P
     write_wav("in.wav", noise(100))
     for source, message in [
         ("no.wav", "there is no file no.wav"),
-        ("notes.txt", "notes.txt is not audio that can be read"),
-        ("empty.wav", "empty.wav is not audio that can be read"),
-        ("nan.wav", "nan.wav holds a sample that is NaN or infinite, the first is number 1"),
+        ("notes.txt", "notes.txt: not audio"),
+        ("empty.wav", "empty.wav: not audio"),
+        ("nan.wav", "nan.wav: has a sample that is NaN or infinite, the first at frame 1"),
     ]:
         assert message in fails("encode", source, "out.ecdc", "--checkpoint", checkpoint)
     assert "same file" in fails("encode", "in.wav", "in.wav", "--checkpoint", checkpoint)

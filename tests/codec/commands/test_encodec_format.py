@@ -20,7 +20,7 @@ from codec.bitstream.encodec.language_model import EncodecLM
 from codec.bitstream.encodec.segments import EncodecReader, segment_bytes
 from codec.cli import main
 from codec.coding import PreparedCodec, open_encoded
-from codec.model_file import load_model
+from codec.model_file import load_model, save_model
 from codec_inputs import seanet_codec
 from coding_inputs import ROOT
 from encodec_package import language_models, package_models, package_reads, package_writes, random_frames, written
@@ -45,7 +45,7 @@ def lms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[LMModel, En
 def checkpoints(models: dict[str, EncodecModel], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     for name, model in models.items():
-        codec_with_weights_of(model, PACKAGE_CONFIGS[name]).save(folder / f"{name}.safetensors")
+        save_model(codec_with_weights_of(model, PACKAGE_CONFIGS[name]), folder / f"{name}.safetensors")
     return {name: folder / f"{name}.safetensors" for name in models}
 
 
@@ -198,7 +198,7 @@ def test_errors_are_one_line_and_leave_no_file(
     (tmp_path / "48.ecdc").write_bytes(EncodecHeader("encodec_48khz", 320, 2, False).to_bytes() + bytes(100))
     soundfile.write(tmp_path / "in.wav", np.zeros(1_000), 24_000)
     (tmp_path / "t").mkdir()
-    seanet_codec(filters=4, lstm_layers=0).save(tmp_path / "t" / "model.safetensors")
+    save_model(seanet_codec(filters=4, lstm_layers=0), tmp_path / "t" / "model.safetensors")
     make, message = REFUSALS[case]
     arguments = make(tmp_path, {name: path for name, (_, _, path) in lms.items()})
     if "--checkpoint" not in arguments:

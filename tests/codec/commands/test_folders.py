@@ -30,7 +30,7 @@ def test_a_folder_is_mirrored_and_one_invalid_file_does_not_stop_it(
     assert run_codec("encode", "music", "coded", "--checkpoint", checkpoint) == 1
     out, error = capsys.readouterr()
     assert error.count("\n") == 1
-    assert "broken.flac is not audio" in error
+    assert "broken.flac: not audio" in error
     assert "2 of 3 files done" in out
     assert files_below("coded") == ["a.ecdc", "live/b.ecdc"]
     assert run_codec("decode", "coded", "back", "--checkpoint", checkpoint) == 0

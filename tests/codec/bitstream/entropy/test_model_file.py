@@ -19,7 +19,7 @@ from entropy_inputs import CODEC_FINGERPRINT, SMALL, computed_model, random_netw
 def test_a_saved_model_is_loaded_unchanged(tmp_path: Path) -> None:
     model = EntropyModel.from_network(random_network(), CODEC_FINGERPRINT)
     for name in ("a", "b"):
-        save_model(model, tmp_path / name)
+        model.save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     back = EntropyModel.load(tmp_path / "a")
     assert (back.fingerprint, back.codec_fingerprint, back.config) == (model.fingerprint, CODEC_FINGERPRINT, SMALL)
@@ -81,7 +81,7 @@ def test_files_that_contradict_themselves_are_refused(
 ) -> None:
     path = tmp_path / ENTROPY_NAME
     model = computed_model()
-    save_model(model, path)
+    model.save(path)
     tables, description = load_file(path), json.loads(model._description())
     change(tables, description)
     save_file(tables, path, metadata={"entropy": json.dumps(description)})
@@ -90,7 +90,7 @@ def test_files_that_contradict_themselves_are_refused(
 
 
 def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
-    tiny_codec("causal").save(tmp_path / "model.safetensors")
+    save_model(tiny_codec("causal"), tmp_path / "model.safetensors")
     with pytest.raises(EntropyFileError, match="is not an entropy model"):
         EntropyModel.load(tmp_path / "model.safetensors")
 
