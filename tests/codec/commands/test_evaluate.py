@@ -229,7 +229,7 @@ def test_the_command_takes_a_metric_from_outside_the_packages(
     audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "model.safetensors"
-    tiny_codec().save(model)
+    save_model(tiny_codec(), model)
     arguments = [
         "evaluate",
         "--checkpoint",
@@ -253,7 +253,7 @@ def test_the_command_takes_a_metric_from_outside_the_packages(
 
 def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model.safetensors"
-    tiny_codec().save(model)
+    save_model(tiny_codec(), model)
     common = ["evaluate", "--checkpoint", str(model), "--output", str(tmp_path / "out"), "--seconds", "0.2"]
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
