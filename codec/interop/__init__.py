@@ -1,7 +1,7 @@
-"""Models of other packages, in and out: encodec, transformers, audiocraft; export to ONNX.
+"""Import and export of models: encodec, transformers, audiocraft, ONNX.
 
-Nothing of theirs is needed to read or write their files, but the package onnx to write its own; nothing is downloaded,
-and nothing a file names is run.
+The other packages are not needed, except onnx for the export to ONNX. Nothing is downloaded, and no code that a file
+names is executed.
 """
 
 from codec.interop.reading import ForeignModel, read_foreign

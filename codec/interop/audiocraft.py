@@ -1,7 +1,7 @@
-"""Compression models of audiocraft, MusicGen's and AudioGen's tokenizers among them (Copet et al. 2023).
+"""Compression models of audiocraft, including the tokenizers of MusicGen and AudioGen (Copet et al. 2023).
 
-A checkpoint holds the weights and `xp.cfg`, the experiment's whole configuration. In what audiocraft exports that is
-YAML; a checkpoint of its trainer holds pickled OmegaConf objects, for which nodes of ours stand in here.
+A checkpoint holds the weights and `xp.cfg`, the configuration of the experiment. An exported checkpoint holds it as
+YAML. A checkpoint of the trainer holds pickled OmegaConf objects, which become placeholders here.
 """
 
 import re
@@ -16,7 +16,7 @@ from codec.interop.weights import ForeignModelError, read_torch
 
 __all__ = ["read_checkpoint", "settings_of_audiocraft", "state_of_checkpoint"]
 
-# Name of a setting in the group "seanet" -> ours.
+# Name of a setting in the group "seanet" -> name of the setting here.
 _SEANET = {
     "channels": "channels",
     "n_filters": "filters",
@@ -31,7 +31,7 @@ _SEANET = {
     "norm": "norm",
     "pad_mode": "padding",
 }
-# Settings with one value that a codec of ours can have. A setting that is absent has it in audiocraft too.
+# Settings of which a codec of this project has one value. It is also audiocraft's value of a setting that is absent.
 _FIXED: dict[str, Any] = {
     "compression_model": "encodec",
     "encodec.autoencoder": "seanet",
@@ -46,7 +46,7 @@ _FIXED: dict[str, Any] = {
 
 
 class _Node:
-    """What stands in for any class that a pickled OmegaConf configuration names: it keeps what it is given."""
+    """Placeholder for every class that a pickled OmegaConf configuration names. It only stores its state."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -60,10 +60,10 @@ _OMEGACONF = [
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What a file of `torch.save` holds, on the CPU; OmegaConf's objects come as nodes without behaviour.
+    """Reads a file of `torch.save`, on the CPU; OmegaConf's objects become placeholders.
 
     Raises:
-        ForeignModelError: It is damaged, or holds more than tensors, primitives and OmegaConf's objects.
+        ForeignModelError: The file is damaged, or holds more than tensors, primitives and OmegaConf's objects.
     """
     with torch.serialization.safe_globals([(_Node, name) for name in _OMEGACONF]):
         return read_torch(path)
@@ -76,9 +76,9 @@ def state_of_checkpoint(checkpoint: Mapping[str, Any]) -> tuple[Any, dict[str, A
         ForeignModelError: It is another kind of checkpoint.
     """
     if "pretrained" in checkpoint:
-        raise ForeignModelError(f"it holds no model, it only names one: {checkpoint['pretrained']}")
+        raise ForeignModelError(f"the file only names a model: {checkpoint['pretrained']}")
     state, settings = checkpoint.get("best_state"), _plain(checkpoint.get("xp.cfg"))
-    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):  # the trainer's own
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):  # a checkpoint of the trainer
         state = state["model"]
     if isinstance(settings, str):
         import yaml
@@ -86,16 +86,16 @@ def state_of_checkpoint(checkpoint: Mapping[str, Any]) -> tuple[Any, dict[str, A
         try:
             settings = yaml.safe_load(settings)
         except yaml.YAMLError as error:
-            raise ForeignModelError(f"its xp.cfg is no YAML ({' '.join(str(error).split())[:200]})") from error
+            raise ForeignModelError(f"its xp.cfg is not valid YAML ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(settings, dict) or not state:
-        raise ForeignModelError("audiocraft's best_state and xp.cfg are wanted, and one of them is empty or missing")
+        raise ForeignModelError("expected audiocraft's best_state and xp.cfg, but one of them is empty or missing")
     return state, _resolved(settings, settings)
 
 
 def settings_of_audiocraft(settings: dict[str, Any]) -> dict[str, Any]:
     """The codec settings that `xp.cfg` describes.
 
-    With quantizer dropout it offers the rates of 1, 2, 4 ... books; without, the model knows only all of them.
+    With quantizer dropout the bandwidths are those of 1, 2, 4 ... codebooks, otherwise that of all codebooks.
 
     Raises:
         ForeignModelError: A codec of this project cannot express it; the message names the setting.
@@ -106,7 +106,7 @@ def settings_of_audiocraft(settings: dict[str, Any]) -> dict[str, Any]:
     for side in sides:
         _check_fixed(settings | {"seanet": side})
     try:
-        encoder, decoder = map(_told_by_seanet, sides)
+        encoder, decoder = map(_settings_from_seanet, sides)
         differing = [name for name in encoder if encoder[name] != decoder[name]]
         if differing:
             raise ForeignModelError(f"encoder and decoder must mirror each other, but {differing[0]} differs in xp.cfg")
@@ -126,11 +126,11 @@ def settings_of_audiocraft(settings: dict[str, Any]) -> dict[str, Any]:
 def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:
     group = settings.get(name)
     if not isinstance(group, dict):
-        raise ForeignModelError(f"xp.cfg has no settings of {name}: it is not that of an EnCodec")
+        raise ForeignModelError(f"xp.cfg has no group {name}: expected the configuration of an EnCodec")
     return group
 
 
-def _told_by_seanet(seanet: dict[str, Any]) -> dict[str, Any]:
+def _settings_from_seanet(seanet: dict[str, Any]) -> dict[str, Any]:
     if seanet.get("last_kernel_size", seanet["kernel_size"]) != seanet["kernel_size"]:
         raise ForeignModelError(
             f"seanet.last_kernel_size must be kernel_size, {seanet['kernel_size']}, got {seanet['last_kernel_size']}"
@@ -142,18 +142,18 @@ def _told_by_seanet(seanet: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_fixed(settings: dict[str, Any]) -> None:
-    for path, wanted in _FIXED.items():
+    for path, expected in _FIXED.items():
         found: Any = settings
         for key in path.split("."):
-            found = found.get(key, wanted) if isinstance(found, dict) else wanted
-        if found != wanted:
+            found = found.get(key, expected) if isinstance(found, dict) else expected
+        if found != expected:
             raise ForeignModelError(
-                f"{path} must be {wanted}, got {found}: codecs of this project have nothing like it"
+                f"{path} must be {expected}, got {found}: codecs of this project have no such setting"
             )
 
 
 def _plain(value: Any) -> Any:
-    """Dicts, lists and primitives out of the nodes that stand in for OmegaConf's."""
+    """Dicts, lists and primitives from placeholders of OmegaConf's nodes."""
     if isinstance(value, _Node):
         inner = vars(value)
         return _plain(inner["_content"] if "_content" in inner else inner.get("_val"))
@@ -163,13 +163,13 @@ def _plain(value: Any) -> Any:
 
 
 def _resolved(value: Any, settings: dict[str, Any], depth: int = 0) -> Any:
-    """The same with each `${a.b}` replaced by the value at that path; what is no path stays as it is."""
+    """Replaces each `${a.b}` by the value at that path. Other interpolations stay as they are."""
     if isinstance(value, dict):
         return {key: _resolved(item, settings, depth) for key, item in value.items()}
     if isinstance(value, list):
         return [_resolved(item, settings, depth) for item in value]
     match = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-    if match is None or depth > 8:  # a path that leads to itself
+    if match is None or depth > 8:  # a circular path
         return value
     found: Any = settings
     for key in match[1].split("."):

@@ -1,4 +1,4 @@
-"""The state dicts of the encodec package (Défossez et al. 2022), and the architecture their shapes tell."""
+"""State dicts of the encodec package (Défossez et al. 2022), and the settings that follow from their shapes."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from codec.model_file import make_codec, seanet_settings
 
 __all__ = ["settings_of_encodec", "with_bandwidths"]
 
-# What no shape tells. The package has two models, and a state dict says no more than which of the two it is.
+# Settings that no shape shows. The package has two models, and the number of channels tells which one it is.
 _MONO: dict[str, Any] = {"sample_rate": 24_000, "causal": True, "norm": "weight_norm"}
 _STEREO: dict[str, Any] = {
     "sample_rate": 48_000, "causal": False, "norm": "time_group_norm", "normalize": True, "segment_seconds": 1.0,
@@ -21,24 +21,23 @@ _STEREO: dict[str, Any] = {
 def settings_of_encodec(weights: ForeignWeights) -> dict[str, Any]:
     """The settings of a state dict of the encodec package.
 
-    Width, strides, kernels, layers and codebooks are read off the shapes. A mono model is the causal one at 24 kHz, a
-    stereo one that at 48 kHz, which divides segments of 1 s by their level; both pad by reflection. The rates are
-    those of 2, 4, 8 ... books, as in the paper.
+    Width, strides, kernels, layers and codebooks follow from the shapes. A mono model is the causal one at 24 kHz. A
+    stereo model is the one at 48 kHz, which normalizes segments of 1 s. Both pad by reflection. The bandwidths are
+    those of 2, 4, 8 ... codebooks, as in the paper.
 
     Raises:
-        ForeignModelError: It is the state dict of another kind of model.
+        ForeignModelError: The state dict does not fit either model.
     """
-    told = _told_by_shapes(weights)
-    untold = _MONO if told["channels"] == 1 else _STEREO
-    for name, wanted in (("norm", untold["norm"]), ("skip", "conv")):
-        if told[name] != wanted:
+    found = _settings_from_shapes(weights)
+    known = _MONO if found["channels"] == 1 else _STEREO
+    for name, expected in (("norm", known["norm"]), ("skip", "conv")):
+        if found[name] != expected:
             raise ForeignModelError(
-                f"a bare state dict is taken for one of the encodec package's two models, and that with "
-                f"{told['channels']} channel(s) has {name} {wanted}; this one has {told[name]}, so its sample rate and "
-                "padding cannot be told"
+                f"a state dict must be of one of the encodec package's two models: the one with {found['channels']} "
+                f"channel(s) has {name} {expected}, this one has {found[name]}"
             )
-    powers = [2**i for i in range(1, told["num_codebooks"].bit_length())]
-    return with_bandwidths(told | untold | {"padding": "reflect"}, powers or [1])
+    powers = [2**i for i in range(1, found["num_codebooks"].bit_length())]
+    return with_bandwidths(found | known | {"padding": "reflect"}, powers or [1])
 
 
 def with_bandwidths(settings: dict[str, Any], counts: list[int]) -> dict[str, Any]:
@@ -47,16 +46,16 @@ def with_bandwidths(settings: dict[str, Any], counts: list[int]) -> dict[str, An
     return settings | {"bandwidths_kbps": [codec.config.kbps_of(count) for count in counts]}
 
 
-def _told_by_shapes(weights: ForeignWeights) -> dict[str, Any]:
-    """Settings of the codec; whether all layers follow them is for `codec_with` to check.
+def _settings_from_shapes(weights: ForeignWeights) -> dict[str, Any]:
+    """Settings of the codec. `codec_with` checks that all layers fit them.
 
-    The shapes say nothing of dilations: with several residual units the package's own base of 2 is taken.
+    The shapes do not show dilations: with several residual units the package's dilation base of 2 is assumed.
     """
     layers = weights.layers
     convolutions = _shapes(layers, r"encoder\.layers\.(\d+)\.conv\.{weight}")
     residual = _shapes(layers, r"encoder\.layers\.(\d+)\.block\.1\.conv\.{weight}")
     if len(convolutions) < 3 or not residual:
-        raise ForeignModelError("it holds no weights of a SEANet encoder with residual units")
+        raise ForeignModelError("expected the weights of a SEANet encoder with residual units, found none")
     (filters, channels, kernel), *strided, (latent_dim, _, _) = convolutions
     hidden, width, residual_kernel = residual[0]
     norm = "weight_norm" if any(".original1" in name for name in layers) else "none"
@@ -78,7 +77,7 @@ def _told_by_shapes(weights: ForeignWeights) -> dict[str, Any]:
 
 
 def _shapes(layers: dict[str, Tensor], pattern: str) -> list[list[int]]:
-    """Shapes [out, in, kernel] of the weights whose names fit, in the order of their layers."""
+    """Shapes [out, in, kernel] of the weights whose names match, in the order of their layers."""
     pattern = pattern.replace("{weight}", r"(?:weight|parametrizations\.weight\.original1)")
     found = {
         int(m[1]): list(t.shape) for name, t in layers.items() if (m := re.fullmatch(pattern, name)) and t.ndim == 3

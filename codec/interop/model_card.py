@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what it is, what it was trained on, how it scored, as far as the run tells."""
+"""The README.md of an exported model: architecture, training and scores, from the folder of its run."""
 
 import json
 from pathlib import Path
@@ -27,8 +27,8 @@ def model_card(codec: Codec, run: Path | None, licence: str | None) -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
-        run: A run's folder; of config.yaml, metrics.jsonl and evaluation/evaluation.json, what is there is told.
-        licence: None is said to be not stated.
+        run: Folder of the run. The card uses config.yaml, metrics.jsonl and evaluation/evaluation.json if they exist.
+        licence: Licence of the weights; None is shown as "not stated".
     """
     config = codec.config
     front = [*([f"license: {json.dumps(licence)}"] if licence else []), "library_name: transformers"]
@@ -52,8 +52,8 @@ def _architecture(codec: Codec) -> str:
     segments = "" if config.segment_seconds is None else f", in segments of {config.segment_seconds:g} s"
     return (
         f"EnCodec-style, {'causal' if config.causal else 'not causal'}, {config.channels} channel(s){segments}; "
-        f"{weights / 1e6:.2f} million weights, {config.frame_rate_hz} frames a second, {config.num_codebooks} "
-        f"codebooks of {config.codebook_size} codes; {rates} kbps. Fingerprint of the codec it was exported from: "
+        f"{weights / 1e6:.2f} million weights, {config.frame_rate_hz} frames per second, {config.num_codebooks} "
+        f"codebooks of {config.codebook_size} codes; {rates} kbps. Fingerprint of the exported codec: "
         f"`{fingerprint(codec)}`."
     )
 
@@ -70,7 +70,7 @@ def _training(run: Path) -> list[str]:
             f"- seed: {settings.get('seed')}",
         ]
         if settings.get("init_from"):
-            facts.append(f"- started with the weights of: `{settings['init_from']}`")
+            facts.append(f"- initial weights: `{settings['init_from']}`")
     records = _records(run / "metrics.jsonl")
     if records:
         facts.append(f"- steps: {max(record['step'] for record in records)}")
@@ -96,7 +96,7 @@ def _scores(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _brief(value: Any) -> str:
-    """Settings on one line, without the class they are for and what is not set."""
+    """Settings on one line, without those that are null."""
     if not isinstance(value, dict):
         return f"`{value}`"
     shown = {name.removeprefix("_").rstrip("_"): item for name, item in value.items() if item is not None}
@@ -104,12 +104,12 @@ def _brief(value: Any) -> str:
 
 
 def _evaluation(run: Path) -> list[str]:
-    """The mean over all clips, a row for each rate."""
+    """Mean scores over all clips, one row per bitrate."""
     path = run / "evaluation" / "evaluation.json"
     if not path.is_file():
         return []
     evaluation = json.loads(path.read_text(encoding="utf-8"))
-    # With one group of clips there is no further one for all of them.
+    # With a single group of clips there is no group `all`.
     points = [point for point in evaluation["points"] if point["group"] == "all"] or evaluation["points"]
     if not points:
         return []

@@ -1,4 +1,4 @@
-"""Which package a file or folder comes from, told by its contents."""
+"""Reads models of other packages; the contents of a file tell which package wrote it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +16,10 @@ _AUDIOCRAFT_FILE = "compression_state_dict.bin"
 
 
 class ForeignModel(NamedTuple):
-    """A model of another package as one of ours."""
+    """A model of another package, as a codec of this project."""
 
     codec: Codec
-    origin: str  # what it was
+    origin: str  # package and kind of the model
 
 
 def read_foreign(source: Path) -> ForeignModel:
@@ -38,11 +38,11 @@ def read_foreign(source: Path) -> ForeignModel:
         return ForeignModel(read_transformers(source), "transformers' EncodecModel")
     path = source / _AUDIOCRAFT_FILE if source.is_dir() else source
     if not path.is_file():
-        wanted = "a file, or a folder with config.json or compression_state_dict.bin,"
-        raise ForeignModelError(f"{wanted} is wanted; got {source}")
+        expected = "a file, or a folder with config.json or compression_state_dict.bin"
+        raise ForeignModelError(f"expected {expected}, got {source}")
     if path.suffix == ".safetensors":
         raise ForeignModelError(
-            f"{path} says nothing of its architecture: give the folder with its config.json "
+            f"{path} does not state its architecture: give the folder with its config.json "
             "(a model of this project needs no import)"
         )
     try:

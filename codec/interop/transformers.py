@@ -1,4 +1,4 @@
-"""Folders of transformers' `EncodecModel`, read and written; transformers itself is not needed for either."""
+"""Reads and writes folders of transformers' `EncodecModel`; transformers itself is not needed."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from codec.atomic_file import atomic_write
 from codec.config import CodecConfig
 from codec.interop.elu import activation_problem, with_elu
 from codec.interop.model_card import model_card
-from codec.interop.onnx.silent_lstm import with_silent_lstm, without_silent_lstm
+from codec.interop.silent_lstm import with_silent_lstm, without_silent_lstm
 from codec.interop.weights import ForeignModelError, codec_with, read_safetensors, read_torch, translated
 from codec.model import Codec
 from codec.quantization import ResidualVectorQuantizer
 
 __all__ = ["check_expressible", "export_transformers", "read_transformers"]
 
-# Ours -> theirs, where the values are the same; strides and skip are not among them.
+# Name of a setting here -> name in transformers, where the values are the same. Strides and skip differ.
 _NAMES = {
     "sample_rate": "sampling_rate",
     "channels": "audio_channels",
@@ -48,7 +48,7 @@ def read_transformers(folder: Path) -> Codec:
     """The codec in a folder with config.json and model.safetensors (or pytorch_model.bin).
 
     Raises:
-        ForeignModelError: It is another model, damaged, or has a setting that a codec of this project cannot express.
+        ForeignModelError: The model is of another kind, damaged, or has a setting that this project cannot express.
     """
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -69,11 +69,11 @@ def _state(folder: Path) -> Any:
         return read_safetensors(folder / "model.safetensors")
     if (folder / "pytorch_model.bin").is_file():
         return read_torch(folder / "pytorch_model.bin")
-    raise ForeignModelError("beside config.json, model.safetensors or pytorch_model.bin is wanted")
+    raise ForeignModelError("expected model.safetensors or pytorch_model.bin beside config.json")
 
 
 def _config_of(settings: Any) -> dict[str, Any]:
-    """Settings of the codec. What config.json leaves out has transformers' default, which is the 24 kHz model's."""
+    """Settings of the codec. Missing settings have the default of transformers, the 24 kHz model."""
     if not isinstance(settings, dict) or settings.get("model_type") != "encodec":
         found = settings.get("model_type") if isinstance(settings, dict) else None
         raise ForeignModelError(f"config.json must be of model_type encodec, got {found}")
@@ -88,7 +88,9 @@ def _config_of(settings: Any) -> dict[str, Any]:
     config = {ours: settings[theirs] for ours, theirs in _NAMES.items() if theirs in settings}
     if config.get("overlap") is None:
         if config.get("segment_seconds") is not None:
-            raise ForeignModelError("chunk_length_s is given without overlap, with which transformers cannot encode")
+            raise ForeignModelError(
+                "chunk_length_s is given without overlap: transformers cannot encode with such a model"
+            )
         config.pop("overlap", None)
     ratios = settings.get("upsampling_ratios", (8, 5, 4, 2))
     skip = "conv" if settings.get("use_conv_shortcut", True) else "identity"
@@ -98,26 +100,26 @@ def _config_of(settings: Any) -> dict[str, Any]:
 def export_transformers(codec: Codec, folder: Path, run: Path | None = None, licence: str | None = None) -> list[Path]:
     """Writes a folder from which `EncodecModel` and `AutoProcessor` load `from_pretrained`, with a model card.
 
-    `EncodecModel` always has an LSTM; a codec without one gets one whose weights are all zero, which adds nothing.
+    `EncodecModel` always has an LSTM; a codec without one gets one whose weights are zero, which is the identity.
     Its activations are ELUs; a codec with `activation: relu` is exported at a scale at which the two agree to 1e-6.
 
     Args:
-        folder: Made if it is missing; an earlier model in it is replaced.
-        run: The folder of the run that trained the codec, which the card then describes.
-        licence: Of the weights, as the card states it.
+        folder: Created if it is missing; an earlier export in it is replaced.
+        run: Folder of the run that trained the codec, for the model card.
+        licence: Licence of the weights, for the model card.
 
     Returns:
-        What was written.
+        The files that were written.
 
     Raises:
-        ForeignModelError: `EncodecModel` cannot express this codec, or the folder holds files of other things by these
-            names; nothing was written.
+        ForeignModelError: `EncodecModel` cannot express this codec, or the folder holds other files with these names;
+            nothing was written.
     """
     config = codec.config
     check_expressible(config)
     there = [name for name in _FILES if (folder / name).exists()]
     if there and "config.json" not in there:
-        raise ForeignModelError(f"{folder} holds a {there[0]} that is of no exported model: choose another folder")
+        raise ForeignModelError(f"{folder} holds a {there[0]} that was not exported from here: choose another folder")
     card = model_card(codec, run, licence)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "model.safetensors") as temporary:
@@ -130,46 +132,44 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
 
 
 def check_expressible(config: CodecConfig) -> None:
-    """Makes sure that `EncodecModel` can be, and compute, what `config` describes.
+    """Checks that `EncodecModel` can express this codec.
 
     Raises:
-        ForeignModelError: It cannot; the message says for which setting, and why.
+        ForeignModelError: It cannot; the message names the setting and the reason.
     """
-    norm = (
-        "norm is none, and it knows weight_norm and time_group_norm only" if _flat(config)["norm"] == "none" else None
-    )
+    norm = "norm is none, expected weight_norm or time_group_norm" if _flat(config)["norm"] == "none" else None
     for problem in (norm, activation_problem(config), _bandwidth_problem(config), _segment_problem(config)):
         if problem:
             raise ForeignModelError(f"transformers' EncodecModel cannot express this codec: {problem}")
 
 
 def _bandwidth_problem(config: CodecConfig) -> str | None:
-    """It has as many codebooks as the highest bandwidth takes, rounding down and without tolerance."""
+    """`EncodecModel` has as many codebooks as its highest bandwidth takes, rounded down without tolerance."""
     if not config.bandwidths_kbps:
-        return "bandwidths_kbps is empty, and it needs one to tell the number of codebooks"
+        return "bandwidths_kbps is empty, expected at least one: the highest defines the number of codebooks"
     bits_per_second = config.frame_rate_hz * config.bits_per_code
     for bandwidth in config.bandwidths_kbps:
-        books = max(1, math.floor(1000 * bandwidth / bits_per_second))
-        if books != config.codebooks_for(bandwidth):
-            return f"it rounds the {config.codebooks_for(bandwidth)} codebooks of {bandwidth} kbps down to {books}"
+        count = max(1, math.floor(1000 * bandwidth / bits_per_second))
+        if count != config.codebooks_for(bandwidth):
+            return f"it rounds the {config.codebooks_for(bandwidth)} codebooks of {bandwidth} kbps down to {count}"
     highest = max(config.bandwidths_kbps)
-    books = int(1000 * highest // bits_per_second)
-    if books != config.num_codebooks:
+    count = int(1000 * highest // bits_per_second)
+    if count != config.num_codebooks:
         return (
-            f"num_codebooks is {config.num_codebooks}, and it has as many as the highest of bandwidths_kbps takes, "
-            f"{books} for {highest:g} kbps"
+            f"num_codebooks is {config.num_codebooks}, expected as many as the highest of bandwidths_kbps takes, "
+            f"{count} for {highest:g} kbps"
         )
     return None
 
 
 def _segment_problem(config: CodecConfig) -> str | None:
-    """Its processor pads audio to n strides and the rest of a segment, so only the last segment may be short."""
+    """The processor pads audio to n strides and the rest of a segment, so only the last segment may be short."""
     if config.segment_seconds is None:
         return None
     segment = config.segment_samples_or(0)
     stride = max(1, int((1 - config.overlap) * segment))
     if segment > 2 * stride:
-        return f"overlap is {config.overlap:g}, and it cannot stack the two short segments that more than 0.5 leaves"
+        return f"overlap is {config.overlap:g}, expected at most 0.5: more leaves two short segments"
     hop = config.hop_samples
     whole, last = (-(-samples // hop) * hop for samples in (segment, segment - stride or segment))
     if whole > stride + last:
@@ -181,7 +181,7 @@ def _segment_problem(config: CodecConfig) -> str | None:
 
 
 def _their_config(config: CodecConfig) -> dict[str, Any]:
-    # It takes the last bandwidth for the highest.
+    # transformers takes the last bandwidth for the highest.
     ours = _flat(config) | {"bandwidths_kbps": sorted(config.bandwidths_kbps)}
     ours |= {"lstm_layers": max(1, ours["lstm_layers"])}
     return {
@@ -211,7 +211,7 @@ def _their_preprocessor(config: CodecConfig) -> dict[str, Any]:
 
 
 def _their_state(codec: Codec) -> dict[str, Tensor]:
-    """Weight norm by its old names, which old and new versions of transformers read."""
+    """State dict with the old names of weight norm, which old and new versions of transformers read."""
     layers = {n: tensor.contiguous() for n, tensor in codec.state_dict().items() if not n.startswith("quantizer.")}
     ours = _flat(codec.config)
     if ours["lstm_layers"] == 0:
@@ -223,10 +223,10 @@ def _their_state(codec: Codec) -> dict[str, Tensor]:
     quantizer = codec.quantizer
     assert isinstance(quantizer, ResidualVectorQuantizer)
     for k, embed in enumerate(quantizer.embed):
-        book = f"quantizer.layers.{k}.codebook"
-        state |= {f"{book}.embed": embed.clone(), f"{book}.inited": quantizer.is_initialized.float().view(1)}
-        # Averages that agree with the codes, each as if one vector had been given it.
-        state |= {f"{book}.embed_avg": embed.clone(), f"{book}.cluster_size": torch.ones(len(embed))}
+        prefix = f"quantizer.layers.{k}.codebook"
+        state |= {f"{prefix}.embed": embed.clone(), f"{prefix}.inited": quantizer.is_initialized.float().view(1)}
+        # Averages that agree with the codes: every code counts as one vector.
+        state |= {f"{prefix}.embed_avg": embed.clone(), f"{prefix}.cluster_size": torch.ones(len(embed))}
     return state
 
 

@@ -1,7 +1,7 @@
-"""Weights by the names of other packages, and what they are called here.
+"""Translates the weight names of other packages to those of this project.
 
-encodec, audiocraft and transformers number the layers of a SEANet alike. They differ in how many wrappers stand
-around a convolution, and in whether weight norm is torch's old one (`weight_g`, `weight_v`) or its new one.
+encodec, audiocraft and transformers number the layers of a SEANet in the same way. They differ in the wrappers around a
+convolution, and in the form of weight norm: the old one (`weight_g`, `weight_v`) or the new one.
 """
 
 import re
@@ -19,15 +19,15 @@ from codec.model_file import inference_state, load_inference_state, make_codec, 
 
 __all__ = ["ForeignModelError", "ForeignWeights", "codec_with", "read_safetensors", "read_torch", "translated"]
 
-_BOOK = re.compile(r"quantizer\.(?:vq\.)?layers\.(\d+)\._?codebook\.(\w+)")
+_CODEBOOK = re.compile(r"quantizer\.(?:vq\.)?layers\.(\d+)\._?codebook\.(\w+)")
 
 
 class ForeignModelError(ValueError):
-    """Another package's model cannot be read, or this project's cannot be written for it; the message says why."""
+    """A model of another package cannot be read, or a codec cannot be written in its format; the message says why."""
 
 
 class ForeignWeights(NamedTuple):
-    """A state dict by our names."""
+    """A state dict with the names of this project."""
 
     layers: dict[str, Tensor]  # of encoder and decoder
     embed: Tensor  # [K, size, D]
@@ -35,62 +35,62 @@ class ForeignWeights(NamedTuple):
 
 
 def read_torch(path: Path) -> Any:
-    """What a file of `torch.save` holds, on the CPU.
+    """Reads a file of `torch.save`, on the CPU, with `weights_only=True`.
 
     Raises:
-        ForeignModelError: It is damaged, or holds more than tensors and primitives.
+        ForeignModelError: The file is damaged, or holds more than tensors and primitives.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # a file made to do harm can provoke anything
+    except Exception as error:  # a crafted file can raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ForeignModelError(f"{path}: torch refuses it as damaged or unsafe ({reason[:200]})") from error
+        raise ForeignModelError(f"{path}: the file is damaged or unsafe ({reason[:200]})") from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Reads the tensors of a safetensors file.
 
     Raises:
-        ForeignModelError: It is damaged.
+        ForeignModelError: The file is damaged.
     """
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ForeignModelError(f"{path} is damaged or no safetensors file ({error})") from error
+        raise ForeignModelError(f"{path} is damaged, or not a safetensors file ({error})") from error
 
 
 def translated(state: Any) -> ForeignWeights:
-    """The state dict of an EnCodec-style model of encodec, audiocraft or transformers.
+    """Translates the state dict of an EnCodec model of encodec, audiocraft or transformers.
 
-    The moving averages of its codebooks (`cluster_size`, `embed_avg`) are left out. Their scale is that of another
-    batch, in many files they are zeros, and a code that was rare there would count as dead and be replaced in the
-    first step. They start anew: every code counts as one vector, its own value.
+    The moving averages of its codebooks (`cluster_size`, `embed_avg`) are left out. Their scale depends on a batch size
+    that is not known here, and in many files they are zeros. They start anew instead: every code counts as one vector,
+    its own value.
 
-    Shape: embed [size, D] of each book -> [K, size, D].
+    Shape: embed [size, D] of each codebook -> [K, size, D].
 
     Raises:
-        ForeignModelError: It is no such state dict.
+        ForeignModelError: It is not such a state dict.
     """
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ForeignModelError("the state dict of a codec is wanted, names with a tensor each")
+        raise ForeignModelError("expected the state dict of a codec, a mapping of names to tensors")
     layers: dict[str, Tensor] = {}
-    books: dict[str, dict[int, Tensor]] = {}
+    codebooks: dict[str, dict[int, Tensor]] = {}
     for name, tensor in state.items():
-        if match := _BOOK.fullmatch(name):
-            books.setdefault(match[2], {})[int(match[1])] = tensor
+        if match := _CODEBOOK.fullmatch(name):
+            codebooks.setdefault(match[2], {})[int(match[1])] = tensor
         else:
             layers[_renamed(name)] = tensor.float()
-    embeds = books.get("embed", {})
+    embeds = codebooks.get("embed", {})
     shapes = {tuple(embed.shape) for embed in embeds.values()}
     if sorted(embeds) != list(range(len(embeds))) or len(shapes) != 1 or len(next(iter(shapes))) != 2:
         raise ForeignModelError(
-            f"the codebooks of a residual vector quantizer are wanted, quantizer.(vq.)layers.K.(_)codebook.embed, "
-            f"all of one shape; got {len(embeds)}{f' of {sorted(shapes)}' if shapes else ''}"
+            f"expected the codebooks of a residual vector quantizer, quantizer.(vq.)layers.K.(_)codebook.embed, "
+            f"all of one shape, got {len(embeds)}{f' of {sorted(shapes)}' if shapes else ''}"
         )
     embed = torch.stack([embeds[k].float() for k in range(len(embeds))])
-    return ForeignWeights(layers, embed, all(bool(flag.all()) for flag in books.get("inited", {}).values()))
+    return ForeignWeights(layers, embed, all(bool(flag.all()) for flag in codebooks.get("inited", {}).values()))
 
 
 def _renamed(name: str) -> str:
@@ -105,10 +105,10 @@ def codec_with(weights: ForeignWeights, settings: Mapping[str, Any]) -> Codec:
     """A codec with these weights, in eval mode.
 
     Args:
-        settings: As of `codec.model_file.seanet_settings`.
+        settings: Flat settings, as for `codec.model_file.seanet_settings`.
 
     Raises:
-        ForeignModelError: A weight is missing, superfluous or of another shape; the message names one.
+        ForeignModelError: A weight is missing, unexpected or of another shape; the message names one.
     """
     codec = make_codec(seanet_settings(**settings)).eval()
     state = {
@@ -116,12 +116,12 @@ def codec_with(weights: ForeignWeights, settings: Mapping[str, Any]) -> Codec:
         "quantizer.embed": weights.embed,
         "quantizer.is_initialized": torch.tensor(weights.initialized),
     }
-    wanted = {name: list(tensor.shape) for name, tensor in inference_state(codec).items()}
+    expected = {name: list(tensor.shape) for name, tensor in inference_state(codec).items()}
     got = {name: list(tensor.shape) for name, tensor in state.items()}
-    for name in [*wanted, *got]:
-        if wanted.get(name) != got.get(name):
+    for name in [*expected, *got]:
+        if expected.get(name) != got.get(name):
             raise ForeignModelError(
-                f"the weights do not fit the settings: {name} should be {wanted.get(name, 'absent')}, "
+                f"the weights do not fit the settings: {name} should be {expected.get(name, 'absent')}, "
                 f"is {got.get(name, 'missing')}"
             )
     load_inference_state(codec, state)

@@ -1,4 +1,4 @@
-"""A codec's encoder and decoder as ONNX graphs."""
+"""Encoder and decoder of a codec as ONNX graphs."""
 
 from typing import NamedTuple, cast
 
@@ -23,7 +23,7 @@ class CodecGraph(NamedTuple):
 
 
 def write_encoder(codec: Codec, streaming: bool) -> CodecGraph:
-    """Audio to the codes of all books, and to the scale if the codec normalizes.
+    """Audio to the codes of all codebooks, and to the scale if the codec normalizes.
 
     Shape: audio [B, C, T] -> codes [B, K, F] int64, scale [B].
 
@@ -33,7 +33,7 @@ def write_encoder(codec: Codec, streaming: bool) -> CodecGraph:
     config, graph = codec.config, Graph()
     audio = graph.input("audio", ["batch", config.channels, "samples"])
     if config.normalize:
-        # As Codec: the RMS of the mono mix, with a floor that keeps silence finite.
+        # As in `Codec`: the RMS of the mono mix, with an offset that keeps silence finite.
         mono = graph.node("ReduceMean", audio, graph.integers(1))
         power = graph.node("ReduceMean", graph.node("Mul", mono, mono), graph.integers(2))
         scale = graph.node("Add", graph.node("Sqrt", power), graph.number(1e-8))
@@ -48,7 +48,7 @@ def write_encoder(codec: Codec, streaming: bool) -> CodecGraph:
 
 
 def write_decoder(codec: Codec, streaming: bool) -> CodecGraph:
-    """Codes of any number of books, and the scale if the codec normalizes, to audio.
+    """Codes of any number of codebooks, and the scale if the codec normalizes, to audio.
 
     Shape: codes [B, k, F] int64 with k from 1 to K, scale [B] -> audio [B, C, F * hop].
 
@@ -56,7 +56,7 @@ def write_decoder(codec: Codec, streaming: bool) -> CodecGraph:
         ValueError: A layer has no ONNX form.
     """
     config, graph = codec.config, Graph()
-    codes = graph.input("codes", ["batch", "books", "frames"], onnx.TensorProto.INT64)
+    codes = graph.input("codes", ["batch", "codebooks", "frames"], onnx.TensorProto.INT64)
     scale = graph.input("scale", ["batch"]) if config.normalize else None
     network = NetworkWriter(graph, 1, streaming)
     audio = network.layer(cast(nn.Module, codec.decoder.layers), _dequantize(graph, _residual(codec), codes), "decoder")
@@ -68,7 +68,7 @@ def write_decoder(codec: Codec, streaming: bool) -> CodecGraph:
 
 def _residual(codec: Codec) -> ResidualVectorQuantizer:
     if not isinstance(codec.quantizer, ResidualVectorQuantizer):
-        raise ValueError(f"there is no ONNX form of a {type(codec.quantizer).__name__}")
+        raise ValueError(f"a {type(codec.quantizer).__name__} has no ONNX form here")
     return codec.quantizer
 
 
@@ -81,41 +81,42 @@ def _finish(codec: Codec, name: str, network: NetworkWriter) -> CodecGraph:
 
 
 def _quantize(graph: Graph, quantizer: ResidualVectorQuantizer, latent: str) -> str:
-    """The codes of all books, compared as `ResidualVectorQuantizer.encode` does.
+    """The codes of all codebooks, as `ResidualVectorQuantizer.encode` computes them.
 
     Shape: latent [B, D, F] -> codes [B, K, F] int64.
     """
-    books, _, width = quantizer.embed.shape
+    count, _, width = quantizer.embed.shape
     frames = graph.node("Transpose", latent, perm=[0, 2, 1])
     residual = graph.node("Reshape", frames, graph.integers(-1, width))
     codes = []
-    for k in range(books):
+    for k in range(count):
         embed = graph.weight(f"quantizer_{k}_embed", quantizer.embed[k])
         square = graph.weight(f"quantizer_{k}_square", quantizer.embed[k].square().sum(1))
         distance = graph.node("Gemm", residual, embed, square, alpha=-2.0, transB=1)
         code = graph.node("ArgMin", distance, axis=1, keepdims=0)
         codes.append(graph.node("Unsqueeze", code, graph.integers(1)))
-        if k < books - 1:
+        if k < count - 1:
             residual = graph.node("Sub", residual, graph.node("Gather", embed, code))
-    sizes = graph.node("Concat", graph.node("Shape", frames, start=0, end=2), graph.integers(books), axis=0)
+    sizes = graph.node("Concat", graph.node("Shape", frames, start=0, end=2), graph.integers(count), axis=0)
     return graph.node("Transpose", graph.node("Reshape", graph.node("Concat", *codes, axis=1), sizes), perm=[0, 2, 1])
 
 
 def _dequantize(graph: Graph, quantizer: ResidualVectorQuantizer, codes: str) -> str:
-    """The sum of the codes of the first k books, for any k from 1 to K.
+    """The sum of the codes of the first k codebooks, for any k from 1 to K.
 
-    A code is looked up by book and number, so that one that no book has is an error and not a code of another book.
+    A code is looked up by codebook and index, so that an index out of range is an error and not a code of another
+    codebook.
 
     Shape: codes [B, k, F] int64 -> latent [B, D, F].
     """
-    # GatherND would count negative numbers from the end of the book.
+    # GatherND would count negative indices from the end of the codebook.
     outside = graph.node("Less", codes, graph.integer(0))
     codes = graph.node("Where", outside, graph.integer(quantizer.embed.shape[1]), codes)
-    books = graph.node("Squeeze", graph.length(codes, 1))
-    book = graph.node("Range", graph.integer(0), books, graph.integer(1))
-    book = graph.node("Unsqueeze", book, graph.integers(0, 2))
-    book = graph.node("Expand", book, graph.node("Shape", codes))
-    pair = graph.node("Concat", *(graph.node("Unsqueeze", x, graph.integers(3)) for x in (book, codes)), axis=3)
+    count = graph.node("Squeeze", graph.length(codes, 1))
+    index = graph.node("Range", graph.integer(0), count, graph.integer(1))
+    index = graph.node("Unsqueeze", index, graph.integers(0, 2))
+    index = graph.node("Expand", index, graph.node("Shape", codes))
+    pair = graph.node("Concat", *(graph.node("Unsqueeze", x, graph.integers(3)) for x in (index, codes)), axis=3)
     vectors = graph.node("GatherND", graph.weight("quantizer_embed", quantizer.embed), pair)
     latent = graph.node("ReduceSum", vectors, graph.integers(1), keepdims=0)
     return graph.node("Transpose", latent, perm=[0, 2, 1])

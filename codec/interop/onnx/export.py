@@ -1,8 +1,8 @@
 """ONNX files of a codec, for runtimes without torch.
 
-`encoder.onnx` and `decoder.onnx` take whole signals (of a codec with segments: one segment); `encoder_stream.onnx` and
-`decoder_stream.onnx`, which only causal codecs have, take a step of a stream and its state. `onnx.json` says of each
-what goes in and comes out.
+`encoder.onnx` and `decoder.onnx` process whole signals, or one segment of a codec with segments. `encoder_stream.onnx`
+and `decoder_stream.onnx`, for causal codecs only, process one step of a stream with its state. `onnx.json` describes
+the inputs and outputs of each.
 """
 
 import json
@@ -25,50 +25,50 @@ __all__ = ["export_onnx"]
 _FILES = ("encoder.onnx", "decoder.onnx", "encoder_stream.onnx", "decoder_stream.onnx", "onnx.json")
 _SIGNAL = (
     "Any number of signals and of samples, at least 1 each. The samples become ceil(samples / hop_samples) frames, and "
-    "these decode to whole frames again: cut what is too much."
+    "decoding returns whole frames: cut the result to the length of the signal."
 )
 _SEGMENT = (
-    "The graphs code one segment; the last one of a signal may be shorter. Segment i begins at i * stride_samples. To "
-    "join decoded segments, weigh sample t (from 0) of each by 0.5 - |(t + 1) / (n + 1) - 0.5|, with n the samples of "
-    "the first decoded segment, add them up where they lie and divide by the sum of the weights."
+    "The graphs code one segment; the last segment of a signal may be shorter. Segment i begins at i * stride_samples. "
+    "To join decoded segments, multiply sample t (from 0) of each by 0.5 - |(t + 1) / (n + 1) - 0.5|, where n is the "
+    "number of samples of the first decoded segment, add them at their positions and divide by the sum of the weights."
 )
 _STREAM = (
-    "A step takes a whole number of frames and all states. Zeros are the states of a stream that begins; after that, "
-    "each output NAME_next is the next step's input NAME. The results of all steps, joined, are those of the graph "
+    "A step takes a whole number of frames and all states. The states of a new stream are zeros; after that, each "
+    "output NAME_next is the input NAME of the next step. The results of all steps, joined, equal those of the graph "
     "for whole signals. The last step of an encoder may have any number of samples, at least 1."
 )
 _FIRST_STEP = (
     " A first step that is not the last one needs first_step_frames frames: its start is padded by reflection."
 )
-_NO_STREAM = "None: only codecs that are causal, code a signal in one piece and do not normalize it can stream."
+_NO_STREAM = "None: only causal codecs without segments and without normalization can stream."
 
 
 def export_onnx(codec: Codec, directory: Path) -> list[Path]:
-    """Writes what this module describes into `directory`, and `onnx.json` last.
+    """Writes the files that this module describes into `directory`, `onnx.json` last.
 
-    The graphs take float32 on any device; codes are int64, of which the first k books are the codes at a lower
-    bandwidth. Equal codecs give equal files.
+    The graphs take float32 on any device. Codes are int64; the first k codebooks are the codes at a lower bandwidth.
+    Equal codecs give equal files.
 
     Args:
         codec: It is not changed.
-        directory: Made if it is missing; an earlier export in it is replaced.
+        directory: Created if it is missing; an earlier export in it is replaced.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: The package onnx is missing, a layer or the size of the codec has no place in an ONNX file, or the
-            directory holds other things by these names; nothing was written.
+        ValueError: The package onnx is missing, a layer cannot be expressed, the codec is too large, or the directory
+            holds other files with these names; nothing was written.
         OSError: A file cannot be written.
     """
     if find_spec("onnx") is None:
         raise ValueError("export to ONNX needs the package onnx: bash scripts/setup.sh onnx")
-    # Here, because only an export needs onnx.
+    # Imported here, because only the export needs onnx.
     from codec.interop.onnx.codec_graph import write_decoder, write_encoder
 
     there = [name for name in _FILES if (directory / name).exists()]
     if there and "onnx.json" not in there:
-        raise ValueError(f"{directory} holds a {there[0]} that is of no exported model: choose another folder")
+        raise ValueError(f"{directory} holds a {there[0]} that was not exported from here: choose another folder")
     graphs = {
         "encoder.onnx": write_encoder(codec, streaming=False),
         "decoder.onnx": write_decoder(codec, streaming=False),
@@ -82,7 +82,7 @@ def export_onnx(codec: Codec, directory: Path) -> list[Path]:
     for name, content in contents.items():
         with atomic_write(directory / name) as temporary:
             temporary.write_bytes(content)
-    for name in set(there) - set(contents):  # of an earlier model, which could stream
+    for name in set(there) - set(contents):  # of an earlier export that could stream
         (directory / name).unlink()
     return [directory / name for name in contents]
 
@@ -97,9 +97,9 @@ def _describe(codec: Codec, graphs: "Mapping[str, CodecGraph]") -> dict[str, Any
         "sample_rate": config.sample_rate,
         "channels": config.channels,
         "hop_samples": config.hop_samples,
-        "codebooks": config.num_codebooks,
+        "num_codebooks": config.num_codebooks,
         "codebook_size": config.codebook_size,
-        "bandwidths": [{"kbps": kbps, "books": config.codebooks_for(kbps)} for kbps in config.bandwidths_kbps],
+        "bandwidths": [{"kbps": kbps, "num_codebooks": config.codebooks_for(kbps)} for kbps in config.bandwidths_kbps],
         "normalize": config.normalize,
         "lengths": _SIGNAL,
     }

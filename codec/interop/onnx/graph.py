@@ -1,4 +1,4 @@
-"""A graph in ONNX's own operators, node by node."""
+"""Builds an ONNX graph from ONNX operators."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from torch import Tensor
 
 __all__ = ["OPSET", "Graph"]
 
-OPSET = 18  # Pad and Split as they still are, the reductions with axes as inputs; onnxruntime from 1.14 (February 2023)
-_IR_VERSION = 8  # the file format that came with it: readers refuse newer ones than they know
-_LARGEST = 2_000_000_000  # bytes: a protocol buffer ends at 2 GiB
-_END = np.iinfo(np.int64).max  # as an end, Slice takes it for the end of the axis
+OPSET = 18  # first with axes of reductions as inputs; onnxruntime from 1.14 (February 2023)
+_IR_VERSION = 8  # file format of that opset; readers refuse newer formats
+_LARGEST = 2_000_000_000  # bytes; a protocol buffer holds at most 2 GiB
+_END = np.iinfo(np.int64).max  # Slice reads it as the end of the axis
 
 
 class Graph:
-    """A graph that grows from its inputs to its outputs.
+    """An ONNX graph under construction.
 
-    Values are known by their names. Every method that computes one adds the node and returns the name, which depends
-    on nothing but the order of the calls: equal networks give equal files.
+    Values are identified by their names. A method that computes a value adds a node and returns the name. Names depend
+    on the order of the calls alone, so equal networks give equal files.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> str:
-        """Axes that may have any length are given by name."""
+        """Adds an input; axes of any length are given by name."""
         self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
         return name
 
@@ -56,11 +56,11 @@ class Graph:
         return self._constant(f"number_{value!r}", np.array(value, np.float32))
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """The operator's only output, or the first of them; an input that is left out is an empty name."""
+        """Adds an operator and returns its first output. An empty name leaves an optional input out."""
         return self.nodes(operator, 1, *inputs, **attributes)[0]
 
     def nodes(self, operator: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
-        """The first `count` outputs of the operator."""
+        """Adds an operator and returns its first `count` outputs."""
         names = [f"{operator.lower()}_{len(self._nodes)}" + (f"_{i}" if i else "") for i in range(count)]
         self._nodes.append(helper.make_node(operator, inputs, names, **attributes))
         return names
@@ -70,23 +70,23 @@ class Graph:
         return self.node("Shape", x, start=axis, end=axis + 1)
 
     def slice(self, x: str, axis: int, start: int, end: int | None = None) -> str:
-        """As x[start:end] of Python along one axis."""
+        """x[start:end] along one axis."""
         bounds = (self.integers(start), self.integers(_END if end is None else end))
         return self.node("Slice", x, *bounds, self.integers(axis))
 
     def model(self, name: str, metadata: Mapping[str, Any]) -> onnx.ModelProto:
-        """The finished graph, checked.
+        """The finished and checked graph.
 
         Args:
-            metadata: Written into the file, as JSON where it is no string.
+            metadata: Written into the file; values that are not strings as JSON.
 
         Raises:
-            ValueError: The weights are too large for a file of ONNX.
-            onnx.checker.ValidationError, onnx.shape_inference.InferenceError: The graph is not sound.
+            ValueError: The weights are too large for an ONNX file.
+            onnx.checker.ValidationError, onnx.shape_inference.InferenceError: The graph is not valid.
         """
         size = sum(len(weight.raw_data) for weight in self._weights.values())
         if size > _LARGEST:
-            raise ValueError(f"the {name} has weights of {size} bytes, an ONNX file holds {_LARGEST} at most")
+            raise ValueError(f"the {name} has weights of {size} bytes, an ONNX file holds at most {_LARGEST}")
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, list(self._weights.values()))
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="codec"

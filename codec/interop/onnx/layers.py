@@ -1,12 +1,11 @@
 """The layers of encoder and decoder as ONNX operators.
 
-torch's own exporter is not used: that of torch 2.14 fails at an LSTM over any number of frames, fixes what Python code
-branches by (as a reflection of short inputs does), and has no notion of a state. Here every layer says what it is in
-ONNX, once for whole signals and for steps of a stream, as in `codec.streaming.codec`.
+The exporter of torch is not used. That of torch 2.14 fails at an LSTM over a variable number of frames, fixes the
+branches of Python code (such as the reflection of short inputs), and has no states. Here every layer has an ONNX form
+for whole signals and one for steps of a stream (`codec.network.stream`).
 
-Padding with zeros is left to `Conv`. A window of stride s reaches less than s samples past the end, so with s - 1 zeros
-more on the right than the layer is made for, T samples give exactly ceil(T / s) frames, none of which sees a zero that
-`Conv1d` would not have put there.
+Zero padding is done by `Conv`. A window of stride s reaches fewer than s samples past the end. With s - 1 more zeros on
+the right than `Conv1d` adds, T samples therefore give exactly ceil(T / s) frames with the same values.
 """
 
 from math import ceil
@@ -22,22 +21,22 @@ __all__ = ["NetworkWriter"]
 
 
 class NetworkWriter:
-    """Writes layers into a graph, one after the other.
+    """Writes layers into a graph.
 
-    In a step of a stream a state is an input `NAME` and an output `NAME_next` of one shape [B, ...], and zeros are a
-    stream that has not begun. For zero padding that is all: the context of a convolution is the padding, then the
-    samples that came before. A reflection needs to know that the stream begins, so a state `started` [B, 1, 1], zero
-    until there was a step, chooses between the context and the reflection of the step's own first samples.
+    In a step of a stream a state is an input `NAME` and an output `NAME_next` of the same shape [B, ...]. It is zero in
+    a new stream. With zero padding the context of a convolution is first the padding, then the earlier samples. With
+    reflection padding a state `started` [B, 1, 1], zero before the first step, selects either the context or the
+    reflection of the first samples of the step.
 
-    A step holds a whole number of frames. The last one may have any length: it is padded as the end of a signal is.
+    A step holds a whole number of frames. The last step may have any length; it is padded like the end of a signal.
 
     Attributes:
         states: Name and shape of every state, in the order of inputs and outputs.
-        first_step_frames: Fewest frames of a first step that is not the last, too: what is reflected must be there.
+        first_step_frames: Fewest frames of a first step that is not the last step: reflection needs that many.
 
     Args:
-        graph: To write to.
-        samples_per_frame: Length of a frame at the first layer.
+        graph: The graph to write to.
+        samples_per_frame: Samples per frame at the input of the first layer.
         streaming: Write a step of a stream rather than a whole signal.
     """
 
@@ -54,7 +53,7 @@ class NetworkWriter:
         """Shape: [B, C, T] -> that of the layer.
 
         Raises:
-            ValueError: There is no ONNX form of the layer.
+            ValueError: The layer has no ONNX form.
         """
         match layer:
             case nn.Sequential():
@@ -78,10 +77,10 @@ class NetworkWriter:
                 return self.graph.node("Relu", x)
             case nn.Identity():
                 return x
-        raise ValueError(f"there is no ONNX form of a {type(layer).__name__} ({name})")
+        raise ValueError(f"a {type(layer).__name__} has no ONNX form here ({name})")
 
     def end_step(self) -> None:
-        """Makes the new states outputs, in the order of the old ones."""
+        """Adds the new states as outputs, in the order of the inputs."""
         for name, shape in self.states.items():
             self.graph.output(f"{name}_next", self._next[name], shape)
 
@@ -116,7 +115,7 @@ class NetworkWriter:
         return self.layer(layer.norm, y, f"{name}_norm")
 
     def _weights(self, conv: nn.Module, name: str) -> list[str]:
-        # Under weight norm, reading the weight computes it.
+        # With weight norm, reading the weight computes it.
         return [self.graph.weight(f"{name}_{kind}", getattr(conv, kind)) for kind in ("weight", "bias")]
 
     def _with_context(self, layer: Conv1d, x: str, name: str) -> str:
@@ -131,7 +130,7 @@ class NetworkWriter:
         self._keep(context, graph.slice(held, 2, -layer.left_padding))
         if layer.padding == "constant" or layer.stride == 1:
             return held
-        # Once the stream has started, a reflection at its end may reach back into the context.
+        # After the first step, a reflection at the end may reach back into the context.
         missing, before = self._missing(layer, x), graph.node("Sub", _scalar_length(graph, held), graph.integer(2))
         backwards = graph.node("Sub", before, self._range(missing))
         right = graph.node(
@@ -168,7 +167,7 @@ class NetworkWriter:
         return self.graph.node("Range", self.graph.integer(0), count, self.graph.integer(1))
 
     def _take(self, x: str, index: str) -> str:
-        """Samples at these places, zeros behind the end. Shape: x [B, C, T], index [n] -> [B, C, n]."""
+        """Samples at these indices, zeros past the end. Shape: x [B, C, T], index [n] -> [B, C, n]."""
         graph = self.graph
         samples = _scalar_length(graph, x)
         inside = graph.node("Min", index, graph.node("Sub", samples, graph.integer(1)))
@@ -180,12 +179,12 @@ class NetworkWriter:
         trim = [layer.left_trim, layer.right_trim]
         if isinstance(layer.norm, nn.Identity):
             return self.graph.node("ConvTranspose", x, *weights, strides=strides, pads=trim)
-        # The norm looks at what is trimmed, too.
+        # The norm includes the trimmed samples.
         y = self.layer(layer.norm, self.graph.node("ConvTranspose", x, *weights, strides=strides), f"{name}_norm")
         return self.graph.slice(y, 2, layer.left_trim, -layer.right_trim or None)
 
     def _step_transposed(self, layer: ConvTranspose1d, x: str, name: str) -> str:
-        """The overhang of the last window waits for the next one; the bias is added once, after the windows."""
+        """The overhang of the last window is a state. The bias is added once, after the windows are summed."""
         graph, overhang = self.graph, f"{name}_overhang"
         self._samples_per_frame *= layer.stride
         weight, bias = self._weights(layer.conv, name)
@@ -205,7 +204,7 @@ class NetworkWriter:
             names = [f"{name}_{i}_{kind}" for kind in ("hidden", "cell")] if self.streaming else []
             states = [self._state(state, lstm.hidden_size) for state in names]
             given = [graph.node("Unsqueeze", state, graph.integers(0)) for state in states]
-            lengths = [""] if given else []  # left out: every sequence has the full length
+            lengths = [""] if given else []  # no sequence lengths: all sequences have full length
             weights = _lstm_weights(graph, lstm, i, f"{name}_{i}")
             y, *after = graph.nodes("LSTM", 1 + len(names), y, *weights, *lengths, *given, hidden_size=lstm.hidden_size)
             for state, value in zip(names, after, strict=True):
@@ -224,8 +223,8 @@ class NetworkWriter:
     def _mean(self, x: str) -> str:
         """Shape: [B, C, T] -> [B, 1, 1].
 
-        First over time, then over channels: runtimes add up in float32, and of a million samples at once (as by
-        LayerNormalization or InstanceNormalization) an error ten times that of torch is left.
+        First over time, then over channels. Runtimes add in float32: a single mean over a million samples, as in
+        LayerNormalization, has ten times the error of torch.
         """
         over_time = self.graph.node("ReduceMean", x, self.graph.integers(2))
         return self.graph.node("ReduceMean", over_time, self.graph.integers(1))
@@ -237,10 +236,10 @@ def _scalar_length(graph: Graph, x: str) -> str:
 
 
 def _lstm_weights(graph: Graph, lstm: nn.LSTM, layer: int, name: str) -> list[str]:
-    """W, R and B of ONNX's LSTM, whose gates stand in the order input, output, forget, cell."""
+    """W, R and B of an ONNX LSTM, whose gate order is input, output, forget, cell."""
 
     def gates(kind: str) -> Tensor:
-        i, f, g, o = getattr(lstm, f"{kind}_l{layer}").detach().chunk(4)  # as torch orders them
+        i, f, g, o = getattr(lstm, f"{kind}_l{layer}").detach().chunk(4)  # torch's order
         return torch.cat([i, o, f, g])
 
     bias = torch.cat([gates("bias_ih"), gates("bias_hh")])
