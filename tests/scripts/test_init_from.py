@@ -1,4 +1,4 @@
-"""Starting from the weights of another run: what is taken, what is fresh, and that nothing else is needed later."""
+"""Starting from the weights of another run: which parts are loaded, and that resuming does not need that run."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def train(runs: Path, *overrides: str, steps: int = 3) -> None:
 
 
 def first_state(runs: Path, *overrides: str) -> dict[str, Any]:
-    """Of a run before its first step."""
+    """The state of a new run before its first step."""
     with open_run(composed("train", *TINY, f"runs_folder={runs}", "name=fresh", *overrides)) as trainer:
         return trainer.state_dict()
 
@@ -66,7 +66,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "origin"
 
 
-def test_weights_are_taken_and_all_else_is_fresh(origin: Path, tmp_path: Path) -> None:
+def test_only_weights_are_loaded(origin: Path, tmp_path: Path) -> None:
     taken = first_state(tmp_path, f"init_from={origin}", "seed=5")
     newest = load_checkpoint(origin).state
     assert newest["step"] == 3
@@ -82,14 +82,16 @@ def test_weights_are_taken_and_all_else_is_fresh(origin: Path, tmp_path: Path) -
     assert f"starts with the weights of {origin} at step 3" in text
 
 
-def test_a_single_file_will_do(origin: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_file_can_be_given(origin: Path, tmp_path: Path) -> None:
     best = origin / "checkpoints" / "best.pt"
     taken = first_state(tmp_path, f"init_from={best}")
     assert differences(taken["codec"], load_checkpoint(best).state["codec"]) == []
     assert differences(taken["codec"], load_checkpoint(origin).state["codec"]) != []
 
 
-def test_a_checkpoint_is_a_model_too(origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_accept_a_checkpoint_as_a_model(
+    origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     saved = load_model(origin / "model.safetensors")
     newest = read_averaged_codec(origin / "checkpoints" / "step_0000003.pt")
     assert fingerprint(newest) == fingerprint(saved)
@@ -109,7 +111,9 @@ def test_a_checkpoint_is_a_model_too(origin: Path, tmp_path: Path, capsys: pytes
     assert expected in capsys.readouterr().err
 
 
-def test_what_is_no_checkpoint_is_no_model(origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_refuse_what_is_not_a_checkpoint(
+    origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refused(path: Path) -> str:
         assert main(["info", str(path)]) == 1
         error = capsys.readouterr().err
@@ -126,7 +130,9 @@ def test_what_is_no_checkpoint_is_no_model(origin: Path, tmp_path: Path, capsys:
         assert f"{step}.pt does not hold the codec of a run: " in refused(store.save(step, state | change))
 
 
-def test_a_resumed_run_needs_the_other_no_more(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_does_not_need_the_other_run(
+    origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(origin, copy)
     settings = ("name=tuned", f"init_from={copy}")
@@ -150,7 +156,7 @@ def test_a_resumed_run_needs_the_other_no_more(origin: Path, tmp_path: Path, mon
     assert "resumed at step 2" in (tmp_path / "tuned" / "log.txt").read_text()
 
 
-def test_a_discriminator_on_one_side_only(origin: Path, tmp_path: Path) -> None:
+def test_a_discriminator_in_only_one_of_the_runs(origin: Path, tmp_path: Path) -> None:
     without = tuple(item for item in TINY if not item.startswith(("discriminator.", "+losses.terms.tonality")))
     plain = [*without, f"runs_folder={tmp_path}", "discriminator=none", "losses=reconstruction"]
     with open_run(composed("train", *plain, "name=plain", f"init_from={origin}", "trainer.max_steps=1")) as trainer:
@@ -175,20 +181,20 @@ def test_another_architecture_is_refused_in_one_line(origin: Path, tmp_path: Pat
 
 
 def audio_of_clips() -> torch.Tensor:
-    """A second of each of four. Shape: -> [1, 1, T]."""
+    """One second of each of four clips. Shape: -> [1, 1, T]."""
     clips = sorted((ROOT / "data" / "clips" / "train").rglob("*.flac"))[:4]
     assert len(clips) == 4
     read = [soundfile.read(clip, 24_000, dtype="float32", always_2d=True)[0].mean(1) for clip in clips]
     return torch.from_numpy(np.concatenate(read))[None, None]
 
 
-# The encodec package's 24 kHz model, tiny: its weights go through `codec import` and are then trained further.
+# A tiny version of the encodec package's 24 kHz model. Its weights are imported with `codec import` and fine-tuned.
 IMPORTED = ("codec=encodec_24khz", "codec.bandwidths_kbps=[1.2,2.4]")
 
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with nothing but a model.safetensors, whose codes lie where the latents of the clips do."""
+    """A folder that holds only a model.safetensors, with codebooks that fit the latents of the clips."""
     folder = tmp_path_factory.mktemp("imported")
     codec: Codec = instantiate(composed("train", *TINY, *IMPORTED).codec, _convert_="all")
     reference = encodec_model(codec.config)
@@ -199,7 +205,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-def test_an_imported_model_will_do(imported: Path, tmp_path: Path) -> None:
+def test_an_imported_model_can_be_given(imported: Path, tmp_path: Path) -> None:
     codec = load_model(imported / "model.safetensors")
     for number, start in enumerate((imported, imported / "model.safetensors")):
         taken = first_state(tmp_path / str(number), *IMPORTED, f"init_from={start}")
@@ -217,20 +223,20 @@ def test_an_imported_model_will_do(imported: Path, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def quantization_error(codec: Codec, embed: torch.Tensor) -> float:
-    """Mean square of what these codebooks leave over of the latents that `codec` makes of the clips."""
+    """Mean squared quantization error of the clips' latents with these codebooks."""
     latent = codec.encode_latent(audio_of_clips())
     codec.quantizer.embed.copy_(embed)
     return float((latent - codec.quantizer.decode(codec.quantizer.encode(latent))).square().mean())
 
 
-def test_training_an_imported_model_does_not_spoil_its_codebooks(imported: Path, tmp_path: Path) -> None:
+def test_fine_tuning_an_imported_model_keeps_its_codebooks_useful(imported: Path, tmp_path: Path) -> None:
     before = load_model(imported / "model.safetensors")
     old = before.quantizer.embed.clone()
     train(tmp_path, "name=tuned", *IMPORTED, f"init_from={imported}", steps=4)
     after = load_checkpoint(tmp_path / "tuned").state
     new = after["codec"]["quantizer.embed"]
     assert (new != old).flatten(1).any(dim=1).all(), "every book learns"
-    # The encoder moves too, and the books with it. Averages that disagree with the codes leave a thousand times more.
+    # The encoder and the codebooks change together. Wrong codebook statistics would give 1000 times this error.
     assert quantization_error(before, new) < 2 * quantization_error(before, old)
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]
     untrained, *_, last = [line["all/mel_distance"] for line in lines if line["split"] == "validation"]
@@ -246,7 +252,7 @@ def test_an_imported_model_of_another_architecture_or_a_damaged_one(imported: Pa
     assert "damaged.safetensors is damaged" in refusal(tmp_path, *IMPORTED, f"init_from={damaged}")
 
 
-def test_other_bandwidths_are_no_other_architecture(origin: Path, tmp_path: Path) -> None:
+def test_other_bandwidths_are_accepted(origin: Path, tmp_path: Path) -> None:
     taken = first_state(tmp_path, f"init_from={origin}", "codec.bandwidths_kbps=[2.4]")
     assert taken["codec_config"]["bandwidths_kbps"] == [2.4]
 
@@ -260,7 +266,7 @@ def test_no_checkpoint_or_a_damaged_one_is_refused_in_one_line(origin: Path, tmp
     assert "damaged.pt cannot be read" in refusal(tmp_path, f"init_from={damaged}")
 
 
-def test_first_weights_are_not_put_over_those_that_come_trained(origin: Path, tmp_path: Path) -> None:
+def test_pca_does_not_replace_loaded_weights(origin: Path, tmp_path: Path) -> None:
     settings = composed(
         "train", *TINY, f"runs_folder={tmp_path}", "name=fresh", f"init_from={origin}", "trainer.init=pca",
         "trainer.max_steps=1", "optimizer.codec.lr=0.0",

@@ -42,8 +42,8 @@ def _without_times(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("encodec", [False, True])
-def test_three_steps_a_checkpoint_and_three_steps_are_six(tmp_path: Path, workers: int, encodec: bool) -> None:
-    """Discriminator, balancer and codebook start lie on both sides of the interruption."""
+def test_a_run_resumed_at_its_middle_ends_with_the_same_bits(tmp_path: Path, workers: int, encodec: bool) -> None:
+    """The discriminator starts before the interruption, the codebooks are initialized after it."""
 
     def make(folder: Path, seed: int) -> Trainer:
         return tiny_trainer(
@@ -60,26 +60,26 @@ def test_three_steps_a_checkpoint_and_three_steps_are_six(tmp_path: Path, worker
             checkpoint_every=3,
         )
 
-    whole = make(tmp_path / "a", 0)
-    whole.run()
+    uninterrupted = make(tmp_path / "a", 0)
+    uninterrupted.run()
     first = make(tmp_path / "b", 0)
     interrupt_at(first, 5)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    torch.manual_seed(77)  # what a new process has drawn already does not matter
+    torch.manual_seed(77)  # earlier draws of a new process do not matter
     second = make(tmp_path / "b", 5)
     second.run()
 
     assert messages(second)[0] == "resumed at step 3"
-    assert differences(_without_times(whole.state_dict()), _without_times(second.state_dict())) == []
+    assert differences(_without_times(uninterrupted.state_dict()), _without_times(second.state_dict())) == []
     for split in ("train", "validation"):
-        assert metric_lines(whole, split, TIMES) == metric_lines(second, split, TIMES)
+        assert metric_lines(uninterrupted, split, TIMES) == metric_lines(second, split, TIMES)
     models = [exported(tmp_path / name / "run") for name in "ab"]
     assert models[0] == models[1]
 
 
-def test_every_part_of_the_state_matters(tmp_path: Path) -> None:
-    """The comparison above would see a part that was left out: each of them differs after three more steps."""
+def test_a_step_changes_every_part_of_the_state(tmp_path: Path) -> None:
+    """So a part that is missing in the state would fail the comparison above."""
     trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(), encodec=True, codebooks=ALL_CODEBOOKS)
     trainer._start_codebooks()
     take_steps(trainer, 3)
@@ -98,7 +98,7 @@ def test_every_part_of_the_state_matters(tmp_path: Path) -> None:
     }
 
 
-def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
     first = tiny_trainer(tmp_path, log_every=1)
     interrupt_at(first, 4)
     with pytest.raises(KeyboardInterrupt):
@@ -110,18 +110,18 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path: Path) -
     assert [line["step"] for line in metric_lines(second, "validation")] == [0, 6]
 
 
-def test_a_model_is_there_once_the_last_checkpoint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_written_before_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill between the two must not leave a finished run with the model of an earlier step."""
     trainer = tiny_trainer(tmp_path, log_every=1000, validate_every=1000, checkpoint_every=3)
     save, models = trainer.store.save, []
 
-    def look(step: int, state: dict[str, Any], *rest: Any) -> Path:
+    def record(step: int, state: dict[str, Any], *rest: Any) -> Path:
         if step:
             model = load_model(tmp_path / "run" / "model.safetensors")
             models.append(fingerprint(model) == fingerprint(trainer.averaged_codec))
         return save(step, state, *rest)
 
-    monkeypatch.setattr(trainer.store, "save", look)
+    monkeypatch.setattr(trainer.store, "save", record)
     trainer.run()
     assert models == [True, True]
 
@@ -137,7 +137,7 @@ def test_a_finished_run_makes_no_further_step(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in files} == files
 
 
-def test_half_a_reference_does_not_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_reference_clip_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = tiny_trainer(tmp_path)
 
     def killed(path: Path, audio: Tensor, sample_rate: int) -> None:
@@ -154,30 +154,28 @@ def test_half_a_reference_does_not_survive_a_kill(tmp_path: Path, monkeypatch: p
 
 
 def test_bfloat16_resumes_exactly(tmp_path: Path) -> None:
-    plan: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "precision": "bfloat16",
         "log_every": 2,
         "validate_every": 1000,
         "checkpoint_every": 3,
         "codebooks": ALL_CODEBOOKS,
     }
-    whole = tiny_trainer(tmp_path / "a", adversarial=tiny_adversarial(), **plan)
-    whole.run()
-    first = tiny_trainer(tmp_path / "b", adversarial=tiny_adversarial(), **plan)
+    uninterrupted = tiny_trainer(tmp_path / "a", adversarial=tiny_adversarial(), **settings)
+    uninterrupted.run()
+    first = tiny_trainer(tmp_path / "b", adversarial=tiny_adversarial(), **settings)
     interrupt_at(first, 4)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    second = tiny_trainer(tmp_path / "b", adversarial=tiny_adversarial(seed=8), codec=tiny_codec(seed=8), **plan)
+    second = tiny_trainer(tmp_path / "b", adversarial=tiny_adversarial(seed=8), codec=tiny_codec(seed=8), **settings)
     second.run()
-    assert differences(_without_times(whole.state_dict()), _without_times(second.state_dict())) == []
+    assert differences(_without_times(uninterrupted.state_dict()), _without_times(second.state_dict())) == []
 
 
 # ------------------------------------------------------------------------------------------------ full disk
 
 
-def test_a_checkpoint_that_cannot_be_written_is_reported_and_training_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_continues_after_a_failed_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = tiny_trainer(tmp_path, log_every=100, validate_every=100, checkpoint_every=2)
     save = trainer.store.save
 
@@ -192,8 +190,8 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_training_goes_on(
     assert any("no space left on the device" in message for message in messages(trainer))
 
 
-def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Path) -> None:
-    """Every file that would grow beyond some kilobytes fails, checkpoint and exported model alike."""
+def test_a_full_disk_does_not_damage_earlier_checkpoints(tmp_path: Path) -> None:
+    """Every file above 20 kB fails, both the checkpoint and the exported model."""
     resource = pytest.importorskip("resource")
     trainer = tiny_trainer(tmp_path, log_every=1000, validate_every=1000, checkpoint_every=2, max_steps=4)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -218,15 +216,15 @@ def test_a_disk_that_is_full_in_mid_run_costs_no_earlier_checkpoint(tmp_path: Pa
 
 
 @pytest.mark.parametrize("error", [OSError("disk on fire"), SafetensorError("disk on fire")])
-def test_a_model_that_cannot_be_written_does_not_cost_the_checkpoint(
+def test_the_checkpoint_is_written_when_the_model_cannot_be(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = tiny_trainer(tmp_path, **NEVER)
 
-    def fail(path: Path) -> None:
+    def fail(model: nn.Module, path: Path) -> None:
         raise error
 
-    monkeypatch.setattr(trainer.averaged_codec, "save", fail)
+    monkeypatch.setattr("codec.training.checkpoint.checkpointer.save_model", fail)
     trainer.run()
     assert [path.name for path in trainer.store.paths()] == ["step_0000000.pt", "step_0000006.pt"]
     assert any("disk on fire" in message for message in messages(trainer))

@@ -1,4 +1,4 @@
-"""Whatever goes wrong in training is provoked, named and, if it is a divergence, undone; what is sound is not."""
+"""A divergence is detected and rolled back, other problems are reported once, and a healthy run has neither."""
 
 import re
 import time
@@ -32,7 +32,7 @@ from tiny_run import (
     tiny_trainer,
 )
 
-# Words of each condition, for the console and the report alike.
+# A word of each diagnostic, on the console and in the report.
 WORDS = ("diverge", "silent", "collapsed", "dead:", "too strong", "is unstable", "learns nothing", "waiting for data")
 
 
@@ -42,12 +42,12 @@ def _tidied() -> Iterator[None]:
         yield
 
 
-def named(trainer: Trainer) -> list[str]:
-    """What the console has said that is wrong, which the report says, too."""
-    said = [word for word in WORDS if any(word in message for message in messages(trainer))]
+def reported(trainer: Trainer) -> list[str]:
+    """Words of the diagnostics on the console. The report must list the same ones."""
+    printed = [word for word in WORDS if any(word in message for message in messages(trainer))]
     in_report = advice(metric_lines(trainer, "validation")[:1] + metric_lines(trainer))
-    assert [word for word in WORDS if any(word in sentence for sentence in in_report)] == said
-    return said
+    assert [word for word in WORDS if any(word in sentence for sentence in in_report)] == printed
+    return printed
 
 
 def adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
@@ -60,19 +60,19 @@ def at_rate(trainer: Trainer, rate: float) -> Trainer:
     return trainer
 
 
-def reviving(**config: Any) -> Codec:
+def with_dead_code_replacement(**config: Any) -> Codec:
     codec = tiny_codec(**config)
     codec.quantizer.dead_code_threshold = 0.1
     return codec
 
 
-# ------------------------------------------------------------------------------------------------ what is sound
+# ------------------------------------------------------------------------------------------------ a healthy run
 
 
-def test_a_sound_run_with_a_discriminator_says_nothing(tmp_path: Path) -> None:
+def test_a_healthy_run_with_a_discriminator_reports_nothing(tmp_path: Path) -> None:
     trainer = tiny_trainer(
         tmp_path,
-        codec=reviving(),
+        codec=with_dead_code_replacement(),
         adversarial=tiny_adversarial(),
         max_steps=26,
         log_every=1,
@@ -80,7 +80,7 @@ def test_a_sound_run_with_a_discriminator_says_nothing(tmp_path: Path) -> None:
         checkpoint_every=10,
     )
     trainer.run()
-    assert named(trainer) == []
+    assert reported(trainer) == []
     assert trainer.divergence_monitor.rollbacks == 0
     assert trainer.divergence_monitor.good_step == 20
 
@@ -88,9 +88,9 @@ def test_a_sound_run_with_a_discriminator_says_nothing(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ divergence
 
 
-def test_a_rate_a_hundred_times_too_high_is_lowered_until_the_model_learns(tmp_path: Path) -> None:
+def test_a_learning_rate_that_is_100_times_too_high_is_lowered_until_training_converges(tmp_path: Path) -> None:
     plan: dict[str, Any] = {"max_steps": 40, "log_every": 2, "validate_every": 20, "checkpoint_every": 20}
-    trainer = at_rate(tiny_trainer(tmp_path, codec=reviving(), **plan), 1.0)
+    trainer = at_rate(tiny_trainer(tmp_path, codec=with_dead_code_replacement(), **plan), 1.0)
     trainer.run()
     found = [re.search(r"Rolling back to step (\d+) with (\S+) times", message) for message in messages(trainer)]
     rates = [float(match[2]) for match in found if match]
@@ -102,7 +102,7 @@ def test_a_rate_a_hundred_times_too_high_is_lowered_until_the_model_learns(tmp_p
     log = metric_lines(trainer)
     assert [line["step"] for line in log] == list(range(2, 41, 2))  # the removed steps are not in the log
     assert log[-1]["lr"] == rates[-1]
-    assert named(trainer) == ["diverge"]
+    assert reported(trainer) == ["diverge"]
 
 
 def test_a_run_that_diverges_again_and_again_ends_with_an_error(tmp_path: Path) -> None:
@@ -295,19 +295,19 @@ def test_the_state_of_a_monitor_is_restored() -> None:
     assert first.state_dict() == second.state_dict()
 
 
-# ------------------------------------------------------------------------------------------------ the other signs
+# ------------------------------------------------------------------------------------------------ other diagnostics
 
 
-def test_a_corpus_of_silence(tmp_path: Path) -> None:
+def test_a_silent_corpus_is_reported(tmp_path: Path) -> None:
     for number in range(2):
         write_audio(tmp_path / "audio" / f"{number}.wav", torch.zeros(1, RATE), RATE)
     trainer = tiny_trainer(tmp_path, max_steps=8, log_every=1, validate_every=100, checkpoint_every=100)
     trainer.run()
-    assert named(trainer) == ["silent"]
+    assert reported(trainer) == ["silent"]
     assert sum("100 % of the training segments are silent" in message for message in messages(trainer)) == 1
 
 
-def test_a_dead_book_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_codebook_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "_CODEBOOK_STEPS", 30)
     trainer = tiny_trainer(
         tmp_path,
@@ -317,38 +317,40 @@ def test_a_dead_book_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         checkpoint_every=100,
         codebooks=CodebookConfig(dropout="none"),
     )
-    start = trainer.codec.quantizer.start
+    quantizer = trainer.codec.quantizer
+    initialize = quantizer.initialize
 
-    def start_badly(vectors: Tensor, seed: int, batches: int) -> None:
-        start(vectors, seed, batches)
-        books = trainer.codec.quantizer
-        books.embed[2, 1:] = 1e3  # never the nearest
-        books.embed_sum.copy_(books.embed * books.cluster_size[..., None])
+    def initialize_badly(*args: Any) -> None:
+        initialize(*args)
+        quantizer.embed[2, 1:] = 1e3  # never the nearest
+        quantizer.embed_sum.copy_(quantizer.embed * quantizer.cluster_size[..., None])
 
-    monkeypatch.setattr(trainer.codec.quantizer, "start", start_badly)
+    monkeypatch.setattr(quantizer, "initialize", initialize_badly)
     trainer.run()
-    assert named(trainer) == ["dead:"]
+    assert reported(trainer) == ["dead:"]
     (said,) = (message for message in messages(trainer) if "dead" in message)
     assert re.match(r"Codebooks? (1, )?3(, 4)? of 4 (is|are) dead", said)
 
 
-def test_collapsed_books_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collapsed_codebooks_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "_CODEBOOK_STEPS", 30)
     codec = tiny_codec()
     with torch.no_grad():  # every latent is the same
         codec.encoder.layers[-1].conv.get_parameter("parametrizations.weight.original0").zero_()
-    codec.quantizer.decay = 0.999  # faster averages follow the rounding of what is left over, and use several codes
+    codec.quantizer.decay = 0.999  # a faster average follows rounding noise and uses several codes
     trainer = at_rate(
         tiny_trainer(tmp_path, codec=codec, max_steps=50, log_every=2, validate_every=100, checkpoint_every=100), 1e-12
     )
     trainer.run()
-    assert named(trainer) == ["collapsed"]
+    assert reported(trainer) == ["collapsed"]
 
 
-def test_a_discriminator_at_a_hundred_times_its_rate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_discriminator_with_100_times_its_learning_rate_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(diagnostics, "_WINNING_STEPS", 20)
     trainer = tiny_trainer(
-        tmp_path, adversarial=tiny_adversarial(optimizer=adam(0.1)), codec=reviving(),
+        tmp_path, adversarial=tiny_adversarial(optimizer=adam(0.1)), codec=with_dead_code_replacement(),
         max_steps=44, log_every=2,
     )  # fmt: skip
     trainer.run()
@@ -358,7 +360,7 @@ def test_a_discriminator_at_a_hundred_times_its_rate_is_named(tmp_path: Path, mo
     assert trainer.divergence_monitor.rollbacks == 0
 
 
-def test_a_discriminator_without_a_rate_learns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_discriminator_that_does_not_learn_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "_SMALL_GAP_STEPS", 20)
     trainer = tiny_trainer(
         tmp_path,
@@ -369,10 +371,10 @@ def test_a_discriminator_without_a_rate_learns_nothing(tmp_path: Path, monkeypat
         checkpoint_every=99,
     )
     trainer.run()
-    assert named(trainer) == ["learns nothing"]
+    assert reported(trainer) == ["learns nothing"]
 
 
-def test_one_reader_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = SegmentDataset.__getitem__
 
     def slow(dataset: SegmentDataset, index: int) -> Any:
@@ -383,7 +385,7 @@ def test_one_reader_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     trainer = tiny_trainer(tmp_path, workers=1, max_steps=8, log_every=1, validate_every=100, checkpoint_every=100)
     trainer.seconds = 60.0
     trainer.run()
-    assert named(trainer) == ["waiting for data"]
+    assert reported(trainer) == ["waiting for data"]
     said = [message for message in messages(trainer) if "waiting for data" in message]
     assert len(said) == 1
     assert re.match(r"\d\d % of the time was spent waiting for data\. Raise data\.num_workers", said[0])
