@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from codec.model_file import fingerprint, load_model
 from codec.training import CheckpointError, CodebookConfig, LRSchedule, Trainer
@@ -81,7 +81,7 @@ def test_a_run_resumed_at_its_middle_ends_with_the_same_bits(tmp_path: Path, wor
 def test_a_step_changes_every_part_of_the_state(tmp_path: Path) -> None:
     """So a part that is missing in the state would fail the comparison above."""
     trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(), encodec=True, codebooks=ALL_CODEBOOKS)
-    trainer._start_codebooks()
+    trainer._initialize_codebooks()
     take_steps(trainer, 3)
     before = copied(trainer.state_dict())
     take_steps(trainer, 1)
@@ -140,12 +140,11 @@ def test_a_finished_run_makes_no_further_step(tmp_path: Path) -> None:
 def test_an_incomplete_reference_clip_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = tiny_trainer(tmp_path)
 
-    def killed(path: Path, audio: Tensor, sample_rate: int) -> None:
-        Path(path).write_bytes(b"RIFF")
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("codec.training.validation.write_wav", killed)
+        patch.setattr("codec.audio.writer.AudioWriter.write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             trainer.validate()
     trainer.validate()
