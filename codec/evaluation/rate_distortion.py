@@ -127,7 +127,7 @@ def evaluate_folder(
     if not measurements:
         raise ValueError(f"none of the {len(names)} files of {folder} could be read, for example {skipped_files[-1]}")
     notes += opus_notes + _metric_notes(measurements, metrics)
-    points = summarize(measurements, _codebook_sizes(prepared), metrics)
+    points = summarize(measurements, prepared.codec.config.codebook_sizes, metrics)
     return Evaluation(measurements, points, metrics, notes, skipped_files)
 
 
@@ -207,17 +207,13 @@ def _measure_codec(
             file_bytes = encode_file(prepared, original, encoded, kbps, coding="fixed").encoded_bytes
             decode_file(prepared, encoded, decoded)
             payload_bytes, codes = _content(encoded)
-            counts = count_codes(codes[None], _codebook_sizes(prepared)[: len(codes)])
+            counts = count_codes(codes[None], prepared.codec.config.codebook_sizes[: len(codes)])
             audio, _ = soundfile.read(decoded, dtype="float32", always_2d=True)
             scores = score_clip(torch.from_numpy(audio.T.copy()), clip.audio, sample_rate, metrics)
             measurements.append(
                 Measurement(clip.name, clip.group, "codec", kbps, seconds, payload_bytes, file_bytes, scores, counts)
             )
     return measurements
-
-
-def _codebook_sizes(prepared: PreparedCodec) -> Sequence[int]:
-    return prepared.codec.config.codebook_sizes
 
 
 def _content(encoded: Path) -> tuple[int, Tensor]:

@@ -132,7 +132,7 @@ class Diagnostics:
         mean = sum(highest) / len(highest)
         if mean - 1 < _COLLAPSED * (size - 1):
             self.active["collapse"] = (
-                f"The codebooks have collapsed: on average {mean:.1f} of {size} codes are in effective use. Raise "
+                f"The codebooks have collapsed: on average {mean:.1f} of {size:g} codes are in effective use. Raise "
                 "trainer.codebooks.start_fraction so that the encoder is trained first, "
                 "or raise codec.quantizer.dead_code_threshold."
             )

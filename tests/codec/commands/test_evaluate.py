@@ -125,13 +125,13 @@ def test_measurements_match_the_files(audio_folder: Path, changes: dict[str, Any
     ]
     segments = math.ceil(0.4 / 0.198) if changes else 1
     for measurement in ours:
-        books = 2 if measurement.bandwidth_kbps == 0.6 else 4
+        num_codebooks = 2 if measurement.bandwidth_kbps == 0.6 else 4
         assert measurement.code_counts is not None
         frames = measurement.code_counts.sum(1)
-        assert measurement.code_counts.shape == (books, 16)
+        assert measurement.code_counts.shape == (num_codebooks, 16)
         assert measurement.seconds == 0.4
         if not changes:
-            assert frames.tolist() == [30] * books
+            assert frames.tolist() == [30] * num_codebooks
         # Codes of 4 bits, and a scale of 4 bytes a segment. The file adds a header, and a frame for each block.
         side = 4 * segments if changes else 0
         assert int(frames.sum()) / 2 + side <= measurement.payload_bytes < int(frames.sum()) / 2 + side + segments
@@ -164,7 +164,7 @@ def test_clips_are_evenly_spaced_and_omissions_are_noted(tmp_path: Path) -> None
 
 def test_points_are_means_over_clips_and_bitrates_over_durations() -> None:
     codes = torch.tensor([[0, 1, 2, 3], [0, 0, 1, 1]])
-    counts = torch.stack([book.bincount(minlength=4) for book in codes])
+    counts = torch.stack([row.bincount(minlength=4) for row in codes])
     measurements = [
         Measurement("x", "music", "codec", 1.5, 1.0, 100, 200, {"pesq": 2.0}, counts),
         Measurement("y", "music", "codec", 1.5, 3.0, 500, 600, {"pesq": math.nan}, counts),
@@ -260,7 +260,7 @@ def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytes
     for arguments, sentence in [
         (["--data", str(tmp_path / "no")], "there is no such folder"),
         (["--data", str(tmp_path / "empty")], "the folder is empty"),
-        (["--data", str(audio_folder), "--bandwidths", "0.6", "3"], "offers bandwidths of 0.6, 1.2 kbps, not 3"),
+        (["--data", str(audio_folder), "--bandwidths", "0.6", "3"], "0.6, 1.2 kbps, got 3"),
         (["--data", str(audio_folder), "--clips", "0"], "at least 1 clip"),
         (["--data", str(audio_folder), "--output", str(tmp_path / "file")], "file: File exists"),
     ]:
