@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from pathlib import Path
 
 # Threads that wait sleep instead of spinning: on cores that another process shares, spinning makes the many small
 # operations of these tests up to a hundred times slower. OpenMP reads this once, when torch is imported; processes
@@ -13,12 +14,28 @@ import numpy as np
 import pytest
 import torch
 
+from slow_modules import SLOW
+
 torch.set_num_threads(2)
 
 # Shells start background jobs (`bash scripts/test.sh &`, nohup, some CI) with SIGINT ignored, and child processes
 # inherit that. A signal that has a handler is reset to its default when a new program starts. So the processes that
 # tests start can be interrupted. pytest-xdist imports this file in each of its workers.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as `fast` what is neither marked slow or long nor in a slow file."""
+    slow = {TESTS / name for name in SLOW}
+    for item in items:
+        if slow.isdisjoint([item.path, *item.path.parents]) and not {"slow", "long"} & {
+            m.name for m in item.iter_markers()
+        }:
+            item.add_marker("fast")
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from scripts.lowest_versions import lowest_versions
+from slow_modules import SLOW
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
@@ -272,6 +273,10 @@ def test_the_fast_tests(fast: list[str], checkout: Path) -> None:
     installed(checkout)
     start(checkout, "scripts/test.sh", *fast, "-x")
     assert calls(checkout) == [*LINT, f"{PYTEST} -m fast -x"]
+
+
+def test_slow_tests_exist() -> None:
+    assert [name for name in SLOW if not (ROOT / "tests" / name).exists()] == []
 
 
 def test_modes_for_older_cpus_set_what_torch_and_onednn_may_use(checkout: Path) -> None:

@@ -1,0 +1,32 @@
+"""Test files and folders that are too slow for the fast tests (`bash scripts/test.sh --fast`)."""
+
+# Below tests/. Each took more than five seconds of CPU time when this was measured.
+SLOW = (
+    "balancer/test_balancer_failures.py",
+    "balancer/test_strategies_contract.py",
+    "codec/bitstream/encodec",
+    "codec/bitstream/entropy/test_model_file.py",
+    "codec/bitstream/entropy/test_training.py",
+    "codec/coding/test_block_decoding.py",
+    "codec/commands",
+    "codec/evaluation/test_report.py",
+    "codec/interop",
+    "codec/training/checkpoint/test_divergence.py",
+    "codec/training/logging/test_live_report.py",
+    "codec/training/test_first_weights.py",
+    "codec/training/test_malloc.py",
+    "codec/training/test_trainer.py",
+    "scripts/test_ablate.py",
+    "scripts/test_ablation_browser.py",
+    "scripts/test_ablation_grid.py",
+    "scripts/test_ablation_report.py",
+    "scripts/test_bad_input.py",
+    "scripts/test_bench.py",
+    "scripts/test_bench_streaming.py",
+    "scripts/test_configs.py",
+    "scripts/test_experiment_48khz.py",
+    "scripts/test_fuzz.py",
+    "scripts/test_init_from.py",
+    "scripts/test_resume.py",
+    "test_readme.py",
+)
