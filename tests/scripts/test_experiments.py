@@ -1,0 +1,227 @@
+"""Every experiment has the values of the paper or code that it is named after."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from codec.training import Trainer
+from config_options import CONFIGS, QUICK, configuration, experiments
+from scripts.composition import build_trainer
+from scripts.run_folder import check_keys
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Any:
+    """Builds trainers, and closes their loggers at the end."""
+    trainers: list[Trainer] = []
+
+    def make(*overrides: str) -> Trainer:
+        cfg = configuration(*overrides)
+        check_keys(cfg)
+        trainers.append(build_trainer(cfg, tmp_path / str(len(trainers))))
+        return trainers[-1]
+
+    yield make
+    for trainer in trainers:
+        trainer.logger.close()
+
+
+Build = Callable[..., Trainer]
+
+
+# The EnCodec paper (arXiv 2210.13438) and the encodec package.
+PAPER: dict[str, object] = {
+    "codec.network.filters": 32,
+    "codec.network.strides": [2, 4, 5, 8],
+    "codec.network.kernel_size": 7,
+    "codec.network.residual_kernel_size": 3,
+    "codec.network.residual_layers": 1,
+    "codec.network.lstm_layers": 2,
+    "codec.network.latent_dim": 128,
+    "codec.network.padding": "reflect",
+    "codec.network.skip": "conv",
+    "codec.quantizer.codebook_size": 1024,
+    "codec.quantizer.decay": 0.99,
+    "codec.quantizer.kmeans_iterations": 50,
+    "discriminator.filters": 32,
+    "discriminator.kernel": [3, 9],
+    "discriminator.dilations": [1, 2, 4],
+    "discriminator.negative_slope": 0.2,
+    "losses.terms.mel.window_exponents": [5, 6, 7, 8, 9, 10, 11],
+    "losses.adversarial.generator": "hinge",
+    "losses.adversarial.feature_matching": "relative",
+    "balancer.scale.decay": 0.999,
+    "balancer.scale.total_norm": 1.0,
+    "balancer.refresh_every": 8,
+    "balancer.refresh_from": 1000,
+    "codec.network.activation": "elu",
+    "adversarial.update": "alternating",
+    "adversarial.start_fraction": 0.0,
+    "optimizer.codec._target_": "torch.optim.Adam",
+    "optimizer.codec.lr": 3e-4,
+    "optimizer.codec.betas": [0.5, 0.9],
+    "optimizer.discriminator.lr": 3e-4,
+    "optimizer.discriminator.betas": [0.5, 0.9],
+    "data.batch_size": 64,
+    "data.segment_seconds": 1.0,
+    "trainer.max_steps": 300 * 2000,
+    "trainer.codebooks.start_fraction": 0.0,
+    "trainer.codebooks.dropout": "bandwidths",
+    "trainer.codebooks.commitment_weight": 1.0,
+    "trainer.codebooks.commitment_reduction": "sum",
+    "trainer.lr_schedule.warmup_fraction": 0.0,
+    "trainer.lr_schedule.decay": "none",
+    "trainer.gradient_clip_norm": None,
+}
+# audiocraft's config/solver/compression/default.yaml and its two models.
+AUDIOCRAFT: dict[str, object] = PAPER | {
+    "codec.network.norm": "weight_norm",
+    "codec.normalize": False,
+    "codec.network.channels": 1,
+    "codec.network.padding": "constant",
+    "codec.network.skip": "identity",
+    "discriminator.windows": [1024, 2048, 512, 256, 128],
+    "discriminator.negative_slope": 0.3,
+    "losses.terms.mel.window_exponents": [6, 7, 8, 9, 10],
+    "losses.terms.mel.f_min_hz": 64.0,
+    "losses.weights": {"l1": 0.1, "mel": 2.0, "adversarial": 4.0, "feature_matching": 4.0},
+    "losses.adversarial.generator": "hinge_linear",
+    "losses.adversarial.feature_matching": "plain",
+    "balancer.scale.norm_over": "item",
+    "balancer.scale.batch_invariant": False,
+    "balancer.refresh_every": 1,
+    "adversarial.update_probability": 1.0,
+    "trainer.max_steps": 200 * 2000,
+    "trainer.codebooks.commitment_reduction": "mean",
+    "trainer.ema_decay": 0.99,
+}
+EXPECTED: dict[str, dict[str, object]] = {
+    "encodec_24khz": PAPER
+    | {
+        "codec.sample_rate": 24000,
+        "codec.network.channels": 1,
+        "codec.network.causal": True,
+        "codec.network.norm": "weight_norm",
+        "codec.normalize": False,
+        "codec.segment_seconds": None,
+        "codec.quantizer.num_codebooks": 32,
+        "codec.bandwidths_kbps": [1.5, 3, 6, 12, 24],
+        "discriminator.windows": [2048, 1024, 512, 256, 128],
+        "losses.weights": {"l1": 0.1, "mel": 1.0, "adversarial": 3.0, "feature_matching": 3.0},
+        "adversarial.update_probability": 2 / 3,
+    },
+    "encodec_48khz": PAPER
+    | {
+        "codec.sample_rate": 48000,
+        "codec.network.channels": 2,
+        "codec.network.causal": False,
+        "codec.network.norm": "time_group_norm",
+        "codec.normalize": True,
+        "codec.segment_seconds": 1.0,
+        "codec.overlap": 0.01,
+        "codec.quantizer.num_codebooks": 16,
+        "codec.bandwidths_kbps": [3, 6, 12, 24],
+        "discriminator.windows": [4096, 2048, 1024, 512, 256],
+        "losses.weights": {"l1": 0.1, "mel": 1.0, "adversarial": 4.0, "feature_matching": 4.0},
+        "adversarial.update_probability": 0.5,
+    },
+    "audiocraft_24khz": AUDIOCRAFT
+    | {
+        "codec.sample_rate": 24000,
+        "codec.network.causal": True,
+        "codec.quantizer.num_codebooks": 32,
+        "trainer.codebooks.dropout": "codebooks",
+    },
+    "audiocraft_32khz": AUDIOCRAFT
+    | {
+        "codec.sample_rate": 32000,
+        "codec.network.filters": 64,
+        "codec.network.strides": [4, 4, 5, 8],
+        "codec.network.causal": False,
+        "codec.quantizer.num_codebooks": 4,
+        "codec.quantizer.codebook_size": 2048,
+        "trainer.codebooks.dropout": "none",
+    },
+}
+# Frame rate in Hz, millions of parameters of the codec, codebooks of each bandwidth.
+SIZES = {
+    "encodec_24khz": (75, 14.85, [2, 4, 8, 16, 32]),
+    "encodec_48khz": (150, 14.86, [2, 4, 8, 16]),
+    "audiocraft_24khz": (75, 14.68, [1, 2, 4, 8, 16, 32]),
+    "audiocraft_32khz": (50, 56.88, [1, 2, 3, 4]),
+    "starter": (75, 1.42, [2, 4, 8, 16]),
+    "ablation": (75, 1.42, [2, 4, 8, 16]),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_experiments_have_the_published_values(name: str) -> None:
+    cfg = configuration(f"experiment={name}")
+    resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    found = {path: OmegaConf.select(resolved, path) for path in EXPECTED[name]}
+    assert found == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_experiments_build_at_their_real_size(name: str, built: Build) -> None:
+    frame_rate_hz, parameters, num_codebooks = SIZES[name]
+    without_name = [item for item in QUICK if not item.startswith("name=")]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        assert compose("train", [*without_name, f"experiment={name}"]).name == name
+    trainer = built(f"experiment={name}", "data=clips")
+    config = trainer.codec.config
+    assert config.frame_rate_hz == frame_rate_hz
+    assert sum(p.numel() for p in trainer.codec.parameters()) / 1e6 == pytest.approx(parameters, abs=0.005)
+    assert [config.codebooks_for(bandwidth) for bandwidth in config.bandwidths_kbps] == num_codebooks
+    assert config.codebooks_for(trainer.validation.bandwidth_kbps) <= config.num_codebooks
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_defaults_of_the_classes_are_the_published_values(name: str, built: Build) -> None:
+    """64 mel bands and alpha = 1; the logarithmic term is a norm in the paper and a mean square in audiocraft."""
+    trainer = built(f"experiment={name}", "codec.network.filters=2", "discriminator.filters=2", "data=clips")
+    mel: Any = trainer.losses["mel"]
+    assert mel.mels == 64
+    assert mel.alphas == [1.0] * len(mel.resolutions)
+    assert mel.log_distance == ("l2" if name.startswith("encodec") else "mse")
+    assert [scale.hop_samples * 4 for scale in mel.resolutions] == [
+        2**exponent
+        for exponent in EXPECTED[name]["losses.terms.mel.window_exponents"]  # type: ignore[attr-defined]
+    ]
+    assert trainer.data.dataset.segment_samples == trainer.codec.config.sample_rate
+    assert trainer.optimizer.defaults["betas"] == (0.5, 0.9)
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_experiments_have_at_most_20_lines(name: str) -> None:
+    assert len((CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()) <= 20
+
+
+def test_every_experiment_is_tested_here() -> None:
+    assert set(experiments()) == set(SIZES) == set(EXPECTED) | {"starter", "ablation"}
+
+
+def test_the_starter_is_the_default_and_reaches_6_kbps() -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train")
+    assert cfg.name == "starter"
+    assert cfg.validation.bandwidth_kbps == 6.0
+    assert 6 in cfg.codec.bandwidths_kbps
+
+
+def test_the_ablation_experiment_starts_from_the_starter() -> None:
+    """It has the same codec, losses and data, a lower lr, and trains the discriminator from the first step."""
+    starter, ablation = (configuration(f"experiment={name}") for name in ("starter", "ablation"))
+    for part in ("codec", "discriminator", "losses", "data"):
+        assert ablation[part] == starter[part], part
+    config = instantiate(ablation.trainer, _convert_="all")
+    assert (ablation.adversarial.start_fraction, config.codebooks.start_fraction, config.ema_decay) == (0, 0, 0.99)
+    assert ablation.optimizer.codec.lr < starter.optimizer.codec.lr
+    assert [config.lr_schedule.factor(share) for share in (0.05, 1)] == [1, pytest.approx(0.1)]
+    assert config.lr_schedule.warmup_fraction * config.max_steps == 6
+    assert 2 * config.validate_every == config.max_steps
