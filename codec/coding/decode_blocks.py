@@ -99,7 +99,7 @@ def _decode_stream(codec: Codec, reader: EncodedReader, part: SampleRange) -> It
     position = first * hop
     for block in reader.blocks():
         encoded_bytes = _encoded_bytes(block, frame * hop, hop, part)
-        codes = _codes(block, codec)
+        codes = _codes(block, codec, reader)
         skipped = min(max(0, first - frame), codes.shape[-1])
         frame += codes.shape[-1]
         if skipped:
@@ -129,7 +129,7 @@ def _decode_segments(codec: Codec, reader: EncodedReader, part: SampleRange) -> 
             raise reader.corrupt(f"segment {i} has {frames} frames, but this model's have at most {full_frames}")
         if part.stop is not None and i * stride >= part.stop:
             break
-        audio = decoder.push(EncodedSegment(_codes(block, codec), _gain(block, codec)))
+        audio = decoder.push(EncodedSegment(_codes(block, codec, reader), _gain(block, codec)))
         yield DecodedPiece(position, audio, _encoded_bytes(block, i * stride, hop, part))
         position += audio.shape[-1]
     yield DecodedPiece(position, decoder.flush(), 0.0)
@@ -144,7 +144,7 @@ def _decode_whole(codec: Codec, reader: EncodedReader, part: SampleRange) -> Ite
     hop = codec.config.hop_samples
     starts = accumulate((block.codes.shape[1] * hop for block in blocks), initial=0)
     encoded_bytes = sum(_encoded_bytes(block, start, hop, part) for block, start in zip(blocks, starts, strict=False))
-    codes = torch.cat([_codes(block, codec) for block in blocks], -1)
+    codes = torch.cat([_codes(block, codec, reader) for block in blocks], -1)
     yield DecodedPiece(0, codec.decode_segment(EncodedSegment(codes, _gain(blocks[0], codec))), encoded_bytes)
 
 
@@ -158,5 +158,8 @@ def _gain(block: Block, codec: Codec) -> Tensor | None:
     return None if block.gain is None else torch.tensor([block.gain], device=next(codec.parameters()).device)
 
 
-def _codes(block: Block, codec: Codec) -> Tensor:
+def _codes(block: Block, codec: Codec, reader: EncodedReader) -> Tensor:
+    for k, (codes, size) in enumerate(zip(block.codes, codec.config.codebook_sizes, strict=False)):
+        if codes.max() >= size:
+            raise reader.corrupt(f"codebook {k} has {size} codes, but a block has the code {codes.max()}")
     return torch.from_numpy(block.codes.copy())[None].to(next(codec.parameters()).device)

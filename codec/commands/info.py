@@ -97,6 +97,7 @@ def describe_model(codec: Codec, path: Path) -> None:
     """Prints the properties of a codec, which was loaded from `path`."""
     config = codec.config
     weights = sum(parameter.numel() for parameter in codec.parameters())
+    sizes = ", ".join(map(str, sorted(set(config.codebook_sizes))))
     print_table({
         "model": f"{fingerprint(codec)} ({path})",
         "audio": f"{config.sample_rate} Hz, {_count(config.channels, 'channel')}"
@@ -104,7 +105,7 @@ def describe_model(codec: Codec, path: Path) -> None:
         "network": _settings(config.network),
         "quantizer": _settings(config.quantizer),
         "frames": f"{config.frame_rate_hz} Hz, {config.hop_samples} samples each",
-        "codebooks": f"{config.num_codebooks} of {config.codebook_size} codes, {config.kbps_per_codebook:g} kbps each",
+        "codebooks": f"{config.num_codebooks} of {sizes} codes, {config.kbps_per_codebook:g} kbps each",
         "bandwidths": ", ".join(f"{b:g}" for b in config.bandwidths_kbps) + " kbps",
         "causal": "yes" if config.causal else "no",
         "segments": "none" if config.segment_seconds is None else f"{config.segment_seconds:g} s",

@@ -89,10 +89,10 @@ def _train_entropy(options: argparse.Namespace) -> int:
                 progress.console.print(f"{fraction:4.0%}  held-out codes take {held_out:.3f} of {bits} bits")
 
         context_frames = math.ceil(_CONTEXT_SECONDS * config.frame_rate_hz)
-        size = EntropyConfig(config.num_codebooks, config.codebook_size, context_frames)
+        size = EntropyConfig(config.num_codebooks, max(config.codebook_sizes), context_frames)
         codebook_counts = sorted({config.codebooks_for(kbps) for kbps in config.bandwidths_kbps})
         training_progress = minutes_progress(minutes) if options.steps is None else steps_progress(options.steps)
-        codebooks = prepared.codec.quantizer.inference_state()["embed"]
+        codebooks = prepared.codec.quantizer.inference_state().get("embed")  # None for a quantizer without vectors
         network = train(data, size, codebook_counts, training_progress, options.seed, codebooks, report)
         model = EntropyModel.from_network(network, prepared.fingerprint)
         model.save(output)

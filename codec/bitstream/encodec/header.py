@@ -20,11 +20,17 @@ _MAX_HEADER_BYTES = 1 << 16  # about 60 are used
 _MAX_SAMPLES = 1 << 62
 
 
-def _config(network: SEANet, sample_rate: int, num_codebooks: int, segment_seconds: float | None) -> CodecConfig:
+def _config(
+    network: SEANet,
+    sample_rate: int,
+    num_codebooks: int,
+    bandwidths_kbps: tuple[float, ...],
+    segment_seconds: float | None,
+) -> CodecConfig:
     quantizer = {"latent_dim": network.latent_dim, "num_codebooks": num_codebooks, "codebook_size": 1024}
     return CodecConfig(
         sample_rate=sample_rate,
-        bandwidths_kbps=(),
+        bandwidths_kbps=bandwidths_kbps,
         normalize=segment_seconds is not None,
         segment_seconds=segment_seconds,
         overlap=0.01,
@@ -40,8 +46,10 @@ def _config(network: SEANet, sample_rate: int, num_codebooks: int, segment_secon
 
 # The two models of the encodec package, by the names that it stores.
 PACKAGE_CONFIGS = {
-    "encodec_24khz": _config(SEANet(), 24_000, 32, None),
-    "encodec_48khz": _config(SEANet(channels=2, causal=False, norm="time_group_norm"), 48_000, 16, 1.0),
+    "encodec_24khz": _config(SEANet(), 24_000, 32, (1.5, 3.0, 6.0, 12.0, 24.0), None),
+    "encodec_48khz": _config(
+        SEANet(channels=2, causal=False, norm="time_group_norm"), 48_000, 16, (3.0, 6.0, 12.0, 24.0), 1.0
+    ),
 }
 
 

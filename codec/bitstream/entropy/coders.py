@@ -89,10 +89,8 @@ class EntropyCoders:
         if self._model is None:
             model = EntropyModel.load(self.path)
             shape = model.config.num_codebooks, model.config.codebook_size
-            if model.codec_fingerprint != self.fingerprint or shape != (
-                self.config.num_codebooks,
-                self.config.codebook_size,
-            ):
+            expected_shape = self.config.num_codebooks, max(self.config.codebook_sizes)
+            if model.codec_fingerprint != self.fingerprint or shape != expected_shape:
                 raise EntropyFileError(
                     f"{self.path} belongs to codec {model.codec_fingerprint}, but the codec given is {self.fingerprint}"
                 )

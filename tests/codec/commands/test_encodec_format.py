@@ -185,7 +185,7 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "architecture": (
         lambda here, _: ["encode", here / "in.wav", here / "new.wav", "--format=encodec", "--checkpoint", here / "t"],
-        "encodec_24khz has filters 32, this model has 4",
+        "encodec_24khz has network.filters 32, this model has 4",
     ),
 }  # fmt: skip
 

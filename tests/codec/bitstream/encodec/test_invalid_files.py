@@ -199,8 +199,11 @@ def test_inexact_probabilities_are_noticed_at_the_end_of_the_codes(lms: dict[str
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"filters": 16}, "encodec_24khz has filters 32, this model has 16"),
-        ({"num_codebooks": 16, "bandwidths_kbps": (6,)}, "encodec_24khz has codebooks 32, this model has 16"),
+        ({"filters": 16}, "encodec_24khz has network.filters 32, this model has 16"),
+        (
+            {"num_codebooks": 16, "bandwidths_kbps": (6,)},
+            "encodec_24khz has quantizer.num_codebooks 32, this model has 16",
+        ),
         ({"channels": 2}, "encodec_48khz has sample_rate 48000, this model has 24000"),
         ({"segment_seconds": 1.0}, "encodec_24khz has segment_seconds None, this model has 1.0"),
     ],
