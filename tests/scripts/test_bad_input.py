@@ -246,8 +246,8 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
             "losses l1, mel, tonality, adversarial, feature_matching and weights l1, mel, adversarial, "
             "feature_matching, tonality, mell",
         ),
-        (["~losses.weights.mel"], "and weights for l1, adversarial, feature_matching"),
-        (["losses.weights={l1: 1, mel: -1}"], "loss weights must be finite, not negative"),
+        (["~losses.weights.mel"], "and weights l1, adversarial, feature_matching"),
+        (["losses.weights={l1: 1, mel: -1}"], "got {'l1': 1, 'mel': -1"),
         (
             ["data.segment_seconds=0.03", "losses.terms.mel.window_exponents=[5]"],
             "tonality needs segments of at least 4096 samples, got 720: raise data.segment_seconds",
@@ -272,7 +272,7 @@ def test_eight_channels_into_a_mono_codec(tmp_path: Path) -> None:
             ["trainer.init=random", "trainer.encoder_lr_factor=0"],
             "trainer.encoder_lr_factor=0 would freeze an encoder of random weights",
         ),
-        (["codec.quantizer.codebook_size=1000"], "codebook_size must be a power of two, got 1000 (in codec.config)"),
+        (["codec.quantizer.codebook_size=1000"], "got 1000 (in codec.quantizer)"),
         (["trainer.device=gpu"], "trainer.device=gpu is not available: expected auto, cpu"),
         (["trainer.max_minutes=1"], "must be set, got {'max_steps': 3, 'max_minutes'"),
         (["adversarial.update_probability=0"], "update_probability must be in (0, 1], got 0"),
@@ -287,7 +287,7 @@ def test_mistakes_in_the_configuration_are_found_before_the_audio_is_read(tmp_pa
     missing = from_folder(tmp_path / "nowhere")
     for override, wanted in (
         ("+losses.weights.mell=1", "mell"),
-        ("data.segment_seconds=0.02", "480 samples"),
+        ("data.segment_seconds=0.02", "got 480"),
         ("validation.bandwidth_kbps=13", "13.0 kbps"),
         ("trainer.device=gpu", "gpu"),
         ("+data.wrokers=3", "wrokers"),
