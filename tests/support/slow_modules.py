@@ -17,7 +17,6 @@ SLOW = (
     "codec/training/checkpoint/test_store.py",
     "codec/training/logging/test_balance_metrics.py",
     "codec/training/logging/test_live_report.py",
-    "codec/training/test_first_weights.py",
     "codec/training/test_malloc.py",
     "codec/training/test_trainer.py",
     "scripts/test_ablate.py",
@@ -33,6 +32,7 @@ SLOW = (
     "scripts/test_experiment_48khz.py",
     "scripts/test_fuzz.py",
     "scripts/test_init_from.py",
+    "scripts/test_outside_parts.py",
     "scripts/test_resume.py",
     "test_readme.py",
 )
