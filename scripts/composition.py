@@ -28,7 +28,7 @@ from codec.training.checks import check_loss_names, check_windows
 from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
 from codec.training.logging.run_logger import Sink
-from data import Corpus, HeldOutClip, SegmentDataset, held_out_clips
+from data import Corpus, HeldOutClip, TransformedDataset, held_out_clips
 from scripts.run_folder import check_keys, claim_folder, resolve, save_config
 
 __all__ = ["CONFIGS", "build_trainer", "instantiate", "open_run", "select_device"]
@@ -189,14 +189,17 @@ def _build_data(
 ) -> tuple[Corpus, TrainingData, list[HeldOutClip]]:
     rate, channels = codec.sample_rate, codec.channels
     corpus: Corpus = instantiate(cfg.data.corpus)
-    dataset = SegmentDataset(
-        corpus.train,
-        rate,
-        channels,
+    # Called here, because hydra would turn the manifest, a dataclass, into a config.
+    dataset = instantiate(cfg.data.dataset, _partial_=True)(
+        manifest=corpus.train,
+        sample_rate=rate,
+        channels=channels,
+        segment_seconds=cfg.data.segment_seconds,
         seed=cfg.seed,
         source_weights=corpus.source_weights,
-        segment_seconds=cfg.data.segment_seconds,
     )
+    if cfg.data.transforms:
+        dataset = TransformedDataset(dataset, instantiate(cfg.data.transforms), cfg.seed)
     clips = held_out_clips(corpus.held_out, rate, channels, **instantiate(cfg.data.held_out))
     data = TrainingData(dataset, cfg.data.batch_size, cfg.data.num_workers, processes.rank, processes.world_size)
     return corpus, data, clips
