@@ -31,7 +31,7 @@ _PLAIN_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, Hydr
 
 
 def compose(config_name: str, plan: Callable[[DictConfig], Any] = copy) -> list[Any]:
-    """The configuration of the command line; several with --multirun, none with --help.
+    """The configuration of the command line; several with --multirun. --help ends the process.
 
     Only `plan` runs inside Hydra. The work itself runs outside, because Hydra prints lines of its own when a job fails.
 
