@@ -1,4 +1,4 @@
-"""The whole codec against the encodec package and transformers, its file, and degenerate audio."""
+"""The whole codec against the encodec package and transformers; model files; degenerate audio."""
 
 import json
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def assert_same_codec(config: CodecConfig, lengths: list[int], bandwidths: list[
         {"channels": 2},
         {"skip": "identity", "padding": "constant", "causal": False},
         SEGMENTED,
-        # Segments that are no whole number of frames, and neighbours that overlap by a third.
+        # Segments that are not a whole number of frames, and an overlap of a third.
         SEGMENTED | {"segment_seconds": 0.17, "overlap": 1 / 3},
         SEGMENTED | {"normalize": False, "overlap": 0.0},
     ],
@@ -122,8 +122,8 @@ def test_a_tiny_codec_equals_transformers() -> None:
 def test_a_training_pass_is_an_encode_and_a_decode(samples: int) -> None:
     codec = tiny_codec(**SEGMENTED)
     audio = torch.randn(2, 2, samples)
-    for books, bandwidth in ((1, 0.4), (4, None)):
-        output = codec(audio, books)
+    for count, bandwidth in ((1, 0.4), (4, None)):
+        output = codec(audio, count)
         segments = codec.encode(audio, bandwidth)
         assert torch.equal(output.quantized.codes, segments[0].codes)
         torch.testing.assert_close(output.audio, codec.decode(segments, samples))
@@ -155,7 +155,7 @@ def test_the_quantizer_stays_in_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         output = codec(audio)
         (segment,) = codec.encode(audio)
-    assert output.latent.dtype == output.audio.dtype == torch.bfloat16, "the networks do run in bf16"
+    assert output.latent.dtype == output.audio.dtype == torch.bfloat16, "the networks run in bfloat16"
     quantized = output.quantized
     assert quantized.latent.dtype == quantized.commitment.dtype == quantized.residuals.dtype == torch.float32
     expected = codec.quantizer(output.latent)
@@ -192,7 +192,7 @@ def test_normalization_makes_the_codes_independent_of_the_level() -> None:
 
 
 @torch.no_grad()
-def test_a_silent_item_leaves_the_others_of_its_batch_alone() -> None:
+def test_a_silent_item_does_not_affect_the_rest_of_the_batch() -> None:
     codec = tiny_codec(**SEGMENTED)
     audio = torch.randn(2, 2, 300)
     with_silence = codec(torch.stack([audio[0], torch.zeros(2, 300)])).audio
@@ -225,7 +225,7 @@ def test_a_bandwidth_out_of_reach_is_refused() -> None:
 
 
 @torch.no_grad()
-def test_decoding_cuts_to_the_length_asked_for() -> None:
+def test_decoding_cuts_to_the_requested_length() -> None:
     codec = tiny_codec()
     segments = codec.encode(torch.randn(1, 1, 601))
     whole = codec.decode(segments)
@@ -239,7 +239,7 @@ def test_decoding_cuts_to_the_length_asked_for() -> None:
 def test_long_audio_of_a_causal_codec_is_coded_in_steps(
     batch: int, samples: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step is 4 frames of 6 samples; the results are those of all at once."""
+    """A step has 4 frames of 6 samples; the results equal those of one pass."""
     monkeypatch.setattr(codec_model, "_STEP_SAMPLES", 24 * batch)
     monkeypatch.setattr(codec_model, "_MIN_STEP_FRAMES", 1)
     pushed: dict[str, list[int]] = {"StreamingEncoder": [], "StreamingDecoder": []}
@@ -274,7 +274,7 @@ def test_a_codec_without_segments_decodes_exactly_one() -> None:
 
 
 @torch.no_grad()
-def test_each_segment_stands_by_itself() -> None:
+def test_segments_are_independent() -> None:
     codec = tiny_codec(**SEGMENTED)
     audio = torch.randn(1, 2, 1300)
     segments = codec.encode(audio)
@@ -284,7 +284,7 @@ def test_each_segment_stands_by_itself() -> None:
     again = codec.encode(changed)
     assert torch.equal(again[1].codes, segments[1].codes)
     assert not torch.equal(again[2].codes, segments[2].codes)
-    # Away from the overlaps the result is that of one segment; inside it fades from one to the other.
+    # Outside the overlaps the result is that of one segment; inside it is a cross-fade.
     pieces = [codec.decode_segment(segment) for segment in segments]
     whole = codec.decode(segments)
     torch.testing.assert_close(whole[..., :594], pieces[0][..., :594])
@@ -295,7 +295,7 @@ def test_each_segment_stands_by_itself() -> None:
 
 
 @torch.no_grad()
-def test_codes_of_fewer_books_decode() -> None:
+def test_codes_of_fewer_codebooks_decode() -> None:
     codec = tiny_codec()
     (segment,) = codec.encode(torch.randn(1, 1, 60))
     fewer = EncodedSegment(segment.codes[:, :2], None)
@@ -303,7 +303,7 @@ def test_codes_of_fewer_books_decode() -> None:
     assert torch.equal(codec.decode([fewer]), expected)
 
 
-# The model's file
+# Model files
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_a_saved_codec_loads_with_the_same_outputs(saved: tuple[Codec, Path]) ->
         assert torch.equal(ours.scale, theirs.scale)
     assert torch.equal(loaded.decode(segments), codec.decode(segments))
     assert loaded.quantizer.initialized
-    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"], "nothing is left beside it"
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"], "no temporary file is left"
 
 
 def test_a_path_may_be_a_string(saved: tuple[Codec, Path]) -> None:
@@ -344,11 +344,11 @@ def test_a_loaded_codec_can_be_trained_on(saved: tuple[Codec, Path]) -> None:
     quantizer = load_model(saved[1]).quantizer
     before = quantizer.embed.clone()
     quantizer.update(quantizer(torch.randn(1, 6, 50)))
-    # Its averages start as if each code had been given one vector, itself: a step moves, but does not scale the codes.
+    # In the averages each code counts as one vector, its own value: a step moves the codes, but does not scale them.
     assert 0 < (quantizer.embed - before).norm() < 0.2 * before.norm()
 
 
-def test_the_file_holds_what_inference_needs_and_no_more(saved: tuple[Codec, Path]) -> None:
+def test_the_file_holds_only_what_inference_needs(saved: tuple[Codec, Path]) -> None:
     codec, path = saved
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
@@ -357,7 +357,7 @@ def test_the_file_holds_what_inference_needs_and_no_more(saved: tuple[Codec, Pat
     assert names == set(codec.state_dict()) - training
 
 
-def test_half_a_file_loads_as_the_codec_with_rounded_weights(saved: tuple[Codec, Path]) -> None:
+def test_a_float16_file_loads_as_the_codec_with_rounded_weights(saved: tuple[Codec, Path]) -> None:
     codec, path = saved
     half = path.with_name("half.safetensors")
     save_model(codec, half, torch.float16)
@@ -386,7 +386,7 @@ def test_the_fingerprint_changes_with_any_weight_and_the_config(saved: tuple[Cod
     assert len(fingerprints) == 5
 
 
-def test_the_fingerprint_ignores_what_only_training_uses(saved: tuple[Codec, Path]) -> None:
+def test_the_fingerprint_ignores_training_state(saved: tuple[Codec, Path]) -> None:
     codec, _ = saved
     before = fingerprint(codec)
     for name in ("cluster_size", "embed_sum", "updates"):
@@ -401,7 +401,7 @@ def test_equal_models_are_equal_files(saved: tuple[Codec, Path], tmp_path: Path)
         assert again.read_bytes() == saved[1].read_bytes()
 
 
-def test_saving_replaces_the_file_of_before(saved: tuple[Codec, Path]) -> None:
+def test_saving_replaces_an_earlier_file(saved: tuple[Codec, Path]) -> None:
     other = tiny_codec()
     save_model(other, saved[1])
     assert fingerprint(load_model(saved[1])) == fingerprint(other)
@@ -426,8 +426,8 @@ def flip_last_bit(path: Path) -> None:
     path.write_bytes(contents)
 
 
-def keep_bytes(share: float) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)]) and None
+def keep_bytes(fraction: float) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)]) and None
 
 
 @pytest.mark.parametrize(

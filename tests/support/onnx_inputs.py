@@ -1,4 +1,4 @@
-"""Codecs to export, clips to code, and the files run by onnxruntime as `onnx.json` says."""
+"""Codecs to export, clips to code, and exported files that onnxruntime runs as `onnx.json` describes."""
 
 import json
 from itertools import chain, cycle
@@ -16,7 +16,7 @@ from codec import Codec, CodecConfig
 from codec.audio import AudioReader
 from codec_inputs import flat, seanet_codec, seanet_config
 
-__all__ = ["Exported", "assert_same_codes", "assert_same_sound", "configured_codec", "held_out", "spread_codec"]
+__all__ = ["Exported", "assert_same_audio", "assert_same_codes", "configured_codec", "held_out", "spread_codec"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ class Exported:
         return [torch.from_numpy(y) for y in self.sessions[name].run(None, given)]
 
     def zeros(self, name: str, batch: int) -> dict[str, np.ndarray]:
-        """The states of a stream that begins."""
+        """The states of a new stream."""
         states = self.about["graphs"][name]["states"]
         return {s["name"]: np.zeros([batch, *s["shape"][1:]], s["dtype"]) for s in states}
 
@@ -57,7 +57,7 @@ class Exported:
         return torch.from_numpy(y), dict(zip(states, after, strict=True))
 
     def stream(self, name: str, x: Tensor, steps: list[int], step_samples: int) -> Tensor:
-        """All of `x` in steps of so many frames, the first as long as it must be and the last with what is left.
+        """All of `x` in steps of these numbers of frames. The first is as long as required, the last has the rest.
 
         Args:
             step_samples: Length of a frame of `x`.
@@ -75,9 +75,9 @@ class Exported:
 
 @torch.no_grad()
 def spread_codec(config: CodecConfig, clips: list[Tensor]) -> Codec:
-    """With wider latents than a fresh encoder's, which are nearly all bias, and codes near those of the clips.
+    """A codec whose latents vary more than those of a fresh encoder, with codes near the latents of the clips.
 
-    So that few decisions of the quantizer are close ones, and that what is decoded is the codes' sound and not a bias.
+    So few decisions of the quantizer are close, and the decoded audio depends on the codes.
     """
     torch.manual_seed(1)
     codec = seanet_codec(**vars(flat(config)), kmeans_iterations=5).eval()
@@ -108,7 +108,7 @@ def held_out(config: CodecConfig) -> list[Tensor]:
 
 
 def assert_same_codes(codec: Codec, audio: Tensor, codes: Tensor, expected: Tensor) -> None:
-    """Equal, except from a book on where the two codes are equally near to the last bits of float32.
+    """Equal, except after a codebook in which float32 cannot tell two codes apart.
 
     Convolutions of two libraries differ in those bits, and among a hundred thousand decisions there is such a tie.
     """
@@ -123,6 +123,6 @@ def assert_same_codes(codec: Codec, audio: Tensor, codes: Tensor, expected: Tens
         assert far - near < 1e-6 * (latent[b, :, f].norm() + books[k].norm(dim=1).max()) ** 2
 
 
-def assert_same_sound(audio: Tensor, expected: Tensor) -> None:
-    """Equal to 1e-5 of full scale, or of the peak where it is beyond: there float32 ends, in torch as elsewhere."""
+def assert_same_audio(audio: Tensor, expected: Tensor) -> None:
+    """Equal to 1e-5 of full scale, or of a higher peak: the resolution of float32."""
     torch.testing.assert_close(audio, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))

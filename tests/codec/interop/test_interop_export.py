@@ -30,7 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "causal": {},
     "audiocraft": {"channels": 2, "skip": "identity", "padding": "constant", "causal": False},
     "layers": {"residual_layers": 2, "dilation_base": 3, "compress": 1, "lstm_layers": 1, "kernel_size": 5},
-    # As the starter; transformers always has an LSTM, so it gets one that adds nothing.
+    # Like the starter. transformers always has an LSTM, so the export adds one with zero weights.
     "no_lstm": {"lstm_layers": 0, "skip": "identity", "padding": "constant"},
     "relu": {"lstm_layers": 0, "skip": "identity", "padding": "constant", "activation": "relu"},
     "relu_conv": {"lstm_layers": 0, "residual_layers": 2, "activation": "relu"},
@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
     # Segments of 102 samples, whole frames of 6; every 60 samples the next.
     "overlapping": SEGMENTED | {"segment_seconds": 0.17, "overlap": 0.41},
     "no_overlap": SEGMENTED | {"normalize": False, "overlap": 0.0},
-    # 601 / 6 frames a second, rounded up; bandwidths out of order.
+    # 601 / 6 frames per second, rounded up; bandwidths out of order.
     "odd_rate": {"sample_rate": 601, "normalize": True, "bandwidths_kbps": (1.616, 0.404)},
 }
 
@@ -52,7 +52,7 @@ def codec_of(**changes: Any) -> Codec:
 
 
 def loaded(folder: Path) -> tuple[Any, Any]:
-    """Model and processor, as transformers' users load them."""
+    """Model and processor, loaded by transformers."""
     from transformers import AutoProcessor, EncodecModel
 
     return EncodecModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
@@ -133,14 +133,14 @@ def test_export_and_import_change_the_scale_of_the_activations(kind: str, tmp_pa
     assert ours["activation"] == "relu", "the codec itself is unchanged"
     audio = 0.3 * torch.randn(1, 1, 600)
     torch.testing.assert_close(again.encode_latent(audio), codec.encode_latent(audio), rtol=0, atol=1e-5)
-    # Without the scale it is another function.
+    # Without the scale the outputs differ.
     other = make_codec(again.config.to_dict()).eval()
     other.load_state_dict(codec.state_dict())
     assert (other.encode_latent(audio) - codec.encode_latent(audio)).abs().max() > 0.01
 
 
-def test_nothing_in_the_files_is_new_to_transformers(tmp_path: Path) -> None:
-    """No weight is missing or superfluous, and every setting is one it knows."""
+def test_transformers_knows_all_weights_and_settings(tmp_path: Path) -> None:
+    """No weight is missing or unexpected, and every setting is known."""
     from transformers import EncodecConfig, EncodecFeatureExtractor, EncodecModel
 
     codec = codec_of(**SEGMENTED)
@@ -154,31 +154,31 @@ def test_nothing_in_the_files_is_new_to_transformers(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_an_lstm_that_adds_nothing_adds_nothing_at_all(tmp_path: Path) -> None:
+def test_an_lstm_with_zero_weights_is_the_identity(tmp_path: Path) -> None:
     codec = codec_of(lstm_layers=0)
     export_transformers(codec, tmp_path)
     model, _ = loaded(tmp_path)
     latent = torch.randn(1, 16, 50)
     assert torch.equal(model.decoder.layers[1](latent), latent)
-    # One weight makes it an LSTM like any other, which an import keeps.
+    # With one weight that is not zero the import keeps the LSTM.
     state = load_file(tmp_path / "model.safetensors")
     state["decoder.layers.1.lstm.bias_ih_l0"][-1] = 1e-3
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     assert vars(flat(read_foreign(tmp_path).codec.config)) == vars(flat(codec.config)) | {"lstm_layers": 1}
 
 
-# What it cannot express
+# What transformers cannot express
 
 
 def check_nothing(model: Any, config: CodecConfig) -> None:
-    """It should not have come to a model."""
+    """No check: making the model fails."""
 
 
 def check_activation(model: Any, config: CodecConfig) -> None:
     assert not any(isinstance(layer, torch.nn.ELU) for layer in model.modules())
 
 
-def check_books(model: Any, config: CodecConfig) -> None:
+def check_codebooks(model: Any, config: CodecConfig) -> None:
     assert model.quantizer.num_quantizers == config.num_codebooks
 
 
@@ -205,7 +205,7 @@ def check_it_runs(model: Any, config: CodecConfig) -> None:
             check_activation,
         ),
         ({"bandwidths_kbps": ()}, "bandwidths_kbps is empty", check_nothing),
-        ({"bandwidths_kbps": (0.4, 0.8)}, "num_codebooks is 4, .* 2 for 0.8 kbps", check_books),
+        ({"bandwidths_kbps": (0.4, 0.8)}, "num_codebooks is 4, .* 2 for 0.8 kbps", check_codebooks),
         (
             {"bandwidths_kbps": (0.7999999, 1.6)},
             "rounds the 2 codebooks of 0.7999999 kbps down to 1",
@@ -218,13 +218,13 @@ def check_it_runs(model: Any, config: CodecConfig) -> None:
             check_it_runs,
         ),
     ],
-    ids=["no_norm", "relu_lstm", "relu_norm", "no_rate", "books", "rounding", "overlap", "odd_segment"],
+    ids=["no_norm", "relu_lstm", "relu_norm", "no_rate", "codebooks", "rounding", "overlap", "odd_segment"],
 )
 @torch.no_grad()
 def test_what_transformers_cannot_express_is_refused(
     changes: dict[str, Any], message: str, check: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And it really cannot: its own code fails, or makes another model of these settings."""
+    """transformers' own code fails with these settings, or makes another model."""
     config = seanet_config(**TINY | changes)
     with pytest.raises(ForeignModelError, match=message):
         check_expressible(config)
@@ -249,7 +249,7 @@ def test_segments_that_are_not_refused_run(overlap: float) -> None:
 
 
 def run_folder(folder: Path, groups: Sequence[str] = ("speech", "music", "all")) -> Codec:
-    """As training and evaluation leave it."""
+    """A run folder with the files of training and evaluation."""
     codec = codec_of()
     save_model(codec, folder / "model.safetensors")
     settings = {
@@ -275,7 +275,7 @@ def run_folder(folder: Path, groups: Sequence[str] = ("speech", "music", "all"))
     return codec
 
 
-def test_the_card_tells_what_the_run_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_shows_training_and_scores_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     codec = run_folder(tmp_path / "runs" / "mine")
     monkeypatch.chdir(tmp_path)
@@ -302,7 +302,7 @@ def test_the_card_tells_what_the_run_tells(tmp_path: Path, monkeypatch: pytest.M
     assert card.count("| opus |") == 1
 
 
-def test_the_card_of_a_model_alone_says_what_it_does_not_know(tmp_path: Path) -> None:
+def test_the_card_of_a_model_without_a_run(tmp_path: Path) -> None:
     codec = codec_of()
     save_model(codec, tmp_path / "alone.safetensors")
     run_folder(tmp_path)  # of another model

@@ -24,7 +24,7 @@ from codec.model_file import fingerprint, load_model, save_model
 from codec_inputs import seanet_codec, seanet_config
 from encodec_weights import TINY, assert_same_codes, encodec_model, fill_codebooks, transformers_model
 
-# encodec's two models by what no shape tells, small: 16 and 2.4 kbps a book of 16 codes.
+# Small versions of encodec's two models: 16 and 2.4 kbps per codebook of 16 codes.
 MONO: dict[str, Any] = TINY | {"sample_rate": 24_000, "bandwidths_kbps": (32, 64)}
 STEREO: dict[str, Any] = TINY | {
     "sample_rate": 48_000, "strides": (5, 16), "channels": 2, "causal": False, "norm": "time_group_norm",
@@ -33,13 +33,13 @@ STEREO: dict[str, Any] = TINY | {
 
 
 def imported(source: Path, out: Path) -> Codec:
-    """What the command makes of a file or folder."""
+    """The codec that the command imports from a file or folder."""
     assert main(["import", str(source), str(out)]) == 0
     return load_model(out if out.is_file() else out / "model.safetensors")
 
 
 def refusal(source: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that the command says; it leaves nothing behind."""
+    """The one line of the error; no file is written."""
     capsys.readouterr()
     out = source.parent / "refused.safetensors"
     assert main(["import", str(source), str(out)]) == 1
@@ -77,7 +77,7 @@ def assert_same(
 
 
 def with_new_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As torch's newer weight norm names its parameters."""
+    """With the parameter names of torch's newer weight norm."""
     names = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
     return {".".join([names.get(part, part) for part in name.split(".")]): tensor for name, tensor in state.items()}
 
@@ -103,7 +103,7 @@ def with_old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (STEREO, {}),
         (STEREO, {"num_codebooks": 3, "residual_layers": 3, "bandwidths_kbps": (4.8,)}),
     ],
-    ids=["mono", "layers", "kernels", "one_book", "stereo", "three_books"],
+    ids=["mono", "layers", "kernels", "one_codebook", "stereo", "three_codebooks"],
 )
 def test_a_state_dict_of_encodec(base: dict[str, Any], changes: dict[str, Any], tmp_path: Path) -> None:
     config = seanet_config(**base | changes)
@@ -137,7 +137,7 @@ def test_encodecs_48khz_model(tmp_path: Path) -> None:
     assert_same(codec, reference, [48_700], batch=1, bandwidths=[6.0])  # a second segment
 
 
-def test_the_command_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_describes_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(reference_of(seanet_config(**MONO)).state_dict(), tmp_path / "a.th")
     codec = imported(tmp_path / "a.th", tmp_path / "run")
     said = capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_the_command_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFix
         ({"codebook_size": 12, "bandwidths_kbps": ()}, "codebook_size must be a power of two of at least 2, got 12"),
     ],
 )
-def test_a_state_dict_that_tells_too_little(
+def test_an_ambiguous_state_dict_is_refused(
     changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = changes.pop("codebook_size", None)
@@ -177,7 +177,7 @@ def spoiled(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 
 
 class NotATensor:
-    """Something that only an unsafe load would make."""
+    """An object that only an unsafe load would create."""
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ class NotATensor:
     ],
     ids=["damaged", "unsafe", "list", "other", "no_encoder", "missing", "superfluous", "gap"],
 )
-def test_files_that_are_no_codec(
+def test_files_without_a_codec_are_refused(
     write: Callable[[Path], None], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "a.th")
@@ -212,7 +212,7 @@ def test_files_that_are_no_codec(
     assert str(tmp_path / "a.th") in line
 
 
-def test_places_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_paths_without_a_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for place in (tmp_path, tmp_path / "nothing.th"):
         assert f"compression_state_dict.bin, is wanted; got {place}" in refusal(place, capsys)
     path = tmp_path / "model.safetensors"
@@ -230,7 +230,7 @@ def test_the_model_of_a_run_is_not_overwritten(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == b"trained"
 
 
-def test_codebooks_that_were_never_started_stay_so(tmp_path: Path) -> None:
+def test_codebooks_that_were_not_initialized_stay_so(tmp_path: Path) -> None:
     model = encodec_model(seanet_config(**MONO))
     model.quantizer.vq.layers[1]._codebook.inited.fill_(0)
     torch.save(model.state_dict(), tmp_path / "a.th")
@@ -275,7 +275,7 @@ def test_a_folder_of_transformers(changes: dict[str, Any], tmp_path: Path) -> No
     assert codec.config == config
     # transformers can only stack segments if all but the last are whole: 0 to 300, 270 to 570, 540 to 570.
     assert_same_as_transformers(codec, model, 601 if config.segment_seconds is None else 570)
-    # As older versions wrote it.
+    # The format of older versions.
     old = tmp_path / "old"
     old.mkdir()
     (old / "config.json").write_bytes((tmp_path / "theirs" / "config.json").read_bytes())
@@ -284,7 +284,7 @@ def test_a_folder_of_transformers(changes: dict[str, Any], tmp_path: Path) -> No
     assert fingerprint(imported(old, tmp_path / "old_ours")) == fingerprint(codec)
 
 
-def test_a_config_of_transformers_that_says_only_what_differs(tmp_path: Path) -> None:
+def test_a_config_of_transformers_with_defaults_left_out(tmp_path: Path) -> None:
     config = seanet_config()
     model = transformers_model(config)
     model.save_pretrained(tmp_path)
@@ -346,7 +346,7 @@ def test_a_folder_of_transformers_without_weights_or_with_damaged_ones(
 
 # audiocraft
 
-# In the layout of its configuration, with the interpolations that its export leaves in.
+# The layout of its configuration, with the interpolations that its export keeps.
 AUDIOCRAFT = """
 sample_rate: 600
 channels: 1
@@ -438,7 +438,7 @@ def test_a_checkpoint_of_audiocraft(name: str, tmp_path: Path) -> None:
     codec = imported(tmp_path, tmp_path / "ours")
     assert codec.config == config
     assert_same(codec, reference, [1, 601])
-    # The trainer's own, with a pickled configuration.
+    # A checkpoint of the trainer, with a pickled configuration.
     trainers = {
         "best_state": {"model": reference.state_dict()},
         "xp.cfg": OmegaConf.create(settings),
@@ -452,7 +452,7 @@ def test_a_checkpoint_of_audiocraft(name: str, tmp_path: Path) -> None:
 
 
 def test_musicgens_tokenizer(tmp_path: Path) -> None:
-    """Hop 640, 50 frames a second, 4 books of 2048; 8 filters in place of 64."""
+    """Hop 640, 50 frames per second, 4 codebooks of 2048 codes; 8 filters instead of 64."""
     config = seanet_config(
         sample_rate=32_000, filters=8, strides=(4, 4, 5, 8), causal=False, padding="constant", skip="identity",
         num_codebooks=4, codebook_size=2048, bandwidths_kbps=(2.2,),
@@ -518,7 +518,7 @@ def test_checkpoints_of_audiocraft_without_a_model(
     assert message in refusal(tmp_path / "a.bin", capsys)
 
 
-def test_a_pickled_configuration_makes_no_object_of_omegaconf(tmp_path: Path) -> None:
+def test_a_pickled_configuration_creates_no_omegaconf_object(tmp_path: Path) -> None:
     torch.save({"xp.cfg": OmegaConf.create({"a": {"b": [1, "${c}"]}})}, tmp_path / "a.th")
     read = read_checkpoint(tmp_path / "a.th")["xp.cfg"]
     assert type(read).__module__ == "codec.interop.audiocraft"

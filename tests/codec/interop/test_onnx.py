@@ -1,4 +1,4 @@
-"""`codec export --to onnx`: onnxruntime computes what the codec computes, whole and in steps."""
+"""`codec export --to onnx`: onnxruntime computes what the codec computes, in one pass and in steps."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from codec.interop.onnx import graph as onnx_graph
 from codec.interop.onnx.export import export_onnx
 from codec.model_file import fingerprint, load_model, make_codec, save_model
 from codec_inputs import seanet_config
-from onnx_inputs import Exported, assert_same_codes, assert_same_sound, configured_codec, spread_codec
+from onnx_inputs import Exported, assert_same_audio, assert_same_codes, configured_codec, spread_codec
 
 PUBLISHED = ("starter", "audiocraft_24khz", "encodec_24khz", "encodec_48khz")
 SMALL: dict[str, Any] = {"filters": 4, "latent_dim": 16, "num_codebooks": 8, "codebook_size": 64}
@@ -75,8 +75,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Codec, Exp
 # Whole signals
 
 
-def assert_codes_clips_alike(codec: Codec, clips: list[Tensor], exported: Exported, steps: list[int]) -> None:
-    """Every clip as a user would code it who has nothing but the files and onnx.json."""
+def assert_same_clips(codec: Codec, clips: list[Tensor], exported: Exported, steps: list[int]) -> None:
+    """Codes every clip with nothing but the files and onnx.json."""
     about = exported.about
     used: set[int] = set()
     for clip in clips:
@@ -101,32 +101,32 @@ def assert_codes_clips_alike(codec: Codec, clips: list[Tensor], exported: Export
             decoded[..., place] += piece * triangle[: piece.shape[-1]]
             weights[place] += triangle[: piece.shape[-1]]
             used |= set(codes.flatten().tolist())
-        assert_same_sound(decoded / weights, reference)
+        assert_same_audio(decoded / weights, reference)
         if "encoder_stream.onnx" in about["graphs"]:
             codes = exported.stream("encoder_stream.onnx", clip, steps, codec.config.hop_samples)
             assert_same_codes(codec, clip, codes, expected[0].codes)
             audio = exported.stream("decoder_stream.onnx", expected[0].codes, steps, 1)
-            assert_same_sound(audio, reference)
+            assert_same_audio(audio, reference)
     assert len(used) > 50  # of 64 or 1024: equal codes would prove little if they were all the same
 
 
-def assert_exported_alike(name: str, folder: Path, **changes: Any) -> None:
+def assert_same_export(name: str, folder: Path, **changes: Any) -> None:
     codec, clips = configured_codec(name, **changes)
     export_onnx(codec, folder)
     starts = [clip[..., : codec.config.sample_rate + 677] for clip in clips]  # not whole frames
-    assert_codes_clips_alike(codec, starts, Exported(folder), [13, 1, 40, 7, 64])
+    assert_same_clips(codec, starts, Exported(folder), [13, 1, 40, 7, 64])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_held_out_clips_with_small_models_of_the_published_kinds(name: str, tmp_path: Path) -> None:
     rate = 0.9 if name == "encodec_48khz" else 0.45
-    assert_exported_alike(name, tmp_path, **SMALL, bandwidths_kbps=(rate, 8 * rate))
+    assert_same_export(name, tmp_path, **SMALL, bandwidths_kbps=(rate, 8 * rate))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_held_out_clips_with_models_of_full_size(name: str, tmp_path: Path) -> None:
-    assert_exported_alike(name, tmp_path)
+    assert_same_export(name, tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,10 +138,10 @@ def test_any_length_and_batch(kind: str, tiny: dict[str, tuple[Codec, Exported]]
         codes, *scale = exported.run("encoder.onnx", audio)
         assert_same_codes(codec, audio, codes, want.codes)
         (decoded,) = exported.run("decoder.onnx", want.codes, *scale)
-        assert_same_sound(decoded, codec.decode_segment(want))
+        assert_same_audio(decoded, codec.decode_segment(want))
 
 
-def test_any_number_of_books(tiny: dict[str, tuple[Codec, Exported]]) -> None:
+def test_any_number_of_codebooks(tiny: dict[str, tuple[Codec, Exported]]) -> None:
     codec, exported = tiny["encodec"]
     codes = codec.encode(noise(codec, 200, batch=2))[0].codes
     for entry in exported.about["bandwidths"]:
@@ -152,15 +152,15 @@ def test_any_number_of_books(tiny: dict[str, tuple[Codec, Exported]]) -> None:
             want = codec.decoder(codec.quantizer.decode(codes[:, :books])).detach()
             states = exported.zeros(name, 2) if "stream" in name else {}
             audio, *_ = exported.sessions[name].run(None, {"codes": codes[:, :books].numpy()} | states)
-            assert_same_sound(torch.from_numpy(audio), want)
+            assert_same_audio(torch.from_numpy(audio), want)
 
 
 @pytest.mark.parametrize(("books", "code"), [(4, 16), (4, -1), (4, -16), (4, -17), (5, 0)])
 @pytest.mark.parametrize("name", ["decoder.onnx", "decoder_stream.onnx"])
-def test_codes_of_no_book_are_an_error_and_not_sound(
+def test_codes_out_of_range_are_an_error(
     name: str, books: int, code: int, tiny: dict[str, tuple[Codec, Exported]]
 ) -> None:
-    """Past the book, before it, and of a book too many."""
+    """Past the codebook, before it, and of a codebook too many."""
     _, exported = tiny["audiocraft"]
     codes = torch.zeros(1, books, 9, dtype=torch.int64)
     codes[0, 1, 3] = code
@@ -181,7 +181,7 @@ def test_silence_of_a_codec_that_normalizes(tiny: dict[str, tuple[Codec, Exporte
 
 @pytest.mark.parametrize("kind", ["audiocraft", "no_lstm", "segments"])
 def test_a_second_runtime_gives_the_same(kind: str, tmp_path: Path) -> None:
-    """onnx's own, which computes operator by operator what the standard says."""
+    """The reference runtime of onnx."""
     codec = tiny_codec(kind)
     export_onnx(codec, tmp_path)
     for samples in (5, 75):
@@ -191,7 +191,7 @@ def test_a_second_runtime_gives_the_same(kind: str, tmp_path: Path) -> None:
         assert_same_codes(codec, audio, torch.from_numpy(codes), want.codes)
         given = {"codes": want.codes.numpy()} | ({"scale": scale[0]} if scale else {})
         (decoded,) = ReferenceEvaluator(str(tmp_path / "decoder.onnx")).run(None, given)
-        assert_same_sound(torch.from_numpy(decoded), codec.decode_segment(want))
+        assert_same_audio(torch.from_numpy(decoded), codec.decode_segment(want))
 
 
 # Steps of a stream
@@ -209,7 +209,7 @@ def test_steps_equal_the_whole(
     codes = exported.stream("encoder_stream.onnx", audio, steps, codec.config.hop_samples)
     assert_same_codes(codec, audio, codes, want.codes)
     decoded = exported.stream("decoder_stream.onnx", want.codes, steps, 1)
-    assert_same_sound(decoded, codec.decode_segment(want))
+    assert_same_audio(decoded, codec.decode_segment(want))
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
@@ -224,8 +224,8 @@ def test_every_short_signal_ends_in_its_first_step_or_just_after(
         assert_same_codes(codec, audio, codes, codec.encode_segment(audio).codes)
 
 
-def test_first_step_of_a_reflection_is_as_long_as_it_is_said_to_be(tiny: dict[str, tuple[Codec, Exported]]) -> None:
-    """Seven frames: a convolution over frames reflects six, without the one it reflects at."""
+def test_first_step_frames_is_the_length_that_reflection_needs(tiny: dict[str, tuple[Codec, Exported]]) -> None:
+    """Seven frames: a convolution over frames reflects six, and the frame of reflection itself is not repeated."""
     codec, exported = tiny["encodec"]
     for kind, frames in (("encodec", 7), ("audiocraft", 1)):
         about = tiny[kind][1].about
@@ -255,10 +255,10 @@ def test_streams_of_one_batch_may_begin_at_different_times(kind: str, tiny: dict
     assert torch.equal(codes[1:], codec.encode_segment(late[..., : 20 * hop]).codes)
 
 
-# What is written
+# Files
 
 
-def test_onnx_json_says_what_the_graphs_are(tiny: dict[str, tuple[Codec, Exported]]) -> None:
+def test_onnx_json_describes_the_graphs(tiny: dict[str, tuple[Codec, Exported]]) -> None:
     kinds = {"tensor(float)": "float32", "tensor(int64)": "int64"}
     for codec, exported in tiny.values():
         about = exported.about
@@ -286,7 +286,7 @@ def test_onnx_json_of_segments(tiny: dict[str, tuple[Codec, Exported]]) -> None:
     assert "encoder_stream.onnx" not in tiny["causal_normalized"][1].about["graphs"]
 
 
-def test_equal_codecs_give_equal_files_that_name_no_place(tmp_path: Path) -> None:
+def test_equal_codecs_give_equal_files_without_local_paths(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         written = export_onnx(tiny_codec("encodec"), tmp_path / folder)
     assert [path.name for path in written] == [
@@ -308,7 +308,7 @@ def test_equal_codecs_give_equal_files_that_name_no_place(tmp_path: Path) -> Non
             assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
 
 
-def test_the_codec_is_left_as_it_was(tmp_path: Path) -> None:
+def test_the_codec_is_not_changed(tmp_path: Path) -> None:
     codec = tiny_codec("encodec")
     before = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
     export_onnx(codec, tmp_path)
@@ -323,7 +323,7 @@ def test_an_earlier_export_is_replaced(tmp_path: Path) -> None:
     assert Exported(tmp_path).about["normalize"]
 
 
-# The command, and what is refused
+# The command and its errors
 
 
 @pytest.fixture
@@ -354,7 +354,7 @@ def refusal(capsys: pytest.CaptureFixture[str], saved: Path, target: Path, *more
     return line
 
 
-def test_without_the_package_one_line_says_how_to_get_it(
+def test_without_the_package_one_line_says_how_to_install_it(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
@@ -369,7 +369,7 @@ def test_other_peoples_files_are_kept(saved: Path, tmp_path: Path, capsys: pytes
     assert (tmp_path / "decoder.onnx").read_bytes() == b"theirs"
 
 
-def test_a_licence_has_no_place(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_licence_is_refused(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--licence is for the model card" in refusal(capsys, saved, tmp_path / "out", "--licence", "mit")
 
 

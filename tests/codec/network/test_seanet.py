@@ -1,4 +1,4 @@
-"""Encoder and decoder against the encodec package and transformers, and the facts their convolutions promise."""
+"""Encoder and decoder against the encodec package and transformers; lengths, causality and padding."""
 
 import math
 from typing import Any
@@ -30,7 +30,7 @@ def tiny(**changes: Any) -> CodecConfig:
 
 
 def assert_same_networks(foreign: nn.Module, config: CodecConfig, lengths: list[int]) -> None:
-    """In float64, so that the tolerance can be far below any difference in the computation."""
+    """Compared in float64, with a tolerance far below any difference in the computation."""
     codec = codec_with_weights_of(foreign, config)
     foreign.double(), codec.double()
     for samples in lengths:
@@ -83,8 +83,8 @@ def test_tiny_networks_equal_transformers(kind: dict[str, Any]) -> None:
     [
         # The paper's 24 kHz model; FunCodec's README rounds it to 14.85, encodec-pytorch#6 logs 59.42 MB of float32.
         (seanet_config(), 14.85),
-        # audiocraft drops the convolutions beside the residual units: 32^2 + 64^2 + 128^2 + 256^2 weights, twice,
-        # with a gain and a bias a channel.
+        # audiocraft has no convolutions beside the residual units: 32^2 + 64^2 + 128^2 + 256^2 weights less, twice,
+        # with a gain and a bias per channel.
         (seanet_config(**AUDIOCRAFT_24KHZ), 14.85 - 2 * (87_040 + 2 * 480) / 1e6),
     ],
     ids=["encodec_24khz", "audiocraft_24khz"],
@@ -114,7 +114,7 @@ def test_audiocraft_32khz_has_as_many_parameters_as_in_transformers() -> None:
 
 
 def prefix_error(config: CodecConfig, frames: int) -> tuple[float, float]:
-    """How much the first `frames` frames (and what they decode to) depend on what comes after them."""
+    """How much the first `frames` frames, and their audio, depend on later frames."""
     torch.manual_seed(1)
     encoder, decoder = seanet_of(config).make_encoder().double(), seanet_of(config).make_decoder().double()
     audio = torch.randn(1, config.channels, 20 * config.hop_samples, dtype=torch.float64)
@@ -127,10 +127,10 @@ def prefix_error(config: CodecConfig, frames: int) -> tuple[float, float]:
     )
 
 
-# A reflection at the start needs as many frames as the kernel of 7 sees; zeros need none.
+# Reflection at the start needs the 7 frames of the kernel; zeros need none.
 @pytest.mark.parametrize(("padding", "frames"), [("reflect", 7), ("reflect", 15), ("constant", 1), ("constant", 15)])
 @torch.no_grad()
-def test_a_causal_prefix_codes_and_decodes_as_the_whole_does(padding: str, frames: int) -> None:
+def test_a_causal_prefix_codes_and_decodes_like_the_whole(padding: str, frames: int) -> None:
     encoded, decoded = prefix_error(tiny(padding=padding), frames)
     assert encoded < 1e-12
     assert decoded < 1e-12

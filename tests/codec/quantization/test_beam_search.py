@@ -1,4 +1,4 @@
-"""Codes better than each book's nearest: against all sums there are, and through files and streams."""
+"""Beam search against all possible sums, and through files and streams."""
 
 import itertools
 from pathlib import Path
@@ -20,14 +20,14 @@ from coding_inputs import save_tiny, tiny_codec
 
 def error(latent: Tensor, embed: Tensor, codes: Tensor) -> float:
     """Mean squared distance of the sums from a latent [1, D, F]."""
-    sums = torch.stack([book[index] for book, index in zip(embed, codes[0], strict=True)]).sum(0)
+    sums = torch.stack([codebook[index] for codebook, index in zip(embed, codes[0], strict=True)]).sum(0)
     return (latent[0].t() - sums).square().sum(1).mean().item()
 
 
-def test_with_beams_for_all_beginnings_the_sum_is_the_nearest_there_is() -> None:
+def test_with_beams_for_all_partial_sums_the_result_is_optimal() -> None:
     embed, latent = torch.randn(3, 4, 8), torch.randn(1, 8, 50)
     combinations = torch.tensor(list(itertools.product(range(4), repeat=3)))
-    sums = torch.stack([book[index] for book, index in zip(embed, combinations.t(), strict=True)]).sum(0)
+    sums = torch.stack([codebook[index] for codebook, index in zip(embed, combinations.t(), strict=True)]).sum(0)
     nearest = torch.cdist(latent[0].t().double(), sums.double(), compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
     assert torch.equal(BeamSearch(embed, 16)(latent)[0].t(), combinations[nearest])
 
@@ -37,7 +37,7 @@ def test_one_beam_is_the_greedy_search() -> None:
     assert torch.equal(BeamSearch(embed, 1)(latent), NearestSearch(embed)(latent))
 
 
-def test_more_beams_come_nearer() -> None:
+def test_more_beams_have_a_smaller_error() -> None:
     embed, latent = torch.randn(6, 32, 16) * 0.8 ** torch.arange(6)[:, None, None], torch.randn(1, 16, 500)
     errors = [error(latent, embed, BeamSearch(embed, beams)(latent)) for beams in (1, 4, 16)]
     assert errors[1] < 0.95 * errors[0]
@@ -45,7 +45,7 @@ def test_more_beams_come_nearer() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 7, 64])
-def test_codes_do_not_depend_on_how_many_frames_come_at_once(frames: int) -> None:
+def test_codes_do_not_depend_on_the_number_of_frames(frames: int) -> None:
     search = BeamSearch(torch.randn(3, 64, 16), 4)
     latent = torch.randn(1, 16, 300)
     whole = search(latent)
@@ -64,8 +64,8 @@ def searching(codec: Codec, beams: int) -> Codec:
     return codec
 
 
-def test_streams_and_files_take_the_codes_of_the_whole(tmp_path: Path) -> None:
-    """The command writes them, at the same size, and a decoder that knows nothing of beams gets nearer latents."""
+def test_streams_and_files_have_the_same_codes(tmp_path: Path) -> None:
+    """Files have the same size, and a decoder without beam search gets a smaller error."""
     codec = tiny_codec("causal")
     audio = torch.rand(1, 1, 24_000) - 0.5
     soundfile.write(tmp_path / "in.wav", audio[0, 0].numpy(), 24_000, subtype="FLOAT")

@@ -1,4 +1,4 @@
-"""Coding piece by piece gives the codes and the audio of coding in one piece."""
+"""Streaming gives the codes and the audio of coding in one pass."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -36,7 +36,7 @@ CHUNKS = st.lists(st.sampled_from([0, 1, 2, 3, 7, 8, 13, 40, 150]), min_size=0, 
 
 
 def tiny_codec(**changes: Any) -> Codec:
-    """With wider latents than a fresh encoder's, which are nearly all bias, and codes drawn from those of noise."""
+    """A codec whose latents vary more than those of a fresh encoder, with codes from latents of noise."""
     torch.manual_seed(1)
     codec = seanet_codec(**(TINY | changes)).eval()
     with torch.no_grad():
@@ -50,7 +50,7 @@ def tiny_codec(**changes: Any) -> Codec:
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """A second thread makes steps of a few samples many times slower on a busy machine."""
+    """On a loaded machine a second thread makes steps of a few samples many times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -90,7 +90,7 @@ def assert_streams_as_offline(codec: Codec, samples: int, chunks: list[int], bat
 
 
 def assert_same_codes(codec: Codec, audio: Tensor, codes: Tensor, expected: Tensor) -> None:
-    """Equal, except from a book on where the two codes are equally near to the last bits of float32.
+    """Equal, except after a codebook in which float32 cannot tell two codes apart.
 
     In a hundred thousand random decisions such a tie does occur.
     """
@@ -122,7 +122,7 @@ def test_streaming_equals_offline_sample_by_sample_at_every_short_length(name: s
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(samples=st.integers(1, 400), chunks=CHUNKS)
 def test_in_float64_every_code_is_the_same(name: str, samples: int, chunks: list[int]) -> None:
-    """Without float32's rounding no tie is left to be decided by it."""
+    """In float64 rounding decides no ties."""
     codec = deepcopy(STREAMING_CODECS[name]).double()
     audio = torch.randn(1, codec.config.channels, samples, generator=torch.Generator().manual_seed(samples)).double()
     offline = codec.encode(audio)
@@ -136,10 +136,10 @@ def test_streaming_equals_offline_on_a_batch() -> None:
 
 
 def test_codes_of_the_test_are_varied() -> None:
-    """Or equal codes would prove little."""
+    """Otherwise equal codes would prove little."""
     codec = STREAMING_CODECS["encodec"]
     codes = codec.encode(torch.randn(1, 1, 2000))[0].codes
-    assert min(len(book.unique()) for book in codes[0]) >= 8
+    assert min(len(codebook.unique()) for codebook in codes[0]) >= 8
 
 
 def test_constant_padding_has_a_latency_of_one_frame() -> None:
@@ -160,11 +160,11 @@ def test_codes_of_a_prefix_are_a_prefix_of_the_codes() -> None:
     for samples in (8, 96, 200):
         part = StreamingEncoder(codec).push(audio[..., :samples])
         torch.testing.assert_close(part, whole[..., : part.shape[-1]], rtol=0, atol=0)
-        # Reflection holds back a few frames at the start and then none.
+        # Reflection delays a few frames at the start only.
         assert part.shape[-1] == samples // 8 or samples < 96
 
 
-def test_bandwidth_selects_the_books() -> None:
+def test_bandwidth_selects_the_codebooks() -> None:
     codec = STREAMING_CODECS["audiocraft"]
     audio = torch.randn(1, 1, 100)
     codes = stream_encode(codec, audio, [30], bandwidth_kbps=0.8)
@@ -173,7 +173,7 @@ def test_bandwidth_selects_the_books() -> None:
     assert StreamingEncoder(codec, 0.8).flush().shape == (1, 2, 0)
 
 
-def test_two_streams_of_one_codec_do_not_disturb_each_other_or_the_codec() -> None:
+def test_streams_of_one_codec_are_independent_and_do_not_change_it() -> None:
     codec = STREAMING_CODECS["encodec"]
     before = fingerprint(codec)
     audio = torch.randn(2, 1, 1, 240)

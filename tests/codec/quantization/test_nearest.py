@@ -1,4 +1,4 @@
-"""Nearest codes do not depend on the company in which a vector is searched."""
+"""The nearest codes of a vector do not depend on the rest of the batch."""
 
 from collections.abc import Callable
 
@@ -12,17 +12,17 @@ from codec.quantization.nearest import NearestSearch
 
 
 def brute_force(latent: Tensor, embed: Tensor) -> Tensor:
-    """Every distance in float64, residuals in float32 as the quantizer hands them on; [1, D, F] -> [1, K, F]."""
+    """All distances in float64, residuals in float32 as in the quantizer; [1, D, F] -> [1, K, F]."""
     residual, codes = latent[0].t(), []
-    for book in embed:
-        distances = (residual.double()[:, None] - book.double()[None]).square().sum(2)
+    for codebook in embed:
+        distances = (residual.double()[:, None] - codebook.double()[None]).square().sum(2)
         codes.append(distances.argmin(1))
-        residual = residual - book[codes[-1]]
+        residual = residual - codebook[codes[-1]]
     return torch.stack(codes)[None]
 
 
 def shifted(offset: float) -> tuple[Tensor, Tensor]:
-    """Latents [1, D, F] and codes [K, size, D] of length 1 beside an offset that the first book shares."""
+    """Latents [1, D, F] and codes [K, size, D] of length 1, plus an offset in latents and first codebook."""
     embed = torch.randn(3, 128, 16)
     embed[0] += offset
     return torch.randn(1, 16, 200) + offset, embed
@@ -42,8 +42,8 @@ def test_the_plain_product_fails_that_check() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 64])
-def test_codes_do_not_depend_on_how_many_frames_come_at_once(frames: int) -> None:
-    """With vectors halfway between codes, up to the last bit of float32, which a product of matrices cannot judge."""
+def test_codes_do_not_depend_on_the_number_of_frames(frames: int) -> None:
+    """Vectors halfway between codes, up to the last bit of float32, which a matrix product cannot decide."""
     embed = torch.randn(2, 64, 16) + 5
     pairs = torch.randint(64, (2, 300))
     halfway = ((embed[0, pairs[0]].double() + embed[0, pairs[1]].double()) / 2).float()
@@ -63,7 +63,7 @@ def test_of_equal_codes_the_first_is_chosen() -> None:
 
 
 @pytest.mark.parametrize("make", [NearestSearch, lambda embed: BeamSearch(embed, 3)], ids=["nearest", "beams"])
-def test_latents_that_are_no_numbers_get_some_code_and_disturb_no_other(
+def test_latents_that_are_not_finite_do_not_affect_others(
     make: Callable[[Tensor], NearestSearch | BeamSearch],
 ) -> None:
     search = make(torch.randn(2, 16, 4))

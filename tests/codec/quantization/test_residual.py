@@ -1,4 +1,4 @@
-"""The residual quantizer against NumPy, brute force and encodec, and both defects of the EnCodec lineage."""
+"""The residual quantizer against NumPy, brute force and encodec; two known defects of encodec and audiocraft."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ def as_latent(vectors: Tensor) -> Tensor:
 
 
 def distances(one: Tensor, other: Tensor) -> Tensor:
-    """[N, M] Euclidean, without the products by which torch is quick but off by 1e-3 for equal vectors."""
+    """Euclidean distances [N, M], without the matrix product that has an error of 1e-3 for equal vectors."""
     return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -40,7 +40,7 @@ def initialized(vectors: Tensor, codebooks: int, size: int, **settings: float) -
     return quantizer
 
 
-# First defect of the lineage: an update right after the k-means start shrinks the codes
+# First defect of encodec and audiocraft: an update right after k-means shrinks the codes
 
 
 def change_by_one_update(quantizer: ResidualVectorQuantizer, vectors: Tensor) -> tuple[float, float]:
@@ -52,26 +52,26 @@ def change_by_one_update(quantizer: ResidualVectorQuantizer, vectors: Tensor) ->
     return ((quantizer.embed - before).norm() / before.norm()).item(), error.item()
 
 
-def test_an_update_on_the_batch_of_the_kmeans_start_leaves_the_codes_where_they_were() -> None:
+def test_an_update_on_the_batch_of_kmeans_keeps_the_codes() -> None:
     vectors = torch.randn(2048, 8)
     quantizer = initialized(vectors, 3, 64, kmeans_iterations=1000, dead_code_threshold=0.0)
     change, error = change_by_one_update(quantizer, vectors)
-    assert change < 1e-3  # rounding, and the vectors whose own centroid the start gave up
+    assert change < 1e-3  # rounding, and vectors that were centroids of their own
     assert error == pytest.approx(1, abs=1e-3)
-    # The default iterations stop short of convergence: one update then moves the codes by a hundredth of the rest.
+    # The default iterations stop before convergence: one update then moves the codes a little.
     change, error = change_by_one_update(initialized(vectors, 3, 64, dead_code_threshold=0.0), vectors)
     assert change < 0.01
     assert error < 1.01
 
 
-def test_the_lineage_start_fails_that_check() -> None:
+def test_the_initialization_of_encodec_fails_that_check() -> None:
     vectors = torch.randn(2048, 8)
     quantizer = initialized(vectors, 1, 64, dead_code_threshold=0.0)
     quantizer.embed_sum.copy_(quantizer.embed)  # the bare centroids beside the counts
     change, error = change_by_one_update(quantizer, vectors)
     assert change > 0.9
     assert error > 2
-    # And so does the original: .39 before and .92 after in anchors' simulation of the same setting.
+    # The original does, too: in a simulation of this setting its error grows from 0.39 to 0.92.
     original = EuclideanCodebook(8, 64, kmeans_init=True, kmeans_iters=50, threshold_ema_dead_code=0).train()
     first = (original(vectors)[0] - vectors).square().mean()  # initialises, quantizes, then updates
     second = (original.eval()(vectors)[0] - vectors).square().mean()
@@ -80,8 +80,8 @@ def test_the_lineage_start_fails_that_check() -> None:
 
 
 @torch.no_grad()
-def test_a_start_from_many_batches_weighs_as_one_batch_does() -> None:
-    """A batch as large as one of eight moves a code by 1 - decay of the way to its mean, as in any later update."""
+def test_an_initialization_from_many_batches_weighs_as_one_batch() -> None:
+    """One batch moves a code by 1 - decay of the way to its mean, as in any later update."""
     vectors = torch.randn(8 * 256, 8)
     quantizer = ResidualVectorQuantizer(
         latent_dim=8, num_codebooks=1, codebook_size=16, decay=0.9, dead_code_threshold=0.0
@@ -101,11 +101,11 @@ def test_a_start_from_many_batches_weighs_as_one_batch_does() -> None:
     torch.testing.assert_close(quantizer.cluster_size.sum(), torch.tensor(256.0))
 
 
-# Second defect: a revived code is overwritten from stale averages before it is used
+# Second defect: a replaced code is overwritten from stale averages before it is used
 
 
 @torch.no_grad()
-def test_revived_codes_are_used_on_the_next_batch() -> None:
+def test_replaced_codes_are_used_on_the_next_batch() -> None:
     vectors = torch.randn(2048, 8)
     quantizer = initialized(vectors, 2, 64)
     dead = [5, 6, 63]
@@ -114,24 +114,24 @@ def test_revived_codes_are_used_on_the_next_batch() -> None:
     output = quantizer(as_latent(vectors))
     assert not np.isin(dead, output.codes[0, 0]).any()
     quantizer.update(output)
-    revived = quantizer.embed[0, dead]
-    distance = distances(revived, vectors)
-    assert distance.min(1).values.max() < 1e-5, "a revived code is a vector of the batch"
-    assert len(set(distance.argmin(1).tolist())) == 3, "and each a different one"
+    replaced = quantizer.embed[0, dead]
+    distance = distances(replaced, vectors)
+    assert distance.min(1).values.max() < 1e-5, "a replaced code is a vector of the batch"
+    assert len(set(distance.argmin(1).tolist())) == 3, "each is a different vector"
     for batch in (vectors, vectors + 0.01 * torch.randn(2048, 8)):
         assert np.isin(dead, quantizer(as_latent(batch)).codes[0, 0]).all()
     average = quantizer.cluster_size[0, dead]
-    torch.testing.assert_close(quantizer.embed_sum[0, dead] / average[:, None], revived)
+    torch.testing.assert_close(quantizer.embed_sum[0, dead] / average[:, None], replaced)
     assert not quantizer.usage().dead_fraction[0] > 0
 
 
 @torch.no_grad()
-def test_the_lineage_revival_fails_that_check() -> None:
+def test_the_replacement_of_encodec_fails_that_check() -> None:
     vectors = torch.randn(2048, 8)
     original = EuclideanCodebook(8, 64, kmeans_init=True, threshold_ema_dead_code=2).train()
     original(vectors)
     ours = initialized(vectors, 1, 64)
-    # The averages as they should be, so that only the revival differs; then one code dies.
+    # Correct averages, so that only the replacement differs; then one code dies.
     original.embed.copy_(ours.embed[0])
     original.cluster_size.copy_(ours.cluster_size[0])
     original.embed_avg.copy_(ours.embed_sum[0])
@@ -141,7 +141,7 @@ def test_the_lineage_revival_fails_that_check() -> None:
 
 
 @torch.no_grad()
-def test_revival_of_more_codes_than_vectors_takes_each_vector_once() -> None:
+def test_more_dead_codes_than_vectors_take_each_vector_once() -> None:
     quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=1, codebook_size=64, dead_code_threshold=0.5)
     quantizer.cluster_size[0, 3:] = 0.0
     batch = 5 * torch.eye(4)
@@ -150,7 +150,7 @@ def test_revival_of_more_codes_than_vectors_takes_each_vector_once() -> None:
 
 
 @torch.no_grad()
-def test_nothing_is_revived_when_switched_off() -> None:
+def test_a_threshold_of_zero_replaces_nothing() -> None:
     quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=1, codebook_size=8, dead_code_threshold=0.0)
     quantizer.cluster_size[0, 5] = 0.0
     quantizer.embed_sum[0, 5] = 0.0
@@ -162,7 +162,7 @@ def test_nothing_is_revived_when_switched_off() -> None:
 
 
 @torch.no_grad()
-def test_a_code_that_is_never_used_keeps_its_place() -> None:
+def test_a_code_that_is_never_used_keeps_its_value() -> None:
     quantizer = ResidualVectorQuantizer(
         latent_dim=4, num_codebooks=1, codebook_size=8, dead_code_threshold=0.0, decay=0.5
     )
@@ -177,7 +177,7 @@ def test_a_code_that_is_never_used_keeps_its_place() -> None:
 # Gradients
 
 
-def test_every_book_has_its_own_commitment_gradient() -> None:
+def test_every_codebook_has_its_own_commitment_gradient() -> None:
     quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=4, codebook_size=16)
     latent = torch.randn(2, 6, 5, requires_grad=True)
     output = quantizer(latent)
@@ -189,7 +189,7 @@ def test_every_book_has_its_own_commitment_gradient() -> None:
         assert output.commitment[k].item() == pytest.approx(left_over.square().mean().item(), rel=1e-4)
 
 
-def test_encodec_has_none_past_its_first_book() -> None:
+def test_encodec_has_a_commitment_gradient_for_its_first_codebook_only() -> None:
     original = ResidualVectorQuantization(
         num_quantizers=3, dim=6, codebook_size=16, kmeans_init=False, threshold_ema_dead_code=0
     ).train()
@@ -212,7 +212,7 @@ def test_the_straight_through_gradient_is_the_identity() -> None:
 
 
 @torch.no_grad()
-def test_each_book_takes_the_nearest_code() -> None:
+def test_each_codebook_takes_the_nearest_code() -> None:
     quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=3, codebook_size=16)
     output = quantizer(torch.randn(2, 6, 50))
     assert output.codes.shape == (2, 3, 50)
@@ -231,27 +231,27 @@ def test_the_quantized_latent_is_the_sum_of_the_codes() -> None:
     total = sum(quantizer.embed[k][output.codes[:, k]] for k in range(4))
     torch.testing.assert_close(output.latent, total.transpose(1, 2))
     torch.testing.assert_close(quantizer.decode(output.codes), output.latent)
-    # What book k is given is what the books before it left over.
+    # Codebook k quantizes the residual of the codebooks before it.
     for k in range(4):
         given = latent - (quantizer.decode(output.codes[:, :k]) if k else 0)
         torch.testing.assert_close(output.residuals[k], given.transpose(1, 2).reshape(10, 6))
 
 
 @torch.no_grad()
-def test_fewer_books_are_a_prefix_of_all() -> None:
+def test_fewer_codebooks_give_a_prefix() -> None:
     quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=4, codebook_size=16)
     latent = torch.randn(2, 6, 5)
     whole = quantizer(latent)
-    for books in (1, 3, 4):
-        part = quantizer(latent, books)
-        assert torch.equal(part.codes, whole.codes[:, :books])
-        assert torch.equal(part.commitment, whole.commitment[:books])
-        assert torch.equal(part.residuals, whole.residuals[:books])
-        assert torch.equal(quantizer.encode(latent, books), part.codes)
-        torch.testing.assert_close(part.latent, quantizer.decode(whole.codes[:, :books]))
+    for codebooks in (1, 3, 4):
+        part = quantizer(latent, codebooks)
+        assert torch.equal(part.codes, whole.codes[:, :codebooks])
+        assert torch.equal(part.commitment, whole.commitment[:codebooks])
+        assert torch.equal(part.residuals, whole.residuals[:codebooks])
+        assert torch.equal(quantizer.encode(latent, codebooks), part.codes)
+        torch.testing.assert_close(part.latent, quantizer.decode(whole.codes[:, :codebooks]))
 
 
-def test_codes_of_more_books_than_there_are_do_not_decode() -> None:
+def test_codes_of_too_many_codebooks_are_refused() -> None:
     quantizer = ResidualVectorQuantizer(latent_dim=6, num_codebooks=4, codebook_size=16)
     with pytest.raises(ValueError, match="at most 4 codebooks, got 5"):
         quantizer.decode(torch.zeros(1, 5, 3, dtype=torch.int64))
@@ -268,7 +268,7 @@ def test_distances_stay_in_float32_under_autocast() -> None:
     assert torch.equal(output.codes, expected.codes)
     assert output.latent.dtype == output.commitment.dtype == output.residuals.dtype == torch.float32
     assert_same_state(again, snapshot(initialized(expected.residuals[0], 2, 64)))
-    # The check can fail: in bf16 other codes win.
+    # The check can fail: bfloat16 gives other codes.
     half = distances(latent[0].t().bfloat16().float(), quantizer.embed[0].bfloat16().float()).argmin(1)
     assert not torch.equal(half, expected.codes[0, 0])
 
@@ -276,11 +276,11 @@ def test_distances_stay_in_float32_under_autocast() -> None:
 # Updates
 
 
-def numpy_update(state: dict[str, np.ndarray], latent: np.ndarray, decay: float, books: int) -> dict[str, np.ndarray]:
-    """The moving averages written out vector by vector in float64."""
+def numpy_update(state: dict[str, np.ndarray], latent: np.ndarray, decay: float, count: int) -> dict[str, np.ndarray]:
+    """The moving averages, vector by vector, in float64."""
     embed, size, total = (state[k].copy() for k in ("embed", "cluster_size", "embed_sum"))
     left = latent.transpose(0, 2, 1).reshape(-1, latent.shape[1]).copy()
-    for k in range(books):
+    for k in range(count):
         counts, sums = np.zeros_like(size[k]), np.zeros_like(total[k])
         for n, vector in enumerate(left):
             code = ((vector - state["embed"][k]) ** 2).sum(1).argmin()
@@ -293,8 +293,8 @@ def numpy_update(state: dict[str, np.ndarray], latent: np.ndarray, decay: float,
     return {"embed": embed, "cluster_size": size, "embed_sum": total}
 
 
-@pytest.mark.parametrize("books", [1, 3])
-def test_updates_equal_a_float64_loop(books: int) -> None:
+@pytest.mark.parametrize("codebooks", [1, 3])
+def test_updates_equal_a_float64_loop(codebooks: int) -> None:
     quantizer = ResidualVectorQuantizer(
         latent_dim=4, num_codebooks=3, codebook_size=8, decay=0.9, dead_code_threshold=0.0
     )
@@ -302,14 +302,14 @@ def test_updates_equal_a_float64_loop(books: int) -> None:
     expected = {name: getattr(quantizer, name).double().numpy() for name in names}
     for step in range(4):
         latent = torch.randn(2, 4, 9)
-        quantizer.update(quantizer(latent, books))
-        expected = numpy_update(expected, latent.double().numpy(), 0.9, books)
+        quantizer.update(quantizer(latent, codebooks))
+        expected = numpy_update(expected, latent.double().numpy(), 0.9, codebooks)
         assert quantizer.updates.item() == step + 1
         for name in names:
             np.testing.assert_allclose(getattr(quantizer, name).numpy(), expected[name], rtol=1e-4, atol=1e-5)
 
 
-def test_an_update_leaves_the_books_alone_that_took_no_part() -> None:
+def test_an_update_does_not_change_codebooks_that_were_not_used() -> None:
     quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=3, codebook_size=8, dead_code_threshold=0.5)
     before = snapshot(quantizer)
     quantizer.update(quantizer(torch.randn(1, 4, 9), 2))
@@ -329,7 +329,7 @@ def test_a_forward_pass_changes_no_buffer(latent: Tensor, training: bool) -> Non
     quantizer.decode(output.codes)
     quantizer.usage()
     assert_same_state(quantizer, before)
-    # The update is what writes, NaN too: the trainer must not call it after an unsound step.
+    # Only the update writes, NaN included: the trainer must not call it after a non-finite step.
     quantizer.update(output)
     assert not torch.equal(quantizer.embed.nan_to_num(7), before["embed"])
 
@@ -353,7 +353,7 @@ def test_a_restored_quantizer_continues_bit_identically() -> None:
     for ours, theirs in zip(training_steps(interrupted, 5, 9), training_steps(straight, 5, 9), strict=True):
         assert torch.equal(ours.latent, theirs.latent)
     assert_same_state(interrupted, snapshot(straight))
-    # Revivals took part: without them the books would be others.
+    # Codes were replaced: otherwise the codebooks would differ.
     without = ResidualVectorQuantizer(
         latent_dim=4, num_codebooks=3, codebook_size=32, decay=0.7, dead_code_threshold=0.0
     )
@@ -362,7 +362,7 @@ def test_a_restored_quantizer_continues_bit_identically() -> None:
     assert not torch.equal(without.embed, straight.embed)
 
 
-def test_revivals_of_later_updates_draw_other_vectors() -> None:
+def test_replacements_of_later_updates_draw_other_vectors() -> None:
     def revive_at(updates: int) -> Tensor:
         quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=1, codebook_size=32)
         quantizer.cluster_size[0, :4] = 0.0
@@ -384,7 +384,7 @@ def test_no_draw_advances_the_global_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# k-means start
+# Initialization by k-means
 
 
 def test_kmeans_worked_example() -> None:
@@ -413,7 +413,7 @@ def test_kmeans_is_a_fixed_point_of_lloyds_steps() -> None:
 
 
 @torch.no_grad()
-def test_the_start_is_the_same_for_the_same_seed_only() -> None:
+def test_initialization_depends_on_the_seed_alone() -> None:
     vectors = torch.randn(200, 4)
     one, same, other = (ResidualVectorQuantizer(latent_dim=4, num_codebooks=2, codebook_size=16) for _ in range(3))
     assert not one.initialized
@@ -425,7 +425,7 @@ def test_the_start_is_the_same_for_the_same_seed_only() -> None:
     assert not torch.equal(other.embed, one.embed)
 
 
-def test_the_start_of_32_books_of_1024_codes_on_300_vectors_leaves_work_for_every_book() -> None:
+def test_initialization_of_32_codebooks_on_300_vectors_leaves_a_residual_for_every_codebook() -> None:
     # Structured: one of 10 + one of 20 directions, and noise.
     coarse, fine = 3 * torch.randn(10, 128), torch.randn(20, 128)
     vectors = coarse[torch.arange(300) % 10] + fine[torch.arange(300) % 20] + 0.3 * torch.randn(300, 128)
@@ -433,17 +433,17 @@ def test_the_start_of_32_books_of_1024_codes_on_300_vectors_leaves_work_for_ever
     output = quantizer(as_latent(vectors))
     energy = [vectors.square().mean().item(), *output.commitment.tolist()]
     assert all(after < before for before, after in itertools.pairwise(energy))
-    assert energy[1] < 0.2 * energy[0], "the first book finds the structure"
-    # A centroid per vector would make book 1 exact and leave the others nothing but zeros; so, more slowly,
-    # would centroids of single vectors here and there.
+    assert energy[1] < 0.2 * energy[0], "the first codebook finds the structure"
+    # A centroid per vector would make codebook 1 exact and leave zeros for the others. Some centroids of single
+    # vectors would do the same more slowly.
     assert min(len(codes.unique()) for codes in output.codes[0]) > 3
-    # The copies that fill each book past its 300 / 4 centroids are never chosen.
+    # The copies that fill each codebook past its 300 / 4 centroids are never chosen.
     assert output.codes.max() < 75
     assert (quantizer.cluster_size[:, 75:] == 0).all()
 
 
 @pytest.mark.parametrize("vectors", [1, 3, 5, 40])
-def test_a_batch_smaller_than_the_codebook_starts_and_updates(vectors: int) -> None:
+def test_a_batch_smaller_than_the_codebook_initializes_and_updates(vectors: int) -> None:
     batch = torch.randn(vectors, 4)
     quantizer = initialized(batch, 3, 64)
     assert quantizer.cluster_size.sum(1).tolist() == [vectors] * 3
@@ -451,7 +451,7 @@ def test_a_batch_smaller_than_the_codebook_starts_and_updates(vectors: int) -> N
     for _ in range(3):
         quantizer.update(quantizer(as_latent(batch)))
     assert quantizer.embed.isfinite().all()
-    # Revived codes sit on the vectors themselves, so that the error of a constant batch vanishes.
+    # Replaced codes are the vectors themselves, so the error of a constant batch vanishes.
     assert quantizer(as_latent(batch)).commitment[0] <= first + 1e-6
     assert quantizer(as_latent(batch)).commitment[0] < 1e-8
 
@@ -479,7 +479,7 @@ def test_usage_worked_examples(cluster_size: list[float], perplexity: float, dea
     assert usage.bits.tolist() == pytest.approx([bits, 3], abs=1e-5)
 
 
-def test_dead_is_relative_to_uniform_use() -> None:
+def test_dead_codes_are_relative_to_uniform_usage() -> None:
     quantizer = ResidualVectorQuantizer(latent_dim=4, num_codebooks=1, codebook_size=4, dead_code_threshold=0.5)
     for scale in (1e-3, 1.0, 1e3):  # whatever the batch size
         quantizer.cluster_size[0] = scale * torch.tensor([2.0, 1.1, 0.51, 0.39])  # of a mean of 1
@@ -495,11 +495,11 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
         ResidualVectorQuantizer(latent_dim=4, num_codebooks=2, codebook_size=8, **settings)
 
 
-# Quiet frames
+# Energy exponent
 
 
 def test_quiet_latents_get_codes_where_the_relative_error_counts() -> None:
-    """Lengths of 1 to 0.01, as many of each: by squared errors the quietest quarter is as good as silence."""
+    """Lengths from 1 to 0.01: squared errors ignore the quietest quarter."""
     lengths = 10 ** (-2 * torch.linspace(0, 1, 4000)[:, None])
     vectors = torch.nn.functional.normalize(torch.randn(4000, 6), dim=1) * lengths
     relative_errors = []
@@ -515,10 +515,8 @@ def test_quiet_latents_get_codes_where_the_relative_error_counts() -> None:
     ("seed", "vectors", "clusters", "iterations"),
     [(3, 3000, 100, 1), (3, 3000, 100, 2), (3, 3000, 100, 25), (57, 30, 8, 20)],  # the last goes wrong by stale scores
 )
-def test_kmeans_takes_the_steps_that_compute_everything_anew(
-    seed: int, vectors: int, clusters: int, iterations: int
-) -> None:
-    """In NumPy; between steps it goes on from what cannot have changed."""
+def test_kmeans_equals_plain_lloyd_iterations(seed: int, vectors: int, clusters: int, iterations: int) -> None:
+    """NumPy recomputes everything in each iteration."""
     points = torch.randn(vectors, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     order = torch.randperm(vectors, generator=torch.Generator().manual_seed(seed))
     expected = points.numpy()[order[:clusters]]
@@ -531,8 +529,8 @@ def test_kmeans_takes_the_steps_that_compute_everything_anew(
     assert torch.equal(counts.long(), torch.bincount(index, minlength=clusters))
 
 
-def test_weights_of_kmeans_count_like_copies_of_a_vector() -> None:
-    """Lloyd's steps in NumPy over the vectors repeated as often as they weigh, from the same start."""
+def test_weights_of_kmeans_equal_copies_of_a_vector() -> None:
+    """Lloyd iterations in NumPy, over vectors repeated according to their weight."""
     vectors, often = torch.randn(300, 4), torch.randint(1, 5, (300,))
     first = vectors[torch.randperm(300, generator=torch.Generator().manual_seed(3))[:8]].double().numpy()
     repeated = vectors.double().numpy().repeat(often.numpy(), axis=0)
@@ -541,12 +539,12 @@ def test_weights_of_kmeans_count_like_copies_of_a_vector() -> None:
         first = np.stack([repeated[nearest == k].mean(0) for k in range(8)])
     found, counts, index = kmeans(vectors, 8, 4, torch.Generator().manual_seed(3), often.float())
     np.testing.assert_allclose(found.numpy(), first, atol=1e-5)
-    assert counts.sum() == 300, "counts are of vectors, not of their weights"
+    assert counts.sum() == 300, "counts are numbers of vectors, not sums of weights"
     assert torch.equal(torch.bincount(index, minlength=8), counts.long())
 
 
-def test_kmeans_of_many_vectors_moves_a_sample_first_and_then_all() -> None:
-    """In NumPy: 4 clusters of 400 vectors, 5 steps on the 256 that were drawn, 2 on all."""
+def test_kmeans_of_many_vectors_runs_on_a_sample_first() -> None:
+    """4 clusters of 400 vectors in NumPy: 5 iterations on a sample of 256, then 2 on all."""
     vectors = torch.randn(400, 3)
     order = torch.randperm(400, generator=torch.Generator().manual_seed(3))
     everything = vectors.double().numpy()
@@ -561,7 +559,7 @@ def test_kmeans_of_many_vectors_moves_a_sample_first_and_then_all() -> None:
     assert torch.equal(index, distances(vectors, centroids).argmin(1))
 
 
-def test_silence_has_no_energy_to_compare_with() -> None:
+def test_silence_initializes() -> None:
     quantizer = initialized(torch.zeros(100, 4), 2, 8, energy_exponent=1.0)
     assert quantizer.embed.isfinite().all()
     assert not quantizer.decode(quantizer.encode(torch.zeros(1, 4, 3))).any()
