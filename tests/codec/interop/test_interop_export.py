@@ -291,7 +291,7 @@ def test_the_card_shows_training_and_scores_of_the_run(tmp_path: Path, monkeypat
         f"`{fingerprint(codec)}`",
         "- data: target `data.corpora.folder`, root `/audio`\n",
         "- losses and their weights: l1 `0.1`, mel `2`\n",
-        "- seed: 3\n- started with the weights of: `runs/other`\n- steps: 20\n",
+        "- seed: 3\n- initial weights: `runs/other`\n- steps: 20\n",
         "- last validation, at step 10: all/mel_distance `0.7512`\n",
         "Means over the clips of `held_out`.",
         "| coder | kbps | mel | pesq |\n| --- | --- | --- | --- |\n| codec | 0.40 | 0.133 |  |\n",
@@ -334,7 +334,7 @@ def test_the_code_on_the_card_runs(kind: str, tmp_path: Path) -> None:
 
 def test_a_readme_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(ForeignModelError, match=r"holds a README.md that is of no exported model"):
+    with pytest.raises(ForeignModelError, match=r"holds a README.md that was not exported from here"):
         export_transformers(codec_of(), tmp_path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("README.md", "mine")]
 

@@ -142,7 +142,7 @@ def test_the_command_describes_the_model(tmp_path: Path, capsys: pytest.CaptureF
     codec = imported(tmp_path / "a.th", tmp_path / "run")
     said = capsys.readouterr().out
     assert said.startswith(f"read {tmp_path / 'a.th'} as encodec's state dict\n")
-    for fact in (fingerprint(codec), "24000 Hz, 1 channels", "filters 4, strides [2, 3], latent_dim 6", "32, 64 kbps"):
+    for fact in (fingerprint(codec), "24000 Hz, 1 channel", "filters 4, strides [2, 3], latent_dim 6", "32, 64 kbps"):
         assert fact in said
     assert main(["info", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out == "".join(said.splitlines(keepends=True)[1:])
@@ -151,9 +151,9 @@ def test_the_command_describes_the_model(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm": "none"}, "with 1 channel(s) has norm weight_norm; this one has none, so its sample rate"),
-        ({"skip": "identity"}, "with 1 channel(s) has skip conv; this one has identity"),
-        ({"channels": 2}, "with 2 channel(s) has norm time_group_norm; this one has weight_norm"),
+        ({"norm": "none"}, "with 1 channel(s) has norm weight_norm, this one has none"),
+        ({"skip": "identity"}, "with 1 channel(s) has skip conv, this one has identity"),
+        ({"channels": 2}, "with 2 channel(s) has norm time_group_norm, this one has weight_norm"),
         ({"codebook_size": 12, "bandwidths_kbps": ()}, "codebook_size must be a power of two of at least 2, got 12"),
     ],
 )
@@ -183,11 +183,14 @@ class NotATensor:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_bytes(b"PK\x03\x04 no archive"), "torch refuses it as damaged or unsafe"),
-        (lambda path: torch.save({"a": NotATensor()}, path), "torch refuses it as damaged or unsafe"),
-        (lambda path: torch.save([1, 2], path), "the state dict of a codec is wanted"),
-        (lambda path: torch.save({"a": torch.zeros(1)}, path), "residual vector quantizer are wanted"),
-        (spoiled(lambda state: {n: t for n, t in state.items() if n.startswith("quantizer")}), "holds no weights of a"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 no archive"), "the file is damaged or unsafe"),
+        (lambda path: torch.save({"a": NotATensor()}, path), "the file is damaged or unsafe"),
+        (lambda path: torch.save([1, 2], path), "expected the state dict of a codec"),
+        (lambda path: torch.save({"a": torch.zeros(1)}, path), "expected the codebooks of a residual vector quantizer"),
+        (
+            spoiled(lambda state: {n: t for n, t in state.items() if n.startswith("quantizer")}),
+            "expected the weights of a SEANet",
+        ),
         (
             spoiled(lambda state: {n: t for n, t in state.items() if n != "decoder.model.0.conv.conv.bias"}),
             "decoder.layers.0.conv.bias should be [16], is missing",
@@ -198,7 +201,7 @@ class NotATensor:
         ),
         (
             spoiled(lambda state: {n: t for n, t in state.items() if ".layers.2._codebook" not in n}),
-            "all of one shape; got 3",
+            "all of one shape, got 3",
         ),
     ],
     ids=["damaged", "unsafe", "list", "other", "no_encoder", "missing", "superfluous", "gap"],
@@ -214,7 +217,7 @@ def test_files_without_a_codec_are_refused(
 
 def test_paths_without_a_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for place in (tmp_path, tmp_path / "nothing.th"):
-        assert f"compression_state_dict.bin, is wanted; got {place}" in refusal(place, capsys)
+        assert f"compression_state_dict.bin, got {place}" in refusal(place, capsys)
     path = tmp_path / "model.safetensors"
     save_model(seanet_codec(**MONO), path)
     assert "a model of this project needs no import" in refusal(path, capsys)
@@ -226,7 +229,10 @@ def test_the_model_of_a_run_is_not_overwritten(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "run" / "model.safetensors").write_bytes(b"trained")
     for out in (tmp_path / "run", tmp_path / "run" / "model.safetensors"):
         assert main(["import", str(tmp_path / "a.th"), str(out)]) == 1
-        assert f"{tmp_path / 'run'} holds a run, whose model.safetensors would be lost" in capsys.readouterr().err
+        assert (
+            f"{tmp_path / 'run'} is a training run, and its model.safetensors would be replaced"
+            in capsys.readouterr().err
+        )
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == b"trained"
 
 
@@ -337,7 +343,7 @@ def test_a_folder_of_transformers_without_weights_or_with_damaged_ones(
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / "config.json").write_bytes((transformers_folder / "config.json").read_bytes())
-    assert "model.safetensors or pytorch_model.bin is wanted" in refusal(folder, capsys)
+    assert "expected model.safetensors or pytorch_model.bin" in refusal(folder, capsys)
     (folder / "model.safetensors").write_bytes((transformers_folder / "model.safetensors").read_bytes()[:900])
     assert "model.safetensors is damaged" in refusal(folder, capsys)
     (folder / "config.json").write_text("{")
@@ -488,7 +494,7 @@ def test_musicgens_tokenizer(tmp_path: Path) -> None:
         ({"rvq__bins": 12}, "codebook_size must be a power of two of at least 2, got 12"),
         ({"rvq__n_q": 3}, "quantizer.embed should be [3, 16, 6], is [4, 16, 6]"),
         ({"channels": "${channels}"}, "channels must be 1 or 2, got '${channels}'"),
-        ({"rvq": None}, "xp.cfg has no settings of rvq"),
+        ({"rvq": None}, "xp.cfg has no group rvq"),
         ({"seanet": {"channels": 1}}, "xp.cfg lacks the setting kernel_size"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
@@ -504,10 +510,10 @@ def test_settings_of_audiocraft_that_are_refused(
 @pytest.mark.parametrize(
     ("checkpoint", "message"),
     [
-        ({"pretrained": "facebook/encodec_32khz"}, "it holds no model, it only names one: facebook/encodec_32khz"),
+        ({"pretrained": "facebook/encodec_32khz"}, "the file only names a model: facebook/encodec_32khz"),
         ({"best_state": {}, "xp.cfg": AUDIOCRAFT}, "one of them is empty or missing"),
         ({"best_state": {"a": torch.zeros(1)}}, "one of them is empty or missing"),
-        ({"best_state": {"a": torch.zeros(1)}, "xp.cfg": "a: [1"}, "its xp.cfg is no YAML"),
+        ({"best_state": {"a": torch.zeros(1)}, "xp.cfg": "a: [1"}, "its xp.cfg is not valid YAML"),
     ],
     ids=["pretrained", "no_best", "no_settings", "no_yaml"],
 )
@@ -523,5 +529,5 @@ def test_a_pickled_configuration_creates_no_omegaconf_object(tmp_path: Path) -> 
     read = read_checkpoint(tmp_path / "a.th")["xp.cfg"]
     assert type(read).__module__ == "codec.interop.audiocraft"
     torch.save({"xp.cfg": OmegaConf.create({"a": Path("b")})}, tmp_path / "b.th")
-    with pytest.raises(ForeignModelError, match="torch refuses it as damaged or unsafe"):
+    with pytest.raises(ForeignModelError, match="the file is damaged or unsafe"):
         read_checkpoint(tmp_path / "b.th")

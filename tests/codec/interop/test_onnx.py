@@ -146,7 +146,7 @@ def test_any_number_of_codebooks(tiny: dict[str, tuple[Codec, Exported]]) -> Non
     codes = codec.encode(noise(codec, 200, batch=2))[0].codes
     for entry in exported.about["bandwidths"]:
         (want,) = codec.encode(noise(codec, 200, batch=2), entry["kbps"])
-        assert torch.equal(want.codes, codes[:, : entry["books"]])
+        assert torch.equal(want.codes, codes[:, : entry["num_codebooks"]])
     for name in ("decoder.onnx", "decoder_stream.onnx"):
         for books in range(1, 5):
             want = codec.decoder(codec.quantizer.decode(codes[:, :books])).detach()
@@ -155,14 +155,14 @@ def test_any_number_of_codebooks(tiny: dict[str, tuple[Codec, Exported]]) -> Non
             assert_same_audio(torch.from_numpy(audio), want)
 
 
-@pytest.mark.parametrize(("books", "code"), [(4, 16), (4, -1), (4, -16), (4, -17), (5, 0)])
+@pytest.mark.parametrize(("count", "code"), [(4, 16), (4, -1), (4, -16), (4, -17), (5, 0)])
 @pytest.mark.parametrize("name", ["decoder.onnx", "decoder_stream.onnx"])
 def test_codes_out_of_range_are_an_error(
-    name: str, books: int, code: int, tiny: dict[str, tuple[Codec, Exported]]
+    name: str, count: int, code: int, tiny: dict[str, tuple[Codec, Exported]]
 ) -> None:
     """Past the codebook, before it, and of a codebook too many."""
     _, exported = tiny["audiocraft"]
-    codes = torch.zeros(1, books, 9, dtype=torch.int64)
+    codes = torch.zeros(1, count, 9, dtype=torch.int64)
     codes[0, 1, 3] = code
     states = exported.zeros(name, 1) if "stream" in name else {}
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="invalid ind"):
@@ -280,7 +280,7 @@ def test_onnx_json_of_segments(tiny: dict[str, tuple[Codec, Exported]]) -> None:
     about = tiny["segments"][1].about
     assert set(about["graphs"]) == {"encoder.onnx", "decoder.onnx"}
     assert (about["segments"]["samples"], about["segments"]["stride_samples"]) == (80, 79)
-    assert about["streaming"].startswith("None: only codecs that are causal")
+    assert about["streaming"].startswith("None: only causal codecs")
     assert [t["name"] for t in about["graphs"]["encoder.onnx"]["outputs"]] == ["codes", "scale"]
     assert "segments" not in tiny["two_sided"][1].about
     assert "encoder_stream.onnx" not in tiny["causal_normalized"][1].about["graphs"]
@@ -365,12 +365,12 @@ def test_without_the_package_one_line_says_how_to_install_it(
 
 def test_other_peoples_files_are_kept(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "decoder.onnx").write_bytes(b"theirs")
-    assert "decoder.onnx that is of no exported model: choose another folder" in refusal(capsys, saved, tmp_path)
+    assert "decoder.onnx that was not exported from here: choose another folder" in refusal(capsys, saved, tmp_path)
     assert (tmp_path / "decoder.onnx").read_bytes() == b"theirs"
 
 
 def test_a_licence_is_refused(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--licence is for the model card" in refusal(capsys, saved, tmp_path / "out", "--licence", "mit")
+    assert "--licence needs --to transformers" in refusal(capsys, saved, tmp_path / "out", "--licence", "mit")
 
 
 def test_a_file_is_no_folder(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -383,13 +383,13 @@ def test_weights_that_no_onnx_file_holds(
     monkeypatch.setattr(onnx_graph, "_LARGEST", 10_000)
     line = refusal(capsys, saved, tmp_path / "out")
     assert line.startswith("codec: the encoder has weights of ")
-    assert line.endswith(" bytes, an ONNX file holds 10000 at most")
+    assert line.endswith(" bytes, an ONNX file holds at most 10000")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_layer_without_an_onnx_form(tmp_path: Path) -> None:
     codec = tiny_codec("audiocraft")
     codec.decoder.layers.append(torch.nn.GELU())
-    with pytest.raises(ValueError, match=r"there is no ONNX form of a GELU \(decoder_\d+\)"):
+    with pytest.raises(ValueError, match=r"a GELU has no ONNX form here \(decoder_\d+\)"):
         export_onnx(codec, tmp_path / "out")
     assert not (tmp_path / "out").exists()

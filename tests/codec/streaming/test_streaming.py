@@ -215,7 +215,7 @@ def test_memory_of_a_stream_does_not_grow() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"causal": False}, "it is not causal"),
+        ({"causal": False}, "not causal"),
         ({"segment_seconds": 1.0}, "segments of 1.0 s"),
         ({"normalize": True}, "RMS of the whole signal"),
     ],
