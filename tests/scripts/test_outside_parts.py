@@ -9,7 +9,7 @@ import torch
 
 import codec
 import outside_parts
-from codec.training import load_checkpoint
+from codec.training import Trainer, load_checkpoint
 from scripts.train import train
 from tiny_command import TINY
 
@@ -42,6 +42,8 @@ OVERRIDES = (
     "validation.metrics=[mel_distance,'outside_parts:PEAK']",
     "validation.bandwidth_kbps=1.2",
     "trainer.init=random",
+    "data.dataset._target_=outside_parts.ToneDataset",
+    "data.transforms=[{_target_:outside_parts.Attenuate,minimum:0.5}]",
 )
 # Settings of TINY that the parts do not have.
 OTHERS = ("codec.", "discriminator.", "validation.bandwidth_kbps=", "+losses.terms.tonality")
@@ -56,6 +58,20 @@ def config_dir(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Every batch that is trained on."""
+    seen: list[torch.Tensor] = []
+    train_step = Trainer.train_step
+
+    def recorded(trainer: Trainer, audio: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(audio)
+        return train_step(trainer, audio)
+
+    monkeypatch.setattr(Trainer, "train_step", recorded)
+    return seen
+
+
 def run_command(config_dir: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> Path:
     settings = [item for item in TINY if not item.startswith(OTHERS)]
     arguments = ["--config-dir", str(config_dir), *settings, *OVERRIDES, "name=outside", f"runs_folder={runs}"]
@@ -67,7 +83,7 @@ def run_command(config_dir: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_three_steps_with_parts_from_outside_the_packages(
-    config_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: list[torch.Tensor]
 ) -> None:
     """Three steps, and the same three after an interruption."""
     run = run_command(config_dir, tmp_path / "whole", monkeypatch, 3)
@@ -77,6 +93,13 @@ def test_three_steps_with_parts_from_outside_the_packages(
     for name in ("energy", "adversarial", "feature_matching", "mel"):
         assert all(record[f"loss/{name}"] is not None for record in steps), name
     assert [record["all/peak"] > 0 for record in records if record["split"] == "validation"] == [True] * 3
+
+    tones = outside_parts.ToneDataset(24_000, 1, 0.0667, seed=0)
+    for step, batch in enumerate(batches):
+        for row, audio in enumerate(batch):
+            gain = audio.norm() / tones[2 * step + row].audio.norm()
+            assert 0.5 <= gain < 1
+            torch.testing.assert_close(audio, gain * tones[2 * step + row].audio)
 
     run_command(config_dir, tmp_path / "resumed", monkeypatch, 2)
     resumed = run_command(config_dir, tmp_path / "resumed", monkeypatch, 3)

@@ -13,7 +13,35 @@ from torch.nn import functional as F
 from balancer import Static
 from codec.evaluation import Metric
 from codec.quantization import CodebookUsage, QuantizerOutput
+from data import Segment
 from losses import DiscriminatorOutput
+
+
+class ToneDataset:
+    """Tones of random pitch; it needs no files and ignores the settings of them."""
+
+    def __init__(self, sample_rate: int, channels: int, segment_seconds: float, seed: int, **_: Any) -> None:
+        self.sample_rate, self.channels, self.seed = sample_rate, channels, seed
+        self.segment_samples = round(segment_seconds * sample_rate)
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> Segment:
+        generator = torch.Generator().manual_seed(1000 * self.seed + index % len(self))
+        hertz = 200 + 800 * torch.rand(1, generator=generator)
+        time = torch.arange(self.segment_samples) / self.sample_rate
+        return Segment(0.5 * (2 * torch.pi * hertz * time).sin().expand(self.channels, -1))
+
+
+class Attenuate:
+    """Multiplies by a random gain below 1."""
+
+    def __init__(self, minimum: float) -> None:
+        self.minimum = minimum
+
+    def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:
+        return audio * (self.minimum + (1 - self.minimum) * torch.rand(1, generator=generator))
 
 
 class EnergyLoss(nn.Module):
