@@ -16,10 +16,10 @@ __all__ = ["SharedGradients"]
 class SharedGradients:
     """Vector-Jacobian products from the codec's output to its parameters, for the latest training pass.
 
-    `all_shared` is a backward pass through the codec. `last_layer` is the decoder's last convolution with its
-    effective weight, because the gradients at the two factors of a weight norm have other lengths. The convolution is
-    linear in its weight. Its weight gradient is therefore a correlation of its input with the gradient at its output,
-    and takes no backward pass through the codec.
+    `all_shared` is a backward pass through the codec. `last_layer` is the decoder's output layer (a `Conv1d` or a
+    `Linear`) with its effective weight, because the gradients at the two factors of a weight norm have other lengths.
+    The layer is linear in its weight. Its weight gradient therefore follows from its input and the gradient at its
+    output, and takes no backward pass through the codec.
 
     A forward hook on that layer stores its input and output. Copy the codec before, or the copy has the hook as well.
     """
@@ -27,9 +27,8 @@ class SharedGradients:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._last_pass: tuple[Tensor, Tensor] | None = None
-        last = cast(nn.Conv1d, codec.decoder.output_layer)
-        self._last = last
-        last.register_forward_hook(self._store)
+        self._layer = cast(nn.Conv1d | nn.Linear, codec.decoder.output_layer)
+        self._layer.register_forward_hook(self._store)
 
     def _store(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         if output.requires_grad:
@@ -50,7 +49,7 @@ class SharedGradients:
         return partial(self._product, output.audio, *last_pass)
 
     def _product(
-        self, audio: Tensor, conv_input: Tensor, conv_output: Tensor, gradient: Tensor, layers: SharedLayers
+        self, audio: Tensor, layer_input: Tensor, layer_output: Tensor, gradient: Tensor, layers: SharedLayers
     ) -> Tensor:
         """Shape: gradient [B, C, T] -> [P]."""
         gradient = gradient.to(audio.dtype)
@@ -58,9 +57,10 @@ class SharedGradients:
             parameters = [parameter for parameter in self._codec.parameters() if parameter.requires_grad]
             found = torch.autograd.grad(audio, parameters, gradient, retain_graph=True, allow_unused=True)
             return torch.cat([each.flatten() for each in found if each is not None])
-        # Between the convolution and the audio are at most a norm, a cut and the segment's gain.
-        (gradient,) = torch.autograd.grad(audio, [conv_output], gradient, retain_graph=True)
-        conv = self._last
-        shape = (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
-        weight = conv1d_weight(conv_input.float(), shape, gradient.float(), conv.stride, dilation=conv.dilation)
-        return weight.flatten()
+        # Between the layer and the audio are at most a norm, a cut and the segment's gain.
+        (gradient,) = torch.autograd.grad(audio, [layer_output], gradient, retain_graph=True)
+        gradient, layer_input, layer = gradient.float(), layer_input.float(), self._layer
+        if isinstance(layer, nn.Linear):
+            return (gradient.flatten(0, -2).T @ layer_input.flatten(0, -2)).flatten()
+        shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+        return conv1d_weight(layer_input, shape, gradient, layer.stride, layer.padding, layer.dilation).flatten()
