@@ -1,4 +1,4 @@
-"""How a codec is trained; the only library code that sees every package."""
+"""Training: the `Trainer`, its settings and parts. Only `scripts` imports more packages than this one."""
 
 from codec.training.adversarial import AdversarialTraining
 from codec.training.batches import TrainingData

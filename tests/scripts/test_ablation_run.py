@@ -12,11 +12,11 @@ from codec.evaluation import METRICS, Metric
 from data import HeldOutClip
 from scripts.ablation.run import _PeakMemory, score
 from tiny_command import composed
-from tiny_run import started, tiny_codec, tones
+from tiny_run import initialized, tiny_codec, tones
 
 
 def test_scores_are_means_over_the_clips_with_a_finite_score() -> None:
-    codec = started(tiny_codec())
+    codec = initialized(tiny_codec())
     audio = zip(("speech", "speech", "music"), tones(3, 3200, 9), strict=True)
     clips = [HeldOutClip(f"{group}-{i}", group, clip) for i, (group, clip) in enumerate(audio)]
     calls: dict[str, int] = defaultdict(int)

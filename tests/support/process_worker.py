@@ -1,7 +1,7 @@
-"""Run by torchrun: trains a tiny run and keeps what each process then holds.
+"""Trains a tiny run under torchrun, and saves the final state of each process.
 
-process_worker.py OUT KILL [override ...]; KILL is `RANK@STEP`, at which a process kills itself the first time it gets
-there, or `none`.
+process_worker.py OUT KILL [override ...], where KILL is `none` or `RANK@STEP`: this process kills itself at this step,
+the first time it gets there.
 """
 
 import os

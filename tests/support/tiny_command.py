@@ -21,11 +21,11 @@ TINY = (
 
 
 def composed(config_name: str, *overrides: str) -> DictConfig:
-    """A configuration as the command line composes it."""
+    """The configuration that the command line composes."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return compose(config_name, list(overrides))
 
 
 def listed(settings: tuple[str, ...]) -> str:
-    """As a list in an override."""
+    """The settings as a list in an override."""
     return "[" + ",".join(f"'{setting}'" for setting in settings) + "]"

@@ -1,4 +1,4 @@
-"""A whole training run so small that a step takes milliseconds: tones and noise, a codec of four filters."""
+"""A complete training run whose steps take milliseconds: tones and noise, and a codec of four filters."""
 
 import json
 import math
@@ -34,7 +34,7 @@ ADVERSARIAL = {"adversarial": 1.0, "feature_matching": 2.0}
 
 
 def tiny_codec(seed: int = 0, **config: Any) -> Codec:
-    """Four books of 16 codes at 0.8 kbps each; 40 frames a segment."""
+    """Four codebooks of 16 codes at 0.8 kbps each; 40 frames per segment."""
     settings: dict[str, Any] = {
         "sample_rate": RATE, "filters": 4, "strides": [2, 4, 5], "latent_dim": 16, "lstm_layers": 0,
         "padding": "constant", "num_codebooks": 4, "codebook_size": 16, "bandwidths_kbps": [0.8, 1.6, 3.2],
@@ -63,7 +63,7 @@ def tiny_balancer(weights: Mapping[str, float], encodec: bool = False, monitor_e
 
 
 def tones(count: int, samples: int, seed: int = 0) -> Tensor:
-    """Two partials and a little noise each. Shape: -> [count, 1, samples]."""
+    """Signals of two partials and a little noise. Shape: -> [count, 1, samples]."""
     generator = torch.Generator().manual_seed(seed)
     time = torch.arange(samples) / RATE
     pitch = 150 + 600 * torch.rand(count, 1, 1, generator=generator)
@@ -73,7 +73,7 @@ def tones(count: int, samples: int, seed: int = 0) -> Tensor:
 
 
 def tiny_data(folder: Path, seed: int = 0, workers: int = 0) -> TrainingData:
-    """Batches of two segments out of four files of a second."""
+    """Batches of two segments from four files of one second."""
     if not folder.exists():
         for number, audio in enumerate(tones(4, RATE)):
             write_audio(folder / f"{number}.wav", audio, RATE)
@@ -93,12 +93,12 @@ def tiny_trainer(
     workers: int = 0,
     **config: Any,
 ) -> Trainer:
-    """A run in `folder / "run"` on the audio in `folder / "audio"`; its messages also in `logger.messages`.
+    """A run in `folder / "run"` on the audio in `folder / "audio"`; `messages` returns its messages.
 
     Args:
         weights: 1 for each loss, and `ADVERSARIAL`, if None.
-        encodec: Balances as EnCodec does rather than with a plain weighted sum.
-        config: Settings of `TrainingConfig`; six steps in float32 if it says nothing else.
+        encodec: Uses EnCodec's balancer instead of a weighted sum.
+        config: Settings of `TrainingConfig`, by default six steps in float32.
     """
     losses = plain_losses() if losses is None else losses
     if weights is None:
@@ -124,7 +124,7 @@ def tiny_trainer(
 
 
 class RecordingLogger(RunLogger):
-    """Keeps what it was told, and a list of all loggers, for tests to close."""
+    """Stores its messages. The class stores all loggers, so that `tidied` can close them."""
 
     opened: ClassVar[list["RecordingLogger"]] = []
 
@@ -140,9 +140,9 @@ class RecordingLogger(RunLogger):
 
 @contextmanager
 def tidied() -> Iterator[None]:
-    """One thread, and no logger left open.
+    """Uses one thread, and closes all loggers at the end.
 
-    These models are too small to share out: waiting for each other, two threads take ten times as long.
+    Two threads take ten times as long, because these models are too small to divide.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -154,14 +154,14 @@ def tidied() -> Iterator[None]:
             RecordingLogger.opened.pop().close()
 
 
-def started(codec: Codec) -> Codec:
-    """With books that random vectors started."""
+def initialized(codec: Codec) -> Codec:
+    """The codec with codebooks initialized from random vectors."""
     codec.quantizer.initialize(torch.randn(256, 16, generator=torch.Generator().manual_seed(3)) * 0.1)
     return codec
 
 
 def take_steps(trainer: Trainer, count: int) -> list[dict[str, Tensor]]:
-    """Steps without the bookkeeping of `run`; the metrics of each."""
+    """Runs steps without the rest of `run`; returns the metrics of each."""
     metrics = []
     for _ in range(count):
         metrics.append(trainer.train_step(trainer.data.batch(trainer.step)))
@@ -170,7 +170,7 @@ def take_steps(trainer: Trainer, count: int) -> list[dict[str, Tensor]]:
 
 
 def interrupt_at(trainer: Trainer, step: int) -> None:
-    """Makes `run` stop with a KeyboardInterrupt just before it takes `step`."""
+    """Makes `run` raise KeyboardInterrupt before `step`."""
     receive = trainer._receive
 
     def stop(batch: Batch) -> Tensor:
@@ -178,7 +178,7 @@ def interrupt_at(trainer: Trainer, step: int) -> None:
             raise KeyboardInterrupt
         return receive(batch)
 
-    setattr(trainer, "_receive", stop)  # noqa: B010 (mypy takes methods for constants)
+    setattr(trainer, "_receive", stop)  # noqa: B010 (mypy refuses to assign methods)
 
 
 def messages(trainer: Trainer) -> list[str]:
@@ -187,7 +187,7 @@ def messages(trainer: Trainer) -> list[str]:
 
 
 def metric_lines(trainer: Trainer, split: str = "train", without: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """What metrics.jsonl holds of one split."""
+    """The records of one split in metrics.jsonl."""
     text = trainer.logger.metrics_path.read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.splitlines()]
     return [{k: v for k, v in r.items() if k not in without} for r in records if r["split"] == split]
@@ -199,7 +199,7 @@ def exported(folder: Path) -> bytes:
 
 
 class Faulty(nn.Module):
-    """L1 that fails in chosen steps, counted from 0: `value` spoils the loss, `gradient` makes its gradient NaN."""
+    """L1 that fails in chosen calls, counted from 0: `value` multiplies the loss, `gradient` makes its gradient NaN."""
 
     def __init__(self, value: Mapping[int, float] | None = None, gradient: Iterable[int] = ()) -> None:
         super().__init__()
@@ -209,18 +209,18 @@ class Faulty(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         loss = (estimate - reference).abs().mean()
-        if not estimate.requires_grad:  # validation, which measures losses too
+        if not estimate.requires_grad:  # validation
             return loss
         loss = loss * self.value.get(self.calls, 1.0)
         if self.calls in self.gradient:
-            # The value is 0, the gradient infinity times 0.
+            # The value is 0, and the gradient infinity times 0.
             loss = loss + (0 * estimate).abs().sqrt().sum()
         self.calls += 1
         return loss
 
 
 def copied(state: Any) -> Any:
-    """A copy of a state that later steps do not change."""
+    """A deep copy of a state."""
     if isinstance(state, Tensor):
         return state.detach().clone()
     if isinstance(state, Mapping):
@@ -231,7 +231,7 @@ def copied(state: Any) -> Any:
 
 
 def differences(first: Any, second: Any, where: str = "") -> list[str]:
-    """Places in which two states are not the same to the last bit."""
+    """Paths at which two states differ in any bit."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         same = first.dtype == second.dtype and first.shape == second.shape
         same = same and first.detach().numpy().tobytes() == second.detach().numpy().tobytes()

@@ -1,1 +1,1 @@
-"""What a run does before its first step: weights, codebooks, precision, memory."""
+"""Before the first step: initial weights and codebooks, the bfloat16 check, memory settings."""

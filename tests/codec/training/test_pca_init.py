@@ -132,7 +132,7 @@ def test_the_same_audio_gives_the_same_weights() -> None:
             "set trainer.init=random",
         ),
         (seanet_config(**BASE | {"channels": 2, "filters": 2}), torch.randn(1, 2, 64), "at least 4 filters, got 2"),
-        (MONO, torch.zeros(1, 1, 64), "no silence"),
+        (MONO, torch.zeros(1, 1, 64), "not silent"),
         (MONO, torch.randn(1, 1, 7), "at least 8 samples"),
     ],
 )

@@ -20,7 +20,7 @@ from codec.model import Codec
 from codec.network.conv import pad
 from codec.training.shared_gradients import SharedGradients
 from codec.training.startup.precision import keep_float32
-from tiny_run import SAMPLES, started, take_steps, tidied, tiny_codec, tiny_trainer, tones
+from tiny_run import SAMPLES, initialized, take_steps, tidied, tiny_codec, tiny_trainer, tones
 
 CODECS: list[dict[str, Any]] = [
     {"norm": "weight_norm"},
@@ -44,7 +44,7 @@ def audio_for(codec: Codec, samples: int = SAMPLES - 3) -> Tensor:
 
 @pytest.mark.parametrize("settings", CODECS)
 def test_the_last_layers_gradient_is_that_of_its_effective_weight(settings: dict[str, Any]) -> None:
-    codec = started(tiny_codec(**settings))
+    codec = initialized(tiny_codec(**settings))
     entered: list[Tensor] = []
     last = codec.decoder.layers[-1]
     last.register_forward_pre_hook(lambda module, args: entered.append(args[0].detach()))
@@ -67,7 +67,7 @@ def test_the_last_layers_gradient_is_that_of_its_effective_weight(settings: dict
 @pytest.mark.parametrize("settings", CODECS)
 @pytest.mark.parametrize("quantized", [False, True])
 def test_all_shared_parameters_get_what_a_backward_pass_gives_them(settings: dict[str, Any], quantized: bool) -> None:
-    codec = started(tiny_codec(**settings))
+    codec = initialized(tiny_codec(**settings))
     twin = deepcopy(codec)
     shared_gradients, audio = SharedGradients(codec), audio_for(codec)
     output = codec(audio, quantize=quantized)
@@ -90,7 +90,7 @@ def test_frozen_parameters_are_left_out() -> None:
 
 @pytest.mark.parametrize("layers", LAYERS)
 def test_gradients_are_taken_on_linearly_and_the_graph_stays_usable(layers: SharedLayers) -> None:
-    codec = started(tiny_codec())
+    codec = initialized(tiny_codec())
     shared_gradients = SharedGradients(codec)
     output = codec(audio_for(codec))
     shared_gradient = shared_gradients.at(output)
@@ -131,7 +131,7 @@ def test_a_last_layer_in_bfloat16_is_close_too() -> None:
 
 
 def test_passes_without_gradients_are_not_watched() -> None:
-    codec = started(tiny_codec())
+    codec = initialized(tiny_codec())
     shared_gradients, audio = SharedGradients(codec), audio_for(codec)
     with torch.no_grad():
         output = codec(audio)
@@ -142,7 +142,7 @@ def test_passes_without_gradients_are_not_watched() -> None:
 
 
 def test_a_validation_after_the_pass_does_not_take_its_place() -> None:
-    codec = started(tiny_codec())
+    codec = initialized(tiny_codec())
     shared_gradients, audio = SharedGradients(codec), audio_for(codec)
     output = codec(audio)
     expected = shared_gradients.at(codec(audio))(torch.ones_like(audio), "last_layer")
@@ -158,7 +158,7 @@ def parameter_balancer(layers: SharedLayers) -> Balancer:
 
 @pytest.mark.parametrize("balancer", [None, *LAYERS])
 def test_no_graph_outlives_its_step(tmp_path: Path, balancer: SharedLayers | None) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()))
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()))
     if balancer is not None:
         trainer.balancer = parameter_balancer(balancer)
     graphs: list[weakref.ref[Tensor]] = []
@@ -178,7 +178,7 @@ def test_the_averaged_codec_is_not_watched(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layers", LAYERS)
 def test_a_strategy_that_looks_at_parameters_trains_and_resumes(tmp_path: Path, layers: SharedLayers) -> None:
     weights = []
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()))
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()))
     trainer.balancer = parameter_balancer(layers)
     state: dict[str, Any] = {}
     for step in range(4):
@@ -188,7 +188,7 @@ def test_a_strategy_that_looks_at_parameters_trains_and_resumes(tmp_path: Path, 
         weights.append((metrics["weight/l1"].item(), metrics["weight/mel"].item()))
     assert weights[0] == (1, 1)
     assert weights[1][0] != weights[1][1]
-    resumed = tiny_trainer(tmp_path / "again", codec=started(tiny_codec()))
+    resumed = tiny_trainer(tmp_path / "again", codec=initialized(tiny_codec()))
     resumed.balancer = parameter_balancer(layers)
     resumed.load_state_dict(state)
     metrics_again = take_steps(resumed, 2)
@@ -198,7 +198,7 @@ def test_a_strategy_that_looks_at_parameters_trains_and_resumes(tmp_path: Path, 
 def test_the_last_layer_costs_no_backward_pass_through_the_codec(tmp_path: Path) -> None:
     passes = {}
     for layers in LAYERS:
-        trainer = tiny_trainer(tmp_path / layers, codec=started(tiny_codec()))
+        trainer = tiny_trainer(tmp_path / layers, codec=initialized(tiny_codec()))
         trainer.balancer = parameter_balancer(layers)
         seen: list[str] = []
 

@@ -16,7 +16,7 @@ from tiny_run import (
     interrupt_at,
     messages,
     metric_lines,
-    started,
+    initialized,
     take_steps,
     tidied,
     tiny_codec,
@@ -71,7 +71,7 @@ def take_steps_until_interrupted(trainer: Trainer) -> None:
 
 
 def test_a_learning_rate_factor_of_zero_freezes_the_encoder(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_lr_factor=0.0)
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()), encoder_lr_factor=0.0)
     before = copied(trainer.codec.state_dict())
     take_steps(trainer, 2)
     after = trainer.codec.state_dict()
@@ -83,7 +83,7 @@ def test_a_learning_rate_factor_of_zero_freezes_the_encoder(tmp_path: Path) -> N
 @pytest.mark.parametrize("rate", [0.1, 3.0])
 def test_the_encoder_has_its_own_learning_rate(tmp_path: Path, rate: float) -> None:
     """Adam's first step is the learning rate in every weight that has a gradient well above its epsilon."""
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), encoder_lr_factor=rate)
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()), encoder_lr_factor=rate)
     before = copied(trainer.codec.state_dict())
     take_steps(trainer, 1)
     moved = {name: (tensor - before[name]).abs() for name, tensor in trainer.codec.named_parameters()}
@@ -93,7 +93,7 @@ def test_the_encoder_has_its_own_learning_rate(tmp_path: Path, rate: float) -> N
 
 
 def test_the_commitment_loss_of_a_frozen_encoder_has_no_gradient(tmp_path: Path) -> None:
-    codec = started(tiny_codec())
+    codec = initialized(tiny_codec())
     trainer = tiny_trainer(
         tmp_path, codec=codec, encoder_lr_factor=0.0, codebooks=CodebookConfig(commitment_weight=5.0)
     )
@@ -148,7 +148,7 @@ def test_a_run_interrupted_before_or_after_freezing_ends_with_the_same_bits(tmp_
 
 
 def test_loading_an_earlier_state_unfreezes_the_encoder(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), freeze_encoder_at=0.5)
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()), freeze_encoder_at=0.5)
     take_steps(trainer, 2)
     before = copied(trainer.state_dict())
     take_steps(trainer, 1)

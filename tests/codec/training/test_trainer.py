@@ -34,7 +34,7 @@ from tiny_run import (
     messages,
     metric_lines,
     plain_losses,
-    started,
+    initialized,
     take_steps,
     tidied,
     tiny_adversarial,
@@ -117,7 +117,7 @@ def _plain_step(
 def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update) -> None:
     trainer = tiny_trainer(
         tmp_path,
-        codec=started(tiny_codec()),
+        codec=initialized(tiny_codec()),
         adversarial=tiny_adversarial(update=update),
         codebooks=CodebookConfig(dropout="none", commitment_weight=0.25),
         monitor_every=2,  # monitoring steps compute the weighted sum in another way
@@ -147,7 +147,7 @@ def test_steps_equal_a_plain_loop(tmp_path: Path, update: Update) -> None:
 
 
 def test_the_averaged_codec_has_the_current_codebooks(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()))
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()))
     take_steps(trainer, 2)
     assert trainer.averaged_codec.quantizer is trainer.codec.quantizer
     assert differences(
@@ -161,7 +161,7 @@ def test_the_codec_is_traversed_once_forward_and_once_backward(
     tmp_path: Path, encodec: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = tiny_trainer(
-        tmp_path, codec=started(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec, monitor_every=1
+        tmp_path, codec=initialized(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec, monitor_every=1
     )
     passes: list[str] = []
     backward = torch.autograd.backward
@@ -301,7 +301,7 @@ def test_latents_are_not_quantized_before_the_codebooks_are_initialized(
 
 
 def test_only_the_drawn_number_of_codebooks_is_used(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), max_steps=99)
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()), max_steps=99)
     used: list[int] = []
     trainer.codec.register_forward_hook(lambda module, args, output: used.append(output.quantized.codes.shape[1]))
     metrics = take_steps(trainer, 12)
@@ -319,7 +319,7 @@ def test_the_commitment_loss_reaches_the_encoder_with_its_weight(tmp_path: Path)
     for number, over in enumerate(("mean", "sum")):
         plan = CodebookConfig(dropout="none", commitment_reduction=over)  # type: ignore[arg-type]
         trainer = tiny_trainer(
-            tmp_path / str(number), codec=started(tiny_codec()), codebooks=plan, losses={"l1": Faulty({0: 0.0})}
+            tmp_path / str(number), codec=initialized(tiny_codec()), codebooks=plan, losses={"l1": Faulty({0: 0.0})}
         )
         (metrics,) = take_steps(trainer, 1)
         norms.append(metrics["gradient_norm"].item())
@@ -335,7 +335,7 @@ def test_the_commitment_loss_reaches_the_encoder_with_its_weight(tmp_path: Path)
 def test_a_non_finite_loss_changes_nothing(tmp_path: Path, value: float, encodec: bool) -> None:
     losses = {"l1": Faulty({2: value}), "mel": plain_losses()["mel"]}
     trainer = tiny_trainer(
-        tmp_path, losses=losses, codec=started(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec
+        tmp_path, losses=losses, codec=initialized(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec
     )
     take_steps(trainer, 2)
     before = _networks(trainer)
@@ -356,7 +356,7 @@ def test_a_non_finite_loss_changes_nothing(tmp_path: Path, value: float, encodec
 def test_a_finite_loss_with_a_nan_gradient_changes_nothing(tmp_path: Path, encodec: bool) -> None:
     losses = {"l1": Faulty(gradient=[1]), "mel": plain_losses()["mel"]}
     trainer = tiny_trainer(
-        tmp_path, losses=losses, codec=started(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec
+        tmp_path, losses=losses, codec=initialized(tiny_codec()), adversarial=tiny_adversarial(), encodec=encodec
     )
     take_steps(trainer, 1)
     before = _networks(trainer)
@@ -372,7 +372,7 @@ def test_a_finite_loss_with_a_nan_gradient_changes_nothing(tmp_path: Path, encod
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_audio_changes_nothing(tmp_path: Path, bad: float, update: Update) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), adversarial=tiny_adversarial(update=update))
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()), adversarial=tiny_adversarial(update=update))
     take_steps(trainer, 1)
     before = _networks(trainer)
     audio = trainer.data.batch(1)

@@ -18,7 +18,7 @@ from tiny_run import (
     messages,
     metric_lines,
     plain_losses,
-    started,
+    initialized,
     take_steps,
     tidied,
     tiny_adversarial,
@@ -65,7 +65,7 @@ def listening(trainer: Trainer) -> Listener:
 
 def test_held_out_losses_are_means_over_clips() -> None:
     clips = [HeldOutClip(str(i), "speech", audio) for i, audio in enumerate(tones(3, 1600, seed=2))]
-    codec, losses = started(tiny_codec()).eval(), plain_losses()
+    codec, losses = initialized(tiny_codec()).eval(), plain_losses()
     result = Validation(clips, Path("unused"), 3.2, samples_per_group=0).run(codec, losses, step=0)
     with torch.no_grad():
         pairs = [(codec(clip.audio[None]).audio, clip.audio[None]) for clip in clips]
@@ -79,7 +79,7 @@ def test_a_clip_is_no_use_to_a_loss_it_is_too_short_for() -> None:
     losses = {"l1": L1(), "mel": MultiScaleMel(RATE, [9], mels=8)}
     results = [
         Validation([HeldOutClip(str(i), "g", clip) for i, clip in enumerate(clips)], Path("unused"), 3.2, 0)
-        .run(started(tiny_codec()).eval(), losses, step=0)
+        .run(initialized(tiny_codec()).eval(), losses, step=0)
         .losses
         for clips in ((short,), (long,), (short, long))
     ]
@@ -122,7 +122,7 @@ def test_a_resumed_run_gets_no_constant_baselines(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_finite_change_nothing(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()))
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()))
     listener = listening(trainer)
     listener.factor = float("inf")
     before = fingerprint(trainer.codec)

@@ -17,7 +17,7 @@ from tiny_run import (
     differences,
     metric_lines,
     plain_losses,
-    started,
+    initialized,
     take_steps,
     tidied,
     tiny_adversarial,
@@ -37,7 +37,7 @@ def values_of(values: Mapping[str, Tensor], prefix: str) -> list[float]:
 
 
 def test_only_a_monitoring_step_adds_the_report(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, codec=started(tiny_codec()), monitor_every=2, max_steps=9)
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()), monitor_every=2, max_steps=9)
     reports: list[GradientReport | None] = []
     trainer.balancer.register_forward_hook(lambda module, args, result: reports.append(result.report))
     metrics = take_steps(trainer, 3)
@@ -76,7 +76,7 @@ def test_the_commitment_ratio_equals_that_of_two_backward_passes(
     tmp_path: Path, encodec: bool, reduction: str, precision: str
 ) -> None:
     """Under bfloat16 both are computed from the same rounded graph, so they differ by the rounding of one tensor."""
-    codec = started(tiny_codec())
+    codec = initialized(tiny_codec())
     codebooks = CodebookConfig(dropout="none", commitment_weight=0.3, commitment_reduction=reduction)  # type: ignore[arg-type]
     settings: dict[str, Any] = {"monitor_every": 1, "encodec": encodec, "precision": precision}
     trainer = tiny_trainer(tmp_path, codec=codec, codebooks=codebooks, **settings)
@@ -123,7 +123,7 @@ def test_monitoring_does_not_affect_training(tmp_path: Path, precision: str, enc
 
 
 def test_a_sink_receives_the_metrics_of_a_monitoring_step(tmp_path: Path) -> None:
-    (metrics,) = take_steps(tiny_trainer(tmp_path, codec=started(tiny_codec()), monitor_every=1), 1)
+    (metrics,) = take_steps(tiny_trainer(tmp_path, codec=initialized(tiny_codec()), monitor_every=1), 1)
     logger = RunLogger(tmp_path / "logged", [TensorBoardSink()])
     logger.metrics("train", 1, 0.0, metrics)
     logger.close()
