@@ -13,10 +13,10 @@ from codec.training.config import CodebookConfig
 from tiny_run import (
     copied,
     differences,
+    initialized,
     interrupt_at,
     messages,
     metric_lines,
-    initialized,
     take_steps,
     tidied,
     tiny_codec,

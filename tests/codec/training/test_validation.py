@@ -14,11 +14,11 @@ from data import HeldOutClip
 from losses import L1, MultiScaleMel, constant_baselines
 from tiny_run import (
     RATE,
+    initialized,
     interrupt_at,
     messages,
     metric_lines,
     plain_losses,
-    initialized,
     take_steps,
     tidied,
     tiny_adversarial,

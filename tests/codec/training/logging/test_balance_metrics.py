@@ -15,9 +15,9 @@ from codec.training.logging import RunLogger, TensorBoardSink
 from tiny_run import (
     copied,
     differences,
+    initialized,
     metric_lines,
     plain_losses,
-    initialized,
     take_steps,
     tidied,
     tiny_adversarial,
