@@ -100,7 +100,8 @@ def test_two_processes_equal_one_to_rounding_and_each_other_to_the_bit(tmp_path:
     assert first["step"] == alone["step"] == 20
     # Only the main process logs and writes.
     assert done.stdout.count("step 20/20") == 1
-    assert len(list((tmp_path / "tiny" / "checkpoints").glob("step_*.pt"))) == 2
+    steps = {int(path.stem.removeprefix("step_")) for path in (tmp_path / "tiny" / "checkpoints").glob("step_*.pt")}
+    assert {15, 20} <= steps
 
 
 @pytest.mark.slow
@@ -139,7 +140,7 @@ def test_two_processes_roll_back_together(tmp_path: Path) -> None:
     rates = ("optimizer.codec.lr=5000", "trainer.rollback.lr_factor=1e-6", "trainer.max_skipped_steps=3")
     done = train(tmp_path, 2, *rates)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Going back to step 0 with 1e-06 times the learning rates (return 1 of 3)") == 1
+    assert done.stdout.count("Rolling back to step 0 with 1e-06 times the learning rates (rollback 1 of 3)") == 1
     first, second = held(tmp_path, 0, 2), held(tmp_path, 1, 2)
     assert differences(first, second) == ["/seconds"]
     assert first["divergence_monitor"]["rollbacks"] == 1
