@@ -109,7 +109,7 @@ def load_model(path: str | Path, parts: Mapping[str, type] | None = None) -> Cod
         parts: As in `make_codec`.
 
     Raises:
-        ModelFileError: The file is missing or damaged, or is not a model of this project.
+        ModelFileError: The file is missing or corrupt, or is not a model of this project.
     """
     if not Path(path).is_file():
         raise ModelFileError(f"there is no model file at {path}")
@@ -118,7 +118,7 @@ def load_model(path: str | Path, parts: Mapping[str, type] | None = None) -> Cod
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is damaged, or not a safetensors file ({error})") from error
+        raise ModelFileError(f"{path} is corrupt, or not a safetensors file ({error})") from error
     if "codec" not in metadata:
         raise ModelFileError(f"{path} has no codec config in its header: it is not a model saved by this project")
     try:
@@ -131,7 +131,7 @@ def load_model(path: str | Path, parts: Mapping[str, type] | None = None) -> Cod
         raise ModelFileError(f"{path} does not fit its own config: {reason}") from error
     found, expected = fingerprint(codec), description.get("fingerprint")
     if found != expected:
-        raise ModelFileError(f"{path} is damaged: its contents have the fingerprint {found}, expected {expected}")
+        raise ModelFileError(f"{path} is corrupt: its contents have the fingerprint {found}, expected {expected}")
     return codec.eval()
 
 

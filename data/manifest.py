@@ -15,7 +15,7 @@ __all__ = ["DataError", "Entry", "Manifest", "scan_folder"]
 
 # Formats that libsndfile cannot read. They are listed as skipped, so that nobody misses their audio without a note.
 _UNREADABLE_SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv"})
-_MAX_SAMPLE_RATE = 384_000  # Hz; a higher rate in the header of a recording is damage
+_MAX_SAMPLE_RATE = 384_000  # Hz; a header with a higher rate is corrupt
 
 
 class DataError(ValueError):

@@ -143,7 +143,7 @@ def unpack(deb: Path, target: Path, patterns: Sequence[str]) -> int:
     """Extracts the regular files of a .deb whose paths match one of the patterns; returns their number.
 
     Raises:
-        DataError: The file is not a .deb, is damaged, or holds a path outside `target`.
+        DataError: The file is not a .deb, is corrupt, or holds a path outside `target`.
     """
     try:
         with _data_tar(deb) as archive:
@@ -151,7 +151,7 @@ def unpack(deb: Path, target: Path, patterns: Sequence[str]) -> int:
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{deb.name} is damaged ({error})") from error
+        raise DataError(f"{deb.name} is corrupt ({error})") from error
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, patterns: Sequence[str]) -> bool:
@@ -191,10 +191,10 @@ def _members(deb: Path) -> Iterator[tuple[str, bytes]]:
             raise DataError(f"{deb.name} is not a Debian package")
         while header := file.read(60):
             if len(header) < 60 or header[58:] != b"`\n":
-                raise DataError(f"{deb.name} is damaged (an ar header is truncated or wrong)")
+                raise DataError(f"{deb.name} is corrupt (an ar header is truncated or wrong)")
             size = int(header[48:58])
             content = file.read(size)
             if len(content) < size:
-                raise DataError(f"{deb.name} is damaged (it ends within a member)")
+                raise DataError(f"{deb.name} is corrupt (it ends within a member)")
             yield header[:16].decode("ascii", "replace").strip().rstrip("/"), content
             file.seek(size % 2, os.SEEK_CUR)

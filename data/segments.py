@@ -117,7 +117,7 @@ class SegmentDataset:
             if not silent or quiet > _MAX_QUIET_ATTEMPTS:
                 return Segment(audio, source, tuple(dict.fromkeys(skipped_files)))
         raise DataError(
-            f"{len(skipped_files)} of {_MAX_ATTEMPTS} reads for segment {index} failed, most of the corpus is damaged: "
+            f"{len(skipped_files)} of {_MAX_ATTEMPTS} reads for segment {index} failed, most of the corpus is corrupt: "
             f"{last}"
         )
 

@@ -174,7 +174,7 @@ class AudioPipe:
         if not plausible or frame_bytes != channels * bits // 8:
             raise AudioFileError(
                 self.name,
-                f"is a WAV with a damaged format chunk: {channels} channels of {bits} bits in {frame_bytes} bytes "
+                f"is a WAV with a corrupt format chunk: {channels} channels of {bits} bits in {frame_bytes} bytes "
                 f"at {sample_rate} Hz",
             )
         return RawFormat(sample_rate, channels, encoding)

@@ -26,7 +26,7 @@ __all__ = ["AUDIO_SUFFIXES", "MAX_SAMPLE_RATE", "AudioFile", "AudioFileError", "
 # Suffixes by which audio is found in a folder. A file that is given by name may have any.
 AUDIO_SUFFIXES = frozenset({".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
                             ".snd", ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc", ".avr", ".paf"})  # fmt: skip
-MAX_SAMPLE_RATE = 10_000_000  # Hz; a header with more is damaged
+MAX_SAMPLE_RATE = 10_000_000  # Hz; a header with more is corrupt
 _BLOCK_FRAMES = 1 << 15  # read at a time, about a second
 _UNKNOWN_WAV_BYTES = 0x7FFFF000  # a WAV header with this length or more means that the length is unknown
 _UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 frames for a file that does not state its length
@@ -76,7 +76,7 @@ class AudioSource(Protocol):
         Shape: -> [t, C].
 
         Raises:
-            AudioFileError: The audio is damaged.
+            AudioFileError: The audio is corrupt.
         """
 
     def shortfall(self) -> str | None:
@@ -211,7 +211,7 @@ class AudioReader:
         Shape: [C, t] each, any t.
 
         Raises:
-            AudioFileError: The audio is damaged, or a sample is not finite.
+            AudioFileError: The audio is corrupt, or a sample is not finite.
         """
         resampler = StreamResampler(self.source_sample_rate, self.sample_rate, self.channels)
         # At a source rate of 1 Hz every sample becomes a second, so blocks are limited at the higher rate.
@@ -268,7 +268,7 @@ def read_range(
     Shape: -> [channels, t] with t = stop - start or less.
 
     Raises:
-        AudioFileError: The file is missing, is not audio, ends before `start`, is damaged, or has a sample that is not
+        AudioFileError: The file is missing, is not audio, ends before `start`, is corrupt, or has a sample that is not
             finite.
     """
     with AudioFile(path) as file:

@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> Any:
     """Reads a file of `torch.save`, on the CPU; OmegaConf's objects become placeholders.
 
     Raises:
-        ForeignModelError: The file is damaged, or holds more than tensors, primitives and OmegaConf's objects.
+        ForeignModelError: The file is corrupt, or holds more than tensors, primitives and OmegaConf's objects.
     """
     with torch.serialization.safe_globals([(_Node, name) for name in _OMEGACONF]):
         return read_torch(path)

@@ -31,7 +31,7 @@ def read_foreign(source: Path) -> ForeignModel:
             trainer (checkpoint.th).
 
     Raises:
-        ForeignModelError: It is none of these, is damaged, or is a model that this project cannot express; the
+        ForeignModelError: It is none of these, is corrupt, or is a model that this project cannot express; the
             message names the setting.
     """
     if source.is_dir() and (source / "config.json").is_file():

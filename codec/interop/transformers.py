@@ -48,7 +48,7 @@ def read_transformers(folder: Path) -> Codec:
     """The codec in a folder with config.json and model.safetensors (or pytorch_model.bin).
 
     Raises:
-        ForeignModelError: The model is of another kind, damaged, or has a setting that this project cannot express.
+        ForeignModelError: The model is of another kind, corrupt, or has a setting that this project cannot express.
     """
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -38,7 +38,7 @@ def read_torch(path: Path) -> Any:
     """Reads a file of `torch.save`, on the CPU, with `weights_only=True`.
 
     Raises:
-        ForeignModelError: The file is damaged, or holds more than tensors and primitives.
+        ForeignModelError: The file is corrupt, or holds more than tensors and primitives.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -46,19 +46,19 @@ def read_torch(path: Path) -> Any:
         raise
     except Exception as error:  # a crafted file can raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ForeignModelError(f"{path}: the file is damaged or unsafe ({reason[:200]})") from error
+        raise ForeignModelError(f"{path}: the file is corrupt or unsafe ({reason[:200]})") from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Reads the tensors of a safetensors file.
 
     Raises:
-        ForeignModelError: The file is damaged.
+        ForeignModelError: The file is corrupt.
     """
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ForeignModelError(f"{path} is damaged, or not a safetensors file ({error})") from error
+        raise ForeignModelError(f"{path} is corrupt, or not a safetensors file ({error})") from error
 
 
 def translated(state: Any) -> ForeignWeights:

@@ -39,7 +39,7 @@ def test_clips_avoid_silence_and_damage(tmp_path: Path) -> None:
     manifest = scan_folder(tmp_path)
     manifest.entries.append(Entry("gone.wav", RATE, 1, RATE * 6, 0))
     found = held_out_clips(manifest, RATE, 1, 0.5, 2)
-    assert [clip.name for clip in found] == ["audio-00"]  # the second part is the damaged file
+    assert [clip.name for clip in found] == ["audio-00"]  # the second part is the corrupt file
     assert level_dbfs(found[0].audio) > -45
 
 

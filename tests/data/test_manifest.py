@@ -151,9 +151,9 @@ def test_empty_absent_and_binary_manifests(tmp_path: Path) -> None:
 
 def test_where_keeps_skipped_files() -> None:
     entries = [Entry("a.wav", 22050, 1, 10, 20), Entry("b.wav", 44100, 1, 10, 20)]
-    kept = Manifest(Path("x"), entries, [("c.wav", "damaged")]).where(lambda entry: entry.sample_rate > 24000)
+    kept = Manifest(Path("x"), entries, [("c.wav", "corrupt")]).where(lambda entry: entry.sample_rate > 24000)
     assert [entry.path for entry in kept.entries] == ["b.wav"]
-    assert kept.skipped_files == [("c.wav", "damaged")]
+    assert kept.skipped_files == [("c.wav", "corrupt")]
 
 
 def test_an_entry_takes_little_memory(tmp_path: Path) -> None:

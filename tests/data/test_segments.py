@@ -1,4 +1,4 @@
-"""Segments: determinism, weights, joined files, and corpora that are partly damaged."""
+"""Segments: determinism, weights, joined files, and corpora that are partly corrupt."""
 
 import itertools
 import math
@@ -156,8 +156,8 @@ def test_loud_files_are_scaled_to_a_peak_of_one(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def damaged(tmp_path: Path) -> Path:
-    """Twenty files of which two have a valid header and damaged audio, and four without a valid header."""
+def corrupt(tmp_path: Path) -> Path:
+    """Twenty files of which two have a valid header and corrupt audio, and four without a valid header."""
     for number in range(18):
         write(tmp_path / f"{number:02d}.flac", noise(2, seed=number))
     content = (tmp_path / "00.flac").read_bytes()
@@ -172,14 +172,14 @@ def damaged(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_damaged_files_are_redrawn_and_reported(damaged: Path) -> None:
-    manifest = scan_folder(damaged)
+def test_damaged_files_are_redrawn_and_reported(corrupt: Path) -> None:
+    manifest = scan_folder(corrupt)
     assert {path for path, _ in manifest.skipped_files} == {"text.wav", "zero.flac", "random.ogg", "header.wav"}
     dataset = SegmentDataset(manifest, RATE, 1, 0.5)
     segments = [dataset[index] for index in range(200)]
     assert all(torch.isfinite(segment.audio).all() for segment in segments)
     skipped = {path for segment in segments for path in segment.skipped_files}
-    assert skipped == {str(damaged / "cut.flac"), str(damaged / "nan.wav")}
+    assert skipped == {str(corrupt / "cut.flac"), str(corrupt / "nan.wav")}
     again = [dataset[index] for index in range(200)]
     assert all(
         torch.equal(a.audio, b.audio) and a.skipped_files == b.skipped_files

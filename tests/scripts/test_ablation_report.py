@@ -1,4 +1,4 @@
-"""The page of an ablation and results.csv, also for incomplete and damaged folders."""
+"""The page of an ablation and results.csv, also for incomplete and corrupt folders."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Mistakes of users give one clear line on the console, and damaged files are skipped and counted."""
+"""Mistakes of users give one clear line on the console, and corrupt files are skipped and counted."""
 
 import json
 import os
@@ -198,7 +198,7 @@ def test_nan_samples_in_one_file(tmp_path: Path) -> None:
 def test_nan_samples_everywhere(tmp_path: Path) -> None:
     write(tmp_path / "audio" / "nan.wav", np.full((RATE, 1), np.nan, np.float32), subtype="FLOAT")
     held_out = f"data.corpus.held_out={CLIPS / 'held_out.jsonl'}"
-    with pytest.raises(ValueError, match="most of the corpus is damaged") as caught:
+    with pytest.raises(ValueError, match="most of the corpus is corrupt") as caught:
         train(tmp_path, "data=manifest", f"data.corpus.train={tmp_path / 'audio'}", held_out)
     assert "nan.wav: has a sample that is NaN or infinite, the first at frame" in describe_error(caught.value)
     assert "Traceback" in (tmp_path / "bad" / "log.txt").read_text()

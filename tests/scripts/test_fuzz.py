@@ -100,10 +100,10 @@ def test_resealing_corrects_only_the_checksums(target: Target, which: int) -> No
     data = target.files[which]
     assert reseal(data) == data
     length = int.from_bytes(data[5:9], "big")
-    damaged = bytearray(data)
-    damaged[9 + length] ^= 1  # of the checksum of the header
-    damaged[9 + length + 4 + 16] ^= 1  # of the first block: its scale, or its codes
-    sealed = reseal(bytes(damaged))
+    corrupt = bytearray(data)
+    corrupt[9 + length] ^= 1  # of the checksum of the header
+    corrupt[9 + length + 4 + 16] ^= 1  # of the first block: its scale, or its codes
+    sealed = reseal(bytes(corrupt))
     assert blocks(sealed) == blocks(data)
     assert sum(a != b for a, b in zip(sealed, data, strict=True)) in range(2, 6)
 

@@ -121,9 +121,9 @@ def test_commands_refuse_what_is_not_a_checkpoint(
         return error
 
     assert "expected a run's folder with checkpoints or a checkpoint file, got" in refused(tmp_path / "nowhere.pt")
-    damaged = tmp_path / "damaged.pt"
-    damaged.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
-    assert "damaged.pt cannot be read" in refused(damaged)
+    corrupt = tmp_path / "corrupt.pt"
+    corrupt.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
+    assert "corrupt.pt cannot be read" in refused(corrupt)
     state = load_checkpoint(origin).state
     store = CheckpointStore(tmp_path)
     for step, change in enumerate(({"average": {}}, {"codec_config": state["codec_config"] | {"filters": 4}})):
@@ -247,9 +247,9 @@ def test_fine_tuning_an_imported_model_keeps_its_codebooks_useful(imported: Path
 def test_an_imported_model_of_another_architecture_or_a_damaged_one(imported: Path, tmp_path: Path) -> None:
     line = refusal(tmp_path, *IMPORTED, f"init_from={imported}", "codec.network.skip=identity")
     assert line.endswith("network.skip is conv there and identity here")
-    damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes((imported / "model.safetensors").read_bytes()[:-100])
-    assert "damaged.safetensors is damaged" in refusal(tmp_path, *IMPORTED, f"init_from={damaged}")
+    corrupt = tmp_path / "corrupt.safetensors"
+    corrupt.write_bytes((imported / "model.safetensors").read_bytes()[:-100])
+    assert "corrupt.safetensors is corrupt" in refusal(tmp_path, *IMPORTED, f"init_from={corrupt}")
 
 
 def test_other_bandwidths_are_accepted(origin: Path, tmp_path: Path) -> None:
@@ -261,9 +261,9 @@ def test_no_checkpoint_or_a_damaged_one_is_refused_in_one_line(origin: Path, tmp
     line = refusal(tmp_path, f"init_from={tmp_path / 'nowhere'}")
     assert line.startswith(f"init_from={tmp_path / 'nowhere'}: expected a run's folder with checkpoints")
     assert line.endswith(f"got {tmp_path / 'nowhere'}")
-    damaged = tmp_path / "damaged.pt"
-    damaged.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
-    assert "damaged.pt cannot be read" in refusal(tmp_path, f"init_from={damaged}")
+    corrupt = tmp_path / "corrupt.pt"
+    corrupt.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
+    assert "corrupt.pt cannot be read" in refusal(tmp_path, f"init_from={corrupt}")
 
 
 def test_pca_does_not_replace_loaded_weights(origin: Path, tmp_path: Path) -> None:

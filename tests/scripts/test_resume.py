@@ -1,4 +1,4 @@
-"""Runs that are really killed, and damaged checkpoints: the same command resumes, and ends with the same bits."""
+"""Runs that are really killed, and corrupt checkpoints: the same command resumes, and ends with the same bits."""
 
 import json
 import os
@@ -152,7 +152,7 @@ def test_a_run_with_a_damaged_checkpoint_resumes_from_the_one_before(finished: P
     (finished / "tiny" / "model.safetensors").unlink()
 
     assert train(finished) == 0, (finished / "errors.txt").read_text()
-    assert f"{newest} is damaged" in _output(finished)
+    assert f"{newest} is corrupt" in _output(finished)
     assert "resumed at step 9" in _output(finished)
     _assert_same(_result(finished), expected)
 

@@ -72,7 +72,7 @@ class Checkpointer:
         """The checkpoint of an earlier step. Later checkpoints and later records in the log are removed.
 
         Raises:
-            CheckpointError: The checkpoint is missing or damaged.
+            CheckpointError: The checkpoint is missing or corrupt.
         """
         checkpoint = self.store.load(step)
         self.logger.truncate_after(step)

@@ -54,7 +54,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint; its tensors are on the CPU.
 
     Raises:
-        CheckpointError: The file is missing, damaged, unsafe to load, or not a checkpoint.
+        CheckpointError: The file is missing, corrupt, unsafe to load, or not a checkpoint.
     """
     return _read(path, mmap=False)
 
@@ -69,13 +69,13 @@ def _read(path: Path, mmap: bool) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             # torch does not read a record that is marked as a folder, and returns uninitialized memory.
             marked = [record.filename for record in archive.infolist() if record.external_attr]
-            damaged = marked[0] if marked else archive.testzip()
-        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # a damaged or malicious file can raise any exception
+            corrupt = marked[0] if marked else archive.testzip()
+        content = None if corrupt else torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a corrupt or malicious file can raise any exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read: {reason}") from error
-    if damaged:
-        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not match")
+    if corrupt:
+        raise CheckpointError(f"{path} is corrupt: the checksum of {corrupt} does not match")
     if content is None or not _is_checkpoint(content):
         raise CheckpointError(f"{path} is not a checkpoint of a training run")
     return Checkpoint(**content)

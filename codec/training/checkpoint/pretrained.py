@@ -40,7 +40,7 @@ def read_pretrained(path: Path) -> Pretrained:
 
     Raises:
         CheckpointError: There is no intact checkpoint.
-        ModelFileError: The model file is damaged.
+        ModelFileError: The model file is corrupt.
     """
     is_model_folder = (path / _MODEL_NAME).is_file() and not (path / "checkpoints").exists()
     if path.suffix != ".safetensors" and not is_model_folder:
@@ -58,7 +58,7 @@ def read_averaged_codec(path: Path) -> Codec:
     """The codec that a run validates and exports, from one of its checkpoints: averaged weights and current codebooks.
 
     Raises:
-        CheckpointError: The file is damaged, or is not the checkpoint of a codec.
+        CheckpointError: The file is corrupt, or is not the checkpoint of a codec.
     """
     state = load_checkpoint(path).state
     try:

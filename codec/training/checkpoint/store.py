@@ -29,7 +29,7 @@ class CheckpointStore:
         folder: Created by the first save.
         keep_last: Number of newest checkpoints that are kept.
         keep_every: Interval in steps; checkpoints at its multiples are never removed. None removes them as well.
-        report: Called with one sentence for each damaged file. The default logs a warning.
+        report: Called with one sentence for each corrupt file. The default logs a warning.
 
     Raises:
         ValueError: `keep_last` or `keep_every` is below 1.
@@ -95,10 +95,10 @@ class CheckpointStore:
         return path
 
     def load_newest(self) -> Checkpoint | None:
-        """The newest intact checkpoint, or None if the folder has no checkpoints. Damaged files are reported.
+        """The newest intact checkpoint, or None if the folder has no checkpoints. Corrupt files are reported.
 
         Raises:
-            CheckpointError: All checkpoints are damaged.
+            CheckpointError: All checkpoints are corrupt.
         """
         paths = self.paths()
         for path in reversed(paths):
@@ -117,7 +117,7 @@ class CheckpointStore:
         """The checkpoint of one step.
 
         Raises:
-            CheckpointError: It is missing or damaged.
+            CheckpointError: It is missing or corrupt.
         """
         return read_checkpoint(self._path(step))
 
@@ -125,12 +125,12 @@ class CheckpointStore:
         """The checkpoint with the lowest score, or None if none was saved with a score.
 
         Raises:
-            CheckpointError: `best.pt` is damaged.
+            CheckpointError: `best.pt` is corrupt.
         """
         return read_checkpoint(self.best_path) if self.best_path.exists() else None
 
     def best_score(self) -> float | None:
-        """The score of `best.pt`, or None if it is missing or damaged."""
+        """The score of `best.pt`, or None if it is missing or corrupt."""
         if not self.best_path.exists():
             return None
         try:
@@ -160,11 +160,11 @@ class CheckpointStore:
                 path.unlink()
 
     def steps(self) -> set[int]:
-        """Steps of all checkpoints, intact or damaged."""
+        """Steps of all checkpoints, intact or corrupt."""
         return {_step_of(path) for path in self.paths()}
 
     def paths(self) -> list[Path]:
-        """Files of all checkpoints, oldest first, intact or damaged."""
+        """Files of all checkpoints, oldest first, intact or corrupt."""
         if not self.folder.is_dir():
             return []
         return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), key=_step_of)
@@ -188,9 +188,9 @@ class CheckpointStore:
     def _remove_old(self, step: int, protected: Collection[int]) -> None:
         for path in self.paths():
             if _step_of(path) > step:
-                # Reading skipped this file because it is damaged. Renamed, it does not count as the newest again.
-                os.replace(path, path.with_name(f"{path.name}.damaged"))
-                self._report(f"checkpoint {path} is later than step {step}: renamed to {path.name}.damaged")
+                # Reading skipped this file because it is corrupt. Renamed, it does not count as the newest again.
+                os.replace(path, path.with_name(f"{path.name}.corrupt"))
+                self._report(f"checkpoint {path} is later than step {step}: renamed to {path.name}.corrupt")
         for path in self.paths()[: -self.keep_last]:
             if (self.keep_every is None or _step_of(path) % self.keep_every) and _step_of(path) not in protected:
                 path.unlink()
@@ -202,7 +202,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in a file, or the newest intact one of a run's folder.
 
     Raises:
-        CheckpointError: The file is damaged, or there is no checkpoint.
+        CheckpointError: The file is corrupt, or there is no checkpoint.
     """
     if path.is_file():
         return read_checkpoint(path)

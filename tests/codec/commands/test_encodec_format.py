@@ -173,7 +173,7 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "lm_damaged": (
         lambda here, _: ["decode", here / "lm.ecdc", here / "new.wav", "--lm", here / "lm.ecdc"],
-        "damaged or unsafe",
+        "corrupt or unsafe",
     ),
     "lm_in_our_format": (
         lambda here, lm: ["encode", here / "in.wav", here / "new.wav", "--lm", lm["encodec_24khz"]],

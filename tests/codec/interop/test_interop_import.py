@@ -183,8 +183,8 @@ class NotATensor:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_bytes(b"PK\x03\x04 no archive"), "the file is damaged or unsafe"),
-        (lambda path: torch.save({"a": NotATensor()}, path), "the file is damaged or unsafe"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 no archive"), "the file is corrupt or unsafe"),
+        (lambda path: torch.save({"a": NotATensor()}, path), "the file is corrupt or unsafe"),
         (lambda path: torch.save([1, 2], path), "expected the state dict of a codec"),
         (lambda path: torch.save({"a": torch.zeros(1)}, path), "expected the codebooks of a residual vector quantizer"),
         (
@@ -204,7 +204,7 @@ class NotATensor:
             "all of one shape, got 3",
         ),
     ],
-    ids=["damaged", "unsafe", "list", "other", "no_encoder", "missing", "superfluous", "gap"],
+    ids=["corrupt", "unsafe", "list", "other", "no_encoder", "missing", "superfluous", "gap"],
 )
 def test_files_without_a_codec_are_refused(
     write: Callable[[Path], None], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -345,7 +345,7 @@ def test_a_folder_of_transformers_without_weights_or_with_damaged_ones(
     (folder / "config.json").write_bytes((transformers_folder / "config.json").read_bytes())
     assert "expected model.safetensors or pytorch_model.bin" in refusal(folder, capsys)
     (folder / "model.safetensors").write_bytes((transformers_folder / "model.safetensors").read_bytes()[:900])
-    assert "model.safetensors is damaged" in refusal(folder, capsys)
+    assert "model.safetensors is corrupt" in refusal(folder, capsys)
     (folder / "config.json").write_text("{")
     assert f"{folder}: Expecting property name" in refusal(folder, capsys)
 
@@ -529,5 +529,5 @@ def test_a_pickled_configuration_creates_no_omegaconf_object(tmp_path: Path) -> 
     read = read_checkpoint(tmp_path / "a.th")["xp.cfg"]
     assert type(read).__module__ == "codec.interop.audiocraft"
     torch.save({"xp.cfg": OmegaConf.create({"a": Path("b")})}, tmp_path / "b.th")
-    with pytest.raises(ForeignModelError, match="the file is damaged or unsafe"):
+    with pytest.raises(ForeignModelError, match="the file is corrupt or unsafe"):
         read_checkpoint(tmp_path / "b.th")

@@ -111,7 +111,7 @@ def test_a_damaged_best_is_reported_and_replaced(tmp_path: Path) -> None:
     store, reports = _store(tmp_path)
     store.save(1, {"x": torch.zeros(1000)}, 1.0)
     _flip(store.best_path, 2000)
-    with pytest.raises(CheckpointError, match=r"best\.pt is damaged: the checksum of"):
+    with pytest.raises(CheckpointError, match=r"best\.pt is corrupt: the checksum of"):
         store.load_best()
     store.save(2, {"step": 2}, 9.0)
     assert len(reports) == 1
@@ -200,7 +200,7 @@ def _damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("flipped bit", "is damaged: the checksum of"),
+        ("flipped bit", "is corrupt: the checksum of"),
         ("truncated", "cannot be read"),
         ("one byte short", "cannot be read"),
         ("empty", "cannot be read"),
@@ -244,7 +244,7 @@ def test_a_damaged_checkpoint_does_not_displace_intact_ones(tmp_path: Path) -> N
     store.save(15, {"step": 15})  # the run resumed at step 10; by its number, 20 would still be the newest
 
     assert store.load_newest() == Checkpoint(15, {"step": 15})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_0000015.pt", "step_0000020.pt.damaged"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_0000015.pt", "step_0000020.pt.corrupt"]
     assert "step_0000020.pt is later than step 15: renamed" in reports[1]
 
 
