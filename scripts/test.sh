@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Lint, types and the test suite. Further arguments go to pytest.
-#   bash scripts/test.sh                 everything but tests marked long, with coverage
+#   bash scripts/test.sh                 everything but tests marked long
+#   bash scripts/test.sh --cov           the same with a table of coverage, a third slower
 #   bash scripts/test.sh --fast          lint, types and the fast tests; the same as -m fast
 #   bash scripts/test.sh -m long         full-size models and an hour of audio
 #   bash scripts/test.sh --isa avx2      tests only, as on an x86 CPU without AVX-512 and bfloat16 units
@@ -44,7 +45,6 @@ if [ "$lint" = yes ]; then
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
   .venv/bin/mypy
-  [ $# -gt 0 ] || set -- --cov --cov-report=term
 fi
 if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   export DEBIAN_FRONTEND=noninteractive
