@@ -38,7 +38,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     encode.add_argument(
         "--raw",
-        metavar="RATE:CHANNELS:CODING",
+        metavar="RATE:CHANNELS:ENCODING",
         type=_raw_format,
         help="IN has raw samples, for example 24000:1:s16le or 48000:2:f32le",
     )
