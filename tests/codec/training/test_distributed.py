@@ -81,13 +81,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def assert_equal_to_rounding(state: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Codec, codebooks, averages, discriminator and balancer after 20 steps."""
+    """Codec, codebooks, averages, discriminator and balancer after 20 steps.
+
+    Sums over half batches round differently, and training amplifies that: to 2e-4 of a tensor's norm on a CPU without
+    AVX-512, less on others. A mean in place of the sum of codebook statistics changes them by 1.3e-3 and more.
+    """
     expected_tensors = dict(tensors({name: expected[name] for name in ("codec", "average", "adversarial", "balancer")}))
     found = dict(tensors({name: state[name] for name in ("codec", "average", "adversarial", "balancer")}))
     assert found.keys() == expected_tensors.keys()
     for name, tensor in expected_tensors.items():
         size, error = tensor.double().norm(), (found[name].double() - tensor.double()).norm()
-        assert error <= 1e-4 * size, f"{name}: off by {error / size:.2g}"
+        assert error <= 1e-3 * size, f"{name}: off by {error / size:.2g}"
 
 
 @pytest.mark.slow
