@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CodecConfig"]
+__all__ = ["CodecConfig", "flatten_settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +133,14 @@ class CodecConfig:
             "network": dict(self.network),
             "quantizer": dict(self.quantizer),
         }
+
+
+def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, such as those of `CodecConfig.to_dict`, by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": each for inner, each in flatten_settings(value).items()}
+        else:
+            flat[name] = value
+    return flat

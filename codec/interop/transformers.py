@@ -137,7 +137,13 @@ def check_expressible(config: CodecConfig) -> None:
     Raises:
         ForeignModelError: It cannot; the message names the setting and the reason.
     """
-    norm = "norm is none, expected weight_norm or time_group_norm" if _flat(config)["norm"] == "none" else None
+    parts = config.network["name"], config.quantizer["name"]
+    if parts != ("SEANet", "ResidualVectorQuantizer"):
+        raise ForeignModelError(
+            "transformers' EncodecModel cannot express this codec: expected a SEANet and a ResidualVectorQuantizer, "
+            f"got {' and '.join(parts)}"
+        )
+    norm = "norm is none, expected weight_norm or time_group_norm" if config.network["norm"] == "none" else None
     for problem in (norm, activation_problem(config), _bandwidth_problem(config), _segment_problem(config)):
         if problem:
             raise ForeignModelError(f"transformers' EncodecModel cannot express this codec: {problem}")

@@ -3,13 +3,13 @@
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.header import BitstreamError
 from codec.bitstream.layout import MAGIC
-from codec.config import CodecConfig
+from codec.config import CodecConfig, flatten_settings
 from codec.network import SEANet
 
 __all__ = ["PACKAGE_CONFIGS", "EncodecHeader", "frames_of", "is_encodec_format", "package_model_name",
@@ -115,7 +115,7 @@ def package_model_name(config: CodecConfig) -> str:
     package = PACKAGE_CONFIGS[name]
     # The bandwidths on offer do not change the format, nor does the overlap of a model without segments.
     ignored = {"bandwidths_kbps"} | ({"overlap"} if package.segment_seconds is None else set())
-    theirs, ours = _flat(package.to_dict()), _flat(config.to_dict())
+    theirs, ours = flatten_settings(package.to_dict()), flatten_settings(config.to_dict())
     for setting in dict.fromkeys([*theirs, *ours]):
         expected, got = theirs.get(setting), ours.get(setting)
         if expected != got and setting not in ignored:
@@ -124,13 +124,6 @@ def package_model_name(config: CodecConfig) -> str:
                 f"{setting} {expected}, this model has {got}"
             )
     return name
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of codec, network and quantizer by dotted names."""
-    parts = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
-    rest = {name: value for name, value in settings.items() if name not in parts}
-    return rest | {f"{part}.{name}": value for part, inner in parts.items() for name, value in inner.items()}
 
 
 def is_encodec_format(start: bytes) -> bool:

@@ -107,7 +107,7 @@ def _describe(codec: Codec, graphs: "Mapping[str, CodecGraph]") -> dict[str, Any
         samples = config.segment_samples_or(0)
         about["segments"] = {"samples": samples, "stride_samples": codec.config.segment_stride(0), "about": _SEGMENT}
     about["streaming"] = _STREAM if config.can_stream else _NO_STREAM
-    if config.can_stream and config.network["padding"] == "reflect":
+    if config.can_stream and config.network.get("padding") == "reflect":
         about["streaming"] += _FIRST_STEP
     about["graphs"] = {name: _describe_graph(graph) for name, graph in graphs.items()}
     return about

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from codec.config import flatten_settings
 from codec.model import Codec
 from codec.model_file import fingerprint, load_model, make_codec
 from codec.training.adversarial import AdversarialTraining
@@ -79,7 +80,7 @@ def check_architecture(state: Mapping[str, Any], codec: Codec) -> None:
     Raises:
         ValueError: Names the first settings that differ.
     """
-    ours, theirs = _flatten(codec.config.to_dict()), _flatten(state["codec_config"])
+    ours, theirs = flatten_settings(codec.config.to_dict()), flatten_settings(state["codec_config"])
     names = [name for name in [*ours, *theirs] if name not in _FREE_TO_DIFFER]
     differing = [
         f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
@@ -108,17 +109,6 @@ def load_weights(state: Mapping[str, Any], codec: Codec, adversarial: Adversaria
     _check_shapes(state["adversarial"], adversarial)
     adversarial.load_state_dict(state["adversarial"])
     return True
-
-
-def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{inner}": each for inner, each in _flatten(value).items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _check_shapes(state: Mapping[str, Any], module: nn.Module) -> None:

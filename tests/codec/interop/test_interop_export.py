@@ -238,6 +238,13 @@ def test_what_transformers_cannot_express_is_refused(
         check(transformers_model(config), config)
 
 
+@pytest.mark.parametrize("role", ["network", "quantizer"])
+def test_a_codec_of_other_parts_is_refused(role: str) -> None:
+    config = replace(seanet_config(**TINY), **{role: {"name": "Own"}})
+    with pytest.raises(ForeignModelError, match=r"expected a SEANet and a ResidualVectorQuantizer, got .*Own"):
+        check_expressible(config)
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.33, 0.5])
 def test_segments_that_are_not_refused_run(overlap: float) -> None:
     config = seanet_config(**TINY | SEGMENTED | {"segment_seconds": 0.167, "overlap": overlap})

@@ -1,4 +1,4 @@
-"""Two players that never touch each other: gradients, orders of moves, and the bfloat16 cast of stale weights."""
+"""Adversarial training: separate gradients, orders of updates, and the bfloat16 cast of stale weights."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -47,7 +47,7 @@ def _moved(discriminator: nn.Module, loss: Callable[[nn.Module], Tensor]) -> nn.
 
 
 @BOTH
-def test_both_players_equal_a_plain_loop(update: Update) -> None:
+def test_both_networks_equal_a_plain_loop(update: Update) -> None:
     adversarial = tiny_adversarial(optimizer=SGD, update=update)
     estimate, reference = _pair()
     before = deepcopy(adversarial.discriminator)
@@ -58,9 +58,9 @@ def test_both_players_equal_a_plain_loop(update: Update) -> None:
     gradients += torch.autograd.grad(losses["feature_matching"], estimate, retain_graph=True)
     adversarial.step()
 
-    # Simultaneous: judged by the weights that both players started from; alternating: by the new ones.
-    judge = before if update == "simultaneous" else after
-    fake, real = judge(estimate), judge(reference)
+    # Simultaneous updates use the discriminator's old weights, alternating updates its new ones.
+    discriminator = before if update == "simultaneous" else after
+    fake, real = discriminator(estimate), discriminator(reference)
     wanted = {
         "adversarial": _hinge(fake.logits, 1),
         "feature_matching": _relative_distance(fake.features, real.features),
@@ -97,7 +97,7 @@ def test_the_discriminators_gradient_never_reaches_the_estimate(update: Update) 
     assert all(parameter.grad is None for parameter in adversarial.parameters())
 
 
-def test_the_alternating_order_judges_with_frozen_weights() -> None:
+def test_the_alternating_order_freezes_the_discriminator() -> None:
     """No work goes into gradients that nobody wants."""
     adversarial = tiny_adversarial(update="alternating")
     losses = adversarial.generator_losses(*_pair(), update_discriminator=True)
@@ -115,7 +115,9 @@ def test_it_learns_only_when_told_and_only_once(update: Update) -> None:
     after = copied(adversarial.state_dict())
     assert not adversarial.step()
     adversarial.generator_losses(estimate, reference, update_discriminator=True)
-    adversarial.generator_losses(estimate, reference, update_discriminator=False)  # what the first judged is forgotten
+    adversarial.generator_losses(
+        estimate, reference, update_discriminator=False
+    )  # clears the gradients of the first call
     if update == "simultaneous":
         assert not adversarial.step()
         assert differences(after, adversarial.state_dict()) == []
@@ -153,8 +155,8 @@ def test_metrics_are_what_the_discriminator_saw_before_it_moved(update: Update) 
         torch.testing.assert_close(adversarial.metrics[name], value.detach())  # type: ignore[union-attr]
 
 
-def test_under_autocast_the_alternating_order_judges_with_its_new_weights() -> None:
-    """Autocast keeps casts of weights until it ends; those from before the move must not judge."""
+def test_under_autocast_the_alternating_order_uses_the_new_weights() -> None:
+    """Autocast caches casts of weights. Those from before the update must not be used."""
     adversarial = tiny_adversarial(optimizer=partial(torch.optim.SGD, lr=10.0), update="alternating")
     estimate, reference = _pair()
     seen: list[Tensor] = []
