@@ -5,9 +5,17 @@ channels, so a codec is given later what it was trained on.
 """
 
 from codec.audio.channels import convert_channels
+from codec.audio.files import (
+    AUDIO_SUFFIXES,
+    FoundFiles,
+    Skipped,
+    describe_skipped,
+    find_audio,
+    find_files,
+    readable,
+)
 from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, wav_pipe_writer
 from codec.audio.reader import (
-    AUDIO_SUFFIXES,
     AudioFile,
     AudioFileError,
     AudioHeader,
@@ -29,12 +37,18 @@ __all__ = [
     "AudioSink",
     "AudioSource",
     "AudioWriter",
+    "FoundFiles",
     "RawFormat",
     "RawWriter",
+    "Skipped",
     "StreamResampler",
     "convert_channels",
+    "describe_skipped",
+    "find_audio",
+    "find_files",
     "read_header",
     "read_range",
+    "readable",
     "resample",
     "resampled_length",
     "wav_pipe_writer",

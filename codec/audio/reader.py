@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.audio.channels import convert_channels, describe_channels
+from codec.audio.files import readable
 from codec.audio.resampling import StreamResampler, resampled_length, resampling_filter
 
-__all__ = ["AUDIO_SUFFIXES", "MAX_SAMPLE_RATE", "AudioFile", "AudioFileError", "AudioHeader", "AudioReader",
-           "AudioSource", "read_header", "read_range"]  # fmt: skip
+__all__ = ["MAX_SAMPLE_RATE", "AudioFile", "AudioFileError", "AudioHeader", "AudioReader", "AudioSource",
+           "read_header", "read_range"]  # fmt: skip
 
-# Suffixes by which audio is found in a folder. A file that is given by name may have any.
-AUDIO_SUFFIXES = frozenset({".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
-                            ".snd", ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc", ".avr", ".paf"})  # fmt: skip
 MAX_SAMPLE_RATE = 10_000_000  # Hz; a header with more is corrupt
 _BLOCK_FRAMES = 1 << 15  # read at a time, about a second
 _UNKNOWN_WAV_BYTES = 0x7FFFF000  # a WAV header with this length or more means that the length is unknown
@@ -46,7 +44,7 @@ class AudioFileError(ValueError):
         self.name, self.reason = os.fspath(name), reason
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return f"{readable(self.name)}: {self.reason}"
 
 
 class AudioHeader(NamedTuple):
