@@ -8,20 +8,25 @@ HOSTILE = "<script>alert('$x$')</script>&\"_"
 
 
 class Page(HTMLParser):
-    """The elements, the attributes that load something, and the text of a page."""
+    """The elements, the attributes that load something, and the text of a page without its scripts and styles."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
+        self.text, self._hidden = "", False
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        self._hidden = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if not self._hidden:
+            self.text += data
 
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.elements)

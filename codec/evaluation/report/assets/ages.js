@@ -1,0 +1,25 @@
+"use strict";
+
+// <time data-at="UNIX SECONDS"> gets the age of that moment. A run that says that it is running, and gave no sign of
+// life for half an hour, is shown as silent: a killed process cannot say that it has ended.
+const SILENT_SECONDS = 1800;
+function ageText(seconds) {
+  for (const [size, unit] of [[86400, "day"], [3600, "hour"], [60, "minute"]]) {
+    const count = Math.floor(seconds / size);
+    if (count) return `${count} ${unit}${count > 1 ? "s" : ""} ago`;
+  }
+  return `${Math.max(0, Math.floor(seconds))} s ago`;
+}
+function showAges() {
+  for (const time of document.querySelectorAll("time[data-at]")) {
+    const seconds = Date.now() / 1000 - Number(time.dataset.at);
+    time.textContent = ageText(seconds);
+    const state = time.closest("[data-run]")?.querySelector(".state");
+    if (state && seconds > SILENT_SECONDS && state.classList.contains("running")) {
+      state.className = "state silent";
+      state.textContent = "no sign of life";
+    }
+  }
+}
+showAges();
+setInterval(showAges, 10000);
