@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from codec.bitstream.entropy.integers import (
     EXPONENT_BITS,
+    POWER_BITS,
     clamp,
     integer_sqrt,
     power_of_half,
@@ -30,6 +31,7 @@ _RESIDUAL_BITS = 14
 _NORM_BITS = 12
 _KEY_BITS = 10
 _ATTENTION_BITS = 15
+_HEAD_BITS = 22  # of the largest weight of a prediction, `MAX_WEIGHT` of the range coder
 _SQRT_BITS = 4  # of the root mean square, beyond those of the residual stream
 _MASKED_EXPONENT = 64 << EXPONENT_BITS  # `power_of_half` is 0 there
 _CHUNK_FRAMES = 64  # evaluated at once; does not affect results
@@ -78,7 +80,7 @@ class IntegerNetwork:
         return clamp(x + self.linear(hidden, f"{name}.down", _RESIDUAL_BITS))
 
     def weights(self, hidden: Integers, earlier: Integers, codebook: int) -> Integers:
-        """Unnormalized probabilities of the codes of a codebook; the largest is 2^30.
+        """Unnormalized probabilities of the codes of a codebook; the largest is 2^22.
 
         Shape: hidden [N, dim], earlier [N, dim] (sum of `present` over the earlier codebooks) -> [N, size].
         """
@@ -87,7 +89,7 @@ class IntegerNetwork:
         shift = _NORM_BITS + head.bits - EXPONENT_BITS
         logits = shift_right(product(norm(u), self._floats["head"][codebook]), shift)
         logits += self._tables["bias"].values[codebook]
-        return power_of_half(logits.max(-1, keepdims=True) - logits)
+        return power_of_half(logits.max(-1, keepdims=True) - logits) >> POWER_BITS - _HEAD_BITS
 
     def attention(self, layer: int, q: Integers, k: Floats, v: Floats) -> Integers:
         """Attention of the newest F of T frames to all of them.

@@ -1,108 +1,139 @@
-"""Range coding with the constriction package, in integer arithmetic only.
+"""Range coding in Python integers: the same bytes on every machine.
 
-constriction takes probabilities as floats and turns the cumulative ones, c_i, into integers by
+The state is that of the range coder of the constriction package (Bamler 2022): a lower end and a width of 64 bits, and
+words of 32 bits. Given the same frequencies, both write the same bytes.
 
-    floor(c_i * (2^24 - S) / sum) + i,
-
-with S symbols. `symbol_counts` returns integers that sum to 2^24 - S. Then the quotient is exactly 1, cumulative counts
-are exact in float64 in any order of summation, and the result is c_i + i. So a file does not depend on the machine, its
-rounding mode or the compiler. Each symbol has the frequency count + 1.
+A symbol is an interval of 2^24, its start and its size. Its probability is size / 2^24.
 """
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_WEIGHT", "PRECISION", "RangeDecoder", "RangeEncoder", "symbol_counts"]
+__all__ = ["MAX_WEIGHT", "PRECISION", "RangeDecoder", "RangeEncoder", "boundaries", "floor_size"]
 
-PRECISION = 24  # the frequencies of all symbols sum to 2 ** PRECISION
-_FLOOR_BITS = 8  # 2 ** -_FLOOR_BITS of the frequencies are divided evenly
-MAX_WEIGHT = (1 << (63 - PRECISION)) - 1  # so that a weight times the sum of frequencies fits into 63 bits
+PRECISION = 24  # the sizes of all symbols sum to 2 ** PRECISION
+MAX_WEIGHT = 1 << 22  # so that 2^16 weights times 2^24 fit into 63 bits
+_FLOOR_BITS = 8  # 2 ** -_FLOOR_BITS of 2 ** PRECISION is divided evenly
+_WORD_BITS = 32
+_WORD = (1 << _WORD_BITS) - 1
+_STATE = (1 << 64) - 1
 
 
-def symbol_counts(weights: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Converts integer weights of symbols to the counts that the range coder takes.
+def floor_size(symbols: int) -> int:
+    """Size that each of `symbols` symbols gets whatever its probability: 1/256 of an even share, at least 1.
 
-    A symbol gets at least 1/256 of an even share, which costs 0.006 bits a code. So no symbol is impossible, and no
-    code takes less than -log2(1 - 1/512) = 1/355 bit (with an alphabet of two). `MAX_CODES_PER_BYTE` in
-    `codec.bitstream.layout` depends on this bound.
-
-    Shape: weights [..., S], 0 to `MAX_WEIGHT`, not all 0 -> counts [..., S], each row with the sum 2^24 - S.
+    So no symbol is impossible, at a cost of 0.006 bits a code, and no code takes less than -log2(1 - 1/512) = 1/355 bit
+    (with an alphabet of two). `MAX_CODES_PER_BYTE` in `codec.bitstream.layout` depends on this bound.
     """
-    size = weights.shape[-1]
-    free = (1 << PRECISION) - size
-    floor = (free >> _FLOOR_BITS) // size
-    spread = free - floor * size
-    counts: NDArray[np.int64] = floor + weights * spread // weights.sum(-1, keepdims=True)
-    # Rounding down leaves a remainder below S. The likeliest symbol gets it, where it matters least.
-    likeliest = weights.argmax(-1)[..., None]
-    remainder = free - counts.sum(-1, keepdims=True)
-    np.put_along_axis(counts, likeliest, np.take_along_axis(counts, likeliest, -1) + remainder, -1)
-    return counts
+    return (1 << PRECISION - _FLOOR_BITS) // symbols
+
+
+def boundaries(weights: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the intervals of symbols start and end, from integer weights.
+
+    Shape: weights [..., S], 0 to `MAX_WEIGHT`, not all 0, S at most 2^16 -> [..., S + 1], from 0 to 2^24.
+    """
+    symbols = weights.shape[-1]
+    floor = floor_size(symbols)
+    cumulative = np.pad(weights.cumsum(-1), [(0, 0)] * (weights.ndim - 1) + [(1, 0)])
+    spread = (1 << PRECISION) - floor * symbols
+    scaled: NDArray[np.int64] = cumulative * spread // cumulative[..., -1:] + floor * np.arange(symbols + 1)
+    return scaled
 
 
 class RangeEncoder:
-    """Encodes symbols to bytes: the 32-bit words of constriction, big-endian.
-
-    Raises:
-        ValueError: The package constriction is missing.
-    """
+    """Encodes intervals of 2^24 to bytes: words of 32 bits, big-endian."""
 
     def __init__(self) -> None:
-        self._queue, self._model = _constriction()
-        self._encoder = self._queue.RangeEncoder()
+        self._words: list[int] = []
+        self._low = 0
+        self._width = _STATE
 
-    def put(self, codes: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
-        """Appends codes.
+    def put(self, start: int, size: int) -> None:
+        """Appends a symbol.
 
-        Shape: codes [N], counts [N, S] from `symbol_counts`.
+        Args:
+            start, size: Its interval, with 0 <= start < start + size <= 2^24.
         """
-        self._encoder.encode(codes.astype(np.int32), self._model, counts.astype(np.float64))
+        unit = self._width >> PRECISION
+        self._low += unit * start
+        self._width = unit * size
+        if self._low > _STATE:
+            self._low &= _STATE
+            self._carry()
+        if self._width <= _WORD:
+            self._words.append(self._low >> _WORD_BITS)
+            self._low = self._low << _WORD_BITS & _STATE
+            self._width <<= _WORD_BITS
 
     def finish(self) -> bytes:
         """Returns all bytes."""
-        words: bytes = self._encoder.get_compressed().astype(">u4").tobytes()
-        return words
+        if self._width != _STATE:
+            point = self._low + _WORD
+            if point > _STATE:
+                self._carry()
+            words = [point >> _WORD_BITS & _WORD]
+            if (self._low + self._width) >> _WORD_BITS == point >> _WORD_BITS:
+                words.append(0)  # any continuation of the first word alone could leave the interval
+            self._words += words
+        return b"".join(word.to_bytes(4, "big") for word in self._words)
+
+    def _carry(self) -> None:
+        i = len(self._words) - 1
+        while self._words[i] == _WORD:
+            self._words[i] = 0
+            i -= 1
+        self._words[i] += 1
 
 
 class RangeDecoder:
-    """Decodes the bytes of a `RangeEncoder`.
+    """Decodes the bytes of a `RangeEncoder`: `peek` finds the symbol, `take` removes it.
 
     Raises:
-        ValueError: The length is not a multiple of 4 bytes, or the package constriction is missing.
+        ValueError: The length is not a multiple of 4 bytes.
     """
 
     def __init__(self, data: bytes) -> None:
         if len(data) % 4:
             raise ValueError(f"expected a multiple of 4 bytes of range coded data, got {len(data)}")
-        queue, self._model = _constriction()
-        self._decoder = queue.RangeDecoder(np.frombuffer(data, ">u4").astype(np.uint32))
+        self._words = np.frombuffer(data, ">u4").tolist()
+        self._used = 0
+        self._width = _STATE
+        self._offset = self._next_word() << _WORD_BITS | self._next_word()  # from the lower end
 
-    def take(self, counts: NDArray[np.int64]) -> int:
-        """Returns the next code.
-
-        Shape: counts [S].
+    def peek(self) -> int:
+        """A point of the next symbol's interval, from 0 to 2^24 - 1.
 
         Raises:
-            ValueError: An encoder with these counts cannot have written these bytes.
+            ValueError: An encoder cannot have written these bytes.
         """
-        try:
-            return int(self._decoder.decode(self._model, counts.astype(np.float64)[None])[0])
-        except AssertionError as error:  # raised by constriction for bytes outside the interval of every symbol
-            raise ValueError("its bytes are not those of a range coder") from error
+        point = self._offset // (self._width >> PRECISION)
+        if point >> PRECISION:
+            raise ValueError("its bytes are not those of a range coder")
+        return point
+
+    def take(self, start: int, size: int) -> None:
+        """Removes the symbol with this interval, which contains the point of `peek`."""
+        unit = self._width >> PRECISION
+        self._offset -= unit * start
+        self._width = unit * size
+        if self._width <= _WORD:
+            self._offset = self._offset << _WORD_BITS | self._next_word()
+            self._width <<= _WORD_BITS
 
     def finish(self) -> None:
-        """Raises `ValueError` if codes are left."""
-        if not self._decoder.maybe_exhausted():
+        """Checks that all bytes were needed, and that none is missing.
+
+        Raises:
+            ValueError: An encoder of these symbols writes more or fewer bytes.
+        """
+        if self._used < len(self._words):
             raise ValueError("it has more bytes than its codes take")
+        if self._width != _STATE and self._used > len(self._words) + 1:
+            raise ValueError("it has fewer bytes than its codes take")
 
-
-def _constriction() -> tuple[Any, Any]:
-    try:
-        from constriction import stream
-    except ImportError as error:
-        raise ValueError(
-            "the codings adaptive and transformer need the package constriction: pip install constriction"
-        ) from error
-    return stream.queue, stream.model.Categorical(perfect=False)
+    def _next_word(self) -> int:
+        # The encoder omits words at the end that may have any value.
+        word = self._words[self._used] if self._used < len(self._words) else 0
+        self._used += 1
+        return word

