@@ -13,12 +13,13 @@ from codec.quantization import Quantizer, QuantizerOutput
 from codec.streaming import StreamingDecoder, StreamingEncoder
 from codec.streaming.overlap_add import OverlapAdd
 
-__all__ = ["Codec", "CodecOutput", "EncodedSegment"]
+__all__ = ["CANCELLED", "Codec", "CodecOutput", "EncodedSegment"]
 
 # A causal codec on a CPU codes long audio in steps of about this number of samples, over all signals of the batch, so
 # that their activations stay in the processor's caches. Steps of fewer frames cost more than that saves.
 _STEP_SAMPLES = 1 << 15
 _MIN_STEP_FRAMES = 12
+CANCELLED = 0.1  # RMS of the mono mix relative to that of the channels, below which the mix is no measure of the level
 
 
 class CodecOutput(NamedTuple):
@@ -198,8 +199,10 @@ class Codec(nn.Module):
     def _normalize(self, audio: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.config.normalize:
             return audio, None
-        # RMS of the mono mix; the offset keeps silence finite.
-        scale = audio.mean(1, keepdim=True).square().mean(2, keepdim=True).sqrt() + 1e-8
+        # RMS of the mono mix, or of all channels if these cancel each other. The offset keeps silence finite.
+        mono = audio.mean(1, keepdim=True).square().mean(2, keepdim=True).sqrt()
+        channels = audio.square().mean((1, 2), keepdim=True).sqrt()
+        scale = channels.where(mono < CANCELLED * channels, mono) + 1e-8
         return audio / scale, scale
 
     def _step_frames(self, batch: Tensor) -> int | None:

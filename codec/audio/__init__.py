@@ -14,6 +14,7 @@ from codec.audio.files import (
     find_files,
     readable,
 )
+from codec.audio.levels import Levels
 from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, wav_pipe_writer
 from codec.audio.reader import (
     AudioFile,
@@ -38,6 +39,7 @@ __all__ = [
     "AudioSource",
     "AudioWriter",
     "FoundFiles",
+    "Levels",
     "RawFormat",
     "RawWriter",
     "Skipped",

@@ -88,6 +88,7 @@ class AudioPipe:
 
     def __init__(self, file: io.BufferedIOBase, name: str, raw: RawFormat | None) -> None:
         self.name = name
+        self.notes: list[str] = []
         self._file = file
         self._remaining: int | None = None  # bytes of audio if their number is known
         self._has_known_length = False
@@ -117,9 +118,6 @@ class AudioPipe:
         whole = len(self._buffer) - len(self._buffer) % self._frame_bytes
         data, self._buffer = self._buffer[:whole], self._buffer[whole:]
         return _to_float(data, self._encoding).reshape(-1, self.channels)
-
-    def shortfall(self) -> None:
-        """None: in a pipe, audio that is shorter than its header states is an error."""
 
     def close(self) -> None:
         """Reads what follows the audio, so that the writing program does not get a broken pipe."""

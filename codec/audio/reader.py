@@ -19,6 +19,7 @@ from torch import Tensor
 
 from codec.audio.channels import convert_channels, describe_channels
 from codec.audio.files import readable
+from codec.audio.levels import Levels
 from codec.audio.resampling import StreamResampler, resampled_length, resampling_filter
 
 __all__ = ["MAX_SAMPLE_RATE", "AudioFile", "AudioFileError", "AudioHeader", "AudioReader", "AudioSource",
@@ -62,11 +63,15 @@ class AudioSource(Protocol):
         name: For messages.
         sample_rate: In Hz.
         channels: Number of channels.
+        notes: Sentences for the user, such as how much audio is missing; complete once all has been read.
     """
 
     name: str
     sample_rate: int
     channels: int
+
+    @property
+    def notes(self) -> list[str]: ...
 
     def read(self) -> NDArray[np.float32]:
         """The next samples, at least one; none at the end.
@@ -76,9 +81,6 @@ class AudioSource(Protocol):
         Raises:
             AudioFileError: The audio is corrupt.
         """
-
-    def shortfall(self) -> str | None:
-        """After reading: a sentence on how much audio is missing compared with the header, or None."""
 
     def close(self) -> None:
         """Releases the source."""
@@ -150,14 +152,16 @@ class AudioFile:
         check_finite(samples, start, self.name)
         return torch.from_numpy(np.ascontiguousarray(samples.T))
 
-    def shortfall(self) -> str | None:
+    @property
+    def notes(self) -> list[str]:
         """As in `AudioSource`. MP3 lacks samples then, and libsndfile logs it for WAV; for Ogg it cannot be known."""
         if self._position < self.frames:
-            return f"ends after {self._position} of the {self.frames} samples that its header states"
-        for stated, found in re.findall(r"data : (\d+) \(should be (\d+)\)", self._log):
-            if int(found) < int(stated) < _UNKNOWN_WAV_BYTES:
-                return f"has {found} bytes of audio, its header states {stated}"
-        return None
+            return [f"The audio ends after {self._position} of the {self.frames} samples that its header states."]
+        return [
+            f"The audio has {found} bytes, its header states {stated}."
+            for stated, found in re.findall(r"data : (\d+) \(should be (\d+)\)", self._log)
+            if int(found) < int(stated) < _UNKNOWN_WAV_BYTES
+        ]
 
     def close(self) -> None:
         """Closes the file."""
@@ -194,6 +198,12 @@ class AudioReader:
         self.source_sample_rate = self._source.sample_rate
         self.source_channels = self._source.channels
         self.samples = 0
+        self._levels = Levels()
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the user about the source and its levels, without its name; complete after `blocks`."""
+        return [*self._source.notes, *self._levels.notes()]
 
     def conversions(self) -> list[str]:
         """What is changed in the audio to suit the codec, in words; empty if nothing is."""
@@ -219,15 +229,12 @@ class AudioReader:
             while len(block := self._source.read()):
                 check_finite(block, position, self._source.name)
                 position += len(block)
+                self._levels.push(block)
                 for piece in convert_channels(torch.from_numpy(block.T), self.channels).split(step, -1):
                     yield self._count(resampler.push(piece))
         finally:
             self._source.close()
         yield self._count(resampler.flush())
-
-    def shortfall(self) -> str | None:
-        """As in `AudioSource`."""
-        return self._source.shortfall()
 
     def _count(self, audio: Tensor) -> Tensor:
         self.samples += audio.shape[-1]

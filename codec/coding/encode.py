@@ -147,5 +147,4 @@ def encode_codes(prepared: PreparedCodec, source: AudioSource, bandwidth_kbps: f
 
 
 def _audio_notes(reader: AudioReader) -> list[str]:
-    shortfall = reader.shortfall()
-    return reader.conversions() + ([] if shortfall is None else [shortfall])
+    return reader.conversions() + reader.notes

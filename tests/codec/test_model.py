@@ -192,6 +192,19 @@ def test_normalization_makes_the_codes_independent_of_the_level() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("left", [0.0, 0.15, 1.0])
+def test_channels_that_cancel_each_other_get_a_gain_of_their_own(left: float) -> None:
+    codec = tiny_codec(**SEGMENTED)
+    noise = torch.randn(1, 1, 500)
+    audio = torch.cat([noise, left * noise - (1 - left) * noise], 1)  # R = -L, R = -0.7 L, R = L
+    (segment,) = codec.encode(audio)
+    assert segment.scale is not None
+    level = audio.mean(1).square().mean().sqrt() if left else audio.square().mean().sqrt()
+    assert torch.equal(segment.scale[0], level + 1e-8)
+    assert codec.decode([segment]).abs().max() > 0.01
+
+
+@torch.no_grad()
 def test_a_silent_item_does_not_affect_the_rest_of_the_batch() -> None:
     codec = tiny_codec(**SEGMENTED)
     audio = torch.randn(2, 2, 300)

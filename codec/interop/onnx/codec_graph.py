@@ -7,7 +7,7 @@ from torch import nn
 
 from codec.interop.onnx.graph import Graph
 from codec.interop.onnx.layers import NetworkWriter
-from codec.model import Codec
+from codec.model import CANCELLED, Codec
 from codec.model_file import fingerprint
 from codec.quantization import ResidualVectorQuantizer
 
@@ -33,10 +33,12 @@ def write_encoder(codec: Codec, streaming: bool) -> CodecGraph:
     config, graph = codec.config, Graph()
     audio = graph.input("audio", ["batch", config.channels, "samples"])
     if config.normalize:
-        # As in `Codec`: the RMS of the mono mix, with an offset that keeps silence finite.
+        # As in `Codec._normalize`.
         mono = graph.node("ReduceMean", audio, graph.integers(1))
-        power = graph.node("ReduceMean", graph.node("Mul", mono, mono), graph.integers(2))
-        scale = graph.node("Add", graph.node("Sqrt", power), graph.number(1e-8))
+        mono = graph.node("Sqrt", graph.node("ReduceMean", graph.node("Mul", mono, mono), graph.integers(2)))
+        channels = graph.node("Sqrt", graph.node("ReduceMean", graph.node("Mul", audio, audio), graph.integers(1, 2)))
+        cancelled = graph.node("Less", mono, graph.node("Mul", channels, graph.number(CANCELLED)))
+        scale = graph.node("Add", graph.node("Where", cancelled, channels, mono), graph.number(1e-8))
         audio = graph.node("Div", audio, scale)
     network = NetworkWriter(graph, config.hop_samples, streaming)
     latent = network.layer(cast(nn.Module, codec.encoder.layers), audio, "encoder")

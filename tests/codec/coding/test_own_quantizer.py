@@ -53,12 +53,11 @@ class Noise:
     clipped = samples = 0
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self._blocks = [torch.randn(3000, 1).numpy(), torch.zeros(0, 1).numpy()]
 
     def read(self) -> Any:
         return self._blocks.pop(0)
-
-    def shortfall(self) -> None: ...
 
     def close(self) -> None: ...
 
