@@ -15,7 +15,7 @@ from torch import Tensor
 from codec.atomic_file import atomic_write
 from codec.config import CodecConfig
 from codec.model import Codec
-from codec.network import SEANet
+from codec.network import ISTFTNetwork, SEANet
 from codec.quantization import ResidualVectorQuantizer
 
 __all__ = [
@@ -30,7 +30,9 @@ __all__ = [
 ]
 
 # The parts that a file may name. A file is data from strangers, so it never chooses what is imported.
-_PARTS: dict[str, type] = {"SEANet": SEANet, "ResidualVectorQuantizer": ResidualVectorQuantizer}
+_PARTS: dict[str, type] = {
+    part.__name__: part for part in (SEANet, ISTFTNetwork, ResidualVectorQuantizer)
+}
 _PREFIX = "quantizer."
 
 

@@ -12,6 +12,7 @@ from losses.discriminators import (
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
 )
+from losses.magnitude import MultiScaleMagnitude
 from losses.protocols import Discriminator, DiscriminatorOutput, GANLoss, Loss, minimum_samples, segment_samples
 from losses.spectral import MultiResolutionSTFT, MultiScaleMel, mel_distance
 from losses.tonality import Tonality
@@ -30,6 +31,7 @@ __all__ = [
     "MultiPeriodDiscriminator",
     "MultiResolutionSTFT",
     "MultiScaleDiscriminator",
+    "MultiScaleMagnitude",
     "MultiScaleMel",
     "MultiScaleSTFTDiscriminator",
     "Tonality",

@@ -1,9 +1,10 @@
-"""Encoder and decoder networks: SEANet, the layers that it is made of, and their streams.
+"""Encoder and decoder networks: SEANet, ISTFT, the layers that they are made of, and their streams.
 
 `Network` says what a network of your own has to offer. Nothing here imports other packages of the project.
 """
 
+from codec.network.istft import ISTFTNetwork
 from codec.network.network import Network
 from codec.network.seanet import SEANet
 
-__all__ = ["Network", "SEANet"]
+__all__ = ["ISTFTNetwork", "Network", "SEANet"]

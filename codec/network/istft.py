@@ -1,0 +1,184 @@
+"""An encoder and a decoder at the frame rate: STFT, ConvNeXt blocks, inverse STFT (after Vocos, Siuzdak 2023).
+
+SEANet computes most of its layers at a high rate. Here every layer but the Fourier transforms works on frames, so wide
+layers are cheap. The decoder is that of Vocos; the encoder is its mirror image.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from codec.network.istft_layers import ConvNeXtBlock, FrameInput, ISTFTOutput, LatentOutput, SpectralInput, overhang
+
+__all__ = ["ISTFTDecoder", "ISTFTEncoder", "ISTFTNetwork"]
+
+_WEIGHT_STD = 0.02  # of initial weights, as in ConvNeXt and Vocos
+
+
+@dataclass(frozen=True, kw_only=True)
+class ISTFTNetwork:
+    """Settings of an encoder and a decoder at the frame rate.
+
+    Args:
+        channels: Audio channels, 1 or 2.
+        hop_samples: Audio samples per frame, an even number.
+        latent_dim: Width D of the latent that is quantized.
+        encoder_window_samples: Window of the encoder's STFT, an even number and at least two hops.
+        encoder_width: Channels of the encoder.
+        encoder_depth: Blocks of the encoder.
+        encoder_look_ahead: Later frames on which a frame of the encoder's blocks depends, over all blocks. The first
+            blocks look one frame ahead each; with more frames than blocks, two, and so on.
+        decoder_window_samples: Window of the decoder's inverse STFT, as for the encoder.
+        decoder_width: Channels of the decoder.
+        decoder_depth: Blocks of the decoder.
+        decoder_look_ahead: As for the encoder; the first convolution counts as a block.
+        expansion: Hidden channels of a block's perceptron, as a multiple of its width.
+        kernel_size: Kernel of the convolutions, in frames.
+
+    Raises:
+        ValueError: A value is out of range; the message names it and the range.
+    """
+
+    channels: int = 1
+    hop_samples: int = 320
+    latent_dim: int = 128
+    encoder_window_samples: int = 1280
+    encoder_width: int = 256
+    encoder_depth: int = 4
+    encoder_look_ahead: int = 0
+    decoder_window_samples: int = 1280
+    decoder_width: int = 384
+    decoder_depth: int = 6
+    decoder_look_ahead: int = 2
+    expansion: int = 3
+    kernel_size: int = 7
+
+    def __post_init__(self) -> None:
+        for name, least in (("channels", 1), ("hop_samples", 1), ("latent_dim", 1), ("encoder_width", 1),
+                            ("encoder_depth", 0), ("encoder_look_ahead", 0), ("decoder_width", 1),
+                            ("decoder_depth", 0), ("decoder_look_ahead", 0), ("expansion", 1),
+                            ("kernel_size", 1)):  # fmt: skip
+            value = getattr(self, name)
+            if not _is_whole(value) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.hop_samples % 2:
+            raise ValueError(f"hop_samples must be even, got {self.hop_samples}")
+        if self.channels > 2:
+            raise ValueError(f"channels must be 1 or 2, got {self.channels}")
+        for name in ("encoder_window_samples", "decoder_window_samples"):
+            value = getattr(self, name)
+            if not _is_whole(value) or value % 2 or value < 2 * self.hop_samples:
+                least = 2 * self.hop_samples
+                raise ValueError(f"{name} must be an even number of at least two hops, {least}, got {value!r}")
+        for name, convolutions in (("encoder", self.encoder_depth), ("decoder", self.decoder_depth + 1)):
+            most = convolutions * (self.kernel_size - 1)
+            if getattr(self, f"{name}_look_ahead") > most:
+                raise ValueError(
+                    f"{name}_look_ahead must be at most {most} frames with {convolutions} convolutions of kernel "
+                    f"{self.kernel_size}, got {getattr(self, f'{name}_look_ahead')}"
+                )
+
+    @property
+    def causal(self) -> bool:
+        """True: the network streams."""
+        return True
+
+    @property
+    def look_ahead_samples(self) -> int:
+        """Samples after the end of a frame on which the decoded audio of the frame depends.
+
+        A live stream is late by this and by the length of a frame.
+        """
+        added = math.ceil(overhang(self.decoder_window_samples, self.hop_samples) / self.hop_samples)
+        frames = added + self.decoder_look_ahead + self.encoder_look_ahead
+        return frames * self.hop_samples + overhang(self.encoder_window_samples, self.hop_samples)
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that make an equal network: numbers, strings and lists of them."""
+        return asdict(self)
+
+    def make_encoder(self) -> "ISTFTEncoder":
+        """A new encoder with random weights."""
+        return ISTFTEncoder(self)
+
+    def make_decoder(self) -> "ISTFTDecoder":
+        """A new decoder with random weights."""
+        return ISTFTDecoder(self)
+
+
+class ISTFTEncoder(nn.Module):
+    """Waveform to latent.
+
+    Shape: audio [B, C, T] -> latent [B, D, F] with F = ceil(T / hop).
+    """
+
+    def __init__(self, net: ISTFTNetwork) -> None:
+        super().__init__()
+        width = net.encoder_width
+        ahead = _distribute(net.encoder_look_ahead, net.encoder_depth)
+        self.layers = nn.Sequential(
+            SpectralInput(net.channels, width, net.encoder_window_samples, net.hop_samples),
+            *(_block(net, width, frames, net.encoder_depth) for frames in ahead),
+            LatentOutput(width, net.latent_dim),
+        )
+        self.apply(_initialize)
+
+    @property
+    def input_layer(self) -> nn.Module:
+        """The first layer, which reads the waveform."""
+        return self.layers[0]
+
+    def forward(self, audio: Tensor) -> Tensor:
+        latent: Tensor = self.layers(audio)
+        return latent
+
+
+class ISTFTDecoder(nn.Module):
+    """Latent to waveform.
+
+    Shape: latent [B, D, F] -> audio [B, C, F * hop].
+    """
+
+    def __init__(self, net: ISTFTNetwork) -> None:
+        super().__init__()
+        width = net.decoder_width
+        first, *ahead = _distribute(net.decoder_look_ahead, net.decoder_depth + 1)
+        self.layers = nn.Sequential(
+            FrameInput(net.latent_dim, width, net.kernel_size, look_ahead=first),
+            *(_block(net, width, frames, net.decoder_depth) for frames in ahead),
+            ISTFTOutput(net.channels, width, net.decoder_window_samples, net.hop_samples),
+        )
+        self.apply(_initialize)
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The linear layer that writes magnitudes and phases."""
+        layer = self.layers[-1]
+        assert isinstance(layer, ISTFTOutput)
+        return layer.linear
+
+    def forward(self, latent: Tensor) -> Tensor:
+        audio: Tensor = self.layers(latent)
+        return audio
+
+
+def _block(net: ISTFTNetwork, width: int, look_ahead: int, depth: int) -> ConvNeXtBlock:
+    return ConvNeXtBlock(width, net.expansion * width, net.kernel_size, look_ahead=look_ahead, gain=1 / depth)
+
+
+def _distribute(total: int, count: int) -> list[int]:
+    """`total` frames over `count` layers, the first of which get one more if they cannot be equal."""
+    return [total // count + (i < total % count) for i in range(count)]
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv1d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=_WEIGHT_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,361 @@
+"""Layers at the frame rate, and their streams: spectral input, ConvNeXt block, inverse STFT.
+
+They pad with zeros and may look ahead: a frame then depends on a fixed number of later frames. A stream returns such a
+frame as soon as the last of them is pushed, and treats the end of the input as the padding does. So it returns what the
+layer returns for the whole signal.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.network.stream import PointwiseStream, join, rest
+
+__all__ = ["ConvNeXtBlock", "FrameConv", "FrameInput", "ISTFTOutput", "LatentOutput", "SpectralInput", "overhang"]
+
+# Spectra are divided by the L2 norm of the window, so white noise has the same magnitudes at every window length.
+_QUIET = 1e-3  # -60 dBFS; differences far below this magnitude have little effect on the features
+_POWER = 0.3  # exponent of the magnitudes of the compressed spectrum
+_LOUDEST = 6.0  # largest logarithm of a magnitude that the decoder can write
+
+
+def overhang(window_samples: int, hop_samples: int) -> int:
+    """Samples by which a window that is centred on its frame reaches beyond the frame at either end."""
+    return (window_samples - hop_samples) // 2
+
+
+class FrameConv(nn.Module):
+    """Convolution over frames with zero padding.
+
+    Args:
+        in_channels, out_channels, kernel_size, groups: As in `torch.nn.Conv1d`.
+        look_ahead: Number of later frames in the kernel.
+
+    Shape: [B, C, F] -> [B, C', F].
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, look_ahead: int, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, groups=groups)
+        self.left_padding, self.right_padding = kernel_size - 1 - look_ahead, look_ahead
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(F.pad(x, (self.left_padding, self.right_padding)))
+        return y
+
+    def stream(self) -> "_FrameConvStream":
+        """A new stream through this layer."""
+        return _FrameConvStream(self)
+
+    def past_inputs(self, outputs: float) -> float:
+        """As `codec.network.stream.receptive_field`, of this layer."""
+        return outputs + self.left_padding
+
+
+class _FrameConvStream:
+    """Holds the frames from the start of the next kernel on, at first the padding."""
+
+    def __init__(self, layer: FrameConv) -> None:
+        self.layer = layer
+        self.held: Tensor | None = None
+        self.started = False
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        layer = self.layer
+        left = 0 if self.started or x.shape[-1] == 0 else layer.left_padding
+        self.started = self.started or x.shape[-1] > 0
+        held = join(self.held, F.pad(x, (left, layer.right_padding if last and self.started else 0)))
+        frames = max(0, held.shape[-1] - layer.left_padding - layer.right_padding)
+        self.held = rest(held, frames)
+        if frames == 0:
+            return x.new_zeros(x.shape[0], layer.conv.out_channels, 0)
+        y: Tensor = layer.conv(held)
+        return y
+
+
+class FrameInput(nn.Module):
+    """First layer of the decoder: a convolution over frames, normalized over channels.
+
+    Shape: latent [B, D, F] -> [B, width, F].
+    """
+
+    def __init__(self, latent_dim: int, width: int, kernel_size: int, *, look_ahead: int) -> None:
+        super().__init__()
+        self.conv = FrameConv(latent_dim, width, kernel_size, look_ahead=look_ahead)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.normalize(self.conv(latent))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Shape: [B, width, F] -> [B, width, F]."""
+        y: Tensor = self.norm(x.transpose(1, 2))
+        return y.transpose(1, 2)
+
+    def stream(self) -> "_FrameInputStream":
+        """A new stream through this layer."""
+        return _FrameInputStream(self)
+
+    def past_inputs(self, outputs: float) -> float:
+        """As `codec.network.stream.receptive_field`, of this layer."""
+        return self.conv.past_inputs(outputs)
+
+
+class _FrameInputStream:
+    def __init__(self, layer: FrameInput) -> None:
+        self.layer = layer
+        self.conv = layer.conv.stream()
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        return self.layer.normalize(self.conv.push(x, last))
+
+
+class ConvNeXtBlock(nn.Module):
+    """A depthwise convolution over frames and a perceptron in every frame, beside a skip connection (Liu et al. 2022).
+
+    Args:
+        width: Channels.
+        hidden: Channels of the perceptron's hidden layer.
+        kernel_size, look_ahead: Of the convolution, see `FrameConv`.
+        gain: Initial factor of every channel before it is added to the input.
+
+    Shape: [B, width, F] -> [B, width, F].
+    """
+
+    def __init__(self, width: int, hidden: int, kernel_size: int, *, look_ahead: int, gain: float) -> None:
+        super().__init__()
+        self.depthwise = FrameConv(width, width, kernel_size, look_ahead=look_ahead, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.gain = nn.Parameter(torch.full((width,), gain))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.residual(self.depthwise(x))
+
+    def residual(self, x: Tensor) -> Tensor:
+        """What is added to the input, from the output of the convolution. Shape: [B, width, F] -> [B, width, F]."""
+        hidden = F.gelu(self.expand(self.norm(x.transpose(1, 2))))
+        y: Tensor = self.contract(hidden) * self.gain
+        return y.transpose(1, 2)
+
+    def stream(self) -> "_ConvNeXtStream":
+        """A new stream through this layer."""
+        return _ConvNeXtStream(self)
+
+    def past_inputs(self, outputs: float) -> float:
+        """As `codec.network.stream.receptive_field`, of this layer."""
+        return self.depthwise.past_inputs(outputs)
+
+
+class _ConvNeXtStream:
+    """Delays the skip connection as long as the convolution waits for later frames."""
+
+    def __init__(self, layer: ConvNeXtBlock) -> None:
+        self.layer = layer
+        self.depthwise = layer.depthwise.stream()
+        self.held: Tensor | None = None
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        y = self.depthwise.push(x, last)
+        skip = join(self.held, x)
+        ready = y.shape[-1]
+        self.held = rest(skip, ready)
+        return skip[..., :ready] + self.layer.residual(y)
+
+
+class SpectralInput(nn.Module):
+    """First layer of the encoder: features of a spectrum for every frame, and a linear map of them.
+
+    The Hann window is centred on its frame. Every bin X has three features: log |X|, and the real and the imaginary
+    part of X / |X|^0.7. The logarithm shows quiet and loud sounds alike; the parts contain the phase.
+
+    Buffers:
+        window: [window_samples], not saved.
+
+    Args:
+        channels: Audio channels.
+        width: Channels of the output.
+        window_samples, hop_samples: Even.
+
+    Shape: audio [B, C, T] -> [B, width, ceil(T / hop_samples)].
+    """
+
+    window: Tensor
+
+    def __init__(self, channels: int, width: int, window_samples: int, hop_samples: int) -> None:
+        super().__init__()
+        self.hop_samples = hop_samples
+        self.padding = overhang(window_samples, hop_samples)
+        window = torch.hann_window(window_samples, dtype=torch.float64)
+        self.register_buffer("window", (window / window.square().sum().sqrt()).float(), persistent=False)
+        self.linear = nn.Linear(3 * channels * (window_samples // 2 + 1), width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        missing = -audio.shape[-1] % self.hop_samples
+        return self.project(F.pad(audio, (self.padding, self.padding + missing)))
+
+    def project(self, audio: Tensor) -> Tensor:
+        """Shape: audio with padding [B, C, T] -> [B, width, F]."""
+        frames = audio.unfold(-1, self.window.numel(), self.hop_samples) * self.window.to(audio.dtype)
+        spectrum = torch.view_as_real(torch.fft.rfft(frames))  # [B, C, F, bins, 2]
+        power = spectrum.square().sum(-1)
+        # Typical speech has logarithms of -7 to 0.
+        loudness = 0.5 * ((power + _QUIET**2).log() * 0.5 + 3.5)
+        compressed = spectrum * (power + _QUIET**2).pow((_POWER - 1) / 2)[..., None]
+        features = torch.cat([loudness[..., None], compressed], -1)
+        y: Tensor = self.norm(self.linear(features.transpose(1, 2).flatten(2)))
+        return y.transpose(1, 2)
+
+    def stream(self) -> "_SpectralStream":
+        """A new stream through this layer."""
+        return _SpectralStream(self)
+
+    def past_inputs(self, outputs: float) -> float:
+        """As `codec.network.stream.receptive_field`, of this layer."""
+        return outputs * self.hop_samples + self.padding
+
+
+class _SpectralStream:
+    """Holds the samples from the start of the next window on, at first the padding."""
+
+    def __init__(self, layer: SpectralInput) -> None:
+        self.layer = layer
+        self.held: Tensor | None = None
+        self.samples = 0
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        layer = self.layer
+        hop, window = layer.hop_samples, layer.window.numel()
+        left = 0 if self.samples or x.shape[-1] == 0 else layer.padding
+        self.samples += x.shape[-1]
+        right = layer.padding + -self.samples % hop if last and self.samples else 0
+        held = join(self.held, F.pad(x, (left, right)))
+        frames = max(0, (held.shape[-1] - window) // hop + 1)
+        self.held = rest(held, frames * hop)
+        if frames == 0:
+            return x.new_zeros(x.shape[0], layer.linear.out_features, 0)
+        return layer.project(held)
+
+
+class LatentOutput(nn.Module):
+    """Last layer of the encoder: a linear map of normalized channels.
+
+    Shape: [B, width, F] -> latent [B, D, F].
+    """
+
+    def __init__(self, width: int, latent_dim: int) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, latent_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(self.norm(x.transpose(1, 2)))
+        return y.transpose(1, 2)
+
+    def stream(self) -> PointwiseStream:
+        """A new stream through this layer."""
+        return PointwiseStream(self)
+
+    def past_inputs(self, outputs: float) -> float:
+        """As `codec.network.stream.receptive_field`, of this layer."""
+        return outputs
+
+
+class ISTFTOutput(nn.Module):
+    """Last layer of the decoder: magnitudes and phases of a spectrum for every frame, and the inverse STFT.
+
+    The inverse transforms are multiplied by a Hann window that is centred on its frame, added, and divided by the sum
+    of the squared windows (Griffin and Lim 1984). Sample t of the output depends on the frames whose window covers it.
+
+    Buffers:
+        window: [window_samples], not saved.
+
+    Args:
+        channels: Audio channels.
+        width: Channels of the input.
+        window_samples, hop_samples: Even; a window is at least two hops long.
+
+    Shape: [B, width, F] -> audio [B, C, F * hop_samples].
+    """
+
+    window: Tensor
+
+    def __init__(self, channels: int, width: int, window_samples: int, hop_samples: int) -> None:
+        super().__init__()
+        self.channels, self.hop_samples = channels, hop_samples
+        self.overhang = overhang(window_samples, hop_samples)
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, channels * (window_samples + 2))
+        self.register_buffer("window", torch.hann_window(window_samples), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples = x.shape[-1] * self.hop_samples
+        inside = slice(self.overhang, self.overhang + samples)  # outside, the weights fall to 0
+        total, weights = self.overlap_add(x)
+        return total[..., inside] / weights[inside]
+
+    def overlap_add(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of the windowed frames and of the squared windows; the first frame begins with the first sample.
+
+        Shape: [B, width, F] -> [B, C, (F - 1) * hop_samples + window_samples] and [the same length].
+        """
+        frames = self.frames(x)
+        batch, channels, count, length = frames.shape
+        squares = self.window.to(frames.dtype).square().expand(1, count, length)
+        return self._fold(frames.flatten(0, 1)).view(batch, channels, -1), self._fold(squares)[0]
+
+    def frames(self, x: Tensor) -> Tensor:
+        """Windowed frames of audio. Shape: [B, width, F] -> [B, C, F, window_samples]."""
+        y = self.linear(self.norm(x.transpose(1, 2)))
+        y = y.to(torch.promote_types(y.dtype, torch.float32)).unflatten(-1, (self.channels, -1)).transpose(1, 2)
+        magnitude, phase = y.chunk(2, -1)
+        magnitude = magnitude.clamp(max=_LOUDEST).exp()
+        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        return torch.fft.irfft(spectrum, self.window.numel()) * self.window.to(y.dtype)
+
+    def stream(self) -> "_ISTFTStream":
+        """A new stream through this layer."""
+        return _ISTFTStream(self)
+
+    def past_inputs(self, outputs: float) -> float:
+        """As `codec.network.stream.receptive_field`, of this layer."""
+        return math.ceil(outputs / self.hop_samples) + math.ceil(self.overhang / self.hop_samples)
+
+    def _fold(self, frames: Tensor) -> Tensor:
+        """Shape: frames [N, F, n] -> [N, (F - 1) * hop_samples + n]."""
+        length = (frames.shape[1] - 1) * self.hop_samples + frames.shape[2]
+        kernel, stride = (1, frames.shape[2]), (1, self.hop_samples)
+        return F.fold(frames.transpose(1, 2), (1, length), kernel, stride=stride)[:, 0, 0]
+
+
+class _ISTFTStream:
+    """Holds the sums for the samples that later frames add to, and the same of the squared windows."""
+
+    def __init__(self, layer: ISTFTOutput) -> None:
+        self.layer = layer
+        self.held: tuple[Tensor, Tensor] | None = None  # [B, C, t] and [t] with t = window_samples - hop_samples
+        self.to_drop = layer.overhang  # samples before the start of the signal
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        layer = self.layer
+        pieces = []
+        if x.shape[-1]:
+            total, weights = layer.overlap_add(x)
+            if self.held is not None:
+                sums, squares = self.held
+                total[..., : sums.shape[-1]] += sums
+                weights[: len(squares)] += squares
+            ready = x.shape[-1] * layer.hop_samples
+            pieces.append(total[..., :ready] / weights[:ready])
+            self.held = total[..., ready:].clone(), weights[ready:].clone()
+        if last and self.held is not None:
+            sums, squares = self.held
+            pieces.append(sums[..., : layer.overhang] / squares[: layer.overhang])
+        audio = torch.cat([x.new_zeros(x.shape[0], layer.channels, 0), *pieces], -1)
+        dropped = min(self.to_drop, audio.shape[-1])
+        self.to_drop -= dropped
+        return audio[..., dropped:]
