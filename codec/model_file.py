@@ -30,9 +30,7 @@ __all__ = [
 ]
 
 # The parts that a file may name. A file is data from strangers, so it never chooses what is imported.
-_PARTS: dict[str, type] = {
-    part.__name__: part for part in (SEANet, ISTFTNetwork, ResidualVectorQuantizer)
-}
+_PARTS: dict[str, type] = {part.__name__: part for part in (SEANet, ISTFTNetwork, ResidualVectorQuantizer)}
 _PREFIX = "quantizer."
 
 

@@ -16,9 +16,9 @@ from codec.network.stream import PointwiseStream, join, rest
 __all__ = ["ConvNeXtBlock", "FrameConv", "FrameInput", "ISTFTOutput", "LatentOutput", "SpectralInput", "overhang"]
 
 # Spectra are divided by the L2 norm of the window, so white noise has the same magnitudes at every window length.
-_QUIET = 1e-3  # -60 dBFS; differences far below this magnitude have little effect on the features
-_POWER = 0.3  # exponent of the magnitudes of the compressed spectrum
-_LOUDEST = 6.0  # largest logarithm of a magnitude that the decoder can write
+QUIET = 1e-3  # -60 dBFS; differences far below this magnitude have little effect on the features
+COMPRESSION = 0.3  # exponent of the magnitudes of the compressed spectrum
+LOUDEST = 6.0  # largest logarithm of a magnitude that the decoder can write
 
 
 def overhang(window_samples: int, hop_samples: int) -> int:
@@ -171,7 +171,7 @@ class SpectralInput(nn.Module):
     """First layer of the encoder: features of a spectrum for every frame, and a linear map of them.
 
     The Hann window is centred on its frame. Every bin X has three features: log |X|, and the real and the imaginary
-    part of X / |X|^0.7. The logarithm shows quiet and loud sounds alike; the parts contain the phase.
+    part of X / |X|^0.7. The logarithm represents quiet and loud sounds alike; the parts contain the phase.
 
     Buffers:
         window: [window_samples], not saved.
@@ -203,10 +203,9 @@ class SpectralInput(nn.Module):
         """Shape: audio with padding [B, C, T] -> [B, width, F]."""
         frames = audio.unfold(-1, self.window.numel(), self.hop_samples) * self.window.to(audio.dtype)
         spectrum = torch.view_as_real(torch.fft.rfft(frames))  # [B, C, F, bins, 2]
-        power = spectrum.square().sum(-1)
-        # Typical speech has logarithms of -7 to 0.
-        loudness = 0.5 * ((power + _QUIET**2).log() * 0.5 + 3.5)
-        compressed = spectrum * (power + _QUIET**2).pow((_POWER - 1) / 2)[..., None]
+        power = spectrum.square().sum(-1) + QUIET**2
+        loudness = 0.25 * power.log() + 1.75  # half of log |X| + 3.5: speech is between -7 and 0
+        compressed = spectrum * power.pow((COMPRESSION - 1) / 2)[..., None]
         features = torch.cat([loudness[..., None], compressed], -1)
         y: Tensor = self.norm(self.linear(features.transpose(1, 2).flatten(2)))
         return y.transpose(1, 2)
@@ -313,7 +312,7 @@ class ISTFTOutput(nn.Module):
         y = self.linear(self.norm(x.transpose(1, 2)))
         y = y.to(torch.promote_types(y.dtype, torch.float32)).unflatten(-1, (self.channels, -1)).transpose(1, 2)
         magnitude, phase = y.chunk(2, -1)
-        magnitude = magnitude.clamp(max=_LOUDEST).exp()
+        magnitude = magnitude.clamp(max=LOUDEST).exp()
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         return torch.fft.irfft(spectrum, self.window.numel()) * self.window.to(y.dtype)
 

@@ -66,6 +66,22 @@ def test_every_option_of_every_group_builds(option: str, built: Build) -> None:
         assert all(bool(value.isfinite()) for value in metrics.values())
 
 
+def test_the_network_at_the_frame_rate_trains(built: Build) -> None:
+    """Three steps of its experiment: without a discriminator, then with one."""
+    trainer = built(
+        *("experiment=istft", "data=clips", "data.batch_size=2", "data.segment_seconds=0.2", "discriminator.filters=2"),
+        *("codec.network.encoder_width=16", "codec.network.decoder_width=16", "codec.network.latent_dim=8"),
+        *("codec.quantizer.codebook_size=16", "codec.bandwidths_kbps=[0.6,1.2,2.4,4.8]", "trainer.precision=float32"),
+        *("validation.bandwidth_kbps=2.4", "trainer.max_steps=3", "trainer.codebooks.init_batches=2"),
+    )
+    before = {name: weight.clone() for name, weight in trainer.codec.named_parameters()}
+    scores = trainer.run()
+    assert trainer.step == 3
+    assert trainer.skipped == 0
+    assert scores["all/mel_distance"] > 0
+    assert all(not torch.equal(weight, before[name]) for name, weight in trainer.codec.named_parameters())
+
+
 @pytest.mark.parametrize("option", [o for o in options() if not o.startswith(("codec=", "data="))])
 def test_every_option_works_with_the_starter_experiment(option: str) -> None:
     """The experiment must not set anything that only its own choice of a group has."""

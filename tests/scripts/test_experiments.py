@@ -156,6 +156,7 @@ SIZES = {
     "audiocraft_32khz": (50, 56.88, [1, 2, 3, 4]),
     "starter": (75, 1.42, [2, 4, 8, 16]),
     "ablation": (75, 1.42, [2, 4, 8, 16]),
+    "istft": (75, 4.11, [2, 4, 8, 16]),
 }
 
 
@@ -203,7 +204,7 @@ def test_experiments_have_at_most_20_lines(name: str) -> None:
 
 
 def test_every_experiment_is_tested_here() -> None:
-    assert set(experiments()) == set(SIZES) == set(EXPECTED) | {"starter", "ablation"}
+    assert set(experiments()) == set(SIZES) == set(EXPECTED) | {"starter", "ablation", "istft"}
 
 
 def test_the_starter_is_the_default_and_reaches_6_kbps() -> None:

@@ -1,8 +1,8 @@
 """ONNX files of a codec, for runtimes without torch.
 
 `encoder.onnx` and `decoder.onnx` process whole signals, or one segment of a codec with segments. `encoder_stream.onnx`
-and `decoder_stream.onnx`, for causal codecs only, process one step of a stream with its state. `onnx.json` describes
-the inputs and outputs of each.
+and `decoder_stream.onnx`, for codecs without look-ahead, process one step of a stream with its state. `onnx.json`
+describes the inputs and outputs of each.
 """
 
 import json
@@ -41,6 +41,7 @@ _FIRST_STEP = (
     " A first step that is not the last one needs first_step_frames frames: its start is padded by reflection."
 )
 _NO_STREAM = "None: only causal codecs without segments and without normalization can stream."
+_LOOK_AHEAD = "None: a step returns the frames that it is given, but this network looks ahead. The program streams it."
 
 
 def export_onnx(codec: Codec, directory: Path) -> list[Path]:
@@ -65,6 +66,7 @@ def export_onnx(codec: Codec, directory: Path) -> list[Path]:
         raise ValueError("export to ONNX needs the package onnx: bash scripts/setup.sh onnx")
     # Imported here, because only the export needs onnx.
     from codec.interop.onnx.codec_graph import write_decoder, write_encoder
+    from codec.interop.onnx.layers import has_steps
 
     there = [name for name in _FILES if (directory / name).exists()]
     if there and "onnx.json" not in there:
@@ -73,7 +75,7 @@ def export_onnx(codec: Codec, directory: Path) -> list[Path]:
         "encoder.onnx": write_encoder(codec, streaming=False),
         "decoder.onnx": write_decoder(codec, streaming=False),
     }
-    if codec.config.can_stream:
+    if codec.config.can_stream and has_steps(codec):
         graphs["encoder_stream.onnx"] = write_encoder(codec, streaming=True)
         graphs["decoder_stream.onnx"] = write_decoder(codec, streaming=True)
     contents = {name: graph.model.SerializeToString(deterministic=True) for name, graph in graphs.items()}
@@ -106,8 +108,9 @@ def _describe(codec: Codec, graphs: "Mapping[str, CodecGraph]") -> dict[str, Any
     if config.segment_seconds is not None:
         samples = config.segment_samples_or(0)
         about["segments"] = {"samples": samples, "stride_samples": codec.config.segment_stride(0), "about": _SEGMENT}
-    about["streaming"] = _STREAM if config.can_stream else _NO_STREAM
-    if config.can_stream and config.network.get("padding") == "reflect":
+    streams = "encoder_stream.onnx" in graphs
+    about["streaming"] = _STREAM if streams else _LOOK_AHEAD if config.can_stream else _NO_STREAM
+    if streams and config.network.get("padding") == "reflect":
         about["streaming"] += _FIRST_STEP
     about["graphs"] = {name: _describe_graph(graph) for name, graph in graphs.items()}
     return about

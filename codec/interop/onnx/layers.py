@@ -14,10 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from codec.interop.onnx.graph import Graph
+from codec.interop.onnx.istft_layers import FrameLayer, write_frame_layer
 from codec.network.conv import Conv1d, ConvTranspose1d
+from codec.network.istft_layers import ConvNeXtBlock, FrameInput, ISTFTOutput, LatentOutput, SpectralInput
 from codec.network.seanet import ResidualLSTM, ResidualUnit
 
-__all__ = ["NetworkWriter"]
+__all__ = ["NetworkWriter", "has_steps"]
+
+
+def has_steps(layers: nn.Module) -> bool:
+    """Whether every layer has a form for steps of a stream. Those that look ahead have none."""
+    return not any(isinstance(layer, FrameLayer) for layer in layers.modules())
 
 
 class NetworkWriter:
@@ -69,6 +76,10 @@ class NetworkWriter:
                 return self.graph.node("Add", self.layer(layer.shortcut, x, f"{name}_shortcut"), y)
             case ResidualLSTM():
                 return self._lstm(layer.lstm, x, name)
+            case SpectralInput() | FrameInput() | ConvNeXtBlock() | LatentOutput() | ISTFTOutput() if (
+                not self.streaming
+            ):
+                return write_frame_layer(self.graph, layer, x, name)
             case nn.GroupNorm(num_groups=1):
                 return self._group_norm(layer, x, name)
             case nn.ELU(alpha=1):

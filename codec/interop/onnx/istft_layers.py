@@ -1,0 +1,134 @@
+"""The layers at the frame rate (`codec.network.istft_layers`) as ONNX operators, for whole signals.
+
+Operators for short-time transforms are missing in many runtimes. So the transforms are convolutions whose weights are
+windowed cosines and sines. The layers look ahead, so a step of a stream would return frames of earlier steps: there is
+no form for steps.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from codec.interop.onnx.graph import Graph
+from codec.network.istft_layers import (
+    COMPRESSION,
+    LOUDEST,
+    QUIET,
+    ConvNeXtBlock,
+    FrameConv,
+    FrameInput,
+    ISTFTOutput,
+    LatentOutput,
+    SpectralInput,
+)
+
+__all__ = ["FrameLayer", "write_frame_layer"]
+
+FrameLayer = SpectralInput | FrameInput | ConvNeXtBlock | LatentOutput | ISTFTOutput
+
+
+def write_frame_layer(graph: Graph, layer: FrameLayer, x: str, name: str) -> str:
+    """Shape: that of the layer."""
+    match layer:
+        case SpectralInput():
+            return _spectral_input(graph, layer, x, name)
+        case FrameInput():
+            return _norm(graph, layer.norm, _conv(graph, layer.conv, x, f"{name}_conv"), f"{name}_norm")
+        case ConvNeXtBlock():
+            return graph.node("Add", x, _residual(graph, layer, x, name))
+        case LatentOutput():
+            return _linear(graph, layer.linear, _norm(graph, layer.norm, x, f"{name}_norm"), name)
+        case ISTFTOutput():
+            return _istft_output(graph, layer, x, name)
+
+
+def _conv(graph: Graph, layer: FrameConv, x: str, name: str) -> str:
+    weights = [graph.weight(f"{name}_{kind}", getattr(layer.conv, kind)) for kind in ("weight", "bias")]
+    return graph.node("Conv", x, *weights, group=layer.conv.groups, pads=[layer.left_padding, layer.right_padding])
+
+
+def _linear(graph: Graph, linear: nn.Linear, x: str, name: str, order: Tensor | None = None) -> str:
+    """The layer over the channels, whose inputs have another order if it is given.
+
+    Shape: x [B, C, F] -> [B, C', F].
+    """
+    weight = linear.weight if order is None else linear.weight[:, order]
+    y = graph.node("MatMul", graph.weight(f"{name}_linear_weight", weight), x)
+    return graph.node("Add", y, graph.weight(f"{name}_linear_bias", linear.bias[:, None]))
+
+
+def _norm(graph: Graph, norm: nn.LayerNorm, x: str, name: str) -> str:
+    """Shape: x [B, C, F] -> [B, C, F]."""
+    axis = graph.integers(1)
+    centred = graph.node("Sub", x, graph.node("ReduceMean", x, axis))
+    variance = graph.node("ReduceMean", graph.node("Mul", centred, centred), axis)
+    deviation = graph.node("Sqrt", graph.node("Add", variance, graph.number(norm.eps)))
+    y = graph.node("Mul", graph.node("Div", centred, deviation), graph.weight(f"{name}_weight", norm.weight[:, None]))
+    return graph.node("Add", y, graph.weight(f"{name}_bias", norm.bias[:, None]))
+
+
+def _residual(graph: Graph, layer: ConvNeXtBlock, x: str, name: str) -> str:
+    x = _norm(graph, layer.norm, _conv(graph, layer.depthwise, x, f"{name}_depthwise"), f"{name}_norm")
+    hidden = _linear(graph, layer.expand, x, f"{name}_expand")
+    # GELU is an operator only in opsets that are newer than this one.
+    erf = graph.node("Erf", graph.node("Mul", hidden, graph.number(math.sqrt(0.5))))
+    half = graph.node("Mul", hidden, graph.number(0.5))
+    hidden = graph.node("Mul", half, graph.node("Add", erf, graph.number(1.0)))
+    y = _linear(graph, layer.contract, hidden, f"{name}_contract")
+    return graph.node("Mul", y, graph.weight(f"{name}_gain", layer.gain[:, None]))
+
+
+def _spectral_input(graph: Graph, layer: SpectralInput, x: str, name: str) -> str:
+    window = layer.window.double().cpu()
+    channels = layer.linear.in_features // (3 * (len(window) // 2 + 1))
+    # Zeros for a last frame that is incomplete: as in `NetworkWriter`.
+    pads = [layer.padding, layer.padding + layer.hop_samples - 1]
+    cosine, sine = _waves(len(window))
+    parts = []
+    for kind, wave in (("real", cosine), ("imaginary", -sine)):
+        kernel = graph.weight(f"{name}_{kind}", (wave * window).float()[:, None].repeat(channels, 1, 1))
+        parts.append(graph.node("Conv", x, kernel, strides=[layer.hop_samples], pads=pads, group=channels))
+    squares = [graph.node("Mul", part, part) for part in parts]
+    power = graph.node("Add", graph.node("Add", *squares), graph.number(QUIET**2))
+    logarithm = graph.node("Mul", graph.node("Log", power), graph.number(0.25))
+    factor = graph.node("Pow", power, graph.number((COMPRESSION - 1) / 2))
+    features = [graph.node("Add", logarithm, graph.number(1.75)), *(graph.node("Mul", x, factor) for x in parts)]
+    # The layer's features are ordered by channel, bin and kind, these by kind, channel and bin.
+    order = torch.arange(layer.linear.in_features).view(-1, 3).t().flatten()
+    y = _linear(graph, layer.linear, graph.node("Concat", *features, axis=1), name, order)
+    return _norm(graph, layer.norm, y, f"{name}_norm")
+
+
+def _istft_output(graph: Graph, layer: ISTFTOutput, x: str, name: str) -> str:
+    window, hop, channels = layer.window.double().cpu(), layer.hop_samples, layer.channels
+    bins = len(window) // 2 + 1
+    y = _linear(graph, layer.linear, _norm(graph, layer.norm, x, f"{name}_norm"), name)
+    rows = torch.arange(channels * 2 * bins).view(channels, 2, bins)
+    magnitude, phase = (
+        graph.node("Gather", y, graph.integers(*rows[:, kind].flatten().tolist()), axis=1) for kind in (0, 1)
+    )
+    magnitude = graph.node("Exp", graph.node("Min", magnitude, graph.number(LOUDEST)))
+    # A real signal has every bin twice, but for the first and the last.
+    cosine, sine = _waves(len(window))
+    twice = torch.full((bins, 1), 2.0, dtype=torch.float64)
+    twice[[0, -1]] = 1.0
+    pads = [layer.overhang, layer.overhang]
+    sums = []
+    for kind, function, wave in (("real", "Cos", cosine), ("imaginary", "Sin", -sine)):
+        part = graph.node("Mul", magnitude, graph.node(function, phase))
+        frames = (twice * wave * window / len(window)).float()[:, None].repeat(channels, 1, 1)
+        kernel = graph.weight(f"{name}_{kind}", frames)
+        sums.append(graph.node("ConvTranspose", part, kernel, strides=[hop], pads=pads, group=channels))
+    zeros = graph.node("Mul", graph.slice(x, 1, 0, 1), graph.number(0.0))
+    squares = graph.weight(f"{name}_squares", window.square().float()[None, None])
+    ones = graph.node("Add", zeros, graph.number(1.0))
+    weights = graph.node("ConvTranspose", ones, squares, strides=[hop], pads=pads)
+    return graph.node("Div", graph.node("Add", *sums), weights)
+
+
+def _waves(samples: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of all bins of a transform. Shape: -> [bins, samples], twice, float64."""
+    turns = torch.arange(samples // 2 + 1)[:, None] * torch.arange(samples) % samples
+    angles = turns.double() * (2 * math.pi / samples)
+    return angles.cos(), angles.sin()
