@@ -4,9 +4,11 @@ Legend: B batch, C channels, T samples. Audio is float32 in about [-1, 1]. Files
 """
 
 from data.corpora import Corpus, clips, folder, large, manifests, starter
+from data.entries import DataError, Entry
 from data.held_out import HeldOutClip, held_out_clips
-from data.manifest import DataError, Entry, Manifest, scan_folder
+from data.manifest import Manifest
 from data.sampler import Batch, training_batches
+from data.scan import scan_folder
 from data.segments import Segment, SegmentDataset, TrainingDataset
 from data.sources import SourceReader, level_dbfs, limit_peak
 from data.transforms import RandomGain, Transform, TransformedDataset

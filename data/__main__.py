@@ -1,24 +1,30 @@
 """python -m data FOLDER MANIFEST.jsonl: reads the headers of a folder once, so that later runs need not."""
 
+import argparse
 import sys
 
-from data.manifest import DataError, scan_folder
+from codec.audio import describe_skipped, readable
+from data.entries import DataError
+from data.scan import scan_folder
 
 
 def main(arguments: list[str]) -> int:
     """Scans the folder and writes the manifest; returns the exit status."""
-    if len(arguments) != 2:
-        print("usage: python -m data FOLDER MANIFEST.jsonl", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser("python -m data", description="Lists the audio of a folder in a manifest.")
+    parser.add_argument("folder", help="searched for audio, with all folders below it")
+    parser.add_argument("manifest", help="file to write, with the suffix .jsonl")
+    options = parser.parse_args(arguments)
     try:
-        manifest = scan_folder(arguments[0])
-        manifest.save(arguments[1])
+        if not options.manifest.endswith(".jsonl"):
+            raise DataError(f"{readable(options.manifest)}: expected a name that ends in .jsonl for the manifest")
+        manifest = scan_folder(options.folder)
+        manifest.save(options.manifest)
     except (DataError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(readable(str(error)), file=sys.stderr)
         return 1
-    for path, reason in manifest.skipped_files:
-        print(f"skipped: {path}: {reason}", file=sys.stderr)
-    print(f"{arguments[1]}: {len(manifest.entries)} files, {manifest.seconds / 60:.1f} min")
+    for line in describe_skipped(manifest.skipped_files):
+        print(f"skipped: {line}", file=sys.stderr)
+    print(f"{readable(options.manifest)}: {len(manifest.entries)} files, {manifest.seconds / 60:.1f} min")
     return 0
 
 

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.manifest import DataError, Entry, Manifest, scan_folder
+from codec.audio import AUDIO_SUFFIXES, readable
+from data.entries import DataError, Entry
+from data.manifest import Manifest
 from data.packages import Package, fetch
+from data.scan import scan_folder
 
 __all__ = ["Corpus", "clips", "folder", "large", "manifests", "starter"]
 
@@ -153,7 +156,7 @@ def folder(
     more has at least one held out and one to train on. A single file cannot be divided; use `manifests` then.
 
     Args:
-        root: Folder, or a manifest that ends in .jsonl.
+        root: Folder, or a manifest: a file of JSON lines. An initial ~ stands for the home folder.
         held_out_fraction: Expected fraction of the files that are held out, above 0 and below 1.
         minimum_seconds: Shorter files are skipped.
         minimum_sample_rate: In Hz; files with a lower rate are skipped.
@@ -168,7 +171,9 @@ def folder(
     found = _load(root, minimum_seconds, minimum_sample_rate, by_subfolder=source_weights is not None)
     held = _held_out_paths(found, held_out_fraction)
     if not held:
-        raise DataError(f"{root}: expected at least two files of a source to hold one out, got {len(found.entries)}")
+        raise DataError(
+            f"{readable(root)}: expected at least two files of a source to hold one out, got {len(found.entries)}"
+        )
     train = found.where(lambda entry: entry.path not in held)
     held_out = Manifest(found.root, [entry for entry in found.entries if entry.path in held])
     return Corpus("folder", train, held_out, source_weights)
@@ -181,7 +186,7 @@ def manifests(
     minimum_sample_rate: int = 8000,
     source_weights: Mapping[str, float] | None = None,
 ) -> Corpus:
-    """Training and held-out audio given apart, each as a manifest (.jsonl) or a folder; see `folder`.
+    """Training and held-out audio given apart, each as a manifest or a folder; see `folder`.
 
     Args:
         train: None if `data.dataset` is a class that has audio of its own.
@@ -195,7 +200,9 @@ def manifests(
 
 def _load(path: str, minimum_seconds: float, minimum_sample_rate: int, by_subfolder: bool) -> Manifest:
     path = os.path.expanduser(path)  # no shell expands the ~ of data.root=~/audio
-    if path.endswith(".jsonl"):
+    if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES and os.path.isfile(path):
+        raise DataError(f"{readable(path)}: expected a folder of audio or a manifest, this is one audio file")
+    if path.endswith(".jsonl") or os.path.isfile(path):
         return Manifest.load(path)
 
     def source_of(name: str) -> str:
@@ -227,7 +234,7 @@ def _packaged(
 ) -> Corpus:
     try:
         parts = [
-            _package_manifest(Path(root), f"{name}-{part}.jsonl", packages, minimum_sample_rate)
+            _package_manifest(Path(root).expanduser(), f"{name}-{part}.jsonl", packages, minimum_sample_rate)
             for part, packages in (("train", train), ("held-out", _HELD_OUT))
         ]
     except DataError as error:

@@ -19,7 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from data.manifest import DataError
+from data.entries import DataError
 
 __all__ = ["Package", "fetch", "unpack"]
 

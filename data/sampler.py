@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from codec.audio import AudioFileError
-from data.manifest import DataError
+from data.entries import DataError
 from data.segments import TrainingDataset
 
 __all__ = ["Batch", "training_batches"]

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.audio import AudioFileError
-from data.manifest import DataError, Manifest
+from codec.audio import AudioFileError, readable
+from data.entries import DataError
+from data.manifest import Manifest
 from data.sources import SourceReader, level_dbfs
 
 __all__ = ["Segment", "SegmentDataset", "TrainingDataset", "numpy_generator", "torch_generator"]
@@ -139,14 +140,16 @@ def torch_generator(seed: int, index: int, stream: int) -> torch.Generator:
 
 
 def _checked_weights(manifest: Manifest, weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Weights above zero by source, in the order of the names."""
+    """Weights above zero by source, in the order of the names. YAML reads a name such as 2020 as a number."""
     seconds = manifest.sources
     if not seconds:
-        raise DataError(f"{manifest.root}: no files to read segments from")
+        raise DataError(f"{readable(manifest.root)}: no files to read segments from")
     if weights is None:
         return seconds
+    weights = {str(source): weight for source, weight in weights.items()}
     if set(weights) != set(seconds):
         raise DataError(f"source_weights has {sorted(weights)}, the corpus has the sources {sorted(seconds)}")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not sum(weights.values()):
-        raise DataError(f"expected finite source_weights >= 0, at least one above 0, got {dict(weights)}")
+    numbers = all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in weights.values())
+    if not numbers or not sum(weights.values()):
+        raise DataError(f"expected finite source_weights >= 0, at least one above 0, got {weights}")
     return {source: float(weights[source]) for source in seconds if weights[source] > 0}

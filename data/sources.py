@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.audio import AudioFileError, read_range, resampled_length
-from data.manifest import DataError, Manifest
+from codec.audio import AudioFileError, read_range, readable, resampled_length
+from data.entries import DataError
+from data.manifest import Manifest
 
 __all__ = ["SourceReader", "level_dbfs", "limit_peak"]
 
@@ -33,7 +34,7 @@ class SourceReader:
 
     def __init__(self, manifest: Manifest, sample_rate: int, channels: int) -> None:
         if not manifest.entries:
-            raise DataError(f"{manifest.root}: no files to read segments from")
+            raise DataError(f"{readable(manifest.root)}: no files to read segments from")
         self.manifest = manifest
         self.sample_rate = sample_rate
         self.channels = channels

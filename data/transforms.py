@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from data.manifest import DataError
+from data.entries import DataError
 from data.segments import Segment, TrainingDataset, torch_generator
 
 __all__ = ["RandomGain", "Transform", "TransformedDataset"]

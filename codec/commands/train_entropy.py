@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.audio import AUDIO_SUFFIXES, AudioFile
+from codec.audio import AudioFile, describe_skipped, find_audio, readable
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.coding import PreparedCodec
 from codec.coding.encode import encode_codes
@@ -119,10 +119,11 @@ def _codes(
     """Codes [K, F] of every audio file in the folders, at the highest bandwidth. Appends to `errors`."""
     paths = []
     for folder in folders:
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-        if not found:
-            raise ValueError(f"no audio file in {folder}")
-        paths += found
+        found = find_audio(folder)
+        if not found.files:
+            raise ValueError(f"no audio file in {readable(folder)}")
+        paths += found.files
+        errors += [ValueError(line) for line in describe_skipped(found.skipped)]
     bandwidth_kbps = max(prepared.codec.config.bandwidths_kbps)
     signals = []
     for path in track(paths):

@@ -1,14 +1,27 @@
 """Corpora: the embedded clips, a user's folders and manifests, and the packages of the starter corpus."""
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from codec.audio import AudioFile
-from data import Corpus, DataError, SegmentDataset, clips, folder, level_dbfs, manifests, scan_folder, starter
+from data import (
+    Corpus,
+    DataError,
+    SegmentDataset,
+    clips,
+    folder,
+    held_out_clips,
+    level_dbfs,
+    manifests,
+    scan_folder,
+    starter,
+)
 from data import corpora as module
 from data.corpora import CLIPS
 from data.packages import Package
@@ -116,12 +129,55 @@ def test_a_manifest_is_accepted_in_place_of_a_folder(tmp_path: Path) -> None:
     assert paths(corpus) == ({"audio/a.wav", "audio/b.wav"}, {"c.wav"})
     corpus = manifests(str(tmp_path), str(tmp_path / "other"), source_weights={"audio": 1, "other": 2})
     assert set(corpus.train.sources) == {"audio", "other"}
+    (tmp_path / "all.jsonl").rename(tmp_path / "manifest.json")
+    corpus = manifests(str(tmp_path / "manifest.json"), str(tmp_path / "other"))
+    assert paths(corpus) == ({"audio/a.wav", "audio/b.wav"}, {"c.wav"})
+    with pytest.raises(DataError, match=r"a\.wav: expected a folder of audio or a manifest, this is one audio file"):
+        folder(str(tmp_path / "audio/a.wav"))
+
+
+def test_names_of_sources_are_text(tmp_path: Path) -> None:
+    """YAML reads a folder's name such as 2020 as a number; a name that is not UTF-8 is written as it is printed."""
+    latin_1 = os.fsdecode(b"caf\xe9")
+    for name in ("2020/a.wav", "2020/b.wav", "music/a.wav", "music/b.wav", f"{latin_1}/a.wav", f"{latin_1}/b.wav"):
+        write(tmp_path / "new.wav")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "new.wav").rename(tmp_path / name)
+    weights: dict[Any, float] = {2020: 1, "music": 2, "caf\\xe9": 1}
+    corpus = folder(str(tmp_path), source_weights=weights)
+    dataset = SegmentDataset(corpus.train, 24000, 1, 0.5, source_weights=corpus.source_weights)
+    assert dataset.sources == ["2020", "caf\\xe9", "music"]
+    assert {dataset[index].source for index in range(30)} == set(dataset.sources)
+    with pytest.raises(DataError, match=r"has \['2021', 'music'\], the corpus has the sources"):
+        SegmentDataset(corpus.train, 24000, 1, 0.5, source_weights={2021: 1, "music": 1})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match="finite source_weights"):
+        SegmentDataset(corpus.train, 24000, 1, 0.5, source_weights=weights | {2020: "1"})
+
+
+@pytest.mark.parametrize(
+    "name", [b"h\xc3\xb6rspiel (1) = a, b #2 & 'c' \"d\"", "日本".encode(), b"caf\xe9", b"[x]{y}$z\\"]
+)
+def test_any_name_of_a_folder_is_trained_on(tmp_path: Path, name: bytes) -> None:
+    write(tmp_path / "plain/a.wav")
+    write(tmp_path / "plain/b.wav")
+    root = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+    (tmp_path / "plain").rename(root)
+    corpus = folder(root)
+    dataset = SegmentDataset(corpus.train, 24000, 1, 0.5)
+    assert level_dbfs(dataset[0].audio) > -20
+    assert len(held_out_clips(corpus.held_out, 24000, 1, 0.5, 2)) == 2
+    with pytest.raises(DataError) as caught:
+        folder(os.path.join(root, "absent"))
+    assert str(caught.value).isprintable()
 
 
 def test_the_home_folder_may_be_abbreviated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "audio/a.wav")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert paths(manifests("~/audio", "~/audio")) == ({"a.wav"}, {"a.wav"})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    starter("~/starter")  # without apt it fails, after it has made the folder
+    assert (tmp_path / "starter").is_dir()
 
 
 def test_without_apt_the_clips_are_used_and_one_line_says_so(

@@ -1,5 +1,7 @@
 """Held-out clips: the same ones every time, spread over the files."""
 
+import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from data import DataError, Entry, Manifest, clips, held_out_clips, level_dbfs, scan_folder
+from data import DataError, Entry, HeldOutClip, Manifest, clips, held_out_clips, level_dbfs, scan_folder
 
 RATE = 8000
 
@@ -43,6 +45,56 @@ def test_clips_avoid_silence_and_damage(tmp_path: Path) -> None:
     assert level_dbfs(found[0].audio) > -45
 
 
+def held_out_of(folder: Path, channels: int = 1, **settings: float) -> list[HeldOutClip]:
+    return held_out_clips(
+        scan_folder(folder, source_of=lambda path: path.split("/")[0]), RATE, channels, 0.5, 2, **settings
+    )
+
+
+def test_quiet_files_give_quiet_clips_rather_than_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "quiet/a.wav", noise(4) * 0.01, subtype="PCM_24")  # -51 dBFS
+    found = held_out_of(tmp_path)
+    assert [clip.name for clip in found] == ["quiet-00-a", "quiet-01-a"]
+    assert all(level_dbfs(clip.audio) == pytest.approx(-50.8, abs=1) for clip in found)
+    assert len(caplog.messages) == 1
+    assert re.search(r"^quiet: .* quiet, at most -5[01] dBFS, .*data\.held_out\.minimum_dbfs=-45$", caplog.messages[0])
+    caplog.clear()
+    assert len(held_out_of(tmp_path, minimum_dbfs=-60)) == 2
+    assert caplog.messages == []
+
+
+def test_fewer_clips_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "half/a.wav", np.concatenate([noise(4), noise(4) * 0.001]))
+    write(tmp_path / "empty/a.wav", np.zeros((RATE * 4, 1)))
+    assert [clip.group for clip in held_out_of(tmp_path)] == ["half"]
+    assert caplog.messages[0] == "empty: no held-out clip, every position that was tried is silent"
+    assert caplog.messages[1].startswith("half: 1 of 2 held-out clips")
+
+
+def test_channels_that_cancel_are_the_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    left = noise(4)
+    write(tmp_path / "wide/a.wav", np.concatenate([left, -left], axis=1))
+    with pytest.raises(DataError, match=r"is lost in the mono mix, because its channels cancel each other \(R = -L\)"):
+        held_out_of(tmp_path)
+    assert len(held_out_of(tmp_path, channels=2)) == 2
+    caplog.clear()
+    write(tmp_path / "plain/b.wav", noise(4))
+    assert [clip.group for clip in held_out_of(tmp_path)] == ["plain", "plain"]
+    assert "wide: no held-out clip" in caplog.text
+    assert "R = -L" in caplog.text
+
+
+def test_names_of_clips_are_short_unique_and_plain(tmp_path: Path) -> None:
+    for name in ("日本/" + "x" * 236 + ".wav", "한국/" + "x" * 236 + ".wav", "a b/" + os.fsdecode(b"caf\xe9.wav")):
+        write(tmp_path / "new.wav", noise(2))
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / "new.wav").rename(tmp_path / name)
+    names = [clip.name for clip in held_out_of(tmp_path)]
+    assert len(set(names)) == 6
+    assert names[:2] == ["a-b-00-caf", "a-b-01-caf"]
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in names)
+
+
 @pytest.mark.parametrize("arguments", [(0.0, 1, 0), (1.0, 0, 0), (1.0, 1, -1)])
 def test_numbers_out_of_range_are_refused(arguments: tuple[float, int, int]) -> None:
     with pytest.raises(DataError, match="expected clips"):
@@ -53,7 +105,7 @@ def test_without_a_usable_clip_there_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "gone.wav", noise(1))
     manifest = scan_folder(tmp_path)
     (tmp_path / "gone.wav").unlink()
-    with pytest.raises(DataError, match="every held-out file"):
+    with pytest.raises(DataError, match=r"every position .* cannot be decoded: hold out others$"):
         held_out_clips(manifest, RATE, 1, 0.5, 2)
     assert [reason for _, reason in manifest.skipped_files] == ["no such file"]
     with pytest.raises(DataError, match="nowhere"):

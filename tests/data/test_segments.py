@@ -230,6 +230,18 @@ def test_any_rate_and_eight_channels(tmp_path: Path, sample_rate: int) -> None:
         assert level_dbfs(audio) > -40
 
 
+def test_surround_is_mixed_to_stereo_and_mono_by_the_rule_of_itu(tmp_path: Path) -> None:
+    """Weights of ITU-R BS.775-3, divided by their sum; low-frequency effects are left out."""
+    levels = np.array([0.5, -0.25, 0.125, 0.9, 0.0625, 0.03125])  # FL FR FC LFE BL BR
+    write(tmp_path / "surround.wav", np.tile(levels, (RATE, 1)), subtype="FLOAT")
+    half = math.sqrt(0.5)
+    left = (0.5 + half * 0.125 + half * 0.0625) / (1 + 2 * half)
+    right = (-0.25 + half * 0.125 + half * 0.03125) / (1 + 2 * half)
+    for channels, expected in ((2, [left, right]), (1, [(left + right) / 2])):
+        audio = SegmentDataset(scan_folder(tmp_path), RATE, channels, 0.5)[0].audio
+        np.testing.assert_allclose(audio[:, 10], expected, rtol=0, atol=1e-7)
+
+
 def test_a_segment_is_a_part_of_what_the_commands_read(tmp_path: Path) -> None:
     """Training and coding get the same samples of a stereo file at another rate."""
     write(tmp_path / "a.wav", noise(3, channels=2, sample_rate=44100), 44100, subtype="FLOAT")
