@@ -1,5 +1,8 @@
 """Atomic file writes: after an error or a kill, the previous file is still complete."""
 
+import errno
+import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,24 +10,31 @@ from stat import S_IMODE
 
 __all__ = ["atomic_write"]
 
+_SUFFIX = ".partial"
+_MAX_NAME_BYTES = 255  # of all common file systems
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # which reading cannot cause
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`. When the block ends, the temporary file replaces `path`.
 
     If the block raises, the temporary file is removed and `path` is unchanged. A killed process leaves `path` unchanged
-    and NAME.partial beside it; the next write overwrites that file. Symbolic links are followed. A replaced file keeps
-    its permissions; a new file gets those of any new file.
+    and NAME.partial beside it (a digest stands for a very long NAME); the next write overwrites that file. Symbolic
+    links are followed. A replaced file keeps its permissions; a new file gets those of any new file.
 
     Raises:
-        OSError: `path` exists and is not a regular file (a folder, a device), or its folder does not exist.
+        OSError: `path` exists and is not a regular file (a folder, a device), its folder does not exist, or it cannot
+            be written; `filename` is `path`.
     """
     target = path.resolve()
     if target.exists() and not target.is_file():
         raise OSError(f"cannot write {path}: it exists and is not a regular file")
     if not target.parent.is_dir():
         raise OSError(f"cannot write {path}: there is no folder {target.parent}")
-    temporary = target.with_name(target.name + ".partial")
+    name = os.fsencode(target.name)
+    is_long = len(name) + len(_SUFFIX) > _MAX_NAME_BYTES
+    temporary = target.with_name((hashlib.sha256(name).hexdigest()[:16] if is_long else target.name) + _SUFFIX)
     try:
         temporary.unlink(missing_ok=True)
         temporary.touch()
@@ -32,5 +42,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(S_IMODE(mode))  # safetensors makes files that only their owner can read
         temporary.replace(target)
+    except OSError as error:
+        if error.filename == str(temporary) or (error.filename is None and error.errno in _WRITE_ERRORS):
+            error.filename = str(path)
+            error.filename2 = None
+        raise
     finally:
         temporary.unlink(missing_ok=True)

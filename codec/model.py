@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from codec.audio import resample
 from codec.config import CodecConfig
 from codec.network import Network
 from codec.quantization import Quantizer, QuantizerOutput
@@ -34,7 +35,7 @@ class EncodedSegment(NamedTuple):
     """One independently decodable segment of audio."""
 
     codes: Tensor  # [B, K, F] int64
-    scale: Tensor | None  # [B] the RMS that the segment was divided by, if the codec normalizes
+    gain: Tensor | None  # [B] the RMS that the segment was divided by, if the codec normalizes
 
 
 class Codec(nn.Module):
@@ -104,7 +105,7 @@ class Codec(nn.Module):
         Shape: audio [B, C, T] -> CodecOutput.
         """
         self._check_audio(audio)
-        normalized, scale = self._normalize(audio)
+        normalized, gain = self._normalize(audio)
         latent = self.encoder(normalized)
         quantized = None
         decoder_input = latent
@@ -112,7 +113,7 @@ class Codec(nn.Module):
             quantized = self.quantizer(latent, num_codebooks)
             decoder_input = quantized.latent
         estimate = self.decoder(decoder_input)[..., : audio.shape[-1]]
-        return CodecOutput(_rescale(estimate, scale), latent, quantized)
+        return CodecOutput(_rescale(estimate, gain), latent, quantized)
 
     def encode_latent(self, audio: Tensor) -> Tensor:
         """The latent of `audio` before quantization.
@@ -124,12 +125,60 @@ class Codec(nn.Module):
         return latent
 
     @torch.no_grad()
-    def encode(self, audio: Tensor, bandwidth_kbps: float | None = None) -> list[EncodedSegment]:
-        """Codes of `audio`, one entry per segment; a codec without segments gives one.
+    def encode(self, audio: Tensor, sample_rate: int, bandwidth_kbps: float | None = None) -> Tensor:
+        """Codes of `audio`, which is resampled if its rate is not that of the codec.
+
+        Args:
+            audio: Floating point in about [-1, 1], on any device.
+            sample_rate: Of the audio, in Hz.
+            bandwidth_kbps: Bitrate in kbit/s; None for the codec's highest.
+
+        Shape: audio [B, C, T] -> codes [B, K, F] int64.
+
+        Raises:
+            ValueError: The audio is of integers or has the wrong shape, the rate is below 1 Hz, the bandwidth is out of
+                reach, or codes alone do not describe the audio: a codec with segments or gains has `encode_segments`.
+        """
+        self._check_codes_suffice("encode")
+        self._check_audio(audio)
+        if not audio.is_floating_point():
+            raise ValueError(
+                f"expected audio of floats in about [-1, 1], got {audio.dtype}: divide by full scale first"
+            )
+        if sample_rate < 1:
+            raise ValueError(f"expected the sampling rate of the audio in Hz, got {sample_rate}")
+        if sample_rate != self.config.sample_rate:
+            audio = resample(audio.detach().cpu(), sample_rate, self.config.sample_rate)
+        (segment,) = self.encode_segments(audio.to(next(self.parameters())), bandwidth_kbps)
+        return segment.codes
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, samples: int | None = None) -> Tensor:
+        """Audio from the codes that `encode` returned, at the sampling rate of the codec.
+
+        Args:
+            codes: Of the first K codebooks, on any device. Fewer codebooks than were encoded are a lower bitrate.
+            samples: Cut the result to this length; None returns whole frames.
+
+        Shape: codes [B, K, F] -> audio [B, C, samples].
+
+        Raises:
+            ValueError: The codes have the wrong shape or type or are out of range, or codes alone do not describe the
+                audio: a codec with segments or gains has `decode_segments`.
+        """
+        self._check_codes_suffice("decode")
+        self._check_codes(codes)
+        codes = codes.to(next(self.parameters()).device, torch.int64)
+        return self.decode_segments([EncodedSegment(codes, None)], samples)
+
+    @torch.no_grad()
+    def encode_segments(self, audio: Tensor, bandwidth_kbps: float | None = None) -> list[EncodedSegment]:
+        """Codes and gains of `audio`, one entry per segment; a codec without segments gives one.
 
         Long audio is coded in steps if the codec is causal and on a CPU.
 
         Args:
+            audio: At the codec's sampling rate, on its device.
             bandwidth_kbps: Bitrate in kbit/s; None for the codec's highest.
 
         Shape: audio [B, C, T].
@@ -155,16 +204,16 @@ class Codec(nn.Module):
         Shape: audio [B, C, T] -> codes [B, K, F].
 
         Raises:
-            ValueError: As in `encode`.
+            ValueError: As in `encode_segments`.
         """
         self._check_audio(audio)
-        normalized, scale = self._normalize(audio)
+        normalized, gain = self._normalize(audio)
         codes = self.quantizer.encode(self.encoder(normalized), self.config.codebooks_for(bandwidth_kbps))
-        return EncodedSegment(codes, None if scale is None else scale.flatten())
+        return EncodedSegment(codes, None if gain is None else gain.flatten())
 
     @torch.no_grad()
-    def decode(self, segments: list[EncodedSegment], samples: int | None = None) -> Tensor:
-        """Audio from the segments that `encode` returned.
+    def decode_segments(self, segments: Sequence[EncodedSegment], samples: int | None = None) -> Tensor:
+        """Audio from the segments that `encode_segments` returned.
 
         Args:
             samples: Cut the result to this length; None returns whole frames.
@@ -194,16 +243,19 @@ class Codec(nn.Module):
         Shape: codes [B, K, F] -> audio [B, C, F * hop].
         """
         audio = self.decoder(self.quantizer.decode(segment.codes))
-        return _rescale(audio, None if segment.scale is None else segment.scale.view(-1, 1, 1))
+        return _rescale(audio, None if segment.gain is None else segment.gain.view(-1, 1, 1))
 
     def _normalize(self, audio: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Divides by the RMS of the mono mix, or of the channels if they cancel each other in the mix.
+
+        Shape: audio [B, C, T] -> [B, C, T], gain [B, 1, 1].
+        """
         if not self.config.normalize:
             return audio, None
-        # RMS of the mono mix, or of all channels if these cancel each other. The offset keeps silence finite.
         mono = audio.mean(1, keepdim=True).square().mean(2, keepdim=True).sqrt()
         channels = audio.square().mean((1, 2), keepdim=True).sqrt()
-        scale = channels.where(mono < CANCELLED * channels, mono) + 1e-8
-        return audio / scale, scale
+        gain = channels.where(mono < CANCELLED * channels, mono) + 1e-8  # the offset keeps silence finite
+        return audio / gain, gain
 
     def _step_frames(self, batch: Tensor) -> int | None:
         """Frames per step for a batch of this size; None codes all frames at once.
@@ -221,6 +273,25 @@ class Codec(nn.Module):
                 f"channel(s), got {list(audio.shape)}"
             )
 
+    def _check_codes(self, codes: Tensor) -> None:
+        sizes, is_integer = self.config.codebook_sizes, not (codes.is_floating_point() or codes.is_complex())
+        if codes.dim() != 3 or not 1 <= codes.shape[1] <= len(sizes) or codes.shape[2] == 0 or not is_integer:
+            raise ValueError(
+                f"expected codes [B, K, F] of integers with K from 1 to {len(sizes)} and F > 0, "
+                f"got {codes.dtype} {list(codes.shape)}"
+            )
+        for k, size in zip(range(codes.shape[1]), sizes, strict=False):
+            least, most = (int(code) for code in codes[:, k].aminmax())
+            if least < 0 or most >= size:
+                raise ValueError(f"codebook {k} has the codes 0 to {size - 1}, got {least if least < 0 else most}")
 
-def _rescale(audio: Tensor, scale: Tensor | None) -> Tensor:
-    return audio if scale is None else audio * scale
+    def _check_codes_suffice(self, method: str) -> None:
+        config = self.config
+        if config.normalize or config.segment_seconds is not None:
+            reason = "stores a gain" if config.normalize else f"codes segments of {config.segment_seconds:g} s"
+            raise ValueError(f"this codec {reason}, so its audio is more than one tensor of codes: "
+                             f"use {method}_segments")  # fmt: skip
+
+
+def _rescale(audio: Tensor, gain: Tensor | None) -> Tensor:
+    return audio if gain is None else audio * gain

@@ -27,6 +27,7 @@ __all__ = [
     "make_codec",
     "save_model",
     "seanet_settings",
+    "stored_fingerprint",
 ]
 
 # The parts that a file may name. A file is data from strangers, so it never chooses what is imported.
@@ -133,6 +134,16 @@ def load_model(path: str | Path, parts: Mapping[str, type] | None = None) -> Cod
     if found != expected:
         raise ModelFileError(f"{path} is corrupt: its contents have the fingerprint {found}, expected {expected}")
     return codec.eval()
+
+
+def stored_fingerprint(path: Path) -> str | None:
+    """The fingerprint in the header of a model file, which is not checked; None if there is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {})["codec"])
+        return str(description["fingerprint"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return None
 
 
 def load_inference_state(codec: Codec, weights: Mapping[str, Tensor]) -> None:

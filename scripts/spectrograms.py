@@ -21,7 +21,7 @@ from codec.evaluation.baselines import code_with_opus
 _KBPS = 6.0
 _SECONDS, _TOP_HZ = 4.0, 12_000.0
 _WINDOW_SECONDS, _FLOOR_DB = 0.032, -80.0
-_BUNDLED = Path(__file__).resolve().parents[1] / "codec" / "bundled" / "model.safetensors"
+_BUNDLED = Path(__file__).resolve().parents[1] / "codec" / "bundled" / "general" / "model.safetensors"
 
 
 def power_db(audio: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
@@ -48,7 +48,7 @@ def draw(clip: Path, picture: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, encoded, decoded = (f"{folder}/{name}" for name in ("in.wav", "out.ecdc", "out.wav"))
         soundfile.write(source, mono, rate)
-        model = ["--checkpoint", str(_BUNDLED)]
+        model = ["--model", str(_BUNDLED)]
         for command in (["encode", source, encoded, "--bandwidth", str(_KBPS)], ["decode", encoded, decoded]):
             if codec_command([*command, *model]):
                 raise RuntimeError(f"codec {command[0]} failed")

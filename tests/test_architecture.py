@@ -15,7 +15,7 @@ PACKAGES = ("losses", "balancer", "data", "codec", "scripts")
 ANYWHERE = {"codec.atomic_file"}
 ISOLATED = {"losses", "balancer", "codec.network", "codec.quantization"}
 MODEL = {"codec.config", "codec.network", "codec.quantization", "codec.streaming", "codec.model", "codec.model_file"}
-FILES = MODEL | {"codec.audio", "codec.bitstream", "codec.coding"}
+FILES = MODEL | {"codec.audio", "codec.models", "codec.bitstream", "codec.coding"}
 ALLOWED: dict[str, set[str]] = {
     "losses": set(),
     "balancer": set(),
@@ -25,11 +25,12 @@ ALLOWED: dict[str, set[str]] = {
     "codec.quantization": set(),
     "codec.config": set(),
     "codec.streaming": {"codec.config", "codec.network", "codec.quantization"},
-    "codec.model": {"codec.config", "codec.network", "codec.quantization", "codec.streaming"},
+    "codec.model": {"codec.audio", "codec.config", "codec.network", "codec.quantization", "codec.streaming"},
     "codec.model_file": {"codec.config", "codec.model", "codec.network", "codec.quantization"},
-    "codec": MODEL | {"codec.cli", "codec.commands"},
-    "codec.interop": MODEL,
-    "codec.bitstream": {"codec.config", "codec.network", "codec.interop"},
+    "codec.models": MODEL,
+    "codec": FILES | {"codec.cli", "codec.commands"},
+    "codec.interop": MODEL | {"codec.bitstream"},
+    "codec.bitstream": {"codec.config", "codec.network"},
     "codec.coding": FILES,
     "codec.commands": FILES | {"codec.interop"},
     "codec.evaluation": FILES | {"losses", "data"},
@@ -37,10 +38,10 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"codec.audio"},
     "scripts": FILES | {"codec.interop", "codec.evaluation", "codec.training", "losses", "balancer", "data", "codec"},
 }
-# One command evaluates, and every command may be given a run's checkpoint. Both import what they need when they run.
+# One command evaluates, and a model may be given as a run's checkpoint. Both import what they need when they run.
 EXCEPTIONS = {
     "codec.commands.evaluate": {"codec.evaluation"},
-    "codec.commands.model_options": {"codec.training"},
+    "codec.models": {"codec.training"},
 }
 CONFIG_READERS = {"hydra", "omegaconf"}
 

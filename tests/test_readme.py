@@ -32,7 +32,7 @@ from scripts.run_folder import check_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "codec" / "bundled" / "README.md"]
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "codec" / "bundled" / "general" / "README.md"]
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 ANY_DOCUMENT = [*DOCUMENTS, *sorted((ROOT / "docs" / "log").glob("*.md")), ROOT / "CHANGELOG.md"]
 

@@ -113,13 +113,6 @@ class BitstreamReader:
         self.next_frame = self._frames_read if last is None else last.first_frame
         return self.next_frame
 
-    def check_model(self, fingerprint: str) -> None:
-        """Raises `BitstreamError` if the file was encoded with a model of another fingerprint."""
-        if self.header.model != fingerprint:
-            raise BitstreamError(
-                f"{self.name} was encoded with model {self.header.model}, but the model given is {fingerprint}"
-            )
-
     def corrupt(self, reason: str) -> BitstreamError:
         """Returns the error for a file whose content contradicts itself or the codec."""
         return BitstreamError(f"{self.name} is corrupt: {reason}")

@@ -5,58 +5,86 @@ from typing import BinaryIO
 
 import torch
 
-from codec.audio import AudioSink, writing_audio
+from codec.audio import AudioSink
 from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.encodec.header import is_encodec_format
 from codec.bitstream.encodec.segments import EncodecReader, LanguageModel
+from codec.bitstream.header import BitstreamError
 from codec.bitstream.reader import BitstreamReader
 from codec.coding.decode_blocks import EncodedReader, SampleRange, decode_blocks
 from codec.coding.prepared import PreparedCodec
 from codec.coding.result import CodingResult, bitrate_kbps
 from codec.config import CodecConfig
+from codec.models import RUNS, describe_fingerprint, find_model
 
-__all__ = ["decode_audio", "decode_file", "open_encoded"]
+__all__ = ["attach_model", "decode_audio", "model_of", "open_encoded", "read_encoded"]
 
 _WHOLE_SIGNAL = SampleRange()
 
 
-def decode_file(prepared: PreparedCodec, source: Path, target: Path, part: SampleRange = _WHOLE_SIGNAL) -> CodingResult:
-    """Decodes an encoded file to an audio file with the codec's sampling rate and channels.
+def read_encoded(file: BinaryIO, name: str) -> EncodedReader:
+    """Reads the header of an encoded file, also in the format of the encodec package.
+
+    Args:
+        file: At its start; may be a pipe.
+        name: Name of the file in messages.
 
     Raises:
-        ValueError: The source is not a valid encoded file of this codec (`BitstreamError`), the suffix of the target is
-            unknown, or the part is after the end of the signal.
-        OSError: A file cannot be read or written.
+        BitstreamError: The file is not a valid encoded file.
     """
-    config = prepared.codec.config
-    with source.open("rb") as file:
-        reader = open_encoded(prepared, file, str(source))
-        with writing_audio(target, config.sample_rate, config.channels) as writer:
-            return decode_audio(prepared, reader, writer, part)
+    source = ByteSource(file)
+    return EncodecReader(source, name) if is_encodec_format(source.peek(5)) else BitstreamReader(source, name)
 
 
-def open_encoded(prepared: PreparedCodec, file: BinaryIO, name: str, lm: LanguageModel | None = None) -> EncodedReader:
-    """Reads the header of an encoded file of this codec, also in the format of the encodec package.
+def model_of(reader: EncodedReader) -> Path:
+    """The file of the model that an encoded file was made with, if it is bundled or below ./runs.
+
+    Raises:
+        BitstreamError: The model is not found, or the file does not identify it.
+    """
+    if isinstance(reader, EncodecReader):
+        raise BitstreamError(
+            f"{reader.name} has the format of the encodec package, which does not identify the weights of its model "
+            f"{reader.header.model}: give the model (--model)"
+        )
+    path = find_model(reader.header.model)
+    if path is None:
+        raise BitstreamError(
+            f"{reader.name} was encoded with the model {reader.header.model}, which is neither bundled nor below "
+            f"{RUNS}/: give the model (--model)"
+        )
+    return path
+
+
+def attach_model(prepared: PreparedCodec, reader: EncodedReader, lm: LanguageModel | None = None) -> None:
+    """Makes a reader ready to decode with a codec.
 
     Args:
         prepared: The codec.
-        file: At its start; may be a pipe.
-        name: Name of the file in messages.
+        reader: From `read_encoded`.
         lm: The encodec package's language model, for files compressed with it.
 
     Raises:
-        BitstreamError: The file is not a valid encoded file of this codec, or needs `lm`.
+        BitstreamError: The file was encoded with another codec, or needs `lm`.
         EntropyFileError: The file needs an entropy model that is missing or cannot be used.
     """
-    source = ByteSource(file)
-    if is_encodec_format(source.peek(5)):
-        encodec_reader = EncodecReader(source, name, lm)
-        encodec_reader.check_model(prepared.codec.config)
-        return encodec_reader
-    reader = BitstreamReader(source, name)
-    reader.check_model(prepared.fingerprint)
+    if isinstance(reader, EncodecReader):
+        reader.language_model = lm
+        reader.check_model(prepared.codec.config)
+        return
+    if reader.header.model != prepared.fingerprint:
+        raise BitstreamError(
+            f"{reader.name} was encoded with {describe_fingerprint(reader.header.model)}, "
+            f"but the model given is {prepared.name}"
+        )
     _check_header(reader, prepared.codec.config)
-    reader.coder = prepared.entropy_coders.block_coder(reader.header, name)
+    reader.coder = prepared.entropy_coders.block_coder(reader.header, reader.name)
+
+
+def open_encoded(prepared: PreparedCodec, file: BinaryIO, name: str, lm: LanguageModel | None = None) -> EncodedReader:
+    """Reads the header of an encoded file of a codec: `read_encoded` and `attach_model`."""
+    reader = read_encoded(file, name)
+    attach_model(prepared, reader, lm)
     return reader
 
 
@@ -85,7 +113,7 @@ def decode_audio(
     config = prepared.codec.config
     held_back = 0 if whole_frames else config.hop_samples
     pending, position = torch.zeros(config.channels, 0), 0  # decoded, not written; number of its first sample
-    encoded_bytes, notes = 0.0, []
+    encoded_bytes, details, notes = 0.0, list[str](), list[str]()
     for piece in decode_blocks(prepared.codec, reader, part):
         position = piece.start - pending.shape[-1]
         pending = torch.cat([pending, piece.audio[0].cpu()], -1)
@@ -99,12 +127,12 @@ def decode_audio(
         remaining = _remaining_samples(reader, config, part, position, pending.shape[-1])
         sink.write(part.cut(pending[:, : max(0, remaining)], position))
         if remaining < 0:
-            notes.append(f"{-remaining} samples more than were encoded")
+            details.append(f"{-remaining} samples more than were encoded")
     if sink.clipped:
-        notes.append(f"{sink.clipped} samples clipped to full scale")
+        notes.append(f"{sink.clipped} samples are above full scale and were clipped")
     seconds = sink.samples / config.sample_rate
     size = reader.bytes_read if part == _WHOLE_SIGNAL else round(encoded_bytes)
-    return CodingResult(seconds, size, bitrate_kbps(size, seconds), notes)
+    return CodingResult(seconds, size, bitrate_kbps(size, seconds), details, notes)
 
 
 def _remaining_samples(

@@ -5,13 +5,11 @@ Sources and targets may be pipes.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from torch import Tensor
 
-from codec.atomic_file import atomic_write
-from codec.audio import AudioFile, AudioReader, AudioSource
+from codec.audio import AudioReader, AudioSource
 from codec.bitstream.encodec.header import EncodecHeader, package_model_name
 from codec.bitstream.encodec.segments import PIECE_FRAMES, LanguageModel, segment_bytes
 from codec.bitstream.header import BitstreamHeader
@@ -21,28 +19,14 @@ from codec.coding.encode_blocks import encode_blocks, full_block_frames
 from codec.coding.prepared import PreparedCodec
 from codec.coding.result import CodingResult, bitrate_kbps
 
-__all__ = ["encode_audio", "encode_audio_as_encodec", "encode_codes", "encode_file"]
-
-
-def encode_file(
-    prepared: PreparedCodec, source: Path, target: Path, bandwidth_kbps: float, coding: str | None = None
-) -> CodingResult:
-    """Encodes an audio file. See `encode_audio`.
-
-    Raises:
-        ValueError: The source is not valid audio (`AudioFileError`), or the bandwidth is out of range.
-        OSError: The target cannot be written.
-    """
-    audio = AudioFile(source)
-    with atomic_write(target) as temporary, temporary.open("wb") as file:
-        return encode_audio(prepared, audio, file, bandwidth_kbps, coding=coding)
+__all__ = ["encode_audio", "encode_audio_as_encodec", "encode_codes"]
 
 
 def encode_audio(
     prepared: PreparedCodec,
     source: AudioSource,
     file: BinaryIO,
-    bandwidth_kbps: float,
+    bandwidth_kbps: float | None,
     block_frames: int | None = None,
     coding: str | None = None,
 ) -> CodingResult:
@@ -80,21 +64,22 @@ def encode_audio(
     )
     writer = BitstreamWriter(file, header, prepared.entropy_coders.block_coder(header, "the encoded file"))
     for segment in encode_blocks(codec, reader.blocks(), bandwidth_kbps, full_frames):
-        gain = None if segment.scale is None else float(segment.scale)
+        gain = None if segment.gain is None else float(segment.gain)
         writer.write(Block(segment.codes[0].cpu().numpy(), gain))
         file.flush()
     writer.finish(reader.samples)
     file.flush()
-    notes = _audio_notes(reader)
+    details = reader.conversions()
     if block_frames is not None:
         overhead = writer.file_bytes - writer.code_bytes
-        notes.append(f"{overhead} of the bytes are headers and checksums of {writer.blocks} blocks")
+        details.append(f"{overhead} of the bytes are headers and checksums of {writer.blocks} blocks")
     seconds = reader.samples / config.sample_rate
-    return CodingResult(seconds, writer.file_bytes, bitrate_kbps(writer.file_bytes, seconds), notes)
+    kbps = bitrate_kbps(writer.file_bytes, seconds)
+    return CodingResult(seconds, writer.file_bytes, kbps, details, reader.notes)
 
 
 def encode_audio_as_encodec(
-    prepared: PreparedCodec, source: AudioSource, file: BinaryIO, bandwidth_kbps: float, lm: LanguageModel | None
+    prepared: PreparedCodec, source: AudioSource, file: BinaryIO, bandwidth_kbps: float | None, lm: LanguageModel | None
 ) -> CodingResult:
     """Encodes audio to a file or pipe in the format of the encodec package.
 
@@ -120,16 +105,16 @@ def encode_audio_as_encodec(
     if config.segment_seconds is None:
         body = [segment_bytes((block.codes[0] for block in blocks), None, lm)]
     else:
-        body = [segment_bytes([block.codes[0]], float(block.scale), lm) for block in blocks]  # type: ignore[arg-type]
+        body = [segment_bytes([block.codes[0]], float(block.gain), lm) for block in blocks]  # type: ignore[arg-type]
     header = EncodecHeader(name, reader.samples, num_codebooks, lm is not None)
     data = b"".join([header.to_bytes(), *body])
     file.write(data)
     file.flush()
-    notes = _audio_notes(reader)
+    notes = list(reader.notes)
     if not header.package_can_read():
-        notes.append(f"the encodec package itself cannot read files of {reader.samples} samples")
+        notes.append(f"The encodec package itself cannot read files of {reader.samples} samples.")
     seconds = reader.samples / config.sample_rate
-    return CodingResult(seconds, len(data), bitrate_kbps(len(data), seconds), notes)
+    return CodingResult(seconds, len(data), bitrate_kbps(len(data), seconds), reader.conversions(), notes)
 
 
 def encode_codes(prepared: PreparedCodec, source: AudioSource, bandwidth_kbps: float) -> Iterator[Tensor]:
@@ -144,7 +129,3 @@ def encode_codes(prepared: PreparedCodec, source: AudioSource, bandwidth_kbps: f
     reader = AudioReader(source, config.sample_rate, config.channels)
     for segment in encode_blocks(prepared.codec, reader.blocks(), bandwidth_kbps, full_block_frames(config, None)):
         yield segment.codes[0].cpu()
-
-
-def _audio_notes(reader: AudioReader) -> list[str]:
-    return reader.conversions() + reader.notes

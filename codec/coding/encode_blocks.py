@@ -41,12 +41,12 @@ def full_block_frames(config: CodecConfig, block_frames: int | None) -> int:
 
 
 def encode_blocks(
-    codec: Codec, audio: Iterable[Tensor], bandwidth_kbps: float, block_frames: int
+    codec: Codec, audio: Iterable[Tensor], bandwidth_kbps: float | None, block_frames: int
 ) -> Iterator[EncodedSegment]:
     """Yields the codes of one block at a time.
 
     For a codec with segments, every segment is a block. For the others, all blocks but the last are full. A codec that
-    encodes all audio as one segment repeats the scale of the segment in each block.
+    encodes all audio as one segment repeats the gain of the segment in each block.
 
     Args:
         codec: In eval mode.
@@ -68,7 +68,7 @@ def encode_blocks(
     for segments in _then(map(encoder.push, steps), encoder.flush):
         for segment in segments:
             for block in segment.codes.split(block_frames, -1):
-                yield EncodedSegment(block, segment.scale)
+                yield EncodedSegment(block, segment.gain)
 
 
 def _then(items: Iterable[_T], last: Callable[[], _T]) -> Iterator[_T]:

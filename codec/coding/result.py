@@ -11,7 +11,8 @@ class CodingResult(NamedTuple):
     seconds: float  # of audio
     encoded_bytes: int  # of the encoded file, or of the part of it that was decoded
     kbps: float
-    notes: list[str]  # for the user: conversions, clipping
+    details: list[str]  # what was done on purpose: conversions
+    notes: list[str]  # what may surprise, as sentences: missing audio, clipping
 
 
 def bitrate_kbps(encoded_bytes: int, seconds: float) -> float:

@@ -13,7 +13,7 @@ __all__ = ["SegmentDecoder", "SegmentEncoder"]
 
 
 class SegmentEncoder:
-    """`Codec.encode` for audio that arrives in pieces; returns each segment as soon as it is complete.
+    """`Codec.encode_segments` for audio that arrives in pieces; returns each segment as soon as it is complete.
 
     A codec without segments returns one segment, at the end.
 
@@ -57,7 +57,7 @@ class SegmentEncoder:
 
 
 class SegmentDecoder:
-    """`Codec.decode` for segments that arrive one at a time; returns audio that no later segment can change.
+    """`Codec.decode_segments` for segments that arrive one at a time; returns audio that no later segment can change.
 
     Args:
         codec: A codec with segments.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codec.coding import CodingResult
-from codec.commands.messages import print_error
+from codec.commands.messages import print_error, print_notes
 from codec.commands.standard_streams import STANDARD_STREAM
 
 __all__ = ["process_files"]
@@ -71,7 +71,8 @@ def _process_all(paths: list[Path], source: Path, target: Path, operation: Opera
 
 
 def _report(target: Path, result: CodingResult) -> None:
-    notes = "".join(f"; {note}" for note in result.notes)
+    details = "".join(f"; {detail}" for detail in result.details)
     stream = sys.stderr if target == STANDARD_STREAM else sys.stdout
     size = f"{result.kbps:.2f} kbps ({result.encoded_bytes} bytes)"
-    print(f"{target}: {result.seconds:.2f} s, {size}{notes}", file=stream)
+    print(f"{target}: {result.seconds:.2f} s, {size}{details}", file=stream)
+    print_notes(target, result.notes)

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from codec.commands.messages import print_error
-from codec.commands.model_options import add_beams_option, add_model_options, check_bandwidth, load_codec, model_path
+from codec.commands.model_options import add_beams_option, add_model_options, check_bandwidth, load_codec
+from codec.models import model_path
 
 __all__ = ["add"]
 
@@ -54,7 +55,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     metrics = select_metrics(options.metrics or METRICS)
     check_packages(metrics.values())
-    model = model_path(options.checkpoint)
+    model = model_path(options.model)
     prepared = load_codec(options)
     offered = prepared.codec.config.bandwidths_kbps
     bandwidths_kbps = sorted(set(options.bandwidths or offered))

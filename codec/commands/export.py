@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from codec.commands.model_options import MODEL_NAME, add_checkpoint_option, model_path, read_model
+from codec.commands.model_options import add_model_option
 from codec.model_file import save_model
+from codec.models import MODEL_NAME, load, model_path
 
 __all__ = ["add"]
 
@@ -26,7 +27,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     export.add_argument(
         "--licence", metavar="NAME", help="licence of the weights, for the model card of --to transformers"
     )
-    add_checkpoint_option(export)
+    add_model_option(export)
     export.set_defaults(run=_export)
 
 
@@ -37,11 +38,9 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.to != "transformers" and options.licence is not None:
         raise ValueError(f"--licence needs --to transformers, got --to {options.to}, which has no model card")
-    model = model_path(options.checkpoint)
-    codec = read_model(model)
+    model = model_path(options.model)
+    codec = load(model)
     run = model.parent if model.name == MODEL_NAME else None
-    if options.checkpoint is None:
-        print(f"using {model}")
     if options.to == "onnx":
         written = export_onnx(codec, options.target)
     elif options.to == "half":

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from codec.commands.info import describe_model
-from codec.commands.model_options import MODEL_NAME
 from codec.model_file import save_model
+from codec.models import MODEL_NAME
 
 __all__ = ["add"]
 

@@ -12,9 +12,9 @@ from codec.bitstream.encodec.segments import EncodecReader
 from codec.bitstream.layout import MAGIC
 from codec.coding import bitrate_kbps
 from codec.commands.messages import print_table
-from codec.commands.model_options import MODEL_NAME, model_path, read_model
 from codec.model import Codec
 from codec.model_file import fingerprint
+from codec.models import MODEL_NAME, load, model_path
 
 __all__ = ["add", "describe_model"]
 
@@ -43,7 +43,7 @@ def _info(options: argparse.Namespace) -> int:
                 _describe_encoded(BitstreamReader(source, str(path)), path.stat().st_size)
                 return 0
     path = model_path(path)
-    describe_model(read_model(path), path)
+    describe_model(load(path), path)
     return 0
 
 

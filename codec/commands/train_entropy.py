@@ -13,7 +13,8 @@ from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.coding import PreparedCodec
 from codec.coding.encode import encode_codes
 from codec.commands.messages import print_error
-from codec.commands.model_options import add_model_options, load_codec, model_path
+from codec.commands.model_options import add_model_options, load_codec
+from codec.models import model_path
 
 __all__ = ["add"]
 
@@ -66,7 +67,7 @@ def _train_entropy(options: argparse.Namespace) -> int:
 
     minutes = _DEFAULT_MINUTES if options.minutes is None else options.minutes
     _check_options(minutes, options.steps)
-    output = options.output or model_path(options.checkpoint).with_name(ENTROPY_NAME)
+    output = options.output or model_path(options.model).with_name(ENTROPY_NAME)
     if not output.parent.is_dir():
         raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
     prepared = load_codec(options)

@@ -204,8 +204,10 @@ def _measure_codec(
         original, encoded, decoded = (Path(folder) / name for name in ("original.wav", "encoded.ecdc", "decoded.wav"))
         soundfile.write(original, clip.audio.T.numpy(), sample_rate, subtype="FLOAT")
         for kbps in bandwidths_kbps:
-            file_bytes = encode_file(prepared, original, encoded, kbps, coding="fixed").encoded_bytes
-            decode_file(prepared, encoded, decoded)
+            file_bytes = encode_file(
+                original, encoded, prepared, bandwidth_kbps=kbps, coding="fixed", overwrite=True
+            ).encoded_bytes
+            decode_file(encoded, decoded, prepared, overwrite=True)
             payload_bytes, codes = _content(encoded)
             counts = count_codes(codes[None], prepared.codec.config.codebook_sizes[: len(codes)])
             audio, _ = soundfile.read(decoded, dtype="float32", always_2d=True)

@@ -1,14 +1,17 @@
-"""State dicts of the encodec package (Défossez et al. 2022), and the settings that follow from their shapes."""
+"""State dicts of the encodec package (Défossez et al. 2022): of its codecs, and of its language model."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from codec.interop.weights import ForeignModelError, ForeignWeights
+from codec.bitstream.encodec.language_model import EncodecLM
+from codec.config import CodecConfig
+from codec.interop.weights import ForeignModelError, ForeignWeights, read_torch
 from codec.model_file import make_codec, seanet_settings
 
-__all__ = ["settings_of_encodec", "with_bandwidths"]
+__all__ = ["read_encodec_lm", "settings_of_encodec", "with_bandwidths"]
 
 # Settings that no shape shows. The package has two models, and the number of channels tells which one it is.
 _MONO: dict[str, Any] = {"sample_rate": 24_000, "causal": True, "norm": "weight_norm"}
@@ -44,6 +47,34 @@ def with_bandwidths(settings: dict[str, Any], counts: list[int]) -> dict[str, An
     """The same settings with the bandwidths that these numbers of codebooks take."""
     codec = make_codec(seanet_settings(**settings))
     return settings | {"bandwidths_kbps": [codec.config.kbps_of(count) for count in counts]}
+
+
+def read_encodec_lm(path: Path, config: CodecConfig) -> EncodecLM:
+    """Reads a state dict of the package's language model (.th) for a codec of this config.
+
+    Raises:
+        ForeignModelError: The file is missing or corrupt, or a weight is missing, unknown, of the wrong shape or not
+            finite.
+    """
+    if not path.is_file():
+        raise ForeignModelError(f"no language model at {path}")
+    state = read_torch(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ForeignModelError(f"{path} is not a language model: expected a state dict of tensors")
+    model = EncodecLM(config).eval()
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    got = {name: list(tensor.shape) for name, tensor in state.items()}
+    for name in [*expected, *got]:
+        if expected.get(name) != got.get(name):
+            raise ForeignModelError(
+                f"{path} is not a language model for {config.num_codebooks} codebooks of {config.codebook_size} codes: "
+                f"expected {name} {expected.get(name, 'absent')}, got {got.get(name, 'none')}"
+            )
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise ForeignModelError(f"{path} is corrupt: {name} holds a number that is not finite")
+    model.load_state_dict(state)
+    return model
 
 
 def _settings_from_shapes(weights: ForeignWeights) -> dict[str, Any]:

@@ -117,8 +117,8 @@ class Validation:
         """The estimate, and the codes of each segment. Shape: reference [1, C, T] -> [1, C, T], [1, K, F] each."""
         if not codec.quantizer.initialized:
             return codec(reference, quantize=False).audio, []
-        segments = codec.encode(reference, self.bandwidth_kbps)
-        return codec.decode(segments, reference.shape[-1]), [segment.codes for segment in segments]
+        segments = codec.encode_segments(reference, self.bandwidth_kbps)
+        return codec.decode_segments(segments, reference.shape[-1]), [segment.codes for segment in segments]
 
     def _write(self, clip: HeldOutClip, estimate: Tensor, step: int, sample_rate: int) -> None:
         reference = self.samples_folder / f"{clip.name}.reference.wav"

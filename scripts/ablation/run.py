@@ -120,10 +120,10 @@ def score(
     per_clip: dict[str, dict[str, Any]] = {}
     for clip in clips:
         reference = clip.audio[None].to(device)
-        segments = codec.encode(reference, bandwidth_kbps)
+        segments = codec.encode_segments(reference, bandwidth_kbps)
         for segment in segments:
             counts += count_codes(segment.codes, sizes)
-        estimate = codec.decode(segments, reference.shape[-1])
+        estimate = codec.decode_segments(segments, reference.shape[-1])
         per_clip[clip.name] = {"group": clip.group}
         for name, metric in audio_metrics.items():
             applies = metric.domain != "speech" or clip.group in speech_groups

@@ -79,7 +79,10 @@ def same_models(kbps: float, peers: Sequence[str]) -> dict[str, Coder]:
     if "transformers" in peers:
         coders["transformers"] = _transformers(codec, kbps)
     fold_weight_norm(codec)
-    ours = Coder(lambda x: codec.encode(x, kbps)[0].codes, lambda codes: codec.decode([EncodedSegment(codes, None)]))
+    ours = Coder(
+        lambda x: codec.encode_segments(x, kbps)[0].codes,
+        lambda codes: codec.decode_segments([EncodedSegment(codes, None)]),
+    )
     return {"ours": ours} | {name: coders[name] for name in peers}
 
 

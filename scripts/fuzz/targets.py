@@ -103,7 +103,8 @@ def _encodec_target(name: str) -> Target:
     prepared = PreparedCodec(make_codec(settings | small).eval())
 
     def decode(rng: random.Random, data: bytes) -> None:
-        reader = EncodecReader(ByteSource(_random_file(rng, data)), "file", _language_model)
+        reader = EncodecReader(ByteSource(_random_file(rng, data)), "file")
+        reader.language_model = _language_model
         reader.check_model(config)  # as `open_encoded` does
         part = _random_range(rng, config.sample_rate)
         decode_audio(prepared, reader, _NullSink(), part, rng.random() < 0.5)
@@ -170,10 +171,10 @@ def _file(prepared: PreparedCodec, samples: int, num_codebooks: int, coding: str
     file = io.BytesIO()
     writer = BitstreamWriter(file, header, prepared.entropy_coders.block_coder(header, "file"))
     audio = torch.randn(1, config.channels, samples)
-    segments = prepared.codec.encode(audio, num_codebooks * 0.4) if samples else []
+    segments = prepared.codec.encode_segments(audio, num_codebooks * 0.4) if samples else []
     for segment in segments:
         streams = config.causal and not config.normalize
         for codes in segment.codes[0].split(17, -1) if streams else [segment.codes[0]]:
-            writer.write(Block(codes.numpy(), None if segment.scale is None else float(segment.scale)))
+            writer.write(Block(codes.numpy(), None if segment.gain is None else float(segment.gain)))
     writer.finish(samples)
     return file.getvalue()

@@ -79,3 +79,22 @@ def test_symbolic_links_are_followed(tmp_path: Path) -> None:
 def test_a_folder_as_target_and_a_missing_folder_are_errors(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(OSError, match=message), atomic_write(tmp_path / name):
         pass
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".wav", "ä" * 127, os.fsdecode(b"caf\xe9" * 63)])
+def test_the_longest_names_can_be_written(tmp_path: Path, name: str) -> None:
+    assert 252 <= len(os.fsencode(name)) <= 255
+    with atomic_write(tmp_path / name) as temporary:
+        assert len(os.fsencode(temporary.name)) <= 255
+        temporary.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_write_error_names_the_file_and_leaves_the_previous_one(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="No space left") as caught, atomic_write(path), open("/dev/full", "w") as device:
+        device.write("new")
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -55,18 +55,18 @@ def assert_same_codec(config: CodecConfig, lengths: list[int], bandwidths: list[
         audio = 0.1 * torch.randn(batch, config.channels, samples)
         for bandwidth in bandwidths:
             reference.set_target_bandwidth(bandwidth)
-            theirs, ours = reference.encode(audio), codec.encode(audio, bandwidth)
+            theirs, ours = reference.encode(audio), codec.encode_segments(audio, bandwidth)
             assert len(ours) == len(theirs)
             assert_same_codes(codec, audio, [segment.codes for segment in ours], [codes for codes, _ in theirs])
             for (codes, scale), segment in zip(theirs, ours, strict=True):
                 assert segment.codes.shape[1] == config.codebooks_for(bandwidth)
-                assert (segment.scale is None) == (scale is None)
+                assert (segment.gain is None) == (scale is None)
                 if scale is not None:
-                    torch.testing.assert_close(segment.scale, scale.flatten())
+                    torch.testing.assert_close(segment.gain, scale.flatten())
                 used |= set(codes.flatten().tolist())
-            same = [EncodedSegment(codes, segment.scale) for (codes, _), segment in zip(theirs, ours, strict=True)]
-            torch.testing.assert_close(codec.decode(same), reference.decode(theirs), rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(codec.decode(same, samples), reference(audio), rtol=1e-4, atol=1e-5)
+            same = [EncodedSegment(codes, segment.gain) for (codes, _), segment in zip(theirs, ours, strict=True)]
+            torch.testing.assert_close(codec.decode_segments(same), reference.decode(theirs), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(codec.decode_segments(same, samples), reference(audio), rtol=1e-4, atol=1e-5)
     assert len(used) >= min(16, config.codebook_size) // 2
 
 
@@ -107,11 +107,11 @@ def test_a_tiny_codec_equals_transformers() -> None:
     codec = codec_with_weights_of(foreign, config)
     audio = 0.1 * torch.randn(2, 1, 600)
     theirs = foreign.encode(audio, bandwidth=0.8)
-    (ours,) = codec.encode(audio, 0.8)
+    (ours,) = codec.encode_segments(audio, 0.8)
     assert torch.equal(ours.codes, theirs.audio_codes[0])
     assert len(ours.codes.unique()) > 4
     expected = foreign.decode(theirs.audio_codes, theirs.audio_scales).audio_values
-    torch.testing.assert_close(codec.decode([ours]), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(codec.decode_segments([ours]), expected, rtol=1e-4, atol=1e-5)
 
 
 # Training pass
@@ -124,9 +124,9 @@ def test_a_training_pass_is_an_encode_and_a_decode(samples: int) -> None:
     audio = torch.randn(2, 2, samples)
     for count, bandwidth in ((1, 0.4), (4, None)):
         output = codec(audio, count)
-        segments = codec.encode(audio, bandwidth)
+        segments = codec.encode_segments(audio, bandwidth)
         assert torch.equal(output.quantized.codes, segments[0].codes)
-        torch.testing.assert_close(output.audio, codec.decode(segments, samples))
+        torch.testing.assert_close(output.audio, codec.decode_segments(segments, samples))
         assert output.audio.shape == audio.shape
         assert output.latent.shape == (2, 6, -(-samples // 6))
 
@@ -154,7 +154,7 @@ def test_the_quantizer_stays_in_float32_under_autocast() -> None:
     audio = torch.randn(2, 1, 1200)
     with torch.autocast("cpu", torch.bfloat16):
         output = codec(audio)
-        (segment,) = codec.encode(audio)
+        (segment,) = codec.encode_segments(audio)
     assert output.latent.dtype == output.audio.dtype == torch.bfloat16, "the networks run in bfloat16"
     quantized = output.quantized
     assert quantized.latent.dtype == quantized.commitment.dtype == quantized.residuals.dtype == torch.float32
@@ -171,9 +171,9 @@ def test_the_quantizer_stays_in_float32_under_autocast() -> None:
 def test_silence_stays_finite_and_silent_with_normalization() -> None:
     codec = tiny_codec(**SEGMENTED)
     silence = torch.zeros(2, 2, 700)
-    segments = codec.encode(silence)
-    assert all(segment.scale.tolist() == pytest.approx([1e-8] * 2) for segment in segments)
-    assert codec.decode(segments, 700).abs().max() < 1e-6
+    segments = codec.encode_segments(silence)
+    assert all(segment.gain.tolist() == pytest.approx([1e-8] * 2) for segment in segments)
+    assert codec.decode_segments(segments, 700).abs().max() < 1e-6
     assert codec(silence).audio.abs().max() < 1e-6
 
 
@@ -181,14 +181,14 @@ def test_silence_stays_finite_and_silent_with_normalization() -> None:
 def test_normalization_makes_the_codes_independent_of_the_level() -> None:
     codec = tiny_codec(**SEGMENTED)
     audio = torch.randn(2, 2, 700)
-    loud, quiet = codec.encode(audio), codec.encode(audio / 128)
+    loud, quiet = codec.encode_segments(audio), codec.encode_segments(audio / 128)
     for one, other in zip(loud, quiet, strict=True):
         assert torch.equal(one.codes, other.codes)
-        torch.testing.assert_close(one.scale, 128 * other.scale, rtol=1e-4, atol=0)
-    torch.testing.assert_close(codec.decode(loud), 128 * codec.decode(quiet), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one.gain, 128 * other.gain, rtol=1e-4, atol=0)
+    torch.testing.assert_close(codec.decode_segments(loud), 128 * codec.decode_segments(quiet), rtol=1e-3, atol=1e-4)
     # The scale is the RMS of the mono mix.
     expected = audio[..., :600].mean(1).square().mean(1).sqrt()
-    torch.testing.assert_close(loud[0].scale, expected)
+    torch.testing.assert_close(loud[0].gain, expected)
 
 
 @torch.no_grad()
@@ -197,11 +197,11 @@ def test_channels_that_cancel_each_other_get_a_gain_of_their_own(left: float) ->
     codec = tiny_codec(**SEGMENTED)
     noise = torch.randn(1, 1, 500)
     audio = torch.cat([noise, left * noise - (1 - left) * noise], 1)  # R = -L, R = -0.7 L, R = L
-    (segment,) = codec.encode(audio)
-    assert segment.scale is not None
+    (segment,) = codec.encode_segments(audio)
+    assert segment.gain is not None
     level = audio.mean(1).square().mean().sqrt() if left else audio.square().mean().sqrt()
-    assert torch.equal(segment.scale[0], level + 1e-8)
-    assert codec.decode([segment]).abs().max() > 0.01
+    assert torch.equal(segment.gain[0], level + 1e-8)
+    assert codec.decode_segments([segment]).abs().max() > 0.01
 
 
 @torch.no_grad()
@@ -224,14 +224,14 @@ def test_nan_samples_change_no_buffer() -> None:
 @pytest.mark.parametrize("shape", [(60,), (1, 60), (1, 2, 60), (1, 8, 60), (1, 1, 0), (1, 1, 1, 60)])
 def test_audio_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
     codec = tiny_codec()
-    for call in (codec, codec.encode):
+    for call in (codec, codec.encode_segments, lambda audio: codec.encode(audio, 600)):
         with pytest.raises(ValueError, match=r"expected audio \[B, 1, T\] with T > 0 .* got \[" + str(shape[0])):
             call(torch.zeros(shape))
 
 
 def test_a_bandwidth_out_of_reach_is_refused() -> None:
     with pytest.raises(ValueError, match=r"bandwidth of 6.0 kbps .* has 1 to 4"):
-        tiny_codec().encode(torch.zeros(1, 1, 60), 6.0)
+        tiny_codec().encode_segments(torch.zeros(1, 1, 60), 6.0)
 
 
 # Segments
@@ -240,10 +240,10 @@ def test_a_bandwidth_out_of_reach_is_refused() -> None:
 @torch.no_grad()
 def test_decoding_cuts_to_the_requested_length() -> None:
     codec = tiny_codec()
-    segments = codec.encode(torch.randn(1, 1, 601))
-    whole = codec.decode(segments)
+    segments = codec.encode_segments(torch.randn(1, 1, 601))
+    whole = codec.decode_segments(segments)
     assert whole.shape == (1, 1, 606)
-    assert torch.equal(codec.decode(segments, 601), whole[..., :601])
+    assert torch.equal(codec.decode_segments(segments, 601), whole[..., :601])
 
 
 @torch.no_grad()
@@ -268,38 +268,38 @@ def test_long_audio_of_a_causal_codec_is_coded_in_steps(
     ours = tiny_codec()
     audio = torch.randn(batch, 1, samples)
     whole = ours.encode_segment(audio)
-    (segment,) = ours.encode(audio)
+    (segment,) = ours.encode_segments(audio)
     assert torch.equal(segment.codes, whole.codes)
-    torch.testing.assert_close(ours.decode([segment]), ours.decode_segment(whole), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.decode_segments([segment]), ours.decode_segment(whole), rtol=1e-5, atol=1e-6)
     for lengths, step in zip(pushed.values(), (24, 4), strict=True):
         assert len(lengths) == (0 if steps == 1 else steps)  # one step is all at once
         assert max(lengths, default=step) == step
     before = len(pushed["StreamingEncoder"])
-    tiny_codec(causal=False).encode(audio)
+    tiny_codec(causal=False).encode_segments(audio)
     assert len(pushed["StreamingEncoder"]) == before
 
 
 def test_a_codec_without_segments_decodes_exactly_one() -> None:
     codec = tiny_codec()
-    segments = codec.encode(torch.randn(1, 1, 60))
+    segments = codec.encode_segments(torch.randn(1, 1, 60))
     with pytest.raises(ValueError, match="exactly one segment for a codec without segments, got 2"):
-        codec.decode(segments * 2)
+        codec.decode_segments(segments * 2)
 
 
 @torch.no_grad()
 def test_segments_are_independent() -> None:
     codec = tiny_codec(**SEGMENTED)
     audio = torch.randn(1, 2, 1300)
-    segments = codec.encode(audio)
+    segments = codec.encode_segments(audio)
     assert [segment.codes.shape[-1] for segment in segments] == [100, 100, 19]  # 600, 600 and 1300 - 2 * 594 samples
     changed = audio.clone()
     changed[..., 1194:] = 0.0  # past the second segment's 594 + 600
-    again = codec.encode(changed)
+    again = codec.encode_segments(changed)
     assert torch.equal(again[1].codes, segments[1].codes)
     assert not torch.equal(again[2].codes, segments[2].codes)
     # Outside the overlaps the result is that of one segment; inside it is a cross-fade.
     pieces = [codec.decode_segment(segment) for segment in segments]
-    whole = codec.decode(segments)
+    whole = codec.decode_segments(segments)
     torch.testing.assert_close(whole[..., :594], pieces[0][..., :594])
     torch.testing.assert_close(whole[..., 600:1188], pieces[1][..., 6:594])
     first, second = pieces[0][..., 594:], pieces[1][..., :6]
@@ -310,10 +310,10 @@ def test_segments_are_independent() -> None:
 @torch.no_grad()
 def test_codes_of_fewer_codebooks_decode() -> None:
     codec = tiny_codec()
-    (segment,) = codec.encode(torch.randn(1, 1, 60))
+    (segment,) = codec.encode_segments(torch.randn(1, 1, 60))
     fewer = EncodedSegment(segment.codes[:, :2], None)
     expected = codec.decoder(codec.quantizer.decode(segment.codes[:, :2]))
-    assert torch.equal(codec.decode([fewer]), expected)
+    assert torch.equal(codec.decode_segments([fewer]), expected)
 
 
 # Model files
@@ -335,11 +335,11 @@ def test_a_saved_codec_loads_with_the_same_outputs(saved: tuple[Codec, Path]) ->
     assert loaded.config == codec.config
     assert fingerprint(loaded) == fingerprint(codec)
     audio = torch.randn(2, 2, 700)
-    segments = codec.encode(audio)
-    for ours, theirs in zip(loaded.encode(audio), segments, strict=True):
+    segments = codec.encode_segments(audio)
+    for ours, theirs in zip(loaded.encode_segments(audio), segments, strict=True):
         assert torch.equal(ours.codes, theirs.codes)
-        assert torch.equal(ours.scale, theirs.scale)
-    assert torch.equal(loaded.decode(segments), codec.decode(segments))
+        assert torch.equal(ours.gain, theirs.gain)
+    assert torch.equal(loaded.decode_segments(segments), codec.decode_segments(segments))
     assert loaded.quantizer.initialized
     assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"], "no temporary file is left"
 

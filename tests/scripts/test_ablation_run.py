@@ -45,7 +45,7 @@ def test_scores_are_means_over_the_clips_with_a_finite_score() -> None:
     assert [per_clip[clip.name]["group"] for clip in clips] == ["speech", "speech", "music"]
     assert math.isnan(per_clip["music-2"]["stoi"])
     with torch.no_grad():
-        codes = torch.cat([codec.encode(clip.audio[None], 3.2)[0].codes[0] for clip in clips], dim=1).numpy()
+        codes = torch.cat([codec.encode_segments(clip.audio[None], 3.2)[0].codes[0] for clip in clips], dim=1).numpy()
     used, bits = [], []
     for codebook in codes:
         share = np.bincount(codebook, minlength=16) / len(codebook)

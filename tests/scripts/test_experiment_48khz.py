@@ -35,11 +35,11 @@ def test_the_48_khz_experiment_trains_on_segments_with_a_scale_each(tmp_path: Pa
 
     codec: Codec = trainer.codec.eval()
     audio = torch.cat([0.001 * torch.randn(1, 2, STRIDE), torch.randn(1, 2, LENGTH)], -1)
-    segments = codec.encode(audio)
+    segments = codec.encode_segments(audio)
     assert [s.codes.shape for s in segments] == [(1, 4, 150), (1, 4, 150), (1, 4, 2)]
     rms = [audio[..., s : s + LENGTH].mean(1).square().mean().sqrt() for s in (0, STRIDE, 2 * STRIDE)]
-    torch.testing.assert_close(torch.cat([s.scale for s in segments if s.scale is not None]), torch.stack(rms))
-    decoded = codec.decode(segments, audio.shape[-1])
+    torch.testing.assert_close(torch.cat([s.gain for s in segments if s.gain is not None]), torch.stack(rms))
+    decoded = codec.decode_segments(segments, audio.shape[-1])
     # Before the overlap, the audio of the first segment does not depend on the second.
     alone = codec.decode_segment(segments[0])
     torch.testing.assert_close(decoded[..., : STRIDE - 1], alone[..., : STRIDE - 1], rtol=1e-5, atol=1e-7)

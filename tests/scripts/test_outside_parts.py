@@ -109,5 +109,5 @@ def test_three_steps_with_parts_from_outside_the_packages(
     for (name, one), other in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
     audio = torch.randn(1, 1, 2400)
-    codes = first.encode(audio, 1.2)[0].codes
+    codes = first.encode_segments(audio, 1.2)[0].codes
     assert codes.shape == (1, 2, 15)  # 0.6 kbps per codebook of 16 codes, 160 samples per frame

@@ -139,5 +139,6 @@ def written(name: str, frames: Frames, samples: int, lm: LanguageModel | None) -
 
 def read(data: bytes, lm: LanguageModel | None = None) -> tuple[EncodecReader, list[tuple[Tensor, float | None]]]:
     """Our reader of a file, and the codes and gain of each block."""
-    reader = EncodecReader(ByteSource(io.BytesIO(data)), "file", lm)
+    reader = EncodecReader(ByteSource(io.BytesIO(data)), "file")
+    reader.language_model = lm
     return reader, [(torch.from_numpy(block.codes.copy()), block.gain) for block in reader.blocks()]

@@ -5,7 +5,6 @@ on tensors of the same shape: one frame at a time, with the past inputs of each 
 threads torch can still return other bits. Like the package, this module does not change the number of threads.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.config import CodecConfig
-from codec.interop.weights import ForeignModelError, read_torch
 
-__all__ = ["EncodecLM", "LMState", "read_encodec_lm"]
+__all__ = ["EncodecLM", "LMState"]
 
 _CONTEXT_SECONDS = 3.5
 _PERIOD = 10_000
@@ -111,31 +109,3 @@ def _position_embedding(frame: int) -> Tensor:
     steps = torch.arange(half).view(1, 1, -1)
     phase = (torch.zeros(1, 1, 1, dtype=torch.long) + frame) / (_PERIOD ** (steps / (half - 1)))
     return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
-
-
-def read_encodec_lm(path: Path, config: CodecConfig) -> EncodecLM:
-    """Reads a state dict of the package's language model (.th) for a codec of this config.
-
-    Raises:
-        ForeignModelError: The file is missing or corrupt, or a weight is missing, unknown, of the wrong shape or not
-            finite.
-    """
-    if not path.is_file():
-        raise ForeignModelError(f"no language model at {path}")
-    state = read_torch(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ForeignModelError(f"{path} is not a language model: expected a state dict of tensors")
-    model = EncodecLM(config).eval()
-    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    got = {name: list(tensor.shape) for name, tensor in state.items()}
-    for name in [*expected, *got]:
-        if expected.get(name) != got.get(name):
-            raise ForeignModelError(
-                f"{path} is not a language model for {config.num_codebooks} codebooks of {config.codebook_size} codes: "
-                f"expected {name} {expected.get(name, 'absent')}, got {got.get(name, 'none')}"
-            )
-    for name, tensor in state.items():
-        if not bool(tensor.isfinite().all()):
-            raise ForeignModelError(f"{path} is corrupt: {name} holds a number that is not finite")
-    model.load_state_dict(state)
-    return model

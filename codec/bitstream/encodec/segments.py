@@ -92,23 +92,23 @@ class EncodecReader:
     Attributes:
         header: Read at once.
         samples: Length of the signal.
+        language_model: Which compressed files need. Set it before `blocks`.
 
     Args:
         source: At the start of the file.
         name: Name of the file in messages.
-        lm: The language model, which compressed files need.
 
     Raises:
         BitstreamError: The file is truncated or corrupt, or names an unknown model.
     """
 
-    def __init__(self, source: ByteSource, name: str, lm: LanguageModel | None = None) -> None:
+    def __init__(self, source: ByteSource, name: str) -> None:
         self.name = name
         self._source = source
         self.header = read_encodec_header(source, name)
         self.samples = self.header.samples
         self._config = PACKAGE_CONFIGS[self.header.model]
-        self._lm = lm if self.header.is_compressed else None
+        self.language_model: LanguageModel | None = None
         bits = MIN_BITS if self.header.is_compressed else _BITS_PER_CODE
         # A lower bound, so that an impossible length is refused before anything is decoded.
         if self.samples // self._config.hop_samples * self.header.num_codebooks * bits > 8 * source.remaining:
@@ -167,7 +167,7 @@ class EncodecReader:
         return self._source.position
 
     def _check_language_model(self) -> None:
-        if self.header.is_compressed and self._lm is None:
+        if self.header.is_compressed and self.language_model is None:
             raise BitstreamError(
                 f"{self.name} is compressed with the language model of {self.header.model}: pass its weights with --lm"
             )
@@ -180,7 +180,8 @@ class EncodecReader:
                 raise self.corrupt(f"a segment has the scale {gain}")
         frames = frames_of(samples, self._config)
         sizes = (min(PIECE_FRAMES, frames - first) for first in range(0, frames, PIECE_FRAMES))
-        pieces = map(self._unpack, sizes) if self._lm is None else self._decompress(sizes, self._lm)
+        lm = self.language_model if self.header.is_compressed else None
+        pieces = map(self._unpack, sizes) if lm is None else self._decompress(sizes, lm)
         for codes in pieces:
             yield Block(codes, gain, self._source.position - begin)
             begin = self._source.position

@@ -1,6 +1,5 @@
 """Headers of encoded files: versions, invalid values, unknown entries."""
 
-import io
 import json
 import struct
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 import pytest
 
 from bitstream_inputs import HEADER, random_blocks, read, with_checksum, written
-from codec.bitstream import BitstreamError, BitstreamReader
-from codec.bitstream.byte_source import ByteSource
+from codec.bitstream import BitstreamError
 
 DATA = written(HEADER, random_blocks(HEADER, [5, 2]), 50)
 
@@ -73,10 +71,3 @@ def test_unknown_entries_are_ignored() -> None:
 def test_messages_name_what_was_found_and_what_was_expected(data: bytes, message: str) -> None:
     with pytest.raises(BitstreamError, match=message):
         read(data)
-
-
-def test_a_file_of_another_model_is_refused_with_both_fingerprints() -> None:
-    reader = BitstreamReader(ByteSource(io.BytesIO(DATA)), "file")
-    reader.check_model("0123456789abcdef")
-    with pytest.raises(BitstreamError, match=r"with model 0123456789abcdef, but the model given is f{16}$"):
-        reader.check_model("f" * 16)

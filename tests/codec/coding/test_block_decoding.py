@@ -43,7 +43,7 @@ class EncodedSignal:
         self.prepared = PreparedCodec(codec)
         self.samples = round(seconds * codec.config.sample_rate)
         audio = torch.randn(1, codec.config.channels, self.samples, generator=torch.Generator().manual_seed(0))
-        segments = codec.encode(0.3 * audio)
+        segments = codec.encode_segments(0.3 * audio)
         config = codec.config
         header = BitstreamHeader(
             self.prepared.fingerprint, config.sample_rate, config.channels, config.num_codebooks, config.bits_per_code,
@@ -54,7 +54,7 @@ class EncodedSignal:
         for segment in segments:
             pieces = [segment.codes] if len(segments) > 1 else segment.codes.split(block_frames, -1)
             for codes in pieces if config.causal else [segment.codes]:
-                writer.write(Block(codes[0].numpy(), None if segment.scale is None else float(segment.scale)))
+                writer.write(Block(codes[0].numpy(), None if segment.gain is None else float(segment.gain)))
         writer.finish(self.samples)
         self.data = file.getvalue()
         self.audio = self.decode(SampleRange())
@@ -96,7 +96,7 @@ def test_the_whole_equals_codec_decode(kind: str) -> None:
     coded = CODED[kind]
     codec = coded.prepared.codec
     audio = torch.randn(1, codec.config.channels, coded.samples, generator=torch.Generator().manual_seed(0))
-    expected = codec.decode(codec.encode(0.3 * audio), coded.samples)[0]
+    expected = codec.decode_segments(codec.encode_segments(0.3 * audio), coded.samples)[0]
     torch.testing.assert_close(coded.audio, expected, rtol=0, atol=1e-6)
 
 
@@ -178,7 +178,7 @@ def test_segments_of_another_length_than_the_model_has_are_refused() -> None:
 def test_the_command_decodes_parts_and_refuses_impossible_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = ["--checkpoint", save_tiny("causal", tmp_path)]
+    model = ["--model", save_tiny("causal", tmp_path)]
     source, encoded, whole, part = (str(tmp_path / name) for name in ("in.wav", "a.ecdc", "whole.wav", "part.wav"))
     soundfile.write(source, 0.3 * np.sin(np.arange(50_000) / 9), 24_000)
     assert main(["encode", source, encoded, "--coding", "fixed", *model]) == 0

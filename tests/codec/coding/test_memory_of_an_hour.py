@@ -40,7 +40,7 @@ def growth(messages: bytes) -> int:
 @pytest.mark.long
 def test_an_hour_through_pipes_and_from_files(tmp_path: Path) -> None:
     fast = {"lstm_layers": 0, "strides": (8, 5, 4, 2), "num_codebooks": 2, "bandwidths_kbps": (0.2,)}
-    model = ["--checkpoint", save_tiny("causal_constant", tmp_path, sample_rate=RATE, **fast)]
+    model = ["--model", save_tiny("causal_constant", tmp_path, sample_rate=RATE, **fast)]
     second = np.random.default_rng(0).uniform(-0.5, 0.5, RATE).astype("<f4").tobytes()
     with (tmp_path / "in.raw").open("wb") as file:
         for _ in range(HOUR):

@@ -18,13 +18,13 @@ def test_the_program_as_a_process(here: Path) -> None:
         out, error = process.communicate()
         return process.returncode, out.decode(), error.decode()
 
-    status, out, error = codec("encode", "in.wav", "out.ecdc", "--checkpoint", run)
+    status, out, error = codec("encode", "in.wav", "out.ecdc", "--model", run)
     assert (status, error) == (0, "")
     assert out.startswith("out.ecdc: 0.17 s, ")
     status, out, error = codec("info", "out.ecdc")
     assert (status, error) == (0, "")
     assert fingerprint(load_model(f"{run}/model.safetensors")) in out
-    missing = codec("decode", "no.ecdc", "back.wav", "--checkpoint", run)
+    missing = codec("decode", "no.ecdc", "back.wav", "--model", run)
     assert missing == (1, "", "codec: there is no file no.ecdc\n")
 
 

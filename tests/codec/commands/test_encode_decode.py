@@ -46,10 +46,10 @@ def test_files_equal_codec_encode_and_decode(
     codec, checkpoint = codecs[kind]
     audio = noise(samples, codec.config.channels)
     write_wav("in.wav", audio, codec.config.sample_rate)
-    assert run_codec("encode", "in.wav", "out.ecdc", "--coding", "fixed", "--checkpoint", checkpoint) == 0
-    assert run_codec("decode", "out.ecdc", "back.wav", "--checkpoint", checkpoint) == 0
+    assert run_codec("encode", "in.wav", "out.ecdc", "--coding", "fixed", "--model", checkpoint) == 0
+    assert run_codec("decode", "out.ecdc", "back.wav", "--model", checkpoint) == 0
 
-    segments = codec.encode(torch.from_numpy(audio.T.copy())[None])
+    segments = codec.encode_segments(torch.from_numpy(audio.T.copy())[None])
     with Path("out.ecdc").open("rb") as file:
         reader = BitstreamReader(file, "out.ecdc")
         blocks = list(reader.blocks())
@@ -57,10 +57,10 @@ def test_files_equal_codec_encode_and_decode(
     expected_codes = torch.cat([segment.codes[0] for segment in segments], -1).numpy()
     np.testing.assert_array_equal(np.concatenate([block.codes for block in blocks], -1), expected_codes)
     if codec.config.normalize:
-        assert [block.gain for block in blocks] == [float(s.scale) for s in segments if s.scale is not None]
+        assert [block.gain for block in blocks] == [float(s.gain) for s in segments if s.gain is not None]
     back, rate = soundfile.read("back.wav", always_2d=True)
     assert (rate, back.shape) == (codec.config.sample_rate, audio.shape)
-    expected = codec.decode(segments, samples)[0].T.clamp(-1, 1 - 2**-15).numpy()
+    expected = codec.decode_segments(segments, samples)[0].T.clamp(-1, 1 - 2**-15).numpy()
     np.testing.assert_allclose(back, expected, rtol=0, atol=2**-16 + 1e-6)
     assert sorted(p.name for p in here.iterdir()) == ["back.wav", "in.wav", "out.ecdc"]
 
@@ -69,8 +69,8 @@ def test_files_equal_codec_encode_and_decode(
 def test_a_signal_of_no_samples_round_trips(codecs: dict[str, tuple[Codec, str]], here: Path, kind: str) -> None:
     checkpoint = codecs[kind][1]
     write_wav("in.wav", noise(0))
-    assert run_codec("encode", "in.wav", "out.ecdc", "--checkpoint", checkpoint) == 0
-    assert run_codec("decode", "out.ecdc", "back.wav", "--checkpoint", checkpoint) == 0
+    assert run_codec("encode", "in.wav", "out.ecdc", "--model", checkpoint) == 0
+    assert run_codec("decode", "out.ecdc", "back.wav", "--model", checkpoint) == 0
     assert soundfile.info("back.wav").frames == 0
     assert run_codec("info", "out.ecdc") == 0
 
@@ -81,8 +81,7 @@ def test_bitrate_and_conversions_are_printed(
     checkpoint = codecs["causal"][1]
     write_wav("in.wav", noise(441_000, 2), 44_100)
     assert (
-        run_codec("encode", "in.wav", "out.ecdc", "--coding", "fixed", "--checkpoint", checkpoint, "--bandwidth", "1.2")
-        == 0
+        run_codec("encode", "in.wav", "out.ecdc", "--coding", "fixed", "--model", checkpoint, "--bandwidth", "1.2") == 0
     )
     size = Path("out.ecdc").stat().st_size
     # 10 s of 75 frames with 4 codes of 4 bits are 1500 bytes, plus the header and two blocks.
@@ -92,7 +91,7 @@ def test_bitrate_and_conversions_are_printed(
         f"resampled from 44100 to 24000 Hz\n"
     )
     write_wav("eight.wav", noise(3000, 8), 8000)
-    assert run_codec("encode", "eight.wav", "out.ecdc", "--checkpoint", codecs["segments"][1]) == 0
+    assert run_codec("encode", "eight.wav", "out.ecdc", "--model", codecs["segments"][1]) == 0
     assert "8 channels mixed to 2; resampled from 8000 to 48000 Hz" in capsys.readouterr().out
 
 
@@ -102,17 +101,17 @@ def test_clipping_is_reported(here: Path, capsys: pytest.CaptureFixture[str]) ->
     bias.data.fill_(3.0)
     save_model(codec, here / "loud.safetensors")
     write_wav("in.wav", noise(1000))
-    assert run_codec("encode", "in.wav", "out.ecdc", "--checkpoint", "loud.safetensors") == 0
-    assert run_codec("decode", "out.ecdc", "back.wav", "--checkpoint", "loud.safetensors") == 0
-    assert "1000 samples clipped to full scale" in capsys.readouterr().out
+    assert run_codec("encode", "in.wav", "out.ecdc", "--model", "loud.safetensors") == 0
+    assert run_codec("decode", "out.ecdc", "back.wav", "--model", "loud.safetensors") == 0
+    assert "note: back.wav: 1000 samples are above full scale" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
 def test_formats(codecs: dict[str, tuple[Codec, str]], here: Path, suffix: str) -> None:
     checkpoint = codecs["causal"][1]
     soundfile.write(f"in.{suffix}", noise(2000), 24_000)
-    assert run_codec("encode", f"in.{suffix}", "out.ecdc", "--checkpoint", checkpoint) == 0
-    assert run_codec("decode", "out.ecdc", f"back.{suffix}", "--checkpoint", checkpoint) == 0
+    assert run_codec("encode", f"in.{suffix}", "out.ecdc", "--model", checkpoint) == 0
+    assert run_codec("decode", "out.ecdc", f"back.{suffix}", "--model", checkpoint) == 0
     assert soundfile.info(f"back.{suffix}").frames == 2000
 
 
@@ -128,12 +127,12 @@ def test_invalid_audio_is_one_line(codecs: dict[str, tuple[Codec, str]], here: P
         ("empty.wav", "empty.wav: not audio"),
         ("nan.wav", "nan.wav: has a sample that is NaN or infinite, the first at frame 1"),
     ]:
-        assert message in fails("encode", source, "out.ecdc", "--checkpoint", checkpoint)
-    assert "same file" in fails("encode", "in.wav", "in.wav", "--checkpoint", checkpoint)
-    assert "there is no folder" in fails("encode", "in.wav", "no/out.ecdc", "--checkpoint", checkpoint)
-    assert "no model file at no" in fails("encode", "in.wav", "out.ecdc", "--checkpoint", "no")
-    assert "safetensors" in fails("encode", "in.wav", "out.ecdc", "--checkpoint", "notes.txt")
-    bad_device = ("encode", "in.wav", "out.ecdc", "--checkpoint", checkpoint, "--device", "abacus")
+        assert message in fails("encode", source, "out.ecdc", "--model", checkpoint)
+    assert "same file" in fails("encode", "in.wav", "in.wav", "--model", checkpoint)
+    assert "there is no folder" in fails("encode", "in.wav", "no/out.ecdc", "--model", checkpoint)
+    assert "no model at no" in fails("encode", "in.wav", "out.ecdc", "--model", "no")
+    assert "safetensors" in fails("encode", "in.wav", "out.ecdc", "--model", "notes.txt")
+    bad_device = ("encode", "in.wav", "out.ecdc", "--model", checkpoint, "--device", "abacus")
     assert "the device abacus cannot be used" in fails(*bad_device)
     assert sorted(p.name for p in here.iterdir()) == ["empty.wav", "in.wav", "nan.wav", "notes.txt"]
 
@@ -143,7 +142,7 @@ def test_invalid_encoded_files_are_one_line_and_leave_no_file(
 ) -> None:
     codec, checkpoint = codecs["causal"]
     write_wav("in.wav", noise(300_000))
-    assert run_codec("encode", "in.wav", "good.ecdc", "--checkpoint", checkpoint) == 0
+    assert run_codec("encode", "in.wav", "good.ecdc", "--model", checkpoint) == 0
     data = Path("good.ecdc").read_bytes()
     middle = len(data) // 2
     files = {
@@ -156,12 +155,12 @@ def test_invalid_encoded_files_are_one_line_and_leave_no_file(
     }
     for name, (content, message) in files.items():
         Path(name).write_bytes(content)
-        assert message in fails("decode", name, "back.wav", "--checkpoint", checkpoint)
+        assert message in fails("decode", name, "back.wav", "--model", checkpoint)
     other = codecs["whole"]
-    error = fails("decode", "good.ecdc", "back.wav", "--checkpoint", other[1])
+    error = fails("decode", "good.ecdc", "back.wav", "--model", other[1])
     assert fingerprint(codec) in error
     assert fingerprint(other[0]) in error
-    assert "not as '.mp3'" in fails("decode", "good.ecdc", "back.mp3", "--checkpoint", checkpoint)
+    assert "not as '.mp3'" in fails("decode", "good.ecdc", "back.mp3", "--model", checkpoint)
     assert sorted(p.name for p in here.iterdir()) == sorted(["in.wav", "good.ecdc", *files])
 
 
@@ -177,7 +176,7 @@ def test_blocks_that_do_not_fit_the_model_are_refused(
 ) -> None:
     codec, checkpoint = codecs[kind]
     write_wav("in.wav", noise(1000, codec.config.channels), codec.config.sample_rate)
-    assert run_codec("encode", "in.wav", "good.ecdc", "--coding", "fixed", "--checkpoint", checkpoint) == 0
+    assert run_codec("encode", "in.wav", "good.ecdc", "--coding", "fixed", "--model", checkpoint) == 0
     data = Path("good.ecdc").read_bytes()
     header_end = 9 + struct.unpack(">I", data[5:9])[0] + 4
     frames = 200
@@ -187,7 +186,7 @@ def test_blocks_that_do_not_fit_the_model_are_refused(
     ]
     end = with_checksum(struct.pack(">HQQ", 0, 2 * frames * 320, 2 * frames))
     Path("bad.ecdc").write_bytes(data[:header_end] + b"".join(blocks) + end)
-    assert message in fails("decode", "bad.ecdc", "back.wav", "--checkpoint", checkpoint)
+    assert message in fails("decode", "bad.ecdc", "back.wav", "--model", checkpoint)
 
 
 def test_a_header_that_contradicts_the_model_is_refused(
@@ -195,7 +194,7 @@ def test_a_header_that_contradicts_the_model_is_refused(
 ) -> None:
     checkpoint = codecs["causal"][1]
     write_wav("in.wav", noise(1000))
-    assert run_codec("encode", "in.wav", "good.ecdc", "--checkpoint", checkpoint) == 0
+    assert run_codec("encode", "in.wav", "good.ecdc", "--model", checkpoint) == 0
     data = Path("good.ecdc").read_bytes()
     header_end = 9 + struct.unpack(">I", data[5:9])[0]
     for old, new, message in [
@@ -204,7 +203,7 @@ def test_a_header_that_contradicts_the_model_is_refused(
     ]:
         start = data[:header_end].replace(old, new)
         Path("bad.ecdc").write_bytes(with_checksum(start) + data[header_end + 4 :])
-        assert message in fails("decode", "bad.ecdc", "back.wav", "--checkpoint", checkpoint)
+        assert message in fails("decode", "bad.ecdc", "back.wav", "--model", checkpoint)
 
 
 def test_memory_does_not_grow_with_the_length_of_the_file(codecs: dict[str, tuple[Codec, str]], here: Path) -> None:
@@ -217,8 +216,8 @@ def test_memory_does_not_grow_with_the_length_of_the_file(codecs: dict[str, tupl
 import resource, sys
 from codec.cli import main
 for name in ("short", "long"):
-    main(["encode", name + ".wav", name + ".ecdc", "--checkpoint", sys.argv[1]])
-    main(["decode", name + ".ecdc", name + ".back.wav", "--checkpoint", sys.argv[1]])
+    main(["encode", name + ".wav", name + ".ecdc", "--model", sys.argv[1]])
+    main(["decode", name + ".ecdc", name + ".back.wav", "--model", sys.argv[1]])
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     root = ROOT

@@ -54,7 +54,7 @@ def run(*arguments: str | Path) -> int:
 
 
 def command(task: str, source: Path, target: Path, checkpoint: Path, *more: str | Path) -> int:
-    return run(task, source, target, "--checkpoint", checkpoint, "--device", "cpu", *more)
+    return run(task, source, target, "--model", checkpoint, "--device", "cpu", *more)
 
 
 @torch.no_grad()
@@ -96,7 +96,9 @@ def test_files_decode_in_the_package_and_files_of_the_package_decode_here(
         assert command("decode", tmp_path / "in.ecdc", tmp_path / "back.wav", checkpoints[name], *options) == 0
         back, rate = soundfile.read(tmp_path / "back.wav", dtype="float32", always_2d=True)
         assert rate == model.sample_rate
-        ours = codec.decode([EncodedSegment(c, s if s is None else s.view(1)) for c, s in segments], samples)[0]
+        ours = codec.decode_segments([EncodedSegment(c, s if s is None else s.view(1)) for c, s in segments], samples)[
+            0
+        ]
         np.testing.assert_allclose(back.T, ours.clamp(-1, 1).numpy(), atol=0.51 / 32768 + 1e-5)
     np.testing.assert_allclose(ours.numpy(), decoded.numpy(), atol=1e-4)
     assert run("info", tmp_path / "in.ecdc") == 0
@@ -184,7 +186,7 @@ REFUSALS: dict[str, Refusal] = {
         "--block-frames cannot be used with --format encodec",
     ),
     "architecture": (
-        lambda here, _: ["encode", here / "in.wav", here / "new.wav", "--format=encodec", "--checkpoint", here / "t"],
+        lambda here, _: ["encode", here / "in.wav", here / "new.wav", "--format=encodec", "--model", here / "t"],
         "encodec_24khz has network.filters 32, this model has 4",
     ),
 }  # fmt: skip
@@ -201,8 +203,8 @@ def test_errors_are_one_line_and_leave_no_file(
     save_model(seanet_codec(filters=4, lstm_layers=0), tmp_path / "t" / "model.safetensors")
     make, message = REFUSALS[case]
     arguments = make(tmp_path, {name: path for name, (_, _, path) in lms.items()})
-    if "--checkpoint" not in arguments:
-        arguments += ["--checkpoint", checkpoints["encodec_24khz"]]
+    if "--model" not in arguments:
+        arguments += ["--model", checkpoints["encodec_24khz"]]
     assert run(*arguments) == 1
     error = capsys.readouterr().err
     assert message in error
@@ -229,7 +231,7 @@ def test_a_process_refuses_a_truncated_file(checkpoints: dict[str, Path], tmp_pa
     checkpoint = checkpoints["encodec_24khz"]
     assert command("decode", tmp_path / "whole.ecdc", tmp_path / "whole.wav", checkpoint) == 0
     assert len(soundfile.read(tmp_path / "whole.wav")[0]) == 24_000
-    arguments = ["decode", "half.ecdc", "half.wav", "--checkpoint", str(checkpoint), "--device", "cpu"]
+    arguments = ["decode", "half.ecdc", "half.wav", "--model", str(checkpoint), "--device", "cpu"]
     refused = subprocess.run(
         [sys.executable, "-m", "codec", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -188,7 +188,7 @@ def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsy
     model.parent.mkdir()
     codec = tiny_codec()
     save_model(codec, model)
-    arguments = ["evaluate", "--checkpoint", str(model.parent), "--data", str(audio_folder)]
+    arguments = ["evaluate", "--model", str(model.parent), "--data", str(audio_folder)]
     assert main([*arguments, "--seconds", "0.3", "--beams", "2"]) == 0
     out = capsys.readouterr().out
     for word in ("music", "speech", "all", "codec 0.6", "codec 1.2", "opus 6", "opus 24", "ViSQOL"):
@@ -232,7 +232,7 @@ def test_the_command_takes_a_metric_from_outside_the_packages(
     save_model(tiny_codec(), model)
     arguments = [
         "evaluate",
-        "--checkpoint",
+        "--model",
         str(model),
         "--data",
         str(audio_folder),
@@ -254,7 +254,7 @@ def test_the_command_takes_a_metric_from_outside_the_packages(
 def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model.safetensors"
     save_model(tiny_codec(), model)
-    common = ["evaluate", "--checkpoint", str(model), "--output", str(tmp_path / "out"), "--seconds", "0.2"]
+    common = ["evaluate", "--model", str(model), "--output", str(tmp_path / "out"), "--seconds", "0.2"]
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     for arguments, sentence in [
@@ -269,7 +269,7 @@ def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytes
         assert sentence in error
         assert error.count("\n") == 1
     with pytest.raises(SystemExit, match="2"):
-        main(["evaluate", "--checkpoint", str(model)])
+        main(["evaluate", "--model", str(model)])
     capsys.readouterr()
     (audio_folder / "music" / "broken.flac").write_bytes(b"fLaC and no more")
     assert main([*common, "--data", str(audio_folder), "--bandwidths", "1.2", "--clips", "1"]) == 1

@@ -27,13 +27,13 @@ def test_a_folder_is_mirrored_and_one_invalid_file_does_not_stop_it(
     write_wav("music/live/b.WAV", noise(700))
     Path("music/broken.flac").write_bytes(b"fLaC and no more")
     Path("music/cover.txt").write_text("not audio")
-    assert run_codec("encode", "music", "coded", "--checkpoint", checkpoint) == 1
+    assert run_codec("encode", "music", "coded", "--model", checkpoint) == 1
     out, error = capsys.readouterr()
     assert error.count("\n") == 1
     assert "broken.flac: not audio" in error
     assert "2 of 3 files done" in out
     assert files_below("coded") == ["a.ecdc", "live/b.ecdc"]
-    assert run_codec("decode", "coded", "back", "--checkpoint", checkpoint) == 0
+    assert run_codec("decode", "coded", "back", "--model", checkpoint) == 0
     assert files_below("back") == ["a.wav", "live/b.wav"]
     assert soundfile.info("back/live/b.wav").frames == 700
 
@@ -41,11 +41,11 @@ def test_a_folder_is_mirrored_and_one_invalid_file_does_not_stop_it(
 def test_impossible_folders_are_refused(checkpoint: str, here: Path, fails: Callable[..., str]) -> None:
     Path("texts").mkdir()
     Path("texts/a.txt").write_text("do re mi")
-    assert "no file in texts has the suffix" in fails("encode", "texts", "out", "--checkpoint", checkpoint)
+    assert "no file in texts has the suffix" in fails("encode", "texts", "out", "--model", checkpoint)
     Path("out").touch()
-    assert "but out is a file" in fails("encode", "texts", "out", "--checkpoint", checkpoint)
+    assert "but out is a file" in fails("encode", "texts", "out", "--model", checkpoint)
     Path("twins").mkdir()
     write_wav("twins/a.wav", noise(100))
     soundfile.write("twins/a.flac", noise(100), 24_000)
-    error = fails("encode", "twins", "coded", "--checkpoint", checkpoint)
+    error = fails("encode", "twins", "coded", "--model", checkpoint)
     assert error.startswith("twins/a.wav and twins/a.flac have the same output, coded/a.ecdc")

@@ -1,6 +1,5 @@
 """The choice of model and bandwidth, and `codec info`."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import soundfile
 import torch
 import torchaudio
 
-from codec.commands.model_options import BUNDLED
 from codec.evaluation.metrics import si_sdr_db
-from codec.model_file import fingerprint, load_model, save_model
-from coding_inputs import noise, run_codec, save_tiny, tiny_codec, write_wav
+from codec.model_file import fingerprint, load_model
+from codec.models import model_path
+from coding_inputs import noise, run_codec, save_tiny, write_wav
 from data.corpora import CLIPS
 from losses import mel_distance
 
@@ -27,17 +26,16 @@ def test_an_unknown_bandwidth_is_refused_with_the_offered_ones(
     checkpoint: str, here: Path, fails: Callable[..., str]
 ) -> None:
     write_wav("in.wav", noise(1000))
-    error = fails("encode", "in.wav", "o.ecdc", "--checkpoint", checkpoint, "--bandwidth", "3")
+    error = fails("encode", "in.wav", "o.ecdc", "--model", checkpoint, "--bandwidth", "3")
     assert error == "this model offers bandwidths of 0.6, 1.2, 2.4 kbps, got 3"
 
 
-def test_the_bundled_model_codes_speech_if_there_is_no_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bundled_model_codes_speech(here: Path) -> None:
     clip, rate = soundfile.read(sorted((CLIPS / "held_out" / "speech").iterdir())[0], dtype="float32", always_2d=True)
     mono = torch.from_numpy(clip).mean(1)[None, None]
     reference = torchaudio.functional.resample(mono, rate, 24_000)
     write_wav("in.wav", reference[0].T.numpy())
     assert run_codec("encode", "in.wav", "out.ecdc", "--bandwidth", "6") == 0
-    assert capsys.readouterr().out.startswith(f"using {BUNDLED}\n")
     assert run_codec("decode", "out.ecdc", "back.wav") == 0
     estimate = torch.from_numpy(soundfile.read("back.wav", dtype="float32")[0])[None, None]
     assert estimate.shape == reference.shape
@@ -46,21 +44,10 @@ def test_the_bundled_model_codes_speech_if_there_is_no_run(here: Path, capsys: p
 
 
 def test_the_bundled_model_has_the_fingerprint_of_its_card() -> None:
-    assert BUNDLED.stat().st_size < 8_000_000
-    codec = load_model(BUNDLED)
-    card = BUNDLED.with_name("README.md").read_text(encoding="utf-8")
+    assert model_path().stat().st_size < 8_000_000
+    codec = load_model(model_path())
+    card = model_path().with_name("README.md").read_text(encoding="utf-8")
     assert fingerprint(codec) in card
-
-
-def test_the_newest_run_is_the_default(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_wav("in.wav", noise(1000))
-    for seed, name in enumerate(["b", "c", "a"]):
-        model = here / "runs" / name / "model.safetensors"
-        model.parent.mkdir(parents=True)
-        save_model(tiny_codec("causal"), model)
-        os.utime(model, (seed, 1000 - (seed - 1) ** 2))
-    assert run_codec("encode", "in.wav", "out.ecdc") == 0
-    assert capsys.readouterr().out.startswith("using runs/c/model.safetensors\n")
 
 
 def test_info_describes_files_and_models(
@@ -73,7 +60,7 @@ def test_info_describes_files_and_models(
         assert expected in out
         assert "0.6, 1.2, 2.4 kbps" in out
     write_wav("in.wav", noise(24_000))
-    assert run_codec("encode", "in.wav", "out.ecdc", "--checkpoint", checkpoint) == 0
+    assert run_codec("encode", "in.wav", "out.ecdc", "--model", checkpoint) == 0
     capsys.readouterr()
     assert run_codec("info", "out.ecdc") == 0
     out = capsys.readouterr().out
@@ -81,4 +68,4 @@ def test_info_describes_files_and_models(
     assert "8 codebooks of 4 bits, 75 frames of 320 samples in 1 block" in out
     Path("notes.txt").write_text("do re mi")
     assert "safetensors" in fails("info", "notes.txt")
-    assert "no model file at no" in fails("info", "no")
+    assert "no model at no" in fails("info", "no")

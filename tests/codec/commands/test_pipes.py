@@ -61,7 +61,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_pipes_give_the_same_bytes_as_files(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
-    model = ["--checkpoint", runs["causal"]]
+    model = ["--model", runs["causal"]]
     audio = noise(70_001)
     soundfile.write(tmp_path / "in.wav", audio, 24_000, subtype="FLOAT")
     source, encoded_file, back_file = (str(tmp_path / name) for name in ("in.wav", "out.ecdc", "back.wav"))
@@ -84,7 +84,7 @@ def test_pipes_give_the_same_bytes_as_files(run: Runner, runs: dict[str, str], t
 
 
 def test_pipes_work_for_a_codec_with_segments(run: Runner, runs: dict[str, str]) -> None:
-    model = ["--checkpoint", runs["segments"]]
+    model = ["--model", runs["segments"]]
     status, encoded, _ = run(["encode", "-", "-", "--raw", "48000:2:f32le", *model], noise(2 * 60_000).tobytes())
     assert status == 0
     status, out, _ = run(["decode", "-", "-", "--raw", "f32le", *model], encoded)
@@ -120,7 +120,7 @@ def test_each_frame_is_written_before_the_next_sample_is_read(runs: dict[str, st
     With reflection padding, output starts after six frames. With constant padding there is no such delay.
     """
     waiting = 6
-    model = ["--checkpoint", runs["causal"]]
+    model = ["--model", runs["causal"]]
     audio = noise(12 * HOP)
     encoder = start_codec("encode", "-", "-", "--raw", "24000:1:f32le", "--block-frames", "1", *model)
     decoder = start_codec("decode", "-", "-", "--raw", "f32le", "--whole-frames", *model)
@@ -149,7 +149,7 @@ def test_each_frame_is_written_before_the_next_sample_is_read(runs: dict[str, st
 
 
 def test_whole_frames_report_the_additional_samples(run: Runner, runs: dict[str, str]) -> None:
-    model = ["--checkpoint", runs["causal"]]
+    model = ["--model", runs["causal"]]
     encoded = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(1000).tobytes())[1]
     status, out, error = run(["decode", "-", "-", "--raw", "s16le", "--whole-frames", *model], encoded)
     assert (status, len(out)) == (0, 2 * 1280)
@@ -157,7 +157,7 @@ def test_whole_frames_report_the_additional_samples(run: Runner, runs: dict[str,
 
 
 def test_a_closed_output_pipe_ends_the_command_without_a_message(run: Runner, runs: dict[str, str]) -> None:
-    model = ["--checkpoint", runs["causal"]]
+    model = ["--model", runs["causal"]]
     encoded = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(480_000).tobytes()).out
     decoder = start_codec("decode", "-", "-", *model)
     with killed_if_stuck(decoder):
@@ -172,7 +172,7 @@ def test_a_closed_output_pipe_ends_the_command_without_a_message(run: Runner, ru
 
 def test_an_interrupt_is_one_line(runs: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "out.ecdc"
-    encoder = start_codec("encode", "-", str(target), "--raw", "24000:1:f32le", "--checkpoint", runs["causal"])
+    encoder = start_codec("encode", "-", str(target), "--raw", "24000:1:f32le", "--model", runs["causal"])
     with killed_if_stuck(encoder):
         assert encoder.stdin and encoder.stderr  # noqa: PT018
         encoder.stdin.write(noise(1000).tobytes())
@@ -186,7 +186,7 @@ def test_an_interrupt_is_one_line(runs: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_invalid_input_is_one_line(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
-    model = ["--checkpoint", runs["causal"]]
+    model = ["--model", runs["causal"]]
     soundfile.write(tmp_path / "in.wav", noise(5000), 24_000)
     wav = (tmp_path / "in.wav").read_bytes()
     encoded = run(["encode", "-", "-", *model], wav)[1]
@@ -205,7 +205,7 @@ def test_invalid_input_is_one_line(run: Runner, runs: dict[str, str], tmp_path: 
 
 
 def test_a_file_redirected_to_stdin_may_have_any_format(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
-    model = ["--checkpoint", runs["causal"]]
+    model = ["--model", runs["causal"]]
     soundfile.write(tmp_path / "in.flac", noise(3000), 24_000)
     with (tmp_path / "in.flac").open("rb") as file:
         status, encoded, _ = run(["encode", "-", "-", *model], file)
@@ -228,11 +228,11 @@ def test_impossible_options_for_pipes_are_refused(
         ([*folders, "-"], "causal", "pipes and raw samples need a single file"),
         ([*folders, str(tmp_path / "coded"), *raw], "causal", "pipes and raw samples need a single file"),
     ]:
-        assert main([*arguments, "--checkpoint", runs[kind]]) == 1
+        assert main([*arguments, "--model", runs[kind]]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert message in error
-    assert main([*files, *raw, "--checkpoint", runs["causal"]]) == 0
+    assert main([*files, *raw, "--model", runs["causal"]]) == 0
     assert "0.04 s" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main([*files, "--raw", "loud"])

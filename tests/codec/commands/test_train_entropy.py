@@ -23,7 +23,7 @@ def test_encode_uses_the_trained_model(
         audio = np.random.default_rng(len(name)).uniform(-0.5, 0.5, 24_000).astype(np.float32)
         soundfile.write(f"{name}.wav", audio, 24_000)
     Path("data/broken.wav").write_bytes(b"RIFF")
-    arguments = ["train-entropy", "--checkpoint", run, "--data", "data", "--steps", "3"]
+    arguments = ["train-entropy", "--model", run, "--data", "data", "--steps", "3"]
     assert main([*arguments, "--held-out", "held", "data"]) == 1
     out, error = capsys.readouterr()
     assert error.count("data/broken.wav") == 2
@@ -33,7 +33,7 @@ def test_encode_uses_the_trained_model(
     size = r" +[\d.]+ \([-+][\d.]+ %\)"
     rows = re.findall(rf"^(held|data) +(\d) +(\d+) +([\d.]+){size}{size}$", out, re.M)
     assert [" ".join(row) for row in rows] == ["held 1 75 0.6", "data 2 150 0.6", "held 1 75 2.4", "data 2 150 2.4"]
-    assert main(["encode", "held/c.wav", "c.ecdc", "--checkpoint", run]) == 0
+    assert main(["encode", "held/c.wav", "c.ecdc", "--model", run]) == 0
     assert main(["info", "c.ecdc"]) == 0
     assert f"transformer with entropy model {model.fingerprint}" in capsys.readouterr().out
 
@@ -68,6 +68,6 @@ def test_invalid_options_are_errors_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = save_tiny("causal", tmp_path)
-    assert main(["train-entropy", "--checkpoint", run, *arguments]) == 1
+    assert main(["train-entropy", "--model", run, *arguments]) == 1
     assert capsys.readouterr().err == f"codec: {message}\n"
     assert not (Path(run) / ENTROPY_NAME).exists()

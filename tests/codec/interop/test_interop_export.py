@@ -63,7 +63,7 @@ def loaded(folder: Path) -> tuple[Any, Any]:
 def test_transformers_computes_the_same(kind: str, tmp_path: Path) -> None:
     codec = codec_of(**KINDS[kind])
     save_model(codec, tmp_path / "model.safetensors")
-    arguments = ["export", str(tmp_path / "out"), "--to", "transformers", "--checkpoint", str(tmp_path)]
+    arguments = ["export", str(tmp_path / "out"), "--to", "transformers", "--model", str(tmp_path)]
     assert main(arguments) == 0
     model, processor = loaded(tmp_path / "out")
     generator = np.random.default_rng(0)
@@ -75,7 +75,7 @@ def test_transformers_computes_the_same(kind: str, tmp_path: Path) -> None:
     assert mask.sum(-1).flatten().tolist() == [599, 401]
     used: set[int] = set()
     for bandwidth in codec.config.bandwidths_kbps:
-        theirs, ours = model.encode(audio, mask, bandwidth), codec.encode(audio, bandwidth)
+        theirs, ours = model.encode(audio, mask, bandwidth), codec.encode_segments(audio, bandwidth)
         for place, (segment, codes) in enumerate(zip(ours, theirs.audio_codes, strict=True)):
             frames = segment.codes.shape[-1]
             if not torch.equal(segment.codes, codes[..., :frames]):
@@ -85,7 +85,7 @@ def test_transformers_computes_the_same(kind: str, tmp_path: Path) -> None:
             used |= set(codes.flatten().tolist())
         assert theirs.audio_codes.shape[-1] - frames == theirs.last_frame_pad_length
         expected = model.decode(**theirs, padding_mask=mask).audio_values
-        torch.testing.assert_close(codec.decode(ours, expected.shape[-1]), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(codec.decode_segments(ours, expected.shape[-1]), expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(model(audio, mask, bandwidth).audio_values, expected, rtol=0, atol=1e-5)
     assert len(used) >= 8
 
@@ -97,11 +97,11 @@ def test_any_length_without_a_processor(samples: int, tmp_path: Path) -> None:
     export_transformers(codec, tmp_path)
     model, _ = loaded(tmp_path)
     audio = torch.randn(2, 1, samples)
-    (ours,) = codec.encode(audio, 1.6)
+    (ours,) = codec.encode_segments(audio, 1.6)
     theirs = model.encode(audio, bandwidth=1.6)
     assert torch.equal(ours.codes, theirs.audio_codes[0])
     torch.testing.assert_close(
-        codec.decode([ours], samples), model(audio, bandwidth=1.6).audio_values, rtol=0, atol=1e-5
+        codec.decode_segments([ours], samples), model(audio, bandwidth=1.6).audio_values, rtol=0, atol=1e-5
     )
 
 
@@ -229,7 +229,7 @@ def test_what_transformers_cannot_express_is_refused(
     with pytest.raises(ForeignModelError, match=message):
         check_expressible(config)
     save_model(make_codec(config.to_dict()), tmp_path / "model.safetensors")
-    assert main(["export", str(tmp_path / "out"), "--to", "transformers", "--checkpoint", str(tmp_path)]) == 1
+    assert main(["export", str(tmp_path / "out"), "--to", "transformers", "--model", str(tmp_path)]) == 1
     assert re.fullmatch(
         f"codec: transformers' EncodecModel cannot express this codec: .*{message}.*\n", capsys.readouterr().err
     )
@@ -313,7 +313,7 @@ def test_the_card_of_a_model_without_a_run(tmp_path: Path) -> None:
     codec = codec_of()
     save_model(codec, tmp_path / "alone.safetensors")
     run_folder(tmp_path)  # of another model
-    arguments = [str(tmp_path / "out"), "--to", "transformers", "--checkpoint", str(tmp_path / "alone.safetensors")]
+    arguments = [str(tmp_path / "out"), "--to", "transformers", "--model", str(tmp_path / "alone.safetensors")]
     assert main(["export", *arguments]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Licence: not stated." in card

@@ -66,13 +66,13 @@ def assert_same(
         audio = 0.1 * torch.randn(batch, codec.config.channels, samples)
         for bandwidth in bandwidths or codec.config.bandwidths_kbps:
             reference.bandwidth = bandwidth + 1e-6  # it rounds down, without tolerance
-            theirs, ours = reference.encode(audio), codec.encode(audio, bandwidth)
+            theirs, ours = reference.encode(audio), codec.encode_segments(audio, bandwidth)
             assert_same_codes(codec, audio, [segment.codes for segment in ours], [codes for codes, _ in theirs])
             for segment in ours:
                 used |= set(segment.codes.flatten().tolist())
             ties = [(segment.codes, scale) for segment, (_, scale) in zip(ours, theirs, strict=True)]
             expected = reference.decode(ties)[..., :samples]
-            torch.testing.assert_close(codec.decode(ours, samples), expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(codec.decode_segments(ours, samples), expected, rtol=0, atol=1e-5)
     assert len(used) >= 4
 
 
@@ -250,13 +250,13 @@ def test_codebooks_that_were_not_initialized_stay_so(tmp_path: Path) -> None:
 def assert_same_as_transformers(codec: Codec, model: nn.Module, samples: int) -> None:
     audio = 0.1 * torch.randn(2, codec.config.channels, samples)
     for bandwidth in codec.config.bandwidths_kbps:
-        theirs, ours = model.encode(audio, bandwidth=bandwidth), codec.encode(audio, bandwidth)
+        theirs, ours = model.encode(audio, bandwidth=bandwidth), codec.encode_segments(audio, bandwidth)
         for segment, codes in zip(ours, theirs.audio_codes, strict=True):
             frames = segment.codes.shape[-1]
             assert torch.equal(segment.codes, codes[..., :frames])
         assert theirs.audio_codes.shape[-1] - frames == theirs.last_frame_pad_length
         expected = model.decode(**theirs).audio_values
-        torch.testing.assert_close(codec.decode(ours), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(codec.decode_segments(ours), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def assert_same_clips(codec: Codec, clips: list[Tensor], exported: Exported, ste
     about = exported.about
     used: set[int] = set()
     for clip in clips:
-        expected = codec.encode(clip)
-        reference = codec.decode(expected)
+        expected = codec.encode_segments(clip)
+        reference = codec.decode_segments(expected)
         length = clip.shape[-1]
         segment = about["segments"] if about.get("segments") else {"samples": length, "stride_samples": length}
         decoded, weights = torch.zeros_like(reference), torch.zeros(reference.shape[-1])
@@ -91,8 +91,8 @@ def assert_same_clips(codec: Codec, clips: list[Tensor], exported: Exported, ste
             codes, *scale = exported.run("encoder.onnx", audio)
             assert_same_codes(codec, audio, codes, want.codes)
             for got in scale:
-                assert want.scale is not None
-                torch.testing.assert_close(got, want.scale, rtol=1e-5, atol=0)
+                assert want.gain is not None
+                torch.testing.assert_close(got, want.gain, rtol=1e-5, atol=0)
             (piece,) = exported.run("decoder.onnx", want.codes, *scale)
             place = slice(start, start + piece.shape[-1])
             if start == 0:
@@ -143,9 +143,9 @@ def test_any_length_and_batch(kind: str, tiny: dict[str, tuple[Codec, Exported]]
 
 def test_any_number_of_codebooks(tiny: dict[str, tuple[Codec, Exported]]) -> None:
     codec, exported = tiny["encodec"]
-    codes = codec.encode(noise(codec, 200, batch=2))[0].codes
+    codes = codec.encode_segments(noise(codec, 200, batch=2))[0].codes
     for entry in exported.about["bandwidths"]:
-        (want,) = codec.encode(noise(codec, 200, batch=2), entry["kbps"])
+        (want,) = codec.encode_segments(noise(codec, 200, batch=2), entry["kbps"])
         assert torch.equal(want.codes, codes[:, : entry["num_codebooks"]])
     for name in ("decoder.onnx", "decoder_stream.onnx"):
         for books in range(1, 5):
@@ -336,18 +336,18 @@ def saved(tmp_path: Path) -> Path:
 
 def test_the_command(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "new" / "folder"
-    assert main(["export", str(target), "--to", "onnx", "--checkpoint", str(saved.parent)]) == 0
+    assert main(["export", str(target), "--to", "onnx", "--model", str(saved.parent)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.split() == [str(target / name) for name in exporting._FILES]
     codec = load_model(saved)
     audio = noise(codec, 100)
     (codes,) = Exported(target).run("encoder.onnx", audio)
-    assert_same_codes(codec, audio, codes, codec.encode(audio)[0].codes)
+    assert_same_codes(codec, audio, codes, codec.encode_segments(audio)[0].codes)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], saved: Path, target: Path, *more: str) -> str:
-    assert main(["export", str(target), "--to", "onnx", "--checkpoint", str(saved), *more]) == 1
+    assert main(["export", str(target), "--to", "onnx", "--model", str(saved), *more]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()

@@ -81,10 +81,10 @@ def stream_decode(codec: Codec, codes: Tensor, chunks: list[int]) -> Tensor:
 def assert_streams_as_offline(codec: Codec, samples: int, chunks: list[int], batch: int = 1) -> None:
     generator = torch.Generator().manual_seed(samples)
     audio = torch.randn(batch, codec.config.channels, samples, generator=generator)
-    offline = codec.encode(audio)
+    offline = codec.encode_segments(audio)
     codes = stream_encode(codec, audio, chunks)
     assert_same_codes(codec, audio, codes, offline[0].codes)
-    decoded = codec.decode(offline)
+    decoded = codec.decode_segments(offline)
     atol = 1e-6 * max(1.0, float(decoded.abs().max()))
     torch.testing.assert_close(stream_decode(codec, offline[0].codes, chunks), decoded, rtol=0, atol=atol)
 
@@ -125,10 +125,10 @@ def test_in_float64_every_code_is_the_same(name: str, samples: int, chunks: list
     """In float64 rounding decides no ties."""
     codec = deepcopy(STREAMING_CODECS[name]).double()
     audio = torch.randn(1, codec.config.channels, samples, generator=torch.Generator().manual_seed(samples)).double()
-    offline = codec.encode(audio)
+    offline = codec.encode_segments(audio)
     assert torch.equal(stream_encode(codec, audio, chunks), offline[0].codes)
     decoded = stream_decode(codec, offline[0].codes, chunks)
-    torch.testing.assert_close(decoded, codec.decode(offline), rtol=0, atol=1e-12)
+    torch.testing.assert_close(decoded, codec.decode_segments(offline), rtol=0, atol=1e-12)
 
 
 def test_streaming_equals_offline_on_a_batch() -> None:
@@ -138,7 +138,7 @@ def test_streaming_equals_offline_on_a_batch() -> None:
 def test_codes_of_the_test_are_varied() -> None:
     """Otherwise equal codes would prove little."""
     codec = STREAMING_CODECS["encodec"]
-    codes = codec.encode(torch.randn(1, 1, 2000))[0].codes
+    codes = codec.encode_segments(torch.randn(1, 1, 2000))[0].codes
     assert min(len(codebook.unique()) for codebook in codes[0]) >= 8
 
 
@@ -168,7 +168,7 @@ def test_bandwidth_selects_the_codebooks() -> None:
     codec = STREAMING_CODECS["audiocraft"]
     audio = torch.randn(1, 1, 100)
     codes = stream_encode(codec, audio, [30], bandwidth_kbps=0.8)
-    torch.testing.assert_close(codes, codec.encode(audio, 0.8)[0].codes, rtol=0, atol=0)
+    torch.testing.assert_close(codes, codec.encode_segments(audio, 0.8)[0].codes, rtol=0, atol=0)
     assert codes.shape[1] == 2
     assert StreamingEncoder(codec, 0.8).flush().shape == (1, 2, 0)
 
@@ -184,7 +184,7 @@ def test_streams_of_one_codec_are_independent_and_do_not_change_it() -> None:
             codes[i].append(encoders[i].push(audio[i, ..., start : start + 60]))
     for i in range(2):
         codes[i].append(encoders[i].flush())
-        torch.testing.assert_close(torch.cat(codes[i], -1), codec.encode(audio[i])[0].codes, rtol=0, atol=0)
+        torch.testing.assert_close(torch.cat(codes[i], -1), codec.encode_segments(audio[i])[0].codes, rtol=0, atol=0)
     assert fingerprint(codec) == before
 
 
