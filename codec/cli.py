@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from codec.commands import decode, encode, evaluate, export, import_model, info, train_entropy
+from codec.commands import decode, detokenize, encode, evaluate, export, import_model, info, tokenize, train_entropy
 from codec.commands.messages import print_error
 
 __all__ = ["main"]
@@ -45,6 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="codec", description="Encodes and decodes audio with a neural codec.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (encode, decode, info, evaluate, import_model, export, train_entropy):
+    for command in (encode, decode, info, tokenize, detokenize, evaluate, import_model, export, train_entropy):
         command.add(commands)
     return parser

@@ -1,0 +1,92 @@
+"""The bar and the summary of the commands that work on many files in several processes."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from codec.audio import readable
+
+__all__ = ["FileProgress", "add_jobs_option", "number_of_jobs"]
+
+
+def add_jobs_option(command: argparse.ArgumentParser) -> None:
+    """Adds --jobs."""
+    command.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        help="number of processes, each with one thread. The result does not depend on it. Default: one per CPU",
+    )
+
+
+def number_of_jobs(options: argparse.Namespace, files: int) -> int:
+    """The value of --jobs, or its default.
+
+    Raises:
+        ValueError: It is below 1.
+    """
+    jobs = len(os.sched_getaffinity(0)) if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise ValueError(f"--jobs must be 1 or more, got {jobs}")
+    return max(1, min(jobs, files))
+
+
+class FileProgress:
+    """Counts files, audio and time; on a terminal there is a bar.
+
+    Args:
+        title: Beside the bar.
+        total: Number of files.
+
+    Attributes:
+        files, failed: Numbers of files that were done in this run.
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        self.files = self.failed = 0
+        self._title, self._total = title, total
+        self._audio_seconds = 0.0
+        self._started = time.monotonic()
+
+    @contextmanager
+    def shown(self, done: int = 0) -> Iterator[None]:
+        """Shows the bar.
+
+        Args:
+            done: Number of files that an earlier run has done.
+        """
+        from rich.console import Console  # imported here, because few commands need it
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        speed = TextColumn("{task.fields[speed]}")
+        with Progress(*counts, speed, console=console, disable=not console.is_terminal) as bar:
+            self._bar = bar
+            self._task = bar.add_task(self._title, total=self._total, completed=done, speed="")
+            self._started = time.monotonic()
+            yield
+
+    def add(self, seconds: float) -> None:
+        """Counts a file with this much audio."""
+        self.files += 1
+        self._audio_seconds += seconds
+        self._bar.update(self._task, advance=1, speed=self.speed())
+
+    def fail(self, name: str, reason: str) -> None:
+        """Counts and reports a file that could not be used."""
+        self.failed += 1
+        print(f"codec: {readable(name)}: {readable(reason)}", file=sys.stderr)
+        self._bar.update(self._task, advance=1)
+
+    def note(self, name: str, sentence: str) -> None:
+        """Reports something about a file."""
+        print(f"note: {readable(name)}: {readable(sentence)}", file=sys.stderr)
+
+    def speed(self) -> str:
+        """Files and audio per second of this run."""
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        return f"{self.files / seconds:.3g} files/s, {self._audio_seconds / seconds:.3g}x real time"

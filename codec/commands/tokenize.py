@@ -1,0 +1,205 @@
+"""`codec tokenize`."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from codec.audio import AUDIO_SUFFIXES, readable
+from codec.coding import PreparedCodec
+from codec.commands.model_options import (
+    add_beams_option,
+    add_model_options,
+    check_bandwidth,
+    load_codec,
+    model_path,
+    read_model,
+)
+from codec.commands.token_progress import FileProgress, add_jobs_option, number_of_jobs
+from codec.tokens import (
+    Card,
+    Entry,
+    EntryList,
+    Failure,
+    ShardSize,
+    TokenFolder,
+    Tokens,
+    TokensError,
+    encode_tokens,
+    folder_entries,
+    manifest_entries,
+    tokenize,
+)
+from codec.tokens.encode import failure
+from codec.tokens.processes import map_in_order
+from codec.tokens.shards import FORMATS, check_format
+from codec.tokens.tokenize import Encoder
+from codec.tokens.windows import WINDOW, encode_windows
+
+__all__ = ["add"]
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declares the command."""
+    command = commands.add_parser(
+        "tokenize",
+        help="audio of a data set to shards of codes, for language models",
+        description="Encodes all audio files of a folder or manifest to shards of codes: one array of whole numbers "
+        "[codebooks, frames] per file. manifest.jsonl lists the files, failed.jsonl those that could not be read, and "
+        "dataset.json has the settings. A run that was interrupted is resumed by the same command.",
+    )
+    command.add_argument(
+        "source",
+        metavar="IN",
+        type=Path,
+        help="folder of audio, or a manifest: one JSON object per line, with the key path. Further keys, such as text, "
+        "become columns",
+    )
+    command.add_argument("target", metavar="OUT", type=Path, help="folder for the shards")
+    command.add_argument(
+        "-b", "--bitrate", type=float, metavar="KBPS", help="one of the model's bitrates. Default: the highest"
+    )
+    command.add_argument(
+        "--format", choices=FORMATS, default=FORMATS[0], help="of the shards. Parquet needs pyarrow. Default: npz"
+    )
+    command.add_argument(
+        "--shard-size",
+        metavar="N",
+        type=_shard_size,
+        default=ShardSize(files=1000),
+        help="number of files in a shard, or the size of its codes, such as 64MiB. Default: 1000 files",
+    )
+    command.add_argument(
+        "--batch-seconds",
+        metavar="S",
+        type=float,
+        default=300.0,
+        help="audio that a GPU encodes at once; less needs less memory. Default: %(default)g",
+    )
+    command.add_argument("-f", "--force", action="store_true", help="start again if OUT was made with other settings")
+    add_jobs_option(command)
+    add_beams_option(command)
+    add_model_options(command)
+    command.set_defaults(run=_tokenize)
+
+
+def _shard_size(text: str) -> ShardSize:
+    try:
+        return ShardSize.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _tokenize(options: argparse.Namespace) -> int:
+    check_format(options.format)
+    if not 0 < options.batch_seconds < float("inf"):
+        raise ValueError(f"--batch-seconds must be above 0, got {options.batch_seconds:g}")
+    prepared = load_codec(options)
+    config = prepared.codec.config
+    kbps = max(config.bandwidths_kbps) if options.bitrate is None else options.bitrate
+    check_bandwidth(kbps, config.bandwidths_kbps)
+    entries = _entries(options.source)
+    card = Card.of_codec(
+        config,
+        kbps,
+        model=prepared.fingerprint,
+        beams=options.beams,
+        format=options.format,
+        shard_size=str(options.shard_size),
+        entries=entries.count,
+        digest=entries.digest,
+        columns=entries.columns,
+        command=_command(options),
+    )
+    folder = TokenFolder(options.target, card, options.force)
+    encoder, window = _encoder(prepared, options, kbps, number_of_jobs(options, entries.count - folder.done))
+    progress = FileProgress(readable(options.source.name), entries.count)
+
+    def report(entry: Entry, result: Tokens | Failure) -> None:
+        if isinstance(result, Failure):
+            progress.fail(entry.name, result.reason)
+            return
+        progress.add(result.samples / config.sample_rate)
+        for note in result.notes:
+            progress.note(entry.name, note)
+
+    try:
+        with folder.lock(), progress.shown(folder.done):
+            card = tokenize(entries, folder, encoder, options.shard_size, report, window)
+    except torch.OutOfMemoryError as error:
+        raise ValueError("the memory of the GPU is full: use a smaller --batch-seconds") from error
+    except KeyboardInterrupt:
+        print(f"finished shards are kept in {readable(options.target)}: the same command resumes", file=sys.stderr)
+        raise
+    return _summary(options.target, card, progress)
+
+
+def _entries(source: Path) -> EntryList:
+    if source.is_dir():
+        return folder_entries(source)
+    if source.suffix.lower() in AUDIO_SUFFIXES:
+        raise ValueError(f"{readable(source)} is an audio file: expected a folder or a manifest")
+    return manifest_entries(source)
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The settings as a command. It is the same for a run that is resumed with other --jobs or --device."""
+    words = ["codec", "tokenize", str(options.source), str(options.target), "--format", options.format]
+    if options.bitrate is not None:
+        words += ["--bitrate", f"{options.bitrate:g}"]
+    words += ["--shard-size", str(options.shard_size).removesuffix(" files").replace(" ", "")]
+    if options.beams > 1:
+        words += ["--beams", str(options.beams)]
+    if options.checkpoint is not None:
+        words += ["--checkpoint", str(options.checkpoint)]
+    return shlex.join(words)
+
+
+def _encoder(prepared: PreparedCodec, options: argparse.Namespace, kbps: float, jobs: int) -> tuple[Encoder, int]:
+    """The encoder for the device, and its window."""
+    if next(prepared.codec.parameters()).device.type != "cpu":
+        windows = partial(encode_windows, prepared)
+        return lambda entries: windows(entries, kbps, options.batch_seconds, jobs), WINDOW
+    path = model_path(options.checkpoint)
+    make = (
+        (lambda: partial(_encode, prepared, kbps))
+        if jobs == 1
+        else partial(_load_and_encode, path, prepared.fingerprint, options.beams, kbps)
+    )
+
+    def encode(entries: Iterable[Entry]) -> Iterator[Tokens | Failure]:
+        return map_in_order(make, (entry.path for entry in entries), jobs)
+
+    return encode, 1
+
+
+def _load_and_encode(path: Path, fingerprint: str, beams: int, kbps: float) -> Callable[[Path], Tokens | Failure]:
+    """Makes the encoder of a process of its own."""
+    codec = read_model(path)
+    codec.quantizer.beams = beams
+    prepared = PreparedCodec(codec)
+    if prepared.fingerprint != fingerprint:
+        raise TokensError(f"{readable(path)} was replaced by another model during the run")
+    return partial(_encode, prepared, kbps)
+
+
+def _encode(prepared: PreparedCodec, kbps: float, path: Path) -> Tokens | Failure:
+    try:
+        return encode_tokens(prepared, path, kbps)
+    except (ValueError, OSError) as error:
+        return failure(error)
+
+
+def _summary(target: Path, card: Card, progress: FileProgress) -> int:
+    speed = f" ({progress.speed()})" if progress.files else ""
+    print(
+        f"{readable(target)}: {card.files} files, {card.seconds / 3600:.3g} h of audio, {card.frames} frames of "
+        f"{card.num_codebooks} codes in {card.shards} shards{speed}"
+    )
+    if card.failed:
+        print(f"codec: {card.failed} files have no codes: {readable(target / 'failed.jsonl')}", file=sys.stderr)
+    return 1 if card.failed else 0

@@ -1,0 +1,175 @@
+"""The files to tokenize, in a fixed order: those of a folder, or the lines of a manifest."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from codec.audio import find_audio, readable
+from codec.tokens.card import RESERVED, TokensError
+
+__all__ = ["Entry", "EntryList", "folder_entries", "manifest_entries"]
+
+_PATH_KEYS = ("path", "audio_filepath")  # ours, and that of NeMo
+_RENAMED = "input_"
+_TYPES = {bool: "bool", int: "int64", float: "double", str: "string"}
+_INT64 = range(-(2**63), 2**63)
+
+
+class Entry(NamedTuple):
+    """One file to tokenize."""
+
+    number: int  # in the list, from 0
+    name: str  # relative to the folder, or as the manifest has it
+    path: Path  # to open
+    columns: dict[str, Any]  # from the manifest, without the path
+
+
+@dataclass(frozen=True)
+class EntryList:
+    """A list that can be iterated any number of times and is not held in memory.
+
+    Attributes:
+        count: Number of entries.
+        digest: 16 hexadecimal digits that change with any entry; the size of a file in a folder is included.
+        columns: Type of each column of the manifest, by name: `string`, `int64`, `double`, `bool`, or `json` for lists,
+            objects and columns of several types.
+        skipped: Path and reason of what was found but is not an entry.
+    """
+
+    count: int
+    digest: str
+    columns: dict[str, str]
+    skipped: list[tuple[str, str]]
+    iterate: Callable[[], Iterator[Entry]]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self.iterate()
+
+
+def folder_entries(folder: Path) -> EntryList:
+    """All audio files below a folder, in the order of `codec.audio.find_audio`. Their paths are held in memory.
+
+    Raises:
+        TokensError: The folder has no audio.
+    """
+    files, skipped = find_audio([folder])
+    if not files:
+        raise TokensError(f"{readable(folder)}: expected a folder with audio files, found none")
+
+    def iterate() -> Iterator[Entry]:
+        for number, path in enumerate(files):
+            yield Entry(number, os.path.relpath(path, folder), path, {})
+
+    def identities() -> Iterator[bytes]:
+        for entry in iterate():
+            yield b"%s\0%d\n" % (os.fsencode(entry.name), _size(entry.path))
+
+    listed = [(os.path.relpath(path, folder), reason) for path, reason in skipped]
+    return EntryList(len(files), _digest(identities()), {}, listed, iterate)
+
+
+def manifest_entries(manifest: Path) -> EntryList:
+    """The lines of a manifest: JSON objects with `path` (or `audio_filepath`) and any further keys.
+
+    A path is relative to the folder of the manifest. Lines with the key `skipped` are passed over, as in the manifests
+    of `data`. The whole manifest is checked at once, line by line in bounded memory.
+
+    Raises:
+        TokensError: A line is not such an object, or no line has a file; the message names file, line and key.
+        OSError: The manifest cannot be read.
+    """
+
+    def iterate() -> Iterator[Entry]:
+        for number, (_, line) in enumerate(_lines(manifest)):
+            columns = {_column(key): value for key, value in line.items() if key not in _PATH_KEYS}
+            name = next(line[key] for key in _PATH_KEYS if key in line)
+            yield Entry(number, name, manifest.parent / name, columns)
+
+    columns: dict[str, str] = {}
+    count = 0
+
+    def identities() -> Iterator[bytes]:
+        nonlocal count
+        for where, line in _lines(manifest):
+            count += 1
+            _add_columns(columns, line, where)
+            yield json.dumps(line).encode() + b"\n"
+
+    digest = _digest(identities())
+    if not count:
+        raise TokensError(f"{readable(manifest)}: expected a manifest with one JSON object per line, found no file")
+    return EntryList(count, digest, dict(sorted(columns.items())), [], iterate)
+
+
+def _lines(manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a manifest that name a file, each with its place for messages."""
+    with manifest.open("rb") as file:
+        for number, data in enumerate(file, 1):  # bytes: only line feeds end a line, not U+2028
+            where = f"{readable(manifest)}, line {number}"
+            line = data.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else data.strip()
+            if not line:
+                continue
+            try:
+                found = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+            except ValueError as error:
+                raise TokensError(f'{where}: expected a JSON object such as {{"path": ...}} ({error})') from error
+            if not isinstance(found, dict):
+                raise TokensError(f"{where}: expected a JSON object, got {readable(str(found)[:40])}")
+            if "skipped" in found:
+                continue
+            name = next((found[key] for key in _PATH_KEYS if key in found), None)
+            if not isinstance(name, str) or not name or "\0" in name:
+                raise TokensError(f"{where}: expected the path of a file under the key path, got {name!r}")
+            yield where, found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key, value in pairs:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}, which is not JSON")
+    return dict(pairs)
+
+
+def _column(key: str) -> str:
+    """Name of a manifest's column in the output, where some names have a meaning of their own."""
+    return _RENAMED + key if key in RESERVED else key
+
+
+def _add_columns(columns: dict[str, str], line: dict[str, Any], where: str) -> None:
+    for key, value in line.items():
+        if key in _PATH_KEYS:
+            continue
+        name = _column(key)
+        if name != key and name in line:
+            raise TokensError(f"{where}: rename {name} or {key}, because {key} becomes {name} in the output")
+        found = None if value is None else _type(value)
+        known = columns.get(name)
+        if known is None or known == "null":
+            columns[name] = found or "null"
+        elif found is not None and found != known:
+            columns[name] = "double" if {found, known} == {"int64", "double"} else "json"
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, int) and value not in _INT64:
+        return "json"
+    return _TYPES.get(type(value), "json")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
