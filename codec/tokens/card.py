@@ -121,7 +121,8 @@ class Card:
             OSError: It cannot be written.
         """
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items())
+            temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:

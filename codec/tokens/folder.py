@@ -59,7 +59,7 @@ class TokenFolder:
             card.save(path / CARD)
         if self.card.complete:
             self.done, self.shards = card.entries, self.card.shards
-            self._remove_lines()
+            self._remove_rest()
         else:
             self._count_done()
 
@@ -157,12 +157,15 @@ class TokenFolder:
         card.seconds = samples / card.sample_rate
         card.complete = True
         card.save(self.path / CARD)
-        self._remove_lines()
+        self._remove_rest()
         return card
 
-    def _remove_lines(self) -> None:
-        for child in self.path.glob("tokens-*.jsonl"):
-            child.unlink()
+    def _remove_rest(self) -> None:
+        """Removes what is not part of a complete folder: the lines of each shard, and files that a kill left."""
+        for pattern in ("tokens-*.jsonl", "*.partial"):
+            for child in self.path.glob(pattern):
+                if _OURS.fullmatch(child.name):
+                    child.unlink()
 
 
 class Part:

@@ -17,7 +17,7 @@ __all__ = ["FORMATS", "Row", "ShardWriter", "check_format", "read_shard", "writi
 
 FORMATS = ("npz", "parquet")
 _GAINS = ".gains"
-_GROUP_BYTES = 16 << 20  # of codes, in a row group of Parquet
+_GROUP_BYTES, _GROUP_ROWS = 16 << 20, 1000  # of codes, and rows, in a row group of Parquet
 
 
 class Row(NamedTuple):
@@ -88,7 +88,8 @@ def _writing_npz(path: Path) -> Iterator[ShardWriter]:
 
 
 def _read_npz(path: Path) -> Iterator[Row]:
-    with np.load(path, allow_pickle=False) as arrays:
+    # Opened here, because np.load does not close a corrupt file.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         for name in arrays.files:
             if not name.endswith(_GAINS):
                 gains = name + _GAINS
@@ -111,7 +112,7 @@ class _ParquetWriter:
         row["gains"] = None if tokens.gains is None else pa.array(tokens.gains)
         self._rows.append(row)
         self._bytes += tokens.codes.nbytes
-        if self._bytes >= _GROUP_BYTES:
+        if self._bytes >= _GROUP_BYTES or len(self._rows) >= _GROUP_ROWS:
             self.flush()
 
     def flush(self) -> None:
