@@ -3,6 +3,7 @@
 #   bash scripts/setup.sh              training, encoding, decoding
 #   bash scripts/setup.sh evaluation   also `codec evaluate`; needs a C compiler
 #   bash scripts/setup.sh onnx         also `codec export --to onnx`
+#   bash scripts/setup.sh tokens       also `codec tokenize --format parquet`
 #   bash scripts/setup.sh test         all of these, and what the tests need
 # Environment variables:
 #   TORCH=cpu|cuda   the build of torch; by default cuda where there is an NVIDIA driver, else cpu

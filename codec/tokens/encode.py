@@ -14,7 +14,7 @@ from codec.config import CodecConfig
 from codec.model import EncodedSegment
 from codec.tokens.card import token_dtype
 
-__all__ = ["Failure", "Tokens", "audio_notes", "encode_tokens", "failure", "join_segments"]
+__all__ = ["Failure", "Tokens", "encode_tokens", "failure", "join_segments"]
 
 
 class Tokens(NamedTuple):
@@ -53,7 +53,7 @@ def encode_tokens(prepared: PreparedCodec, path: Path, bandwidth_kbps: float | N
     reader = AudioReader(path, config.sample_rate, config.channels)
     segments = list(encode_blocks(prepared.codec, reader.blocks(), kbps, full_block_frames(config, None)))
     codes, gains = join_segments(config, segments, config.codebooks_for(kbps))
-    return Tokens(codes, gains, reader.samples, audio_notes(reader))
+    return Tokens(codes, gains, reader.samples, tuple(reader.notes))
 
 
 def join_segments(
@@ -71,9 +71,3 @@ def join_segments(
     # The blocks of a codec without segments are parts of one segment, whose scale they repeat.
     with_scale = segments if config.segment_seconds is not None else segments[:1]
     return codes, np.array([float(segment.scale) for segment in with_scale], np.float32)  # type: ignore[arg-type]
-
-
-def audio_notes(reader: AudioReader) -> tuple[str, ...]:
-    """What is wrong with audio that was read to its end."""
-    shortfall = reader.shortfall()
-    return () if shortfall is None else (shortfall,)

@@ -13,7 +13,7 @@ from codec.audio import AudioReader
 from codec.coding import PreparedCodec
 from codec.model import EncodedSegment
 from codec.tokens.batches import encode_signals
-from codec.tokens.encode import Failure, Tokens, audio_notes, encode_tokens, failure, join_segments
+from codec.tokens.encode import Failure, Tokens, encode_tokens, failure, join_segments
 from codec.tokens.entries import Entry
 from codec.tokens.processes import map_in_order
 
@@ -64,7 +64,7 @@ def _load(sample_rate: int, channels: int, path: Path) -> _Loaded | _Long | Fail
             blocks.append(block)
             if reader.samples > _LONG_SECONDS * sample_rate:
                 return _Long(path)
-        return _Loaded(torch.cat(blocks, -1), audio_notes(reader))
+        return _Loaded(torch.cat(blocks, -1), tuple(reader.notes))
     except (ValueError, OSError) as error:
         return failure(error)
 
