@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from codec.audio import readable
-from codec.commands.model_options import add_model_options, load_codec, model_path, read_model
+from codec.coding import prepare
+from codec.commands.model_options import add_device_option, add_model_option, load_codec
 from codec.commands.token_progress import FileProgress, add_jobs_option, number_of_jobs
-from codec.network.conv import fold_weight_norm
+from codec.models import find_model
 from codec.tokens import Card, Failure, TokensError, detokenize
 from codec.tokens.detokenize import Job, Result, write_decoded
 from codec.tokens.read import read_card
@@ -30,24 +31,30 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command.add_argument("target", metavar="OUT", type=Path, help="folder for the audio")
     command.add_argument("-f", "--force", action="store_true", help="replace files that exist")
     add_jobs_option(command)
-    add_model_options(command)
+    add_model_option(command, "the model of the tokens, if it is bundled or in ./runs")
+    add_device_option(command)
     command.set_defaults(run=_detokenize)
 
 
 def _detokenize(options: argparse.Namespace) -> int:
     card = read_card(options.source)
     check_format(card.format)
+    if options.model is None:
+        options.model = find_model(card.model)
+        if options.model is None:
+            raise TokensError(
+                f"{readable(options.source)} was made with the model {card.model}, which is neither bundled nor in "
+                f"./runs: name it with --model"
+            )
     prepared = load_codec(options)
     if prepared.fingerprint != card.model:
-        raise TokensError(
-            f"{readable(options.source)} was made with the model {card.model}, got {prepared.fingerprint}"
-        )
+        raise TokensError(f"{readable(options.source)} was made with the model {card.model}, got {prepared.name}")
     on_cpu = next(prepared.codec.parameters()).device.type == "cpu"
     jobs = number_of_jobs(options, card.files) if on_cpu else 1
     make = (
         (lambda: partial(write_decoded, prepared.codec, card))
         if jobs == 1
-        else partial(_load_decoder, model_path(options.checkpoint), card)
+        else partial(_load_decoder, options.model, card)
     )
     progress, clipped = FileProgress(readable(options.source.name), card.files), 0
     with progress.shown():
@@ -63,8 +70,9 @@ def _detokenize(options: argparse.Namespace) -> int:
     return 1 if progress.failed else 0
 
 
-def _load_decoder(path: Path, card: Card) -> Callable[[Job], Result]:
+def _load_decoder(model: str | Path, card: Card) -> Callable[[Job], Result]:
     """Makes the decoder of a process of its own."""
-    codec = read_model(path)
-    fold_weight_norm(codec)
-    return partial(write_decoded, codec, card)
+    prepared = prepare(model)
+    if prepared.fingerprint != card.model:
+        raise TokensError("the model's file was replaced by another during the run: run the command again")
+    return partial(write_decoded, prepared.codec, card)

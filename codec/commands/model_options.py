@@ -14,6 +14,7 @@ from codec.models import bundled_models
 
 __all__ = [
     "add_beams_option",
+    "add_device_option",
     "add_entropy_option",
     "add_lm_option",
     "add_model_option",
@@ -29,6 +30,11 @@ _MAX_BEAMS = 64
 def add_model_options(command: argparse.ArgumentParser) -> None:
     """Adds --model and --device."""
     add_model_option(command)
+    add_device_option(command)
+
+
+def add_device_option(command: argparse.ArgumentParser) -> None:
+    """Adds --device."""
     command.add_argument("--device", help="cpu, cuda, cuda:1, ... Default: cuda if available, otherwise cpu")
 
 

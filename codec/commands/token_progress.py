@@ -82,10 +82,6 @@ class FileProgress:
         print(f"codec: {readable(name)}: {readable(reason)}", file=sys.stderr)
         self._bar.update(self._task, advance=1)
 
-    def note(self, name: str, sentence: str) -> None:
-        """Reports something about a file."""
-        print(f"note: {readable(name)}: {readable(sentence)}", file=sys.stderr)
-
     def speed(self) -> str:
         """Files and audio per second of this run."""
         seconds = max(time.monotonic() - self._started, 1e-9)

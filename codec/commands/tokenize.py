@@ -10,15 +10,9 @@ from pathlib import Path
 import torch
 
 from codec.audio import AUDIO_SUFFIXES, readable
-from codec.coding import PreparedCodec
-from codec.commands.model_options import (
-    add_beams_option,
-    add_model_options,
-    check_bandwidth,
-    load_codec,
-    model_path,
-    read_model,
-)
+from codec.coding import PreparedCodec, prepare
+from codec.commands.messages import print_notes
+from codec.commands.model_options import add_beams_option, add_model_options, check_bandwidth, load_codec
 from codec.commands.token_progress import FileProgress, add_jobs_option, number_of_jobs
 from codec.tokens import (
     Card,
@@ -124,8 +118,7 @@ def _tokenize(options: argparse.Namespace) -> int:
             progress.fail(entry.name, result.reason)
             return
         progress.add(result.samples / config.sample_rate)
-        for note in result.notes:
-            progress.note(entry.name, note)
+        print_notes(entry.name, result.notes)
 
     try:
         with folder.lock(), progress.shown(folder.done):
@@ -154,8 +147,8 @@ def _command(options: argparse.Namespace) -> str:
     words += ["--shard-size", str(options.shard_size).removesuffix(" files").replace(" ", "")]
     if options.beams > 1:
         words += ["--beams", str(options.beams)]
-    if options.checkpoint is not None:
-        words += ["--checkpoint", str(options.checkpoint)]
+    if options.model is not None:
+        words += ["--model", options.model]
     return shlex.join(words)
 
 
@@ -164,11 +157,10 @@ def _encoder(prepared: PreparedCodec, options: argparse.Namespace, kbps: float, 
     if next(prepared.codec.parameters()).device.type != "cpu":
         windows = partial(encode_windows, prepared)
         return lambda entries: windows(entries, kbps, options.batch_seconds, jobs), WINDOW
-    path = model_path(options.checkpoint)
     make = (
         (lambda: partial(_encode, prepared, kbps))
         if jobs == 1
-        else partial(_load_and_encode, path, prepared.fingerprint, options.beams, kbps)
+        else partial(_load_encoder, options.model, prepared.fingerprint, options.beams, kbps)
     )
 
     def encode(entries: Iterable[Entry]) -> Iterator[Tokens | Failure]:
@@ -177,13 +169,12 @@ def _encoder(prepared: PreparedCodec, options: argparse.Namespace, kbps: float, 
     return encode, 1
 
 
-def _load_and_encode(path: Path, fingerprint: str, beams: int, kbps: float) -> Callable[[Path], Tokens | Failure]:
+def _load_encoder(model: str | None, fingerprint: str, beams: int, kbps: float) -> Callable[[Path], Tokens | Failure]:
     """Makes the encoder of a process of its own."""
-    codec = read_model(path)
-    codec.quantizer.beams = beams
-    prepared = PreparedCodec(codec)
+    prepared = prepare(model)
     if prepared.fingerprint != fingerprint:
-        raise TokensError(f"{readable(path)} was replaced by another model during the run")
+        raise TokensError("the model's file was replaced by another during the run: run the command again")
+    prepared.codec.quantizer.beams = beams
     return partial(_encode, prepared, kbps)
 
 

@@ -26,7 +26,7 @@ def encode_signals(
     Args:
         codec: In eval mode.
         signals: At least one sample each, on any device.
-        bandwidth_kbps: As in `Codec.encode`.
+        bandwidth_kbps: As in `Codec.encode_segments`.
         batch_samples: A batch has at most this number of samples with its padding, or one signal.
 
     Shape: signals [C, T] each -> codes [1, K, F] each.
@@ -37,14 +37,14 @@ def encode_signals(
         lengths = [signals[i].shape[-1] for i in batch]
         if len(set(lengths)) == 1:
             audio = torch.stack([signals[i] for i in batch]).to(device)
-            codes, scale = codec.encode_segment(audio, bandwidth_kbps)
+            codes, gain = codec.encode_segment(audio, bandwidth_kbps)
         else:
             padded = max(lengths) + -max(lengths) % codec.config.hop_samples + _room(codec)
             audio = torch.stack([F.pad(signals[i], (0, padded - signals[i].shape[-1])) for i in batch]).to(device)
-            codes, scale = _encode_mixed(codec, audio, lengths, bandwidth_kbps), None
+            codes, gain = _encode_mixed(codec, audio, lengths, bandwidth_kbps), None
         for row, i in enumerate(batch):
             frames = -(-lengths[row] // codec.config.hop_samples)
-            encoded[i] = EncodedSegment(codes[row : row + 1, :, :frames], None if scale is None else scale[row])
+            encoded[i] = EncodedSegment(codes[row : row + 1, :, :frames], None if gain is None else gain[row])
     return [encoded[i] for i in range(len(signals))]
 
 

@@ -68,6 +68,6 @@ def join_segments(
     codes = np.concatenate([np.zeros((num_codebooks, 0), dtype), *parts], 1)
     if not config.normalize:
         return codes, None
-    # The blocks of a codec without segments are parts of one segment, whose scale they repeat.
-    with_scale = segments if config.segment_seconds is not None else segments[:1]
-    return codes, np.array([float(segment.scale) for segment in with_scale], np.float32)  # type: ignore[arg-type]
+    # The blocks of a codec without segments are parts of one segment, whose gain they repeat.
+    with_gain = segments if config.segment_seconds is not None else segments[:1]
+    return codes, np.array([float(segment.gain) for segment in with_gain], np.float32)  # type: ignore[arg-type]

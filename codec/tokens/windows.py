@@ -40,7 +40,7 @@ def encode_windows(
     Args:
         prepared: The codec, on its device.
         entries: The files. Every `WINDOW` of them are encoded together.
-        bandwidth_kbps: As in `Codec.encode`.
+        bandwidth_kbps: As in `Codec.encode_segments`.
         batch_seconds: Audio in a batch, with its padding.
         jobs: Processes that read and resample.
     """
@@ -101,7 +101,7 @@ def _result(
 
 
 def _segments(prepared: PreparedCodec, audio: Tensor) -> list[Tensor]:
-    """The independently coded parts of a file, as `Codec.encode` cuts them."""
+    """The independently coded parts of a file, as `Codec.encode_segments` cuts them."""
     config, samples = prepared.codec.config, audio.shape[-1]
     length = config.segment_samples_or(samples)
     return [audio[:, start : start + length] for start in range(0, samples, config.segment_stride(samples))]
