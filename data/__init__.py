@@ -11,7 +11,8 @@ from data.sampler import Batch, training_batches
 from data.scan import scan_folder
 from data.segments import Segment, SegmentDataset, TrainingDataset
 from data.sources import SourceReader, level_dbfs, limit_peak
-from data.transforms import RandomGain, Transform, TransformedDataset
+from data.stream import IterableTrainingDataset, is_iterable, stream_batches
+from data.transforms import RandomGain, Transform, TransformedDataset, transformed
 
 __all__ = [
     "Batch",
@@ -19,6 +20,7 @@ __all__ = [
     "DataError",
     "Entry",
     "HeldOutClip",
+    "IterableTrainingDataset",
     "Manifest",
     "RandomGain",
     "Segment",
@@ -30,11 +32,14 @@ __all__ = [
     "clips",
     "folder",
     "held_out_clips",
+    "is_iterable",
     "large",
     "level_dbfs",
     "limit_peak",
     "manifests",
     "scan_folder",
     "starter",
+    "stream_batches",
     "training_batches",
+    "transformed",
 ]

@@ -2,7 +2,7 @@
 
 import itertools
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from codec.audio import AudioFileError
 from data.entries import DataError
-from data.segments import TrainingDataset
+from data.segments import Segment, TrainingDataset
 
-__all__ = ["Batch", "training_batches"]
+__all__ = ["Batch", "as_batch", "load_batches", "training_batches"]
 
 
 class Batch(NamedTuple):
@@ -21,6 +21,7 @@ class Batch(NamedTuple):
 
     audio: Tensor  # [B, C, T] float32
     skipped_files: tuple[str, ...]  # files that did not decode
+    state: Any = None  # of the shard it came from, after it; only for an iterable dataset
 
 
 def training_batches(
@@ -53,10 +54,27 @@ def training_batches(
             "expected batch_size >= 1, num_workers >= 0, start_step >= 0 and 0 <= rank < world_size, "
             f"got {batch_size}, {num_workers}, {start_step}, {rank}, {world_size}"
         )
+    numbers = _BatchNumbers(start_step * world_size + rank, world_size)
+    return load_batches(_Batches(dataset, batch_size), numbers, num_workers)
+
+
+def load_batches(
+    batches: Dataset[Batch | str], numbers: Iterable[int] | None, num_workers: int
+) -> Generator[Batch, None, None]:
+    """Reads batches ahead in worker processes.
+
+    Args:
+        batches: Batches by number, or in an order of their own; an error message in place of one ends the iteration.
+        numbers: Of the batches; None for an iterable dataset.
+        num_workers: Number of processes; 0 reads in this process.
+
+    Raises:
+        DataError: While iterating, with that message.
+    """
     loader = DataLoader(
-        _Batches(dataset, batch_size),
+        batches,
         batch_size=None,
-        sampler=_BatchNumbers(start_step * world_size + rank, world_size),
+        sampler=numbers,
         num_workers=num_workers,
         collate_fn=_unchanged,
         worker_init_fn=_ignore_interrupts if num_workers else None,
@@ -79,10 +97,23 @@ class _Batches(Dataset[Batch | str]):
         first = number * self.batch_size
         try:
             segments = [self.dataset[index] for index in range(first, first + self.batch_size)]
+            return as_batch(segments, self.dataset.segment_samples)
         except (DataError, AudioFileError) as error:
             return str(error)
-        skipped_files = dict.fromkeys(path for segment in segments for path in segment.skipped_files)
-        return Batch(torch.stack([segment.audio for segment in segments]), tuple(skipped_files))
+
+
+def as_batch(segments: Sequence[Segment], segment_samples: int) -> Batch:
+    """One batch of segments.
+
+    Raises:
+        DataError: A segment has another shape than [C, segment_samples], with the same C for all.
+    """
+    expected = [segments[0].audio.shape[0], segment_samples]
+    for segment in segments:
+        if list(segment.audio.shape) != expected:
+            raise DataError(f"expected segments of shape {expected} from data.dataset, got {list(segment.audio.shape)}")
+    skipped_files = dict.fromkeys(path for segment in segments for path in segment.skipped_files)
+    return Batch(torch.stack([segment.audio for segment in segments]), tuple(skipped_files))
 
 
 class _BatchNumbers:

@@ -28,7 +28,7 @@ from codec.training.checks import check_loss_names, check_windows
 from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
 from codec.training.logging.run_logger import Sink
-from data import Corpus, HeldOutClip, TransformedDataset, held_out_clips
+from data import Corpus, HeldOutClip, held_out_clips, transformed
 from scripts.run_folder import check_keys, claim_folder, resolve, save_config
 
 __all__ = ["CONFIGS", "build_trainer", "instantiate", "open_run", "select_device"]
@@ -199,7 +199,7 @@ def _build_data(
         source_weights=corpus.source_weights,
     )
     if cfg.data.transforms:
-        dataset = TransformedDataset(dataset, instantiate(cfg.data.transforms), cfg.seed)
+        dataset = transformed(dataset, instantiate(cfg.data.transforms), cfg.seed)
     clips = held_out_clips(corpus.held_out, rate, channels, **instantiate(cfg.data.held_out))
     data = TrainingData(dataset, cfg.data.batch_size, cfg.data.num_workers, processes.rank, processes.world_size)
     return corpus, data, clips

@@ -1,21 +1,33 @@
 """Training batches by step."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence, Sized
+from itertools import islice
+from typing import Any, cast
 
 from torch import Tensor
 
-from data import Batch, TrainingDataset, training_batches
+from data import (
+    Batch,
+    DataError,
+    IterableTrainingDataset,
+    TrainingDataset,
+    is_iterable,
+    stream_batches,
+    training_batches,
+)
 
 __all__ = ["TrainingData"]
 
 
-@dataclass(frozen=True)
 class TrainingData:
-    """Batches by step. The batch of a step does not depend on earlier steps.
+    """Batches by step.
+
+    With a `TrainingDataset`, the batch of a step does not depend on earlier steps. An `IterableTrainingDataset` has a
+    state, which `advance` moves on by a batch. Batches are then read from that state.
 
     Args:
-        dataset: Segments by index.
+        dataset: Segments by index, or a stream of them.
         batch_size: Segments per batch, over all processes of the run.
         num_workers: Processes that read ahead; 0 reads in the training process.
         rank: Number of this process.
@@ -25,25 +37,33 @@ class TrainingData:
         ValueError: A value is out of range, or the processes cannot have equal parts of a batch.
     """
 
-    dataset: TrainingDataset
-    batch_size: int
-    num_workers: int = 1
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("num_workers", 0)):
-            value = getattr(self, name)
+    def __init__(
+        self,
+        dataset: TrainingDataset | IterableTrainingDataset,
+        batch_size: int,
+        num_workers: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"data.{name} must be a whole number of at least {least}, got {value!r}")
-        if self.batch_size % self.world_size:
+        if batch_size % world_size:
             raise ValueError(
-                f"data.batch_size must be a multiple of the number of processes, {self.world_size}, "
-                f"got {self.batch_size}"
+                f"data.batch_size must be a multiple of the number of processes, {world_size}, got {batch_size}"
             )
+        self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
+        self.rank, self.world_size = rank, world_size
+        self.has_state = is_iterable(dataset)
+        self._step = 0  # of the state
+        self._states: list[Any] = [None] * max(1, num_workers)  # of each shard of this process
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """This process's parts of all batches from `start_step` on, without an end."""
+        """This process's parts of all batches from `start_step` on, without an end.
+
+        Raises:
+            DataError: The dataset has a state, and it is that of a later step.
+        """
         return self._read(self.num_workers, start_step)
 
     def batch(self, step: int) -> Tensor:
@@ -53,15 +73,49 @@ class TrainingData:
         """
         return next(self._read(0, step)).audio
 
+    def advance(self, batch: Batch) -> None:
+        """Makes the state that after `batch`, the next one of `batches`, which was trained on."""
+        self._states[self._step % len(self._states)] = batch.state
+        self._step += 1
+
     def _read(self, num_workers: int, start_step: int) -> Iterator[Batch]:
         part_size = self.batch_size // self.world_size
-        return training_batches(self.dataset, part_size, num_workers, start_step, self.rank, self.world_size)
+        if not is_iterable(self.dataset):
+            by_index = cast(TrainingDataset, self.dataset)
+            return training_batches(by_index, part_size, num_workers, start_step, self.rank, self.world_size)
+        if start_step < self._step:
+            raise DataError(f"data.dataset has the state of step {self._step} and cannot go back to step {start_step}")
+        first = self._step % len(self._states)
+        batches = stream_batches(self.dataset, part_size, num_workers, self._states, first, self.rank, self.world_size)
+        return islice(batches, start_step - self._step, None)
 
     @property
     def steps_per_epoch(self) -> float:
-        return len(self.dataset) / self.batch_size
+        """Infinite if the dataset has no length."""
+        return len(self.dataset) / self.batch_size if isinstance(self.dataset, Sized) else math.inf
 
     @property
     def seconds_per_step(self) -> float:
         """Seconds of audio in a batch."""
         return self.batch_size * self.dataset.segment_samples / self.dataset.sample_rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of this process; the checkpoint of a run needs those of all."""
+        return {"step": self._step, "shards": list(self._states)}
+
+    def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
+        """Inverse of `state_dict`.
+
+        Args:
+            states: Of all processes.
+
+        Raises:
+            DataError: They are those of another number of processes or workers.
+        """
+        saved = len(states), len(states[0]["shards"])
+        if saved != (self.world_size, len(self._states)):
+            raise DataError(
+                "an iterable dataset resumes with the same numbers of processes and data.num_workers: the checkpoint "
+                f"has {saved[0]} and {saved[1]}, got {self.world_size} and {self.num_workers}"
+            )
+        self._step, self._states = states[self.rank]["step"], list(states[self.rank]["shards"])

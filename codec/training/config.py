@@ -202,6 +202,11 @@ class TrainingConfig:
         """The same settings with `max_epochs` converted to `max_steps`."""
         if self.max_epochs is None:
             return self
+        if math.isinf(steps_per_epoch):
+            raise ValueError(
+                "trainer.max_epochs needs a data.dataset that has a length: set trainer.max_steps or "
+                "trainer.max_minutes instead"
+            )
         return replace(self, max_steps=max(1, math.ceil(self.max_epochs * steps_per_epoch)), max_epochs=None)
 
     def progress(self, step: int, seconds: float) -> float:

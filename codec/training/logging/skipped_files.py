@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from codec.audio import readable
+
 __all__ = ["SkippedFiles", "printable"]
 
 
@@ -10,14 +12,14 @@ class SkippedFiles:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines = set(path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
+        self._lines = set(path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else [])
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def add(self, path: str, reason: str) -> str | None:
         """Appends a file; returns its line, or None if the line is already in the list."""
-        line = printable(" ".join(f"{path}\t{reason}".splitlines()))  # a file name may contain a line break
+        line = f"{readable(path)}\t{readable(reason)}"
         if line in self._lines:
             return None
         self._lines.add(line)
@@ -27,6 +29,5 @@ class SkippedFiles:
 
 
 def printable(text: str) -> str:
-    """Escapes control characters and bytes that are not UTF-8, which file names may contain."""
-    decodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in decodable)
+    """A text with line ends in which everything else that cannot be printed is escaped, as by `readable`."""
+    return "\n".join(map(readable, text.split("\n")))

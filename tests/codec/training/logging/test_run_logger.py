@@ -163,11 +163,11 @@ def test_skipped_files_are_listed_once(tmp_path: Path) -> None:
         logger.skip_file(path, "cannot be decoded")
         logger.close()
     lines = (tmp_path / "skipped_files.txt").read_text(encoding="utf-8").splitlines()
-    assert lines == ["a.wav\tcannot be decoded", "odd na\\x1bme\\udcff.wav\tcannot be decoded"]
+    assert lines == ["a.wav\tcannot be decoded", "odd\\nna\\x1bme\\xff.wav\tcannot be decoded"]
     log = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
     assert [line[20:] for line in log] == [
         "skipped file 1: a.wav: cannot be decoded",
-        "skipped file 2: odd na\\x1bme\\udcff.wav: cannot be decoded",
+        "skipped file 2: odd\\nna\\x1bme\\xff.wav: cannot be decoded",
     ]
 
 
