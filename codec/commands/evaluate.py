@@ -39,6 +39,20 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     evaluate.add_argument(
         "--metrics", metavar="NAME", nargs="+", help="metrics by name or as my_package.my_module:METRIC. Default: all"
     )
+    evaluate.add_argument(
+        "--speech-groups",
+        metavar="GROUP",
+        nargs="+",
+        help="subfolders with speech, for metrics of speech. Default: those with `speech` in their name, or all",
+    )
+    evaluate.add_argument(
+        "--against",
+        metavar="COMMAND",
+        action="append",
+        default=[],
+        help="another codec in the same table: a line for the shell with {in} (WAV), {out} (audio) and, if it has "
+        "them, {kbps} and {encoded}, the file whose size is measured. It can be given several times",
+    )
     add_beams_option(evaluate)
     add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -49,6 +63,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    from codec.evaluation.coders import codec_coders, command_coders, opus_coders, recording
     from codec.evaluation.metrics import METRICS, check_packages, select_metrics
     from codec.evaluation.rate_distortion import evaluate_folder
     from codec.evaluation.rate_distortion_output import print_evaluation, write_evaluation
@@ -68,7 +83,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     def tracked(names: Sequence[str]) -> Iterable[str]:
         return track(names, options.data.name, console=errors, disable=not errors.is_terminal)
 
-    result = evaluate_folder(prepared, options.data, bandwidths_kbps, options.clips, options.seconds, metrics, tracked)
+    config = prepared.codec.config
+    opus, notes = opus_coders(config.sample_rate, config.channels)
+    against = [coder for line in options.against for coder in command_coders(line, bandwidths_kbps, config.sample_rate)]
+    coders = [recording(), *codec_coders(prepared, bandwidths_kbps), *opus, *against]
+    result = evaluate_folder(
+        options.data, coders, config, options.clips, options.seconds, metrics, options.speech_groups, tracked
+    )
+    result.notes.extend(notes)
     print_evaluation(result)
     about = {
         "model": str(model),

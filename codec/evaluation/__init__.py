@@ -10,7 +10,8 @@ from codec.evaluation.metrics import (
     score_codes,
     select_metrics,
 )
-from codec.evaluation.perceptual import pesq, stoi, visqol
+from codec.evaluation.perceptual import pesq, stoi, visqol, visqol_speech
+from codec.evaluation.predicted_mos import distillmos, dnsmos
 from codec.evaluation.signal_metrics import mel_distance, ripple_db, si_sdr_db, stft_distance, validate
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "codes_used",
     "count_codes",
     "describe",
+    "distillmos",
+    "dnsmos",
     "mel_distance",
     "pesq",
     "ripple_db",
@@ -33,4 +36,5 @@ __all__ = [
     "stoi",
     "validate",
     "visqol",
+    "visqol_speech",
 ]

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from codec.evaluation.codebook_usage import bitrate_efficiency, codes_used
-from codec.evaluation.perceptual import pesq, stoi, visqol
+from codec.evaluation.perceptual import pesq, stoi, visqol, visqol_speech
+from codec.evaluation.predicted_mos import distillmos, dnsmos
 from codec.evaluation.signal_metrics import mel_distance, ripple_db, si_sdr_db, stft_distance
 
 __all__ = ["METRICS", "Metric", "check_packages", "describe", "score_audio", "score_codes", "select_metrics"]
@@ -34,6 +35,7 @@ class Metric:
         unit: Unit of the scores; empty for a plain number.
         domain: "audio" for any audio, "speech" where other audio has no meaningful score, "codes" for codebook usage.
         packages: Import names of the optional packages that the function needs.
+        explanation: One sentence for readers of a report.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Metric:
     unit: str = ""
     domain: Literal["audio", "speech", "codes"] = "audio"
     packages: tuple[str, ...] = ()
+    explanation: str = ""
 
     @property
     def heading(self) -> str:
@@ -57,16 +60,31 @@ class Metric:
 
 
 _ENTRIES = (
-    Metric("si_sdr_db", "SI-SDR", lambda e, r, _: si_sdr_db(e, r), higher_is_better=True, digits=2, unit="dB"),
-    Metric("visqol", "ViSQOL", visqol, higher_is_better=True, packages=("visqol",)),
-    Metric("mel_distance", "mel distance", mel_distance, higher_is_better=False, digits=4),
-    Metric("stft_distance", "STFT distance", lambda e, r, _: stft_distance(e, r), higher_is_better=False),
-    Metric("ripple_db", "ripple", ripple_db, higher_is_better=False, digits=2, unit="dB"),
-    Metric("stoi", "STOI", stoi, higher_is_better=True, domain="speech", packages=("torchmetrics", "pystoi")),
-    Metric("pesq", "PESQ", pesq, higher_is_better=True, domain="speech", packages=("torchmetrics", "pesq")),
-    Metric("codes_used", "codes used", codes_used, higher_is_better=True, domain="codes"),
-    Metric("bitrate_efficiency", "bitrate efficiency", bitrate_efficiency, higher_is_better=True, domain="codes"),
-)
+    Metric("distillmos", "DistillMOS", distillmos, True, 2, domain="speech", packages=("distillmos",),
+           explanation="Predicted opinion of listeners about speech, from 1 (bad) to 5 (excellent)."),
+    Metric("dnsmos", "DNSMOS", dnsmos, True, 2, domain="speech", packages=("speechmos", "onnxruntime"),
+           explanation="Predicted opinion of listeners about speech and its background, from 1 to 5."),
+    Metric("pesq", "PESQ", pesq, True, 2, domain="speech", packages=("torchmetrics", "pesq"),
+           explanation="Quality of speech compared with the recording, up to 4.64."),
+    Metric("stoi", "STOI", stoi, True, domain="speech", packages=("torchmetrics", "pystoi"),
+           explanation="Intelligibility of speech, at most 1."),
+    Metric("visqol_speech", "ViSQOL speech", visqol_speech, True, 2, domain="speech", packages=("visqol",),
+           explanation="Similarity to the recording for speech up to 8 kHz, at most 4.20."),
+    Metric("visqol", "ViSQOL", visqol, True, 2, packages=("visqol",),
+           explanation="Similarity to the recording for any audio, at most 4.73."),
+    Metric("mel_distance", "mel distance", mel_distance, False, 4,
+           explanation="Mean difference of log mel spectrograms; 0 is equal."),
+    Metric("stft_distance", "STFT distance", lambda e, r, _: stft_distance(e, r), False,
+           explanation="Difference of spectrograms at several resolutions; 0 is equal."),
+    Metric("si_sdr_db", "SI-SDR", lambda e, r, _: si_sdr_db(e, r), True, 2, "dB",
+           explanation="Level of the signal above the error of the waveform."),
+    Metric("ripple_db", "ripple", ripple_db, False, 2, "dB",
+           explanation="How far treble turned into tones; noise has none."),
+    Metric("codes_used", "codes used", codes_used, True, domain="codes",
+           explanation="Share of the codes that occur."),
+    Metric("bitrate_efficiency", "bitrate efficiency", bitrate_efficiency, True, domain="codes",
+           explanation="Entropy of the codes as a share of the bits that store them."),
+)  # fmt: skip
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ENTRIES}
 
 

@@ -1,63 +1,58 @@
-"""Scores and bitrates of a model on held-out audio, at each of its bandwidths, with Opus beside it.
+"""Scores and bitrates of codecs on held-out audio: a model at each of its bandwidths, Opus, and others.
 
-Every clip is written to a file, encoded, decoded and read again. So bitrates are file sizes, and the scores include
-rounding to 16 bits. Two bitrates are measured. The payload is what a file of any length needs: the codes and gains of
-the model, or the audio packets of Opus. The file also holds headers, checksums and Ogg pages: several hundred bytes,
-which matter in clips of a few seconds.
+Every clip is coded through files. So bitrates are file sizes, and scores include rounding to 16 bits. Two bitrates are
+measured. The payload is what a file of any length needs: codes and gains of the model, or the audio packets of Opus.
+The file also holds headers, checksums and Ogg pages: several hundred bytes, which matter in clips of a few seconds.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from codec.audio import AudioFileError, AudioReader
-from codec.bitstream import BitstreamReader
-from codec.coding import PreparedCodec, bitrate_kbps, decode_file, encode_file
-from codec.evaluation.baselines import code_with_opus, possible_opus_bitrates
-from codec.evaluation.codebook_usage import codebook_usage, count_codes
+from codec.coding import bitrate_kbps
+from codec.config import CodecConfig
+from codec.evaluation.codebook_usage import codebook_usage
+from codec.evaluation.coders import Coder
 from codec.evaluation.metrics import METRICS, Metric, score_audio, score_codes
 from data import scan_folder
 
-__all__ = ["ALL_CLIPS", "OPUS_KBPS", "Evaluation", "Measurement", "Point", "evaluate_folder", "score_clip", "summarize"]
-
-OPUS_KBPS = (6.0, 12.0, 24.0)
-ALL_CLIPS = "all"  # the group that holds every clip
-_GAIN_BYTES = 4
+__all__ = ["Evaluation", "Measurement", "Point", "evaluate_folder", "score_clip", "summarize"]
 
 
 class Measurement(NamedTuple):
-    """One clip, coded at one bandwidth."""
+    """One clip, coded by one coder."""
 
     clip: str  # path below the folder
     group: str  # first-level subfolder of the clip
-    coder: str  # "codec" or "opus"
-    bandwidth_kbps: float  # target bitrate
+    coder: str
+    bandwidth_kbps: float | None  # target bitrate
     seconds: float
-    payload_bytes: int
-    file_bytes: int
-    scores: dict[str, float]
-    code_counts: Tensor | None  # [K, largest codebook size]; None for Opus
+    payload_bytes: int | None
+    file_bytes: int | None
+    scores: dict[str, float]  # metrics of speech only for speech
+    code_counts: Tensor | None  # [K, largest codebook size]; None for other codecs
 
 
 class Point(NamedTuple):
-    """The clips of a group at one bandwidth: a point of a rate-distortion curve."""
+    """The clips of a group, coded by one coder: a point of a rate-distortion curve."""
 
     group: str
     coder: str
-    bandwidth_kbps: float
+    bandwidth_kbps: float | None
     clips: int
-    payload_kbps: float  # total payload over total duration
-    file_kbps: float  # total file size over total duration
+    payload_kbps: float  # total payload over total duration; NaN if unknown
+    file_kbps: float  # total file size over total duration; NaN if unknown
     scores: dict[str, float]  # means over the clips with a defined score; NaN without any
+    intervals: dict[str, float]  # half of the 95 % confidence interval of each mean (Student's t); NaN below 2 clips
     undefined: dict[str, int]  # number of clips whose score is undefined, where it is not 0
-    perplexity: list[float]  # of each codebook; empty for Opus
+    perplexity: list[float]  # of each codebook; empty for other codecs
 
 
 class Evaluation(NamedTuple):
@@ -70,50 +65,46 @@ class Evaluation(NamedTuple):
     skipped_files: list[str]  # files that could not be read, with the reason
 
 
-class _Clip(NamedTuple):
-    name: str
-    group: str
-    audio: Tensor  # [C, T]
-
-
 def evaluate_folder(
-    prepared: PreparedCodec,
     folder: Path,
-    bandwidths_kbps: Sequence[float],
+    coders: Sequence[Coder],
+    config: CodecConfig,
     clips_per_group: int,
     seconds: float,
     metrics: Mapping[str, Metric] = METRICS,
+    speech_groups: Collection[str] | None = None,
     track: Callable[[Sequence[str]], Iterable[str]] = iter,
 ) -> Evaluation:
-    """Codes and scores the audio of a folder at each bandwidth, and with Opus at 6, 12 and 24 kbps.
+    """Codes and scores the audio of a folder with each coder.
 
     The first-level subfolders are the groups. Audio directly in the folder is the group `audio`.
 
     Args:
-        prepared: The model.
         folder: Folder of audio, read by `data.scan_folder`.
-        bandwidths_kbps: Bandwidths that the model offers.
+        coders: From `codec.evaluation.coders`.
+        config: Of the model: sampling rate, channels, codebook sizes.
         clips_per_group: Largest number of files per group, evenly spaced in its sorted list.
         seconds: Longest duration taken from the start of each file.
         metrics: Metrics to compute, from `select_metrics`.
+        speech_groups: Groups that metrics of speech are computed for. None for the groups with `speech` in their name,
+            or for all groups if there is none.
         track: Wraps the files that are iterated over, for a progress bar.
 
     Raises:
-        ValueError: No file could be read, or a number is out of range.
+        ValueError: No file could be read, a speech group does not exist, a command failed, or a number is out of range.
     """
     if clips_per_group < 1 or not 0 < seconds < math.inf:
         raise ValueError(f"expected at least 1 clip and more than 0 s of it, got {clips_per_group} and {seconds:g} s")
     manifest = scan_folder(folder, source_of=_group)
+    speech, notes = _speech_groups(manifest.sources, speech_groups, metrics)
     skipped_files = [f"{folder / path}: {reason}" for path, reason in manifest.skipped_files]
-    names, notes = [], []
+    names = []
     for group in manifest.sources:
         found = [entry.path for entry in manifest.entries if entry.source == group]
         count = min(clips_per_group, len(found))
         names += [found[i * len(found) // count] for i in range(count)]
         if count < len(found):
             notes.append(f"{count} of {len(found)} files of {group} were evaluated; --clips N evaluates more")
-    config = prepared.codec.config
-    opus_kbps, opus_notes = possible_opus_bitrates(OPUS_KBPS, config.channels)
     measurements = []
     for name in track(names):
         try:
@@ -121,14 +112,38 @@ def evaluate_folder(
         except AudioFileError as error:
             skipped_files.append(str(error))
             continue
-        clip = _Clip(name, _group(name), audio)
-        measurements += _measure_codec(prepared, clip, bandwidths_kbps, metrics)
-        measurements += [_measure_opus(clip, config.sample_rate, kbps, metrics) for kbps in opus_kbps]
+        group = _group(name)
+        applied = {key: m for key, m in metrics.items() if m.domain != "speech" or group in speech}
+        for coder in coders:
+            coded = coder.code(audio)
+            scores = score_clip(coded.audio, audio, config.sample_rate, applied)
+            length = audio.shape[-1] / config.sample_rate
+            sizes = coded.payload_bytes, coded.file_bytes
+            measurements.append(
+                Measurement(name, group, coder.name, coder.bandwidth_kbps, length, *sizes, scores, coded.code_counts)
+            )
     if not measurements:
         raise ValueError(f"none of the {len(names)} files of {folder} could be read, for example {skipped_files[-1]}")
-    notes += opus_notes + _metric_notes(measurements, metrics)
-    points = summarize(measurements, prepared.codec.config.codebook_sizes, metrics)
-    return Evaluation(measurements, points, metrics, notes, skipped_files)
+    notes += _undefined_notes(measurements)
+    return Evaluation(
+        measurements, summarize(measurements, config.codebook_sizes, metrics), metrics, notes, skipped_files
+    )
+
+
+def _speech_groups(
+    groups: Iterable[str], chosen: Collection[str] | None, metrics: Mapping[str, Metric]
+) -> tuple[Collection[str], list[str]]:
+    """The groups that metrics of speech apply to, and a note where that is a guess."""
+    groups = list(groups)
+    if chosen is not None:
+        missing = sorted(set(chosen) - set(groups))
+        if missing:
+            raise ValueError(f"there is no group {missing[0]}; the folder has {', '.join(groups)}")
+        return chosen, []
+    named = [group for group in groups if "speech" in group.lower()]
+    labels = ", ".join(metric.label for metric in metrics.values() if metric.domain == "speech")
+    notes = [f"{labels}: meaningful for speech only; --speech-groups names the groups"] if labels and not named else []
+    return named or groups, notes
 
 
 def score_clip(
@@ -145,21 +160,16 @@ def score_clip(
 def summarize(
     measurements: Sequence[Measurement], codebook_sizes: Sequence[int], metrics: Mapping[str, Metric] = METRICS
 ) -> list[Point]:
-    """One point per group, coder and bandwidth; with several groups, those of all clips come last."""
-    groups = list(dict.fromkeys(measurement.group for measurement in measurements))
-    points = []
-    for group in groups if len(groups) == 1 else [*groups, ALL_CLIPS]:
-        chosen = [m for m in measurements if group in (m.group, ALL_CLIPS)]
-        for coder, kbps in dict.fromkeys((m.coder, m.bandwidth_kbps) for m in chosen):
-            at_point = [m for m in chosen if (m.coder, m.bandwidth_kbps) == (coder, kbps)]
-            points.append(_point(group, at_point, codebook_sizes, metrics))
-    return points
+    """One point per group and coder. Groups are never averaged: a mean over speech and music hides both."""
+    keys = dict.fromkeys((m.group, m.coder, m.bandwidth_kbps) for m in measurements)
+    groups = list(dict.fromkeys(m.group for m in measurements))
+    return [
+        _point([m for m in measurements if (m.group, m.coder, m.bandwidth_kbps) == key], codebook_sizes, metrics)
+        for key in sorted(keys, key=lambda key: groups.index(key[0]))
+    ]
 
 
-def _point(
-    group: str, measurements: Sequence[Measurement], codebook_sizes: Sequence[int], metrics: Mapping[str, Metric]
-) -> Point:
-    seconds = sum(m.seconds for m in measurements)
+def _point(measurements: Sequence[Measurement], codebook_sizes: Sequence[int], metrics: Mapping[str, Metric]) -> Point:
     values = {name: np.array([m.scores[name] for m in measurements]) for name in measurements[0].scores}
     defined = {name: value[np.isfinite(value)] for name, value in values.items()}
     scores = {name: float(value.mean()) if len(value) else math.nan for name, value in defined.items()}
@@ -170,77 +180,41 @@ def _point(
         sizes = codebook_sizes[: len(total)]
         perplexity = codebook_usage(total, sizes).perplexity.tolist()
         scores |= score_codes(total, sizes, metrics)
+    first = measurements[0]
+    seconds = [m.seconds for m in measurements]
     return Point(
-        group,
-        measurements[0].coder,
-        measurements[0].bandwidth_kbps,
+        first.group,
+        first.coder,
+        first.bandwidth_kbps,
         len(measurements),
-        bitrate_kbps(sum(m.payload_bytes for m in measurements), seconds),
-        bitrate_kbps(sum(m.file_bytes for m in measurements), seconds),
+        _kbps([m.payload_bytes for m in measurements], seconds),
+        _kbps([m.file_bytes for m in measurements], seconds),
         {name: scores.get(name, math.nan) for name in metrics},
+        {name: _half_interval(value) for name, value in defined.items()},
         {name: len(measurements) - len(value) for name, value in defined.items() if len(value) < len(measurements)},
         perplexity,
     )
 
 
-def _metric_notes(measurements: Sequence[Measurement], metrics: Mapping[str, Metric]) -> list[str]:
-    clips = len({m.clip for m in measurements})
+def _kbps(sizes: Sequence[int | None], seconds: Sequence[float]) -> float:
+    known = [size for size in sizes if size is not None]
+    return bitrate_kbps(sum(known), sum(seconds)) if len(known) == len(sizes) else math.nan
+
+
+def _half_interval(values: np.ndarray) -> float:
+    count = len(values)
+    return float(student.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+
+
+def _undefined_notes(measurements: Sequence[Measurement]) -> list[str]:
     notes = []
-    for name in measurements[0].scores:
-        missing = len({m.clip for m in measurements if math.isnan(m.scores[name])})
+    for name in dict.fromkeys(name for m in measurements for name in m.scores):
+        scored = [m for m in measurements if name in m.scores]
+        missing = len({m.clip for m in scored if math.isnan(m.scores[name])})
         if missing:
+            clips = len({m.clip for m in scored})
             notes.append(f"{name} is undefined for {missing} of {clips} clips, which its means leave out")
-    speech = [metric.label for metric in metrics.values() if metric.domain == "speech"]
-    return notes + ([f"{', '.join(speech)}: meaningful for speech only"] if speech else [])
-
-
-def _measure_codec(
-    prepared: PreparedCodec, clip: _Clip, bandwidths_kbps: Sequence[float], metrics: Mapping[str, Metric]
-) -> list[Measurement]:
-    sample_rate = prepared.codec.config.sample_rate
-    seconds = clip.audio.shape[-1] / sample_rate
-    measurements = []
-    with TemporaryDirectory() as folder:
-        original, encoded, decoded = (Path(folder) / name for name in ("original.wav", "encoded.ecdc", "decoded.wav"))
-        soundfile.write(original, clip.audio.T.numpy(), sample_rate, subtype="FLOAT")
-        for kbps in bandwidths_kbps:
-            file_bytes = encode_file(
-                original, encoded, prepared, bandwidth_kbps=kbps, coding="fixed", overwrite=True
-            ).encoded_bytes
-            decode_file(encoded, decoded, prepared, overwrite=True)
-            payload_bytes, codes = _content(encoded)
-            counts = count_codes(codes[None], prepared.codec.config.codebook_sizes[: len(codes)])
-            audio, _ = soundfile.read(decoded, dtype="float32", always_2d=True)
-            scores = score_clip(torch.from_numpy(audio.T.copy()), clip.audio, sample_rate, metrics)
-            measurements.append(
-                Measurement(clip.name, clip.group, "codec", kbps, seconds, payload_bytes, file_bytes, scores, counts)
-            )
-    return measurements
-
-
-def _content(encoded: Path) -> tuple[int, Tensor]:
-    """Bytes of codes and gains in a file, and the codes [K, F]."""
-    with encoded.open("rb") as file:
-        reader = BitstreamReader(file, str(encoded))
-        blocks = [torch.from_numpy(block.codes.copy()) for block in reader.blocks()]
-    header = reader.header
-    side_bytes = _GAIN_BYTES * len(blocks) if header.has_gain else 0
-    return sum(header.block_bytes(block.shape[1]) for block in blocks) + side_bytes, torch.cat(blocks, 1)
-
-
-def _measure_opus(clip: _Clip, sample_rate: int, bandwidth_kbps: float, metrics: Mapping[str, Metric]) -> Measurement:
-    result = code_with_opus(clip.audio, sample_rate, bandwidth_kbps)
-    return Measurement(
-        clip.name,
-        clip.group,
-        "opus",
-        bandwidth_kbps,
-        clip.audio.shape[-1] / sample_rate,
-        result.payload_bytes,
-        result.file_bytes,
-        score_clip(result.audio, clip.audio, sample_rate, metrics),
-        None,
-    )
+    return notes
 
 
 def _read_start(path: Path, sample_rate: int, channels: int, seconds: float) -> Tensor:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,24 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.atomic_file import atomic_write
-from codec.evaluation.rate_distortion import ALL_CLIPS, Evaluation, Point
+from codec.evaluation.rate_distortion import Evaluation, Point
 from codec.evaluation.report.charts import colors
 
 __all__ = ["print_evaluation", "write_evaluation"]
 
-_LINE_STYLES: dict[str, dict[str, Any]] = {
-    "codec": {"marker": "o", "linestyle": "-"},
-    "opus": {"marker": "s", "linestyle": ":", "markerfacecolor": "white"},
-}
+_LINE_STYLES: tuple[dict[str, Any], ...] = (
+    {"marker": "o", "linestyle": "-"},
+    {"marker": "s", "linestyle": ":", "markerfacecolor": "white"},
+    {"marker": "^", "linestyle": "--", "markerfacecolor": "white"},
+    {"marker": "D", "linestyle": "-.", "markerfacecolor": "white"},
+)  # of the coders, in order; further ones begin again
 _PLOT_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.parse_math": False,  # a folder may be called a$b
 }
-_MIN_COLUMNS = 120  # rich assumes 80 where the output is not a terminal, and would cut the table
+_MIN_COLUMNS = 160  # rich assumes 80 where the output is not a terminal, and would cut the table
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -48,8 +51,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
             table.add_section()
         table.add_row(
             point.group if point.group != group else "",
-            f"{point.coder} {point.bandwidth_kbps:g}",
-            *(f"{rate:.2f}" for rate in (point.payload_kbps, point.file_kbps)),
+            point.coder if point.bandwidth_kbps is None else f"{point.coder} {point.bandwidth_kbps:g}",
+            *(_format(rate, 2) for rate in (point.payload_kbps, point.file_kbps)),
             *(_format(point.scores[metric.name], metric.digits) for metric in metrics),
         )
         group = point.group
@@ -109,26 +112,29 @@ def _write_csv(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> 
         first, *_ = evaluation.measurements
         fields = [name for name in first._fields if name not in ("scores", "code_counts")]
         writer = csv.writer(file)
-        writer.writerow([*fields, *first.scores])
+        names = [name for name, metric in evaluation.metrics.items() if metric.domain != "codes"]
+        writer.writerow([*fields, *names])
         for measurement in evaluation.measurements:
-            scores = ("" if math.isnan(value) else value for value in measurement.scores.values())
-            writer.writerow([*(getattr(measurement, field) for field in fields), *scores])
+            scores = (measurement.scores.get(name, math.nan) for name in names)
+            cells = ("" if math.isnan(value) else value for value in scores)
+            writer.writerow([*(getattr(measurement, field) for field in fields), *cells])
 
 
 def _write_plot(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> None:
     """A panel per metric of audio against the payload's bitrate, with a colour per group."""
-    groups = list(dict.fromkeys(point.group for point in evaluation.points if point.group != ALL_CLIPS))
+    groups = list(dict.fromkeys(point.group for point in evaluation.points))
+    coders = list(dict.fromkeys(point.coder for point in evaluation.points if point.bandwidth_kbps is not None))
     metrics = [metric for metric in evaluation.metrics.values() if metric.domain != "codes"]
     with matplotlib.rc_context(_PLOT_STYLE):
-        figure = Figure(figsize=(9, 5.4), layout="constrained")
+        figure = Figure(figsize=(11, 5.4), layout="constrained")
         panels = figure.subplots(2, max(1, math.ceil(len(metrics) / 2)), squeeze=False)
         for axes in panels.flat[len(metrics) :]:
             axes.set_axis_off()
         for axes, metric in zip(panels.flat, metrics, strict=False):
             for group, color in zip(groups, colors(len(groups)), strict=True):
-                for coder in _LINE_STYLES:
+                for coder, style in zip(coders, cycle(_LINE_STYLES), strict=False):
                     curve = [point for point in evaluation.points if (point.group, point.coder) == (group, coder)]
-                    _draw(axes, curve, metric.name, f"{coder}, {group}", color)
+                    _draw(axes, curve, metric.name, {"label": f"{coder}, {group}", "color": color, **style})
             axes.set_title(f"{metric.heading}, lower is better" if metric.sign < 0 else metric.heading)
         for axes in panels[-1]:
             axes.set_xlabel("bitrate without headers, kbps")
@@ -138,12 +144,13 @@ def _write_plot(evaluation: Evaluation, about: Mapping[str, Any], path: Path) ->
         figure.savefig(path, format="png", dpi=150)
 
 
-def _draw(axes: Axes, curve: Sequence[Point], name: str, label: str, color: str) -> None:
+def _draw(axes: Axes, curve: Sequence[Point], name: str, style: dict[str, Any]) -> None:
     if not curve:
         return
-    curve = sorted(curve, key=lambda point: point.payload_kbps)
-    rates, values = [point.payload_kbps for point in curve], [point.scores[name] for point in curve]
-    axes.plot(rates, values, label=label, color=color, markersize=4, linewidth=1.2, **_LINE_STYLES[curve[0].coder])
+    # A codec whose files are not measured is drawn at its target.
+    measured = [(p.payload_kbps if math.isfinite(p.payload_kbps) else p.bandwidth_kbps, p.scores[name]) for p in curve]
+    rates, values = zip(*sorted(measured), strict=True)
+    axes.plot(rates, values, markersize=4, linewidth=1.2, **style)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
     axes.xaxis.set_minor_locator(NullLocator())

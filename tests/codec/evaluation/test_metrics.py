@@ -34,7 +34,13 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_every_entry_has_its_own_name_as_key() -> None:
     assert all(name == metric.name for name, metric in METRICS.items())
-    assert {name for name, metric in METRICS.items() if metric.domain == "speech"} == {"stoi", "pesq"}
+    assert {name for name, metric in METRICS.items() if metric.domain == "speech"} == {
+        "distillmos",
+        "dnsmos",
+        "pesq",
+        "stoi",
+        "visqol_speech",
+    }
     assert {name for name, metric in METRICS.items() if metric.domain == "codes"} == {
         "codes_used",
         "bitrate_efficiency",
@@ -105,7 +111,7 @@ def test_metrics_of_codes_and_of_audio_are_kept_apart() -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (["vizqol"], "no metric vizqol; choose from si_sdr_db, visqol, "),
+        (["vizqol"], "no metric vizqol; choose from distillmos, dnsmos, "),
         (["stoi", "stoi"], "got stoi twice"),
         (["my_metrics:text"], r"expected a codec\.evaluation\.Metric, got str"),
         (["my_metrics:NONE"], "my_metrics:NONE cannot be imported"),
