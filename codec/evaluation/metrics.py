@@ -79,7 +79,7 @@ _ENTRIES = (
     Metric("si_sdr_db", "SI-SDR", lambda e, r, _: si_sdr_db(e, r), True, 2, "dB",
            explanation="Level of the signal above the error of the waveform."),
     Metric("ripple_db", "ripple", ripple_db, False, 2, "dB",
-           explanation="How far treble turned into tones; noise has none."),
+           explanation="Treble that became tones instead of noise."),
     Metric("codes_used", "codes used", codes_used, True, domain="codes",
            explanation="Share of the codes that occur."),
     Metric("bitrate_efficiency", "bitrate efficiency", bitrate_efficiency, True, domain="codes",
