@@ -15,17 +15,10 @@ from codec.audio.files import (
     readable,
 )
 from codec.audio.levels import Levels
-from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, wav_pipe_writer
-from codec.audio.reader import (
-    AudioFile,
-    AudioFileError,
-    AudioHeader,
-    AudioReader,
-    AudioSource,
-    read_header,
-    read_range,
-)
+from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, open_audio, wav_pipe_writer
+from codec.audio.reader import AudioFile, AudioReader, read_header, read_range
 from codec.audio.resampling import StreamResampler, resample, resampled_length
+from codec.audio.source import AudioFileError, AudioHeader, AudioSource
 from codec.audio.writer import AudioSink, AudioWriter, write_audio, writing_audio
 
 __all__ = [
@@ -48,6 +41,7 @@ __all__ = [
     "describe_skipped",
     "find_audio",
     "find_files",
+    "open_audio",
     "read_header",
     "read_range",
     "readable",

@@ -6,9 +6,12 @@
 - 3 to 8 channels: mixed to stereo with the weights of ITU-R BS.775-3, Annex 4. The mean of that is the mono mix.
 - More than 8 channels have no common layout: the mean of all, repeated for stereo.
 
-Layouts are those of WAVE files, which libsndfile's other formats share. A mix is divided by the sum of its weights,
-so that it never exceeds the loudest channel. The channel for low-frequency effects is left out.
+A file may name its channels: WAVE by a channel mask, Vorbis and Opus by their own order. Otherwise the layout is that
+of WAVE files with this number of channels. A mix is divided by the sum of its weights, so that it never exceeds the
+loudest channel. The channel for low-frequency effects is left out.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +30,15 @@ _WEIGHTS = {
     "BC": (0.5, 0.5),
     "SL": (_HALF_POWER, 0.0),  # side
     "SR": (0.0, _HALF_POWER),
+    "FLC": (1.0, 0.0),  # front, between the middle and the side
+    "FRC": (0.0, 1.0),
+    "TC": (0.5, 0.5),  # top
+    "TFL": (_HALF_POWER, 0.0),
+    "TFC": (0.5, 0.5),
+    "TFR": (0.0, _HALF_POWER),
+    "TBL": (_HALF_POWER, 0.0),
+    "TBC": (0.5, 0.5),
+    "TBR": (0.0, _HALF_POWER),
 }
 _LAYOUTS = {
     3: "FL FR FC",
@@ -38,8 +50,13 @@ _LAYOUTS = {
 }
 
 
-def convert_channels(audio: Tensor, channels: int) -> Tensor:
+def convert_channels(audio: Tensor, channels: int, layout: Sequence[str] | None = None) -> Tensor:
     """Mixes or repeats channels by the rule of this module.
+
+    Args:
+        audio: Any number of channels.
+        channels: Of the result.
+        layout: Names of the channels of `audio`, for example `("FL", "FR", "FC")`. None for the usual layout.
 
     Shape: [C, T] -> [channels, T].
 
@@ -53,10 +70,11 @@ def convert_channels(audio: Tensor, channels: int) -> Tensor:
         return audio.expand(channels, -1)
     if channels > 2:
         raise ValueError(f"audio of {present} channels cannot be converted to {channels}, only to 1 or 2")
-    if present in _LAYOUTS:
-        audio = torch.stack(
-            [_mix(audio, [_WEIGHTS[name][side] for name in _LAYOUTS[present].split()]) for side in (0, 1)]
-        )
+    names = layout or _LAYOUTS.get(present, "").split()
+    if present > 2 and len(names) == present:
+        weights = [[_WEIGHTS[name][side] for name in names] for side in (0, 1)]
+        if all(map(any, weights)):  # otherwise one side has no channel at all
+            audio = torch.stack([_mix(audio, side) for side in weights])
     return audio if audio.shape[0] == channels else audio.mean(0, keepdim=True).expand(channels, -1)
 
 

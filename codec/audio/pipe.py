@@ -1,23 +1,31 @@
-"""Audio through pipes: WAV, streamed WAV included, and raw samples.
+"""Audio through pipes: WAV and raw samples as they arrive, and all other formats once the pipe has ended.
 
-libsndfile cannot be used here. It needs the true length in a WAV header before it reads, and it seeks back to the
-header after it has written. Programs that write WAV to a pipe state the length 0, or a number from 0x7FFFF000 to
-0xFFFFFFFF. Such audio is read to the end of the pipe. A WAV that is written to a pipe states 0xFFFFFFFF.
+libsndfile cannot be used for audio that arrives: it seeks in what it reads. Formats that need it go through a temporary
+file. Programs that write WAV to a pipe do not know its length. Such audio is read to the end of the pipe, and a WAV
+that is written to a pipe states the length 0xFFFFFFFF.
 """
 
 import io
+import os
 import re
+import stat
 import struct
-from typing import BinaryIO, NamedTuple, Self
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, BinaryIO, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.audio.reader import MAX_SAMPLE_RATE, AudioFileError
+from codec.audio.formats import WavHeader, read_wav_header
+from codec.audio.formats.wav import TRAILER, TRAILER_BYTES, end_notes, partial_sample_note
+from codec.audio.reader import AudioFile
+from codec.audio.source import MAX_SAMPLE_RATE, AudioFileError, AudioSource
 from codec.audio.writer import to_int16
 
-__all__ = ["AudioPipe", "RawFormat", "RawWriter", "wav_pipe_writer"]
+__all__ = ["AudioPipe", "RawFormat", "RawWriter", "open_audio", "wav_pipe_writer"]
 
 
 class _Encoding(NamedTuple):
@@ -37,21 +45,10 @@ _ENCODINGS = {
     "f32le": _Encoding("<f4", 4, 0, 1),
     "f64le": _Encoding("<f8", 8, 0, 1),
 }
-# By the format tag and the bits per sample of a WAV header.
-_WAV_ENCODINGS = {
-    (1, 8): "u8",
-    (1, 16): "s16le",
-    (1, 24): "s24le",
-    (1, 32): "s32le",
-    (3, 32): "f32le",
-    (3, 64): "f64le",
-}
-_EXTENSIBLE = 0xFFFE  # the tag then stands at byte 24 of a longer format chunk
 _UNKNOWN_LENGTH = 0xFFFFFFFF
-_UNKNOWN_LENGTH_FROM = 0x7FFFF000  # nearly 2 GiB; SoX and others write such a length if they do not know it
 _READ_BYTES = 1 << 16
 _MAX_CHANNELS = 1 << 10
-_MAX_FORMAT_BYTES = 1 << 16  # of a format chunk, of which 40 are used
+_SPOOL_BYTES = 1 << 22  # that stay in memory instead of a temporary file
 
 
 class RawFormat(NamedTuple):
@@ -74,118 +71,167 @@ class RawFormat(NamedTuple):
         return cls(int(found[1]), int(found[2]), found[3])
 
 
+def open_audio(source: Path | BinaryIO, name: str | None = None, raw: RawFormat | None = None) -> AudioSource:
+    """Opens a file, a named pipe, a device such as /dev/stdin, or an open file or pipe.
+
+    Args:
+        source: A path, or a file that is open for reading. It need not be seekable.
+        name: For messages; the path if None.
+        raw: Format of raw samples; None for audio of any format with a header.
+
+    Raises:
+        AudioFileError: The source is missing, is a folder, or is not audio.
+        OSError: It cannot be opened or read.
+    """
+    if isinstance(source, Path):
+        name = name or os.fspath(source)
+        if raw is None and source.is_file():
+            return AudioFile(source, name)
+        if not source.exists():
+            raise AudioFileError(name, "no such file")
+        if source.is_dir():
+            raise AudioFileError(name, "is a folder, expected a file")
+        opened: BinaryIO = source.open("rb")
+    else:
+        opened = source
+    closes, name = opened is not source, name or "audio"
+    if raw is not None:
+        return AudioPipe(cast(io.BufferedIOBase, opened), name, raw, closes)
+    if _is_regular(opened):  # a file redirected to standard input
+        return AudioFile(opened, name, closes)
+    return _open_pipe(opened, name, closes)
+
+
+def _is_regular(file: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except OSError:  # no file of the system
+        return file.seekable()
+
+
+def _open_pipe(file: BinaryIO, name: str, closes: bool) -> AudioSource:
+    """Audio with a header. WAV is read as it arrives if its coding allows it."""
+    spool = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
+    recording = _Recording(file, spool)
+    header = read_wav_header(recording)
+    if header is not None and _is_plain(header):
+        spool.close()
+        return AudioPipe(cast(io.BufferedIOBase, file), name, header, closes)
+    while recording.read(_READ_BYTES):
+        pass
+    if closes:
+        file.close()
+    if spool.tell() == 0:
+        raise AudioFileError(name, "is empty")
+    try:
+        return AudioFile(cast(BinaryIO, spool), name, closes=True)
+    except AudioFileError as error:
+        raise AudioFileError(name, f"{error.reason}; raw samples need --raw") from error
+
+
+def _is_plain(header: WavHeader) -> bool:
+    return (
+        header.encoding is not None
+        and 1 <= header.channels <= _MAX_CHANNELS
+        and 1 <= header.sample_rate <= MAX_SAMPLE_RATE
+    )
+
+
+class _Recording:
+    """Keeps all that is read from a pipe."""
+
+    def __init__(self, file: BinaryIO, copy: IO[bytes]) -> None:
+        self._file, self._copy = file, copy
+
+    def read(self, size: int, /) -> bytes:
+        data = self._file.read(size)
+        self._copy.write(data)
+        return data
+
+
 class AudioPipe:
     """An `AudioSource` for WAV or raw samples that are read as they arrive, in bounded memory.
 
     Args:
-        file: Open for reading; need not be seekable.
+        file: Open for reading, at the first byte of audio; need not be seekable.
         name: For messages.
-        raw: Format of raw samples. None expects WAV with 8 to 32 bits or with floats.
-
-    Raises:
-        AudioFileError: The header is not that of a WAV, or states a format that is not supported.
+        format_: Of raw samples, or the header of a WAV that has one of the encodings of `RawFormat`.
+        closes: Close the file at the end.
     """
 
-    def __init__(self, file: io.BufferedIOBase, name: str, raw: RawFormat | None) -> None:
+    def __init__(
+        self, file: io.BufferedIOBase, name: str, format_: RawFormat | WavHeader, closes: bool = False
+    ) -> None:
+        assert format_.encoding is not None
         self.name = name
         self.notes: list[str] = []
-        self._file = file
-        self._remaining: int | None = None  # bytes of audio if their number is known
-        self._has_known_length = False
-        self._buffer = b""
-        self._bytes_read = 0
-        format_ = self._read_wav_header() if raw is None else raw
-        self.sample_rate, self.channels, self._encoding = format_
+        self.sample_rate, self.channels = format_.sample_rate, format_.channels
+        self._encoding = format_.encoding
         self._frame_bytes = self.channels * _ENCODINGS[self._encoding].sample_bytes
+        self._header = format_ if isinstance(format_, WavHeader) else None
+        self.layout: Sequence[str] | None = None if self._header is None else self._header.layout
+        self._file, self._closes = file, closes
+        self._remaining = None if self._header is None else self._header.size  # bytes of audio if known
+        self._may_have_trailer = self._header is not None and self._header.size is None
+        self._buffer = b""
+        self._bytes_read = 0  # of audio
+        self._ended = False
 
     def read(self) -> NDArray[np.float32]:
         """The samples that have arrived, as soon as there is one; none at the end.
 
         Shape: -> [t, C].
-
-        Raises:
-            AudioFileError: The audio ends before the length in the header, or within a sample.
         """
-        while len(self._buffer) < self._frame_bytes:
+        while len(self._buffer) - self._held() < self._frame_bytes and not self._ended:
             data = self._file.read1(_READ_BYTES if self._remaining is None else min(_READ_BYTES, self._remaining))
-            if not data:
-                self._check_end()
-                return np.zeros((0, self.channels), np.float32)
-            self._buffer += data
-            self._bytes_read += len(data)
-            if self._remaining is not None:
-                self._remaining -= len(data)
-        whole = len(self._buffer) - len(self._buffer) % self._frame_bytes
+            if data:
+                self._take(data)
+            else:
+                self._end()
+        whole = len(self._buffer) - self._held()
+        whole -= whole % self._frame_bytes
         data, self._buffer = self._buffer[:whole], self._buffer[whole:]
         return _to_float(data, self._encoding).reshape(-1, self.channels)
 
     def close(self) -> None:
         """Reads what follows the audio, so that the writing program does not get a broken pipe."""
-        while self._remaining is not None and self._file.read1(_READ_BYTES):
+        while self._remaining is not None and not self._file.closed and self._file.read1(_READ_BYTES):
             pass
+        if self._closes:
+            self._file.close()
 
-    def _check_end(self) -> None:
-        if self._remaining and self._has_known_length:
-            stated = self._bytes_read + self._remaining
-            raise AudioFileError(
-                self.name, f"ends after {self._bytes_read} bytes of audio, its header states {stated} bytes"
-            )
-        if self._buffer:
-            raise AudioFileError(
-                self.name, f"ends within a sample of {self._frame_bytes} bytes, of which {len(self._buffer)} are there"
-            )
+    def _take(self, data: bytes) -> None:
+        self._buffer += data
+        self._bytes_read += len(data)
+        if self._remaining is not None:
+            self._remaining -= len(data)
+        if self._may_have_trailer and (found := TRAILER.search(self._buffer)):
+            self._bytes_read -= len(self._buffer) - found.start()
+            self._buffer = self._buffer[: found.start()]
+            self._remaining = 0  # what follows is read and dropped
+            self._may_have_trailer = False
 
-    def _read_wav_header(self) -> RawFormat:
-        start = self._take(12, "the header of a WAV")
-        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-            raise AudioFileError(self.name, "is not WAV: send WAV through the pipe, or raw samples with --raw")
-        format_ = None
-        while True:
-            name, size = struct.unpack("<4sI", self._take(8, "its audio"))
-            if name == b"data":
-                break
-            if name == b"fmt ":
-                format_ = self._parse_format(self._take(min(size, _MAX_FORMAT_BYTES), "the end of its format chunk"))
-                size -= min(size, _MAX_FORMAT_BYTES)
-            self._skip(size + size % 2)
-        if format_ is None:
-            raise AudioFileError(self.name, "is a WAV without a format chunk before its audio")
-        self._remaining = None if size in (0, _UNKNOWN_LENGTH) else size
-        self._has_known_length = 0 < size < _UNKNOWN_LENGTH_FROM
-        return format_
+    def _held(self) -> int:
+        """Bytes at the end of the buffer that may be the start of a chunk of text."""
+        if not self._may_have_trailer or self._ended:
+            return 0
+        tail = self._buffer[1 - TRAILER_BYTES :]
+        return next((len(tail) - at for at in range(len(tail)) if _may_begin_trailer(tail[at : at + 4])), 0)
 
-    def _parse_format(self, chunk: bytes) -> RawFormat:
-        if len(chunk) < 16:
-            raise AudioFileError(
-                self.name, f"is a WAV with a format chunk of {len(chunk)} bytes, expected at least 16 bytes"
-            )
-        tag, channels, sample_rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", chunk[:16])
-        if tag == _EXTENSIBLE and len(chunk) >= 26:
-            (tag,) = struct.unpack("<H", chunk[24:26])
-        encoding = _WAV_ENCODINGS.get((tag, bits))
-        if encoding is None:
-            raise AudioFileError(
-                self.name,
-                f"is a WAV with format tag {tag} and {bits} bits, expected PCM of 8, 16, 24 or 32 bits, or floats",
-            )
-        plausible = 1 <= channels <= _MAX_CHANNELS and 1 <= sample_rate <= MAX_SAMPLE_RATE
-        if not plausible or frame_bytes != channels * bits // 8:
-            raise AudioFileError(
-                self.name,
-                f"is a WAV with a corrupt format chunk: {channels} channels of {bits} bits in {frame_bytes} bytes "
-                f"at {sample_rate} Hz",
-            )
-        return RawFormat(sample_rate, channels, encoding)
+    def _end(self) -> None:
+        self._ended = True
+        if self._header is None:
+            if odd := self._bytes_read % self._frame_bytes:
+                self.notes.append(partial_sample_note(self._frame_bytes, odd))
+            return
+        behind, count = b"", 0
+        while self._header.size is not None and (data := self._file.read1(_READ_BYTES)):
+            behind, count = (behind + data)[:5], count + len(data)
+        self.notes.extend(end_notes(self._header, self._bytes_read, behind, count))
 
-    def _take(self, length: int, expected: str) -> bytes:
-        data = self._file.read(length)
-        if len(data) < length:
-            raise AudioFileError(self.name, f"is truncated before {expected}")
-        return data
 
-    def _skip(self, length: int) -> None:
-        while length:
-            length -= len(self._take(min(length, _READ_BYTES), "its audio"))
+def _may_begin_trailer(start: bytes) -> bool:
+    return b"LIST".startswith(start) or b"id3 ".startswith(start)
 
 
 class RawWriter:

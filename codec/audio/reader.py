@@ -6,119 +6,70 @@ samples. Everything libsndfile decodes is accepted: wav, flac, ogg, opus, mp3, a
 
 import math
 import os
-import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, Self
+from typing import BinaryIO, Self
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.audio.channels import convert_channels, describe_channels
-from codec.audio.files import readable
+from codec.audio.decoders import decode_converted, open_decoder
 from codec.audio.levels import Levels
-from codec.audio.resampling import StreamResampler, resampled_length, resampling_filter
+from codec.audio.resampling import StreamResampler, resampled_length
+from codec.audio.source import MAX_SAMPLE_RATE, AudioFileError, AudioHeader, AudioSource, check_finite, peak_of
 
-__all__ = ["MAX_SAMPLE_RATE", "AudioFile", "AudioFileError", "AudioHeader", "AudioReader", "AudioSource",
-           "read_header", "read_range"]  # fmt: skip
+__all__ = ["AudioFile", "AudioReader", "read_header", "read_range"]
 
-MAX_SAMPLE_RATE = 10_000_000  # Hz; a header with more is corrupt
-_BLOCK_FRAMES = 1 << 15  # read at a time, about a second
-_UNKNOWN_WAV_BYTES = 0x7FFFF000  # a WAV header with this length or more means that the length is unknown
+_BLOCK_FRAMES = 1 << 15  # resampled at a time, at the higher rate
 _UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 frames for a file that does not state its length
 _FRAMES_PER_BYTE = 8192  # a FLAC block of pure silence has up to 65535 frames in 12 bytes
-
-
-class AudioFileError(ValueError):
-    """A file or a pipe that cannot be read or written as audio.
-
-    Attributes:
-        name: The file, or what messages call the pipe.
-        reason: What is wrong, without the name.
-    """
-
-    def __init__(self, name: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(os.fspath(name), reason)
-        self.name, self.reason = os.fspath(name), reason
-
-    def __str__(self) -> str:
-        return f"{readable(self.name)}: {self.reason}"
-
-
-class AudioHeader(NamedTuple):
-    """What a file states about itself."""
-
-    sample_rate: int  # Hz
-    channels: int
-    frames: int  # samples per channel
-
-
-class AudioSource(Protocol):
-    """Audio at its own rate, read once from start to end.
-
-    Attributes:
-        name: For messages.
-        sample_rate: In Hz.
-        channels: Number of channels.
-        notes: Sentences for the user, such as how much audio is missing; complete once all has been read.
-    """
-
-    name: str
-    sample_rate: int
-    channels: int
-
-    @property
-    def notes(self) -> list[str]: ...
-
-    def read(self) -> NDArray[np.float32]:
-        """The next samples, at least one; none at the end.
-
-        Shape: -> [t, C].
-
-        Raises:
-            AudioFileError: The audio is corrupt.
-        """
-
-    def close(self) -> None:
-        """Releases the source."""
+_MAX_HEADER_BYTES = 4096  # a larger file should have audio
 
 
 class AudioFile:
-    """An `AudioSource` for anything libsndfile decodes, which can also be read from any frame on.
+    """An `AudioSource` for a file of any format, which can also be read from any frame on.
 
     Attributes:
-        frames: Samples per channel that the header states.
+        frames: Samples per channel. It is what decodes, not what a header states, unless the middle of the file is
+            corrupt.
 
     Args:
         file: A path, or an open seekable file.
         name: For messages; the path if None.
+        closes: Close an open file at the end too.
 
     Raises:
         AudioFileError: The file is missing or is not audio.
     """
 
-    def __init__(self, file: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> None:
-        is_path = isinstance(file, str | os.PathLike)
-        self.name = name or (os.fspath(file) if isinstance(file, str | os.PathLike) else "audio")
-        if is_path and not os.path.isfile(file):  # type: ignore[arg-type]
-            raise AudioFileError(self.name, "no such file")
+    def __init__(self, file: str | os.PathLike[str] | BinaryIO, name: str | None = None, closes: bool = False) -> None:
+        path = None
+        if isinstance(file, str | os.PathLike):
+            self.name = name or os.fspath(file)
+            path = os.fsencode(file)
+            file, closes = _open_regular(path, self.name), True
+        else:
+            self.name = name or "audio"
+        self._file, self._closes = file, closes
         try:
-            self._file = soundfile.SoundFile(os.fsencode(file) if is_path else file)  # type: ignore[arg-type]
-        except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: ".raw" has no header
-            raise AudioFileError(self.name, f"not audio that libsndfile can read ({_reason(error)})") from error
-        self.sample_rate: int = self._file.samplerate
-        self.channels: int = self._file.channels
-        self.frames: int = self._file.frames
+            self._decoder = open_decoder(file, self.name, path)
+        except BaseException:
+            self._close_file()
+            raise
+        self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
+        self.layout, self.frames = self._decoder.layout, self._decoder.frames
         if not 1 <= self.sample_rate <= MAX_SAMPLE_RATE:
-            self._file.close()
+            self.close()
             raise AudioFileError(
                 self.name, f"expected a sample rate of 1 to {MAX_SAMPLE_RATE} Hz, its header states {self.sample_rate}"
             )
+        self._bytes = file.seek(0, os.SEEK_END)
         self._position = 0  # of sequential reading
-        self._log: str = self._file.extra_info
+        self._ended = False
 
     def __enter__(self) -> Self:
         return self
@@ -126,52 +77,59 @@ class AudioFile:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @property
+    def notes(self) -> list[str]:
+        """As in `AudioSource`."""
+        notes = list(self._decoder.notes)
+        if self._ended and self._position < self.frames:
+            notes.append(f"The audio ends after {self._position} of the {self.frames} samples that its header states.")
+        if not self.frames and self._bytes > _MAX_HEADER_BYTES:
+            notes.append(f"No audio was found in its {self._bytes} bytes.")
+        return notes
+
     def read(self) -> NDArray[np.float32]:
         """As in `AudioSource`."""
-        block = self._decode(_BLOCK_FRAMES, self._position)
+        block = self._decoder.decode(self._position, self._position + self._decoder.block_frames)
         self._position += len(block)
+        self._ended = not len(block)
         return block
 
     def read_frames(self, start: int, stop: int) -> Tensor:
-        """Frames [start, stop), without decoding what lies before if the format allows it.
+        """Frames [start, stop), without decoding all that lies before if the format allows it.
 
         Shape: -> [C, stop - start].
 
         Raises:
             AudioFileError: The frames do not decode, the file ends before, or a sample is not finite.
         """
-        try:
-            self._file.seek(start)
-        except soundfile.SoundFileError as error:
-            raise AudioFileError(self.name, f"cannot be decoded at frame {start} ({_reason(error)})") from error
-        samples = self._decode(stop - start, start)
+        return torch.from_numpy(np.ascontiguousarray(self._checked(start, stop).T))
+
+    def read_converted(self, sample_rate: int, channels: int, start: int, stop: int) -> Tensor:
+        """Samples [start, stop) at another rate and with other channels.
+
+        Shape: -> [channels, stop - start].
+
+        Raises:
+            AudioFileError: As in `read_frames`.
+        """
+        return decode_converted(self._decoder, self._checked, sample_rate, channels, start, stop)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._decoder.close()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._closes:
+            self._file.close()
+
+    def _checked(self, start: int, stop: int) -> NDArray[np.float32]:
+        samples = self._decoder.decode(start, stop)
         if len(samples) < stop - start:
             raise AudioFileError(
                 self.name, f"ends at frame {start + len(samples)}, its header promises {self.frames} frames"
             )
         check_finite(samples, start, self.name)
-        return torch.from_numpy(np.ascontiguousarray(samples.T))
-
-    @property
-    def notes(self) -> list[str]:
-        """As in `AudioSource`. MP3 lacks samples then, and libsndfile logs it for WAV; for Ogg it cannot be known."""
-        if self._position < self.frames:
-            return [f"The audio ends after {self._position} of the {self.frames} samples that its header states."]
-        return [
-            f"The audio has {found} bytes, its header states {stated}."
-            for stated, found in re.findall(r"data : (\d+) \(should be (\d+)\)", self._log)
-            if int(found) < int(stated) < _UNKNOWN_WAV_BYTES
-        ]
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def _decode(self, frames: int, position: int) -> NDArray[np.float32]:
-        try:
-            samples: NDArray[np.float32] = self._file.read(frames, dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise AudioFileError(self.name, f"cannot be decoded at frame {position} ({_reason(error)})") from error
         return samples
 
 
@@ -230,7 +188,8 @@ class AudioReader:
                 check_finite(block, position, self._source.name)
                 position += len(block)
                 self._levels.push(block)
-                for piece in convert_channels(torch.from_numpy(block.T), self.channels).split(step, -1):
+                audio = convert_channels(torch.from_numpy(block.T), self.channels, self._source.layout)
+                for piece in audio.split(step, -1):
                     yield self._count(resampler.push(piece))
         finally:
             self._source.close()
@@ -281,38 +240,19 @@ def read_range(
         stop = length if stop is None else min(stop, length)
         if stop <= start:
             raise AudioFileError(path, f"ends before {start / sample_rate:.3f} s")
-        filter_ = resampling_filter(file.sample_rate, sample_rate)
-        first, last = filter_.input_range(start, stop)
-        first, last = max(0, first), min(file.frames, last)
-        audio = convert_channels(file.read_frames(first, last), channels)
-    audio = filter_(audio, first, start, stop).contiguous()
-    if not math.isfinite(_peak(audio.numpy())):
+        audio = file.read_converted(sample_rate, channels, start, stop)
+    if not math.isfinite(peak_of(audio.numpy())):
         raise AudioFileError(path, "has samples that are too large to be filtered in float32")
     return audio
 
 
-def check_finite(samples: NDArray[np.float32], first: int, name: str) -> None:
-    """Checks that all samples are numbers.
-
-    Args:
-        samples: Decoded audio.
-        first: Number of its first frame in the source.
-        name: Of the source.
-
-    Shape: [t, C].
-
-    Raises:
-        AudioFileError: One is NaN or infinite.
-    """
-    if not math.isfinite(_peak(samples)):
-        frame = first + int(np.argmin(np.isfinite(samples).all(axis=1)))
-        raise AudioFileError(name, f"has a sample that is NaN or infinite, the first at frame {frame}")
-
-
-def _peak(samples: NDArray[np.float32]) -> float:
-    """NaN if a sample is NaN. NumPy, because torch would start its threads for a few thousand samples."""
-    return float(np.abs(samples).max(initial=0.0))
-
-
-def _reason(error: Exception) -> str:
-    return str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
+def _open_regular(path: bytes, name: str) -> BinaryIO:
+    """Opens a file; a folder, device or named pipe, which may block, is not opened."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise AudioFileError(name, "is not a file")
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise AudioFileError(name, "no such file") from error
+    except OSError as error:
+        raise AudioFileError(name, f"cannot be opened ({error.strerror})") from error

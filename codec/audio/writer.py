@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.atomic_file import atomic_write
-from codec.audio.reader import AudioFileError
+from codec.audio.source import AudioFileError
 
 __all__ = ["WRITABLE_SUFFIXES", "AudioSink", "AudioWriter", "to_int16", "write_audio", "writing_audio"]
 

@@ -8,12 +8,11 @@ from typing import BinaryIO
 
 from codec.atomic_file import atomic_write
 from codec.audio import (
-    AudioFile,
-    AudioPipe,
     AudioSink,
     AudioSource,
     RawFormat,
     RawWriter,
+    open_audio,
     wav_pipe_writer,
     writing_audio,
 )
@@ -44,7 +43,7 @@ def open_input(source: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_audio_source(source: Path, raw: RawFormat | None) -> Iterator[AudioSource]:
-    """Opens audio to read. A pipe must carry WAV or raw samples; a file may have any format.
+    """Opens audio to read. Pipes and files may have any format.
 
     Args:
         raw: Format of raw samples; None if the input is not raw.
@@ -53,14 +52,8 @@ def open_audio_source(source: Path, raw: RawFormat | None) -> Iterator[AudioSour
         AudioFileError: The input is not audio.
         OSError: The file cannot be opened.
     """
-    if source != STANDARD_STREAM and raw is None:
-        yield AudioFile(source)
-        return
-    with open_input(source) as file:
-        if raw is None and file.seekable():  # a file redirected to standard input
-            yield AudioFile(file, display_name(source))
-        else:
-            yield AudioPipe(file, display_name(source), raw)  # type: ignore[arg-type]
+    opened = sys.stdin.buffer if source == STANDARD_STREAM else source
+    yield open_audio(opened, display_name(source), raw)
 
 
 @contextmanager

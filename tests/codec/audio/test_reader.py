@@ -3,7 +3,6 @@
 import math
 import os
 import pickle
-import re
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +22,6 @@ def read(path: Path, sample_rate: int = 24_000, channels: int = 1) -> tuple[Tens
 
 def noise(samples: int, channels: int = 1, seed: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.5, 0.5, (samples, channels)).astype(np.float32)
-
-
-def cut_in_half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
@@ -123,11 +118,14 @@ def test_other_files_are_not_audio(tmp_path: Path, suffix: str, content: bytes) 
         assert caught.value.name == str(path)
 
 
-@pytest.mark.parametrize("name", ["absent.wav", "folder.wav"])
-def test_a_missing_file_says_so(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"), [("absent", "no such file"), ("folder", "is not a file"), ("fifo", "not a f")]
+)
+def test_a_missing_file_says_so(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "folder.wav").mkdir()
-    with pytest.raises(AudioFileError, match=f"{name}: no such file"):
-        read_header(tmp_path / name)
+    os.mkfifo(tmp_path / "fifo.wav")  # opening it would block
+    with pytest.raises(AudioFileError, match=rf"{name}\.wav: .*{said}"):
+        read_header(tmp_path / f"{name}.wav")
 
 
 def test_any_file_name_the_system_allows_is_opened(tmp_path: Path) -> None:
@@ -145,43 +143,6 @@ def test_rates_that_cannot_be_true_are_refused(tmp_path: Path, rate: int) -> Non
     (tmp_path / "a.wav").write_bytes(data)
     with pytest.raises(AudioFileError, match=r"a\.wav: (.*1 to 10000000 Hz.* \d+$|not audio)"):
         read_header(tmp_path / "a.wav")
-
-
-def test_a_length_that_cannot_be_true_is_refused(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.flac", noise(2400), 24_000)
-    content = bytearray((tmp_path / "a.flac").read_bytes())
-    content[21] |= 0x0F  # STREAMINFO: the upper 4 of 36 bits of the frame count
-    (tmp_path / "a.flac").write_bytes(content)
-    with pytest.raises(AudioFileError, match="more than its size can hold"):
-        read_header(tmp_path / "a.flac")
-
-
-def test_a_truncated_flac_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.flac"
-    soundfile.write(path, noise(100_000), 24_000)
-    cut_in_half(path)
-    assert read_header(path).frames == 100_000
-    for reads in (lambda: read(path), lambda: read_range(path, 24_000, 1, 90_000, 94_000)):
-        with pytest.raises(
-            AudioFileError, match=r"a\.flac: (cannot be decoded at frame \d+|ends at frame \d+|not audio)"
-        ):
-            reads()
-
-
-@pytest.mark.parametrize(
-    ("suffix", "message"),
-    [
-        ("wav", r"The audio has \d+ bytes, its header states 200000"),
-        ("mp3", r"The audio ends after \d+ of the 100000 samples"),
-    ],
-)
-def test_the_missing_part_of_a_truncated_file_is_said(tmp_path: Path, suffix: str, message: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    soundfile.write(path, noise(100_000), 24_000)
-    cut_in_half(path)
-    got, reader = read(path)
-    assert 40_000 < got.shape[1] < 60_000
-    assert re.match(message, reader.notes[0])
 
 
 def test_errors_survive_pickling() -> None:

@@ -1,0 +1,119 @@
+"""Pages of Ogg files (RFC 3533): joined streams, which libsndfile reads only the first of, and missing ends."""
+
+from itertools import pairwise
+from typing import BinaryIO, NamedTuple
+
+from codec.audio.formats.view import Finding, View, read_at
+
+__all__ = ["inspect_ogg"]
+
+_HEAD_BYTES = 27
+_MAX_PAGE_BYTES = _HEAD_BYTES + 255 + 255 * 255
+_PROBES = 8
+_FIRST, _LAST = 2, 4  # flags of the first and the last page of a stream
+
+
+class _Page(NamedTuple):
+    start: int
+    stop: int
+    flags: int
+    serial: int
+    number: int
+    is_cut: bool = False  # another page begins within it
+
+
+def inspect_ogg(file: BinaryIO, start: int, file_bytes: int) -> Finding | None:
+    """Finds the streams that a file consists of. None if it is no Ogg.
+
+    Args:
+        file: Seekable.
+        start: Of the first page.
+        file_bytes: Size of the file.
+    """
+    first = _page_at(file, start)
+    if first is None:
+        return None
+    last = _last_page(file, first.stop, file_bytes) or first
+    if _is_one_stream(file, first, last):
+        return Finding(notes=_missing_end([last], file_bytes))
+    pages = _all_pages(file, start, file_bytes)
+    if len(pages) > 1 and pages[1].flags & _FIRST:  # audio beside video, which is no chain
+        return Finding()
+    joints = [(before, page) for before, page in pairwise(pages) if page.flags & _FIRST and not before.flags & _FIRST]
+    starts = [start, *(page.start for _, page in joints), file_bytes]
+    notes = _missing_end([*(before for before, _ in joints), pages[-1]], file_bytes)
+    lost = len({page.serial for page in pages} - {page.serial for page in pages if page.flags & _FIRST})
+    if lost:
+        notes.append(f"{lost} streams without a first page are not read.")
+    return Finding([View(file, [part]) for part in pairwise(starts)], notes)
+
+
+def _missing_end(ends: list[_Page], file_bytes: int) -> list[str]:
+    """A note for each stream whose last page is not marked as such, or is cut."""
+    notes = []
+    for number, page in enumerate(ends, 1):
+        is_cut = page.is_cut or page.stop > file_bytes
+        if is_cut or not page.flags & _LAST:
+            stream = "the stream" if len(ends) == 1 else f"stream {number} of {len(ends)}"
+            how = "its last page is cut" if is_cut else "no page is marked as its last"
+            notes.append(f"The end of {stream} is missing: {how}.")
+    return notes
+
+
+def _page_at(file: BinaryIO, position: int) -> _Page | None:
+    head = read_at(file, position, _HEAD_BYTES + 255)
+    if head[:5] != b"OggS\0" or len(head) < _HEAD_BYTES:
+        return None
+    table = head[_HEAD_BYTES : _HEAD_BYTES + head[26]]
+    stop = position + _HEAD_BYTES + head[26] + sum(table)
+    serial, number = (int.from_bytes(head[at : at + 4], "little") for at in (14, 18))
+    return _Page(position, stop, head[5], serial, number)
+
+
+def _next_page(file: BinaryIO, position: int, stop: int) -> _Page | None:
+    """The first page that starts at `position` or later and before `stop`."""
+    while position < stop:
+        data = read_at(file, position, min(_MAX_PAGE_BYTES, stop - position + 4))
+        found = data.find(b"OggS\0")
+        if found < 0:
+            position += max(1, len(data) - 4)
+        elif (page := _page_at(file, position + found)) is not None:
+            return page
+        else:
+            position += found + 1
+    return None
+
+
+def _last_page(file: BinaryIO, start: int, stop: int) -> _Page | None:
+    first = max(start, stop - 2 * _MAX_PAGE_BYTES)
+    data = read_at(file, first, stop - first)
+    position = len(data)
+    while (position := data.rfind(b"OggS\0", 0, position)) >= 0:
+        if (page := _page_at(file, first + position)) is not None:
+            return page
+    return None
+
+
+def _is_one_stream(file: BinaryIO, first: _Page, last: _Page) -> bool:
+    """Looks at a few pages only: the stream is the same everywhere, and its pages are numbered in order."""
+    step = max(1, (last.start - first.start) // _PROBES)
+    probes = [_next_page(file, position, last.start) for position in range(first.stop, last.start, step)]
+    pages = [first, *(page for page in probes if page is not None), last]
+    return all(
+        page.serial == first.serial and before.number <= page.number and not page.flags & _FIRST
+        for before, page in pairwise(pages)
+        if page is not first
+    )
+
+
+def _all_pages(file: BinaryIO, start: int, stop: int) -> list[_Page]:
+    pages = []
+    position = start
+    while (page := _next_page(file, position, stop)) is not None:
+        position = page.stop
+        if position < stop and _page_at(file, position) is None:
+            inner = _next_page(file, page.start + _HEAD_BYTES, position)
+            if inner is not None:
+                page, position = page._replace(is_cut=True), inner.start
+        pages.append(page)
+    return pages

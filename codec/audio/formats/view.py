@@ -1,0 +1,83 @@
+"""A file made of ranges of another file and of new bytes, such as a corrected header."""
+
+import io
+from collections.abc import Sequence
+from typing import BinaryIO
+
+__all__ = ["Finding", "View", "read_at"]
+
+
+class View(io.RawIOBase):
+    """A seekable file to read from. Closing it does not close the file below.
+
+    Args:
+        file: Open for reading and seekable.
+        parts: In order: bytes, or the (start, stop) of a range of `file`.
+    """
+
+    def __init__(self, file: BinaryIO, parts: Sequence[bytes | tuple[int, int]]) -> None:
+        self._file = file
+        self._parts: list[tuple[int, int, bytes | int]] = []  # start and stop in the view; bytes or start in the file
+        self._size = self._position = 0
+        for part in parts:
+            length = len(part) if isinstance(part, bytes) else part[1] - part[0]
+            source = part if isinstance(part, bytes) else part[0]
+            self._parts.append((self._size, self._size + length, source))
+            self._size += length
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fills the buffer unless the view ends before."""
+        target, filled = memoryview(buffer), 0
+        for start, stop, source in self._parts:
+            length = min(stop - self._position, len(target) - filled)
+            if self._position < start or length <= 0:
+                continue
+            if isinstance(source, bytes):
+                piece = source[self._position - start :][:length]
+            else:
+                piece = read_at(self._file, source + self._position - start, length)
+            target[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            self._position += len(piece)
+        return filled
+
+
+class Finding:
+    """What an inspection of a file found.
+
+    Attributes:
+        views: What libsndfile shall decode, one after the other; None for the file as it is.
+        notes: Sentences for the user.
+        layout: Names of the channels if the file states them.
+
+    Args:
+        views, notes, layout: See above.
+    """
+
+    def __init__(
+        self, views: list[View] | None = None, notes: Sequence[str] = (), layout: Sequence[str] | None = None
+    ) -> None:
+        self.views, self.notes, self.layout = views, list(notes), layout
+
+
+def read_at(file: BinaryIO, position: int, length: int) -> bytes:
+    """Bytes from `position` on, fewer than `length` only where the file ends."""
+    file.seek(position)
+    data = file.read(length)
+    while len(data) < length and (more := file.read(length - len(data))):
+        data += more
+    return data
