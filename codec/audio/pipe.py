@@ -122,6 +122,7 @@ def _open_pipe(file: BinaryIO, name: str, closes: bool) -> AudioSource:
     if closes:
         file.close()
     if spool.tell() == 0:
+        spool.close()
         raise AudioFileError(name, "is empty")
     try:
         return AudioFile(cast(BinaryIO, spool), name, closes=True)
@@ -194,9 +195,7 @@ class AudioPipe:
         return _to_float(data, self._encoding).reshape(-1, self.channels)
 
     def close(self) -> None:
-        """Reads what follows the audio, so that the writing program does not get a broken pipe."""
-        while self._remaining is not None and not self._file.closed and self._file.read1(_READ_BYTES):
-            pass
+        """Closes the file if it was opened here."""
         if self._closes:
             self._file.close()
 
@@ -219,13 +218,14 @@ class AudioPipe:
         return next((len(tail) - at for at in range(len(tail)) if _may_begin_trailer(tail[at : at + 4])), 0)
 
     def _end(self) -> None:
+        """Reads what follows the audio, so that the writing program does not get a broken pipe."""
         self._ended = True
         if self._header is None:
             if odd := self._bytes_read % self._frame_bytes:
                 self.notes.append(partial_sample_note(self._frame_bytes, odd))
             return
         behind, count = b"", 0
-        while self._header.size is not None and (data := self._file.read1(_READ_BYTES)):
+        while self._remaining is not None and (data := self._file.read1(_READ_BYTES)):
             behind, count = (behind + data)[:5], count + len(data)
         self.notes.extend(end_notes(self._header, self._bytes_read, behind, count))
 

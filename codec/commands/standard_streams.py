@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,7 +53,8 @@ def open_audio_source(source: Path, raw: RawFormat | None) -> Iterator[AudioSour
         OSError: The file cannot be opened.
     """
     opened = sys.stdin.buffer if source == STANDARD_STREAM else source
-    yield open_audio(opened, display_name(source), raw)
+    with closing(open_audio(opened, display_name(source), raw)) as audio:
+        yield audio
 
 
 @contextmanager

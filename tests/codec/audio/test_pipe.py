@@ -178,6 +178,7 @@ DATA = b"data" + struct.pack("<I", 4) + bytes(4)
         (riff(format_chunk(rate=0), DATA), "not audio|sample rate"),
         (riff(b"junk\xff\xff\xff\xff" + bytes(100)), "not audio"),
     ],
+    ids=range(11),
 )
 def test_pipes_without_audio_are_refused_as_files_are(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(AudioFileError, match=message) as by_pipe:

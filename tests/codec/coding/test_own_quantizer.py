@@ -54,6 +54,7 @@ class Noise:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.layout = None
         self._blocks = [torch.randn(3000, 1).numpy(), torch.zeros(0, 1).numpy()]
 
     def read(self) -> Any:

@@ -191,9 +191,8 @@ def test_invalid_input_is_one_line(run: Runner, runs: dict[str, str], tmp_path: 
     wav = (tmp_path / "in.wav").read_bytes()
     encoded = run(["encode", "-", "-", *model], wav)[1]
     for arguments, data, message in [
-        (["encode", "-", "-"], wav[:-3], "stdin: ends after 9997 bytes of audio, its header states 10000 bytes"),
-        (["encode", "-", "-"], b"", "stdin: is truncated before the header of a WAV"),
-        (["encode", "-", "-", "--raw", "24000:2:s16le"], bytes(7), "stdin: ends within a sample of 4 bytes"),
+        (["encode", "-", "-"], b"", "stdin: is empty"),
+        (["encode", "-", "-"], wav[:30], "stdin: not audio"),
         (["decode", "-", "-"], encoded[:-3], "stdin is truncated or corrupt"),
         (["decode", "-", "-"], encoded + b"x", "stdin is corrupt: more bytes follow its end"),
         (["decode", "-", "-"], wav, "stdin is not an encoded file: it does not start with ECDC"),
@@ -202,6 +201,22 @@ def test_invalid_input_is_one_line(run: Runner, runs: dict[str, str], tmp_path: 
         assert status == 1
         assert error.startswith(f"codec: {message}")
         assert error.count("\n") == 1
+
+
+def test_audio_that_ends_within_a_sample_is_kept_with_a_note(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
+    model = ["--model", runs["causal"]]
+    soundfile.write(tmp_path / "in.wav", noise(5000), 24_000)
+    wav = (tmp_path / "in.wav").read_bytes()
+    for arguments, data, samples, note in [
+        ([], wav[:-3], 4998, "The audio has 9997 bytes, its header states 10000."),
+        ([], wav[:40] + b"\0\0\0\0" + wav[44:] + b"x", 5000, "its last 1 are not used"),
+        (["--raw", "24000:1:s16le"], wav[44:] + b"x", 5000, "its last 1 are not used"),
+    ]:
+        status, encoded, error = run(["encode", "-", "-", *arguments, *model], data)
+        assert status == 0
+        assert note in error
+        status, decoded, _ = run(["decode", "-", "-", "--raw", "s16le", *model], encoded)
+        assert (status, len(decoded)) == (0, 2 * samples)
 
 
 def test_a_file_redirected_to_stdin_may_have_any_format(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
