@@ -9,7 +9,7 @@ from pathlib import Path
 from codec.audio import readable
 from codec.coding import prepare
 from codec.commands.model_options import add_device_option, add_model_option, load_codec
-from codec.commands.token_progress import FileProgress, add_jobs_option, number_of_jobs
+from codec.commands.token_progress import FileProgress, add_jobs_option, count, number_of_jobs
 from codec.models import find_model
 from codec.tokens import Card, Failure, TokensError, detokenize
 from codec.tokens.detokenize import Job, Result, write_decoded
@@ -64,9 +64,10 @@ def _detokenize(options: argparse.Namespace) -> int:
             else:
                 progress.add(result.seconds)
                 clipped += result.clipped > 0
-    print(f"{progress.files} of {card.files} files in {readable(options.target)} ({progress.speed()})")
+    done = f"{progress.files} of {count(card.files, 'file')} in {readable(options.target)}"
+    print(f"{done} ({progress.speed()})" if progress.files else done)
     if clipped:
-        print(f"note: {clipped} files have samples that were clipped to full scale", file=sys.stderr)
+        print(f"note: {count(clipped, 'file')} with samples that were clipped to full scale", file=sys.stderr)
     return 1 if progress.failed else 0
 
 

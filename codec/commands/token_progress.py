@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from codec.audio import readable
 
-__all__ = ["FileProgress", "add_jobs_option", "number_of_jobs"]
+__all__ = ["FileProgress", "add_jobs_option", "count", "duration", "number_of_jobs"]
 
 
 def add_jobs_option(command: argparse.ArgumentParser) -> None:
@@ -86,3 +86,16 @@ class FileProgress:
         """Files and audio per second of this run."""
         seconds = max(time.monotonic() - self._started, 1e-9)
         return f"{self.files / seconds:.3g} files/s, {self._audio_seconds / seconds:.3g}x real time"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun in singular or plural."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A length of audio in the unit that suits it."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

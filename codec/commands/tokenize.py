@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from codec.audio import AUDIO_SUFFIXES, readable
+from codec.audio import AUDIO_SUFFIXES, describe_skipped, readable
 from codec.coding import PreparedCodec, prepare
 from codec.commands.messages import print_notes
 from codec.commands.model_options import add_beams_option, add_model_options, check_bandwidth, load_codec
-from codec.commands.token_progress import FileProgress, add_jobs_option, number_of_jobs
+from codec.commands.token_progress import FileProgress, add_jobs_option, count, duration, number_of_jobs
 from codec.tokens import (
     Card,
     Entry,
@@ -25,10 +25,12 @@ from codec.tokens import (
     TokensError,
     encode_tokens,
     folder_entries,
+    locked,
     manifest_entries,
     tokenize,
 )
 from codec.tokens.encode import failure
+from codec.tokens.folder import FAILED
 from codec.tokens.processes import map_in_order
 from codec.tokens.shards import FORMATS, check_format
 from codec.tokens.tokenize import Encoder
@@ -109,7 +111,14 @@ def _tokenize(options: argparse.Namespace) -> int:
         columns=entries.columns,
         command=_command(options),
     )
-    folder = TokenFolder(options.target, card, options.force)
+    with locked(options.target):
+        folder = TokenFolder(options.target, card, options.force)
+        return _run(prepared, entries, folder, kbps, options)
+
+
+def _run(
+    prepared: PreparedCodec, entries: EntryList, folder: TokenFolder, kbps: float, options: argparse.Namespace
+) -> int:
     encoder, window = _encoder(prepared, options, kbps, number_of_jobs(options, entries.count - folder.done))
     progress = FileProgress(readable(options.source.name), entries.count)
 
@@ -117,18 +126,28 @@ def _tokenize(options: argparse.Namespace) -> int:
         if isinstance(result, Failure):
             progress.fail(entry.name, result.reason)
             return
-        progress.add(result.samples / config.sample_rate)
+        progress.add(result.samples / folder.card.sample_rate)
         print_notes(entry.name, result.notes)
 
     try:
-        with folder.lock(), progress.shown(folder.done):
+        with progress.shown(folder.done):
             card = tokenize(entries, folder, encoder, options.shard_size, report, window)
     except torch.OutOfMemoryError as error:
         raise ValueError("the memory of the GPU is full: use a smaller --batch-seconds") from error
     except KeyboardInterrupt:
         print(f"finished shards are kept in {readable(options.target)}: the same command resumes", file=sys.stderr)
         raise
-    return _summary(options.target, card, progress)
+    speed = f" ({progress.speed()})" if progress.files else ""
+    print(
+        f"{readable(options.target)}: {count(card.files, 'file')}, {duration(card.seconds)} of audio, "
+        f"{count(card.frames, 'frame')} of {count(card.num_codebooks, 'code')} in {count(card.shards, 'shard')}{speed}"
+    )
+    for line in describe_skipped(entries.skipped):
+        print(f"note: {line}", file=sys.stderr)
+    if card.failed:
+        listed = readable(options.target / FAILED)
+        print(f"codec: {count(card.failed, 'file')} without codes: see {listed}", file=sys.stderr)
+    return 1 if card.failed else 0
 
 
 def _entries(source: Path) -> EntryList:
@@ -183,14 +202,3 @@ def _encode(prepared: PreparedCodec, kbps: float, path: Path) -> Tokens | Failur
         return encode_tokens(prepared, path, kbps)
     except (ValueError, OSError) as error:
         return failure(error)
-
-
-def _summary(target: Path, card: Card, progress: FileProgress) -> int:
-    speed = f" ({progress.speed()})" if progress.files else ""
-    print(
-        f"{readable(target)}: {card.files} files, {card.seconds / 3600:.3g} h of audio, {card.frames} frames of "
-        f"{card.num_codebooks} codes in {card.shards} shards{speed}"
-    )
-    if card.failed:
-        print(f"codec: {card.failed} files have no codes: {readable(target / 'failed.jsonl')}", file=sys.stderr)
-    return 1 if card.failed else 0

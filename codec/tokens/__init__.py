@@ -4,7 +4,7 @@ from codec.tokens.card import Card, TokensError
 from codec.tokens.detokenize import detokenize
 from codec.tokens.encode import Failure, Tokens, encode_tokens
 from codec.tokens.entries import Entry, EntryList, folder_entries, manifest_entries
-from codec.tokens.folder import TokenFolder
+from codec.tokens.folder import TokenFolder, locked
 from codec.tokens.read import StoredTokens, read_tokens
 from codec.tokens.tokenize import ShardSize, tokenize
 
@@ -21,6 +21,7 @@ __all__ = [
     "detokenize",
     "encode_tokens",
     "folder_entries",
+    "locked",
     "manifest_entries",
     "read_tokens",
     "tokenize",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codec.audio import find_audio, readable
+from codec.audio import Skipped, find_audio, readable
 from codec.tokens.card import RESERVED, TokensError
 
 __all__ = ["Entry", "EntryList", "folder_entries", "manifest_entries"]
@@ -38,13 +38,13 @@ class EntryList:
         digest: 16 hexadecimal digits that change with any entry; the size of a file in a folder is included.
         columns: Type of each column of the manifest, by name: `string`, `int64`, `double`, `bool`, or `json` for lists,
             objects and columns of several types.
-        skipped: Path and reason of what was found but is not an entry.
+        skipped: What was found but is not an entry, with paths relative to the folder.
     """
 
     count: int
     digest: str
     columns: dict[str, str]
-    skipped: list[tuple[str, str]]
+    skipped: list[Skipped]
     iterate: Callable[[], Iterator[Entry]]
 
     def __iter__(self) -> Iterator[Entry]:
@@ -69,7 +69,7 @@ def folder_entries(folder: Path) -> EntryList:
         for entry in iterate():
             yield b"%s\0%d\n" % (os.fsencode(entry.name), _size(entry.path))
 
-    listed = [(os.path.relpath(path, folder), reason) for path, reason in skipped]
+    listed = [Skipped(Path(os.path.relpath(path, folder)), reason) for path, reason in skipped]
     return EntryList(len(files), _digest(identities()), {}, listed, iterate)
 
 

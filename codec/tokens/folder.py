@@ -4,32 +4,56 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from codec.atomic_file import atomic_write
-from codec.audio import readable
+from codec.audio import Skipped, readable
 from codec.tokens.card import Card, TokensError
 from codec.tokens.encode import Failure, Tokens
 from codec.tokens.entries import Entry
 from codec.tokens.shards import ShardWriter, writing_shard
 
-__all__ = ["CARD", "FAILED", "MANIFEST", "Part", "TokenFolder"]
+__all__ = ["CARD", "FAILED", "MANIFEST", "Part", "TokenFolder", "locked"]
 
 CARD, MANIFEST, FAILED = "dataset.json", "manifest.jsonl", "failed.jsonl"
 _OURS = re.compile(rf"(tokens-\d{{5,}}\.(npz|parquet|jsonl)|{CARD}|{MANIFEST}|{FAILED})(\.partial)?")
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Makes a folder if it is missing, and keeps other processes from making tokens in it.
+
+    Raises:
+        TokensError: Another process has the lock, or the path is a file.
+        OSError: The folder cannot be made.
+    """
+    if path.exists() and not path.is_dir():
+        raise TokensError(f"{readable(path)} is a file: expected a new folder, or one that tokenize has begun")
+    path.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TokensError(f"another process writes to {readable(path)}: wait for its end") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(folder)
+
+
 class TokenFolder:
-    """A folder of tokens that is being made.
+    """A folder of tokens that is being made. Use it within `locked`.
 
     A shard `tokens-00000.npz` is finished when `tokens-00000.jsonl`, the lines of its files, is beside it. At the end
     these lines are joined to the manifest, and `dataset.json` is marked as complete.
 
     Args:
-        path: Made if it is missing.
+        path: Of the folder, which exists.
         card: What the folder shall be.
         force: Whether to start again, if the folder was made with other settings or from other files.
 
@@ -45,9 +69,6 @@ class TokenFolder:
 
     def __init__(self, path: Path, card: Card, force: bool = False) -> None:
         self.path, self.card = path, card
-        if path.exists() and not path.is_dir():
-            raise TokensError(f"{readable(path)} is a file: expected a new folder, or one that tokenize has begun")
-        path.mkdir(parents=True, exist_ok=True)
         if not (path / CARD).exists() and any(not _OURS.fullmatch(child.name) for child in path.iterdir()):
             raise TokensError(f"{readable(path)} has other files in it: expected a new or empty folder")
         if force:
@@ -88,26 +109,6 @@ class TokenFolder:
             self.shards += 1
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps other processes from writing to the folder.
-
-        Raises:
-            TokensError: Another process has the lock.
-        """
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(folder)
-            raise TokensError(f"another process writes to {readable(self.path)}: wait for its end") from error
-        except OSError:  # a file system without locks
-            pass
-        try:
-            yield
-        finally:
-            os.close(folder)
-
-    @contextmanager
     def writing_part(self) -> Iterator["Part"]:
         """The next shard. It is finished if the block ends without an error."""
         with (
@@ -118,11 +119,11 @@ class TokenFolder:
             yield Part(self.card, f"tokens-{self.shards:05d}.{self.card.format}", lines, stack, self.path)
         self.shards += 1
 
-    def finish(self, skipped: list[tuple[str, str]]) -> Card:
+    def finish(self, skipped: Iterable[Skipped]) -> Card:
         """Writes manifest, list of failed files and totals.
 
         Args:
-            skipped: Path and reason of what the search for files has found and passed over.
+            skipped: What the search for files has passed over.
 
         Returns:
             The card with its totals.
@@ -137,8 +138,8 @@ class TokenFolder:
             manifest_path.open("w", encoding="utf-8") as manifest,
             failed_path.open("w", encoding="utf-8") as failed,
         ):
-            for name, reason in skipped:
-                failed.write(json.dumps({"path": name, "reason": reason}) + "\n")
+            for path, reason in skipped:
+                failed.write(json.dumps({"path": str(path), "reason": reason}) + "\n")
                 card.failed += 1
             for number in range(self.shards):
                 files_before = card.files

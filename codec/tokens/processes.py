@@ -18,7 +18,7 @@ __all__ = ["map_in_order"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_AHEAD = 8  # items per process that are computed or wait for an earlier result
+_AHEAD = 4  # items per process that are computed or wait for an earlier result
 _function: Callable[[Any], Any]  # of this process, if it is a worker
 
 

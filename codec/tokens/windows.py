@@ -6,7 +6,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.audio import AudioReader
@@ -19,12 +21,12 @@ from codec.tokens.processes import map_in_order
 
 __all__ = ["WINDOW", "encode_windows"]
 
-WINDOW = 128  # files whose signals are sorted by length and encoded together
-_LONG_SECONDS = 30.0  # longer files are encoded one by one, while they are read
+WINDOW = 64  # files whose signals are sorted by length and encoded together
+_LONG_SECONDS = 60.0  # longer files are encoded one by one, while they are read
 
 
 class _Loaded(NamedTuple):
-    audio: Tensor  # [C, T]
+    audio: NDArray[np.float32]  # [C, T]; a tensor would be passed as an open file, of which there may be few
     notes: tuple[str, ...]
 
 
@@ -64,7 +66,7 @@ def _load(sample_rate: int, channels: int, path: Path) -> _Loaded | _Long | Fail
             blocks.append(block)
             if reader.samples > _LONG_SECONDS * sample_rate:
                 return _Long(path)
-        return _Loaded(torch.cat(blocks, -1), tuple(reader.notes))
+        return _Loaded(torch.cat(blocks, -1).numpy(), tuple(reader.notes))
     except (ValueError, OSError) as error:
         return failure(error)
 
@@ -100,8 +102,9 @@ def _result(
     return Tokens(codes, gains, item.audio.shape[-1], item.notes)
 
 
-def _segments(prepared: PreparedCodec, audio: Tensor) -> list[Tensor]:
+def _segments(prepared: PreparedCodec, audio: NDArray[np.float32]) -> list[Tensor]:
     """The independently coded parts of a file, as `Codec.encode_segments` cuts them."""
     config, samples = prepared.codec.config, audio.shape[-1]
     length = config.segment_samples_or(samples)
-    return [audio[:, start : start + length] for start in range(0, samples, config.segment_stride(samples))]
+    starts = range(0, samples, config.segment_stride(samples))
+    return [torch.from_numpy(audio[:, start : start + length]) for start in starts]

@@ -103,9 +103,9 @@ def test_several_processes_write_the_same_bytes(here: Path, audio: Path) -> None
         assert (here / "again" / name).read_bytes() == (here / "back" / name).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["causal", "segments"])
+@pytest.mark.parametrize(("kind", "jobs"), [("causal", 1), ("segments", 2)])
 def test_batches_of_a_gpu_have_the_codes_of_single_files(
-    here: Path, audio: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    here: Path, audio: Path, kind: str, jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way of a GPU, on the CPU. In float32 rounding may change a code; test_batches.py compares in float64."""
     model = save_tiny(kind, here)
@@ -115,7 +115,7 @@ def test_batches_of_a_gpu_have_the_codes_of_single_files(
     entries = list(command.folder_entries(audio))
     prepared = command.PreparedCodec(load_model(Path(model) / "model.safetensors"))
     singly = [command._encode(prepared, 2.4, entry.path) for entry in entries]
-    results = list(encode_windows(prepared, entries, 2.4, 60.0, 1))
+    results = list(encode_windows(prepared, entries, 2.4, 60.0, jobs))
     assert len(results) == len(singly) == 6
     for one, other in zip(results, singly, strict=True):
         assert type(one) is type(other)

@@ -1,8 +1,6 @@
 """Shards of made-up codes: their bytes, their size, runs that stop and start again, and memory."""
 
-import fcntl
 import json
-import os
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from codec.tokens import (
     TokenFolder,
     Tokens,
     TokensError,
+    locked,
     manifest_entries,
     read_tokens,
     tokenize,
@@ -57,6 +56,11 @@ def card_of(entries: EntryList, **changes: Any) -> Card:
     return Card(entries=entries.count, digest=entries.digest, columns=entries.columns, **(CARD | changes))
 
 
+def opened(folder: Path, card: Card, force: bool = False) -> TokenFolder:
+    folder.mkdir(exist_ok=True)
+    return TokenFolder(folder, card, force)
+
+
 class StubEncoder:
     """Codes that depend on the number of the entry. Every seventh file fails.
 
@@ -86,7 +90,7 @@ class StubEncoder:
 
 def run(folder: Path, entries: EntryList, encoder: StubEncoder, size: str = "3", window: int = 1, **card: Any) -> Card:
     shard_size = ShardSize.parse(size)
-    made = TokenFolder(folder, card_of(entries, shard_size=str(shard_size), **card))
+    made = opened(folder, card_of(entries, shard_size=str(shard_size), **card))
     return tokenize(entries, made, encoder, shard_size, lambda entry, result: None, window)
 
 
@@ -189,7 +193,7 @@ def test_a_stopped_run_ends_with_the_same_bytes_and_does_nothing_twice(tmp_path:
     first, second = StubEncoder(stop_at=stop_at), StubEncoder()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "out", entries, first, format=form)
-    finished = TokenFolder(tmp_path / "out", card_of(entries, format=form)).done
+    finished = opened(tmp_path / "out", card_of(entries, format=form)).done
     assert not list((tmp_path / "out").glob("*.partial"))
     run(tmp_path / "out", entries, second, format=form)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -203,7 +207,7 @@ def test_a_window_is_encoded_again_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "out", entries, StubEncoder(stop_at=15), window=8)
     again = StubEncoder()
-    assert TokenFolder(tmp_path / "out", card_of(entries)).done == 14
+    assert opened(tmp_path / "out", card_of(entries)).done == 14
     run(tmp_path / "out", entries, again, window=8)
     assert again.encoded == list(range(8, 20))
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -222,7 +226,7 @@ def test_a_run_that_was_killed_between_its_last_steps(tmp_path: Path) -> None:
     """The card is complete, but the lines of the shards are still there; or the manifest is there, but not the card."""
     entries = listed(tmp_path, 8)
     run(tmp_path / "whole", entries, StubEncoder())
-    folder = TokenFolder(tmp_path / "out", card_of(entries))
+    folder = opened(tmp_path / "out", card_of(entries))
     tokenize(entries, folder, StubEncoder(), ShardSize(3), lambda entry, result: None)
     (tmp_path / "out/tokens-00000.jsonl").write_text("{}\n")
     (tmp_path / "out/tokens-00009.npz.partial").touch()
@@ -236,11 +240,11 @@ def test_other_settings_need_another_folder_or_force(tmp_path: Path) -> None:
     run(tmp_path / "out", entries, StubEncoder())
     before = contents(tmp_path / "out")
     with pytest.raises(TokensError, match=r"kbps 1\.2, not 2\.4"):
-        TokenFolder(tmp_path / "out", card_of(entries, kbps=2.4))
+        opened(tmp_path / "out", card_of(entries, kbps=2.4))
     with pytest.raises(TokensError, match="entries 8, not 9"):
-        TokenFolder(tmp_path / "out", card_of(listed(tmp_path, 9)))
+        opened(tmp_path / "out", card_of(listed(tmp_path, 9)))
     assert contents(tmp_path / "out") == before
-    folder = TokenFolder(tmp_path / "out", card_of(entries, format="parquet"), force=True)
+    folder = opened(tmp_path / "out", card_of(entries, format="parquet"), force=True)
     assert (folder.done, list(contents(tmp_path / "out"))) == (0, ["dataset.json"])
 
 
@@ -250,20 +254,18 @@ def test_nothing_of_others_is_removed(tmp_path: Path) -> None:
     (tmp_path / "out/thesis.tex").write_text("years of work")
     for force in (False, True):
         with pytest.raises(TokensError, match="other files"):
-            TokenFolder(tmp_path / "out", card_of(entries), force)
+            opened(tmp_path / "out", card_of(entries), force)
     assert list(contents(tmp_path / "out")) == ["thesis.tex"]
-    with pytest.raises(TokensError, match="is a file"):
-        TokenFolder(tmp_path / "manifest.jsonl", card_of(entries))
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    folder = TokenFolder(tmp_path / "out", card_of(listed(tmp_path, 3)))
-    other = os.open(tmp_path / "out", os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(TokensError, match="another process"), folder.lock():
+    with locked(tmp_path / "out"):
+        assert (tmp_path / "out").is_dir()
+        with pytest.raises(TokensError, match="another process"), locked(tmp_path / "out"):
+            pass
+    with locked(tmp_path / "out"):
         pass
-    os.close(other)
-    with folder.lock():
+    with pytest.raises(TokensError, match="is a file"), locked(Path(__file__)):
         pass
 
 
@@ -272,7 +274,7 @@ def test_an_encoder_with_too_few_results(tmp_path: Path) -> None:
     with pytest.raises(TokensError, match="could not be encoded"):
         tokenize(
             entries,
-            TokenFolder(tmp_path / "out", card_of(entries)),
+            opened(tmp_path / "out", card_of(entries)),
             lambda given: iter([Failure("no")]),
             ShardSize(3),
             lambda entry, result: None,
@@ -287,7 +289,7 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, form: str
         listed(tmp_path, count)
         tracemalloc.start()
         entries = manifest_entries(tmp_path / "manifest.jsonl")
-        folder = TokenFolder(tmp_path / f"out-{count}", card_of(entries, format=form))
+        folder = opened(tmp_path / f"out-{count}", card_of(entries, format=form))
         results = (Tokens(codes, None, 1600) if i % 7 else Failure("no audio") for i in range(count))
         tokenize(entries, folder, lambda given: results, ShardSize(100), lambda entry, result: None)
         peak = tracemalloc.get_traced_memory()[1]
@@ -340,7 +342,7 @@ def test_a_folder_that_others_have_changed(tmp_path: Path, name: str, change: st
 
 
 def test_a_folder_that_is_not_complete(tmp_path: Path) -> None:
-    TokenFolder(tmp_path / "out", card_of(listed(tmp_path, 3), command="codec tokenize a out"))
+    opened(tmp_path / "out", card_of(listed(tmp_path, 3), command="codec tokenize a out"))
     with pytest.raises(TokensError, match="codec tokenize a out"):
         list(read_tokens(tmp_path / "out"))
     with pytest.raises(TokensError, match="not a folder of tokens"):
