@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Threads that wait sleep instead of spinning: on cores that another process shares, spinning makes the many small
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from browser import Browser, chromium
 from slow_modules import SLOW
 
 torch.set_num_threads(2)
@@ -43,3 +45,10 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (whatever still draws from NumPy's global generator)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def chromium_tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One Chromium for all tests of pages in this process, because its start takes a second or more."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser

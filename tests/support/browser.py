@@ -54,6 +54,45 @@ class Browser:
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._receive()
 
+    def show(self, path: Path, width: int, scheme: str) -> None:
+        """Opens a page at a width in CSS pixels, as a phone below 700, in the "light" or "dark" colour scheme."""
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 700}
+        self.send("Emulation.setDeviceMetricsOverride", **screen)
+        scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.send("Emulation.setEmulatedMedia", media="", features=[scheme_feature])
+        self.open(path)
+
+    def press(self, key: str) -> None:
+        """Presses and releases a key, sent to the focused element: a character, "Tab", "ArrowRight" and so on."""
+        code = {" ": 32, "Tab": 9, "Enter": 13, "Home": 36, "End": 35, "ArrowLeft": 37, "ArrowRight": 39}
+        virtual = code.get(key, ord(key.upper()) if len(key) == 1 else 0)
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        common = {"key": key, "windowsVirtualKeyCode": virtual}
+        self.send("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def click(self, selector: str, x: float = 0.5) -> None:
+        """Clicks with the mouse in the vertical middle of an element. `x` is a fraction of its width."""
+        box = self.run(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
+            "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); "
+            "return [r.left, r.top, r.width, r.height]; })()"
+        )
+        point = {"x": box[0] + x * box[2], "y": box[1] + box[3] / 2}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **point)
+
+    def unnamed_controls(self) -> list[str]:
+        """Elements for keyboard or pointer that have no accessible name."""
+        tree = self.send("Accessibility.getFullAXTree")["nodes"]
+        roles = {"button", "checkbox", "radio", "slider", "combobox", "textbox", "link", "img", "region", "progressbar"}
+        found = []
+        for node in tree:
+            role = node.get("role", {}).get("value")
+            if not node.get("ignored") and role in roles and not node.get("name", {}).get("value"):
+                found.append(str(role))
+        return found
+
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; promises are awaited."""
         arguments = {"awaitPromise": True, "returnByValue": True, "userGesture": True}

@@ -1,45 +1,16 @@
-"""Small charts as inline SVG. They use the text colour of the page, so they suit light and dark pages."""
+"""Charts as data: the pages draw them in the browser, with values under the pointer and adjustable smoothing."""
 
-import io
-import re
+import colorsys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-__all__ = ["Series", "area_chart", "bar_chart", "color_ramp", "colors", "line_chart"]
+__all__ = ["Chart", "Series", "area_chart", "bar_chart", "color_ramp", "colors", "line_chart"]
 
 _MAX_POINTS = 400
-# A grey that nothing else uses; `_svg` replaces it by currentColor, the text colour of the page.
-_TEXT = "#010203"
+_LOG_RATIO = 30  # an axis of positive values is logarithmic if they differ by more
 _PALETTE = ("#4a86c5", "#ee6677", "#228833", "#c9a227", "#aa3377", "#33aabb", "#e07b39", "#8a8a8a")
-_STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "text.parse_math": False,  # a loss may be called a$b
-    "text.color": _TEXT,
-    "axes.edgecolor": _TEXT,
-    "axes.labelcolor": _TEXT,
-    "axes.linewidth": 0.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.formatter.limits": (-3, 5),
-    "axes.unicode_minus": True,
-    "xtick.color": _TEXT,
-    "ytick.color": _TEXT,
-    "xtick.major.width": 0.5,
-    "ytick.major.width": 0.5,
-    "ytick.minor.width": 0.3,
-    "grid.color": _TEXT,
-    "grid.alpha": 0.12,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.3,
-}
 
 
 class Series(NamedTuple):
@@ -51,144 +22,95 @@ class Series(NamedTuple):
     color: str
 
 
+class Chart(NamedTuple):
+    """A drawing with its caption. The legend is HTML, so that names wrap."""
+
+    title: str
+    kind: Literal["line", "area", "bar"]
+    series: Sequence[Series]
+    log: bool = False  # whether the value axis is logarithmic
+    smooth: bool = False  # whether the page's smoothing applies
+    limits: tuple[float, float] | None = None  # of the value axis; None takes those of the values
+    steps: tuple[float, float] | None = None  # limits of the step axis; None takes those of the lines
+    legend: Sequence[tuple[str, str]] = ()  # name, colour
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """For JSON; values have five significant digits."""
+        series = [
+            {"name": line.name, "color": line.color, "x": _regular(line.steps), "y": _rounded(line.values)}
+            for line in self.series
+        ]
+        chosen = {"log": self.log, "smooth": self.smooth, "limits": self.limits, "steps": self.steps}
+        return {"kind": self.kind, "series": series} | {key: value for key, value in chosen.items() if value}
+
+
 def colors(count: int) -> list[str]:
-    """Distinct colours: easy to distinguish up to eight, repeated after twenty."""
-    twenty = [matplotlib.colors.to_hex(color) for color in matplotlib.colormaps["tab20"](np.arange(20))]
-    chosen = _PALETTE if count <= len(_PALETTE) else twenty
-    return [chosen[index % len(chosen)] for index in range(count)]
+    """Distinct colours: easy to distinguish up to eight."""
+    if count <= len(_PALETTE):
+        return list(_PALETTE[:count])
+    return [_hex(index * 0.381966 % 1, 0.55 if index % 2 else 0.45, 0.55) for index in range(count)]
 
 
 def color_ramp(count: int) -> list[str]:
-    """Colours from dark to light, for lines with an order."""
-    ramp = matplotlib.colormaps["plasma"](np.linspace(0.25, 0.85, count))
-    return [matplotlib.colors.to_hex(color) for color in ramp]
+    """Colours from blue to yellow, for lines with an order."""
+    return [_hex(0.62 - 0.48 * position, 0.5, 0.6) for position in np.linspace(0, 1, count)]
+
+
+def _hex(hue: float, lightness: float, saturation: float) -> str:
+    return "#" + "".join(f"{round(255 * value):02x}" for value in colorsys.hls_to_rgb(hue, lightness, saturation))
 
 
 def line_chart(
+    title: str,
     series: Sequence[Series],
     log: bool | None = None,
     smooth: bool = False,
     limits: tuple[float, float] | None = None,
     steps: tuple[float, float] | None = None,
-) -> str | None:
-    """Lines over steps.
+) -> Chart | None:
+    """Lines over steps; None when there is nothing to draw.
 
     Args:
         series: Lines; values that are not finite are left out.
-        log: Whether the value axis is logarithmic; None decides by the range of the values.
-        smooth: Whether to add a moving average over a twentieth of the run and draw the values faintly.
-        limits: Limits of the value axis; None takes those of the values.
-        steps: Limits of the step axis; None takes those of the lines.
-
-    Returns:
-        The SVG element, or None when there is nothing to draw.
+        log: Whether the value axis is logarithmic if all values are positive; None decides by their range.
     """
     finite = [line for line in map(_finite, series) if len(line.values)]
     if not finite:
         return None
     everything = np.concatenate([line.values for line in finite])
-    positive = bool((everything > 0).all())
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure()
-        for line in finite:
-            _draw(axes, line, smooth)
-        if positive and (log or (log is None and everything.max() > 30 * everything.min())):
-            _set_log(axes, float(everything.max() / everything.min()))
-        if limits is not None:
-            axes.set_ylim(*limits)
-            if limits[0] < 0 < limits[1]:
-                axes.axhline(0, color=_TEXT, linewidth=0.5, alpha=0.5)
-        if steps is not None:
-            axes.set_xlim(*steps)
-        return _svg(figure)
+    if log is None:
+        log = bool(everything.max() > _LOG_RATIO * everything.min())
+    drawn = [line._replace(steps=_binned(line.steps), values=_binned(line.values)) for line in finite]
+    legend = [(line.name, line.color) for line in series] if len(series) > 1 else []
+    return Chart(title, "line", drawn, log and bool((everything > 0).all()), smooth, limits, steps, legend)
 
 
-def area_chart(series: Sequence[Series], steps: tuple[float, float] | None = None) -> str | None:
-    """Stacked shares of a whole over steps. Unknown and negative shares count as 0.
+def area_chart(title: str, series: Sequence[Series], steps: tuple[float, float] | None = None) -> Chart | None:
+    """Stacked shares of a whole over steps, all at the same steps; None when there is nothing to draw.
 
-    Args:
-        series: Shares, all at the same steps.
-        steps: Limits of the step axis; None takes those of the series.
-
-    Returns:
-        The SVG element, or None when there is nothing to draw.
+    Unknown and negative shares count as 0.
     """
-    if not series or not any(len(_finite(line).values) for line in series):
+    if not any(len(_finite(line).values) for line in series):
         return None
-    at = series[0].steps
-    if len(at) == 1:
-        at = np.array([at[0] - 0.5, at[0] + 0.5])
-    stacked = []
+    drawn = []
     for line in series:
         values = np.clip(np.nan_to_num(line.values, nan=0.0, posinf=0.0, neginf=0.0), 0, None)
-        stacked.append(np.resize(values, len(at)) if len(values) == 1 else values)
-    at, *stacked = (_binned(row) for row in (at, *stacked))
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure()
-        axes.stackplot(at, *stacked, colors=[line.color for line in series], alpha=0.85, linewidth=0)
-        axes.margins(x=0, y=0)
-        if steps is not None:
-            axes.set_xlim(*steps)
-        return _svg(figure)
+        drawn.append(line._replace(steps=_binned(line.steps), values=_binned(values)))
+    return Chart(title, "area", drawn, steps=steps, legend=[(line.name, line.color) for line in series])
 
 
-def bar_chart(values: np.ndarray, bar_colors: Sequence[str], top: float | None = None) -> str | None:
-    """One bar for each codebook, numbered from 1; None when there is nothing to draw.
-
-    Shape: values [K].
-    """
+def bar_chart(title: str, values: np.ndarray, color: str, top: float | None = None) -> Chart | None:
+    """One bar for each codebook, numbered from 1; None when there is nothing to draw. Shape: values [K]."""
     if not np.isfinite(values).any():
         return None
-    numbers = np.arange(1, len(values) + 1)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure()
-        axes.bar(numbers, np.nan_to_num(values), color=list(bar_colors), width=0.75)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(0.4, len(values) + 0.6)
-        axes.set_xlabel("codebook")
-        if top is not None:
-            axes.set_ylim(0, top)
-        return _svg(figure)
-
-
-def _figure() -> tuple[Figure, Axes]:
-    # Fixed margins, wide enough for labels of seven digits. Automatic ones would draw every chart twice.
-    figure = Figure(figsize=(4.2, 2.1))
-    axes = figure.add_axes((0.125, 0.19, 0.84, 0.74))
-    axes.grid(axis="y")
-    axes.set_axisbelow(True)
-    axes.set_xlabel("step")
-    return figure, axes
-
-
-def _draw(axes: Axes, line: Series, smooth: bool) -> None:
-    width = len(line.values) // 20
-    if len(line.values) == 1:
-        axes.plot(line.steps, line.values, "o", color=line.color, markersize=3)
-    elif not smooth or width < 2:
-        axes.plot(_binned(line.steps), _binned(line.values), color=line.color)
-    else:
-        axes.plot(_binned(line.steps), _binned(line.values), color=line.color, alpha=0.3, linewidth=0.7)
-        axes.plot(_binned(line.steps), _binned(_moving_average(line.values, width)), color=line.color)
-
-
-def _set_log(axes: Axes, ratio: float) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,), numticks=6))
-    # The default labels of matplotlib are formulas.
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    bars = Series(title, np.arange(1, len(values) + 1), values, color)
+    return Chart(title, "bar", [bars], limits=None if top is None else (0.0, top))
 
 
 def _finite(line: Series) -> Series:
     known = np.isfinite(line.values)
     return line._replace(steps=line.steps[known], values=line.values[known])
-
-
-def _moving_average(values: np.ndarray, width: int) -> np.ndarray:
-    # The division makes both ends a mean over the neighbours that exist.
-    window = np.ones(2 * (width // 2) + 1)
-    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
 def _binned(values: np.ndarray) -> np.ndarray:
@@ -199,12 +121,13 @@ def _binned(values: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
 
 
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(_TEXT, "currentColor")
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
-    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", text, count=1)
-    return re.sub(r' id="\w+_\d+"', "", text)  # ids repeat between charts, and nothing refers to them
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+
+
+def _regular(steps: np.ndarray) -> list[float] | dict[str, float]:
+    """The steps, or their start and interval if they are regular."""
+    intervals = np.diff(steps)
+    if len(steps) > 2 and (intervals == intervals[0]).all():
+        return {"start": float(steps[0]), "every": float(intervals[0])}
+    return [round(float(step), 1) for step in steps]

@@ -1,165 +1,166 @@
-"""The audio samples of a run as spectrograms and FLAC files that are embedded in a page."""
+"""The audio samples of a run, embedded in a page: reference, latest estimate, an earlier one, and Opus."""
 
 import base64
 import io
+import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import soundfile
-from PIL import Image
+import torch
 
-__all__ = ["Clip", "Panel", "Tick", "read_clips", "spectrogram_db", "spectrogram_png"]
+from codec.evaluation.baselines import code_with_opus, possible_opus_bitrates
 
-_COLUMNS, _ROWS = 320, 256
-_RANGE_DB = 80.0
+__all__ = ["Clip", "Version", "audio_uri", "read_audio", "read_clips", "versions_of"]
+
 _MAX_SECONDS = 10.0
-_ESTIMATE = re.compile(r"(?P<clip>.+)\.step(?P<step>\d{7})\.wav")
+_MAX_BYTES = 24_000_000  # of base64 audio in one page
+_MIN_FLAC_SAMPLES = 2**15
+_ESTIMATE = re.compile(r"(?P<clip>.+)\.step(?P<step>\d{7})\.wav", re.DOTALL)
 
 
-class Tick(NamedTuple):
-    """A mark on an axis."""
+class Version(NamedTuple):
+    """One version of a clip."""
 
-    position: float  # in [0, 1] along the axis
+    key: str  # "reference", "now", "earlier" or "opus"
     label: str
-
-
-class Panel(NamedTuple):
-    """One spectrogram with its audio."""
-
-    label: str
-    image: str  # data URI of a PNG
-    audio: str  # data URI of a FLAC file
-    seconds: Sequence[Tick]
-    kilohertz: Sequence[Tick]
+    audio: str  # data URI
+    rate: int  # Hz
 
 
 class Clip(NamedTuple):
-    """A reference and its newest estimate."""
+    """A clip in all its versions, the reference first."""
 
     name: str
-    step: int | None  # step of the estimate; None when there is only a reference
-    panels: Sequence[Panel]  # the reference first
+    seconds: float
+    versions: Sequence[Version]
 
 
-class _Signal(NamedTuple):
+class _File(NamedTuple):
+    """An audio file as a version. Its date tells whether it has changed since the last update of the page."""
+
+    key: str
     label: str
-    audio: np.ndarray  # [T]
-    sample_rate: int
+    path: Path
+    modified_ns: int
+    opus_kbps: float | None  # code it with Opus first
 
 
-def read_clips(folder: Path, max_clips: int = 8) -> tuple[list[Clip], list[str]]:
-    """Reads `<clip>.reference.wav` and the newest `<clip>.step<7 digits>.wav` of each clip.
+def read_clips(folder: Path, bandwidth_kbps: float | None = None, max_clips: int = 8) -> tuple[list[Clip], list[str]]:
+    """Reads `<clip>.reference.wav` and two `<clip>.step<7 digits>.wav` of each clip.
+
+    These are the newest one, and the newest one of the first half of the run. Audio is cut after 10 s and embedded
+    losslessly: coding it again would change what is compared.
 
     Args:
         folder: The run's samples/, which may be missing.
+        bandwidth_kbps: Rate of the estimates; the reference is also coded with Opus at this rate. None leaves it out.
         max_clips: Largest number of clips, in order of their names.
 
     Returns:
         The clips, and a note for everything that is left out.
     """
-    steps: dict[str, int | None] = {}
+    steps: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.wav")):
         if path.name.endswith(".reference.wav"):
-            steps.setdefault(path.name.removesuffix(".reference.wav"), None)
+            steps.setdefault(path.name.removesuffix(".reference.wav"), [])
         elif match := _ESTIMATE.fullmatch(path.name):
-            steps[match["clip"]] = max(int(match["step"]), steps.get(match["clip"]) or 0)
-    clips, notes = [], []
-    names = sorted(steps)
-    if len(names) > max_clips:
-        notes.append(f"The first {max_clips} of {len(names)} clips are shown.")
+            steps.setdefault(match["clip"], []).append(int(match["step"]))
+    clips: list[Clip] = []
+    notes: list[str] = []
+    names, embedded_bytes = sorted(steps), 0
     for name in names[:max_clips]:
-        files = {"reference": folder / f"{name}.reference.wav"}
-        step = steps[name]
-        if step is not None:
-            files[f"step {step}"] = folder / f"{name}.step{step:07d}.wav"
-        signals = []
-        for label, path in files.items():
-            try:
-                signals.append(_read(label, path))
-            except (OSError, soundfile.SoundFileError, ValueError) as error:
-                notes.append(f"{path.name} cannot be shown: {error}")
-        if signals:
-            clips.append(Clip(name, step, _panels(signals)))
-    return clips, notes
+        if clips and embedded_bytes * (1 + 1 / len(clips)) > _MAX_BYTES:
+            break
+        clip = _read_clip(folder, name, sorted(steps[name]), bandwidth_kbps, notes)
+        if clip is not None:
+            clips.append(clip)
+            embedded_bytes += sum(len(version.audio) for version in clip.versions)
+    left_out = len(names) - len(clips)
+    if clips and left_out and not any("cannot be shown" in note for note in notes):
+        notes.append(f"The first {len(clips)} of {len(names)} clips are shown.")
+    return clips, list(dict.fromkeys(notes))
 
 
-def spectrogram_db(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Power of a short-time Fourier transform with a Hann window, in dB; low frequencies come first.
+def versions_of(clips: Sequence[Clip]) -> list[tuple[str, str]]:
+    """Key and short label of every version that a clip has, in their order."""
+    found = {version.key for clip in clips for version in clip.versions}
+    labels = {"reference": "reference", "now": "now", "earlier": "earlier", "opus": "Opus"}
+    return [(key, label) for key, label in labels.items() if key in found]
 
-    The window is the power of two nearest to 43 ms. The hop gives about 320 frames at any duration. Neighbouring bins
-    are reduced to 256 rows by their maximum. A full-scale sine has 0 dB.
 
-    Shape: audio [T] -> [256, frames].
+def _read_clip(
+    folder: Path, name: str, steps: Sequence[int], bandwidth_kbps: float | None, notes: list[str]
+) -> Clip | None:
+    reference = folder / f"{name}.reference.wav"
+    files: list[tuple[str, str, Path, float | None]] = [("reference", "reference", reference, None)]
+    if steps:
+        earlier = [step for step in steps if step <= steps[-1] // 2] or steps[:1]
+        for key, label, step in (("now", "now, step", steps[-1]), ("earlier", "step", earlier[-1])):
+            if key == "now" or step < steps[-1]:
+                files.append((key, f"{label} {step:,}", folder / f"{name}.step{step:07d}.wav", None))
+    if bandwidth_kbps is not None and reference.exists():
+        files.append(("opus", "Opus", reference, bandwidth_kbps))
+    versions, seconds = [], 0.0
+    for key, label, path, kbps in files:
+        try:
+            version, duration = _embed(_File(key, label, path, os.stat(path).st_mtime_ns, kbps))
+        except (OSError, soundfile.SoundFileError, ValueError) as error:
+            note = str(error) if kbps else f"{path.name} cannot be shown: {error}"
+            notes.append(note)
+            continue
+        versions.append(version)
+        seconds = max(seconds, duration)
+    return Clip(name, round(seconds, 4), versions) if versions else None
+
+
+@lru_cache(maxsize=256)  # the page is updated during a run, and most of its audio does not change
+def _embed(file: _File) -> tuple[Version, float]:
+    """The version, and its duration in seconds."""
+    audio, rate = read_audio(file.path, _MAX_SECONDS)
+    label, seconds = file.label, len(audio) / rate
+    if file.opus_kbps is not None:
+        possible, reasons = possible_opus_bitrates([file.opus_kbps], audio.shape[1])
+        if not possible:
+            raise ValueError(f"{reasons[0]}.")
+        coded = code_with_opus(torch.from_numpy(audio.T.copy()), rate, file.opus_kbps)
+        label = f"Opus, {coded.payload_bytes * 8 / 1000 / seconds:.1f} kbit/s"
+        audio = coded.audio.T.numpy()
+    return Version(file.key, label, audio_uri(audio, rate), rate), seconds
+
+
+def read_audio(path: Path, seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """Audio in [-1, 1] with one or two channels, and its sample rate in Hz. More channels become their mean.
+
+    Args:
+        seconds: Where to cut it; None reads everything.
+
+    Shape: -> [T, C].
+
+    Raises:
+        ValueError: The file has no samples.
+        OSError, soundfile.SoundFileError: It cannot be read.
     """
-    window = max(2 * _ROWS, 2 ** round(np.log2(0.043 * sample_rate)))
-    hop = max(1, -(-len(audio) // _COLUMNS))
-    padded = np.pad(audio.astype(np.float64), window // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[: max(1, len(audio)) : hop]
-    hann = np.hanning(window + 1)[:-1]
-    power = np.abs(np.fft.rfft(frames * hann)[:, 1:] * 2 / hann.sum()) ** 2
-    pooled = power.reshape(len(power), _ROWS, -1).max(-1)
-    return 10 * np.log10(np.maximum(pooled.T, 1e-12))
-
-
-def spectrogram_png(decibels: np.ndarray, top_db: float) -> bytes:
-    """A PNG with one byte per pixel and high frequencies at the top.
-
-    The brightest colour is `top_db`, the darkest is 80 dB below.
-
-    Shape: decibels [rows, columns].
-    """
-    index = np.clip((decibels - top_db) / _RANGE_DB + 1, 0, 1) * 255
-    image = Image.fromarray(np.round(index[::-1]).astype(np.uint8))
-    palette = matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3]
-    image.putpalette(palette.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _read(label: str, path: Path) -> _Signal:
     # libsndfile opens only paths that are text, so the file is opened here.
     with open(path, "rb") as raw, soundfile.SoundFile(raw) as file:
-        audio = file.read(int(_MAX_SECONDS * file.samplerate), dtype="float32", always_2d=True)
-        sample_rate = file.samplerate
+        frames = -1 if seconds is None else int(seconds * file.samplerate)
+        audio, rate = file.read(frames, dtype="float32", always_2d=True), file.samplerate
     if not len(audio):
         raise ValueError("it holds no samples")
-    mono = np.nan_to_num(audio.mean(1), nan=0.0, posinf=1.0, neginf=-1.0)
-    return _Signal(label, np.clip(mono, -1, 1), sample_rate)
+    if audio.shape[1] > 2:
+        audio = audio.mean(1, keepdims=True)
+    return np.clip(np.nan_to_num(audio, nan=0.0, posinf=1.0, neginf=-1.0), -1, 1), rate
 
 
-def _panels(signals: Sequence[_Signal]) -> list[Panel]:
-    # Both have one colour scale, whose top is the loudest point of the first: of the reference, if there is one.
-    decibels = [spectrogram_db(signal.audio, signal.sample_rate) for signal in signals]
-    top_db = max(float(decibels[0].max()), -100.0)
-    return [
-        Panel(
-            signal.label,
-            _data_uri("image/png", spectrogram_png(image, top_db)),
-            _data_uri("audio/flac", _flac(signal)),
-            _ticks(len(signal.audio) / signal.sample_rate),
-            _ticks(signal.sample_rate / 2000),
-        )
-        for signal, image in zip(signals, decibels, strict=True)
-    ]
-
-
-def _flac(signal: _Signal) -> bytes:
+def audio_uri(audio: np.ndarray, rate: int) -> str:
+    """A data URI of a FLAC file with 16 bits, which all browsers decode. Shape: audio [T, C]."""
+    # Chromium does not play a FLAC file of only a few frames in an <audio> element.
+    kind = "flac" if len(audio) >= _MIN_FLAC_SAMPLES else "wav"
+    level = {"compression_level": 1.0} if kind == "flac" else {}
     buffer = io.BytesIO()
-    soundfile.write(buffer, signal.audio, signal.sample_rate, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _ticks(end: float) -> list[Tick]:
-    """Three to six round numbers from 0 to at most `end`."""
-    unit = 10.0 ** np.floor(np.log10(end))
-    step = next(step for step in (unit * np.array([0.1, 0.2, 0.5, 1, 2])) if end / step < 6)
-    return [Tick(float(mark / end), f"{mark:g}") for mark in np.arange(0, end * (1 + 1e-9), step)]
+    soundfile.write(buffer, audio, rate, format=kind.upper(), subtype="PCM_16", **level)
+    return f"data:audio/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from codec.evaluation.metrics import METRICS, Metric, describe
-from codec.evaluation.report.records import MINUS, UNKNOWN, Record, format_number, to_float
+from codec.evaluation.report.records import MINUS, UNKNOWN, Record, format_fixed, format_number, to_float
 
-__all__ = ["Score", "format_scores", "score_keys", "score_table"]
+__all__ = ["MetricRow", "Score", "format_scores", "metric_rows", "score_keys", "score_table"]
 
 
 class Score(NamedTuple):
@@ -19,6 +19,38 @@ class Score(NamedTuple):
     first: str
     latest: str
     change: str
+
+
+class MetricRow(NamedTuple):
+    """One metric of the report: over all clips at the first and the latest validation, and now for each group."""
+
+    metric: Metric
+    first: str
+    latest: str
+    change: str
+    verdict: str  # "better", "worse" or ""
+    groups: Sequence[str]  # in the order of `metric_rows`
+
+
+def metric_rows(
+    validation: Sequence[Record], metrics: Mapping[str, Metric] = METRICS
+) -> tuple[list[str], list[MetricRow]]:
+    """The groups of clips, and a row for each metric that was measured over all clips. Losses have no row."""
+    keys = [key for key in score_keys(validation) if not key.endswith("_loss")]
+    groups = [group for group in dict.fromkeys(key.rpartition("/")[0] for key in keys) if group != "all"]
+    rows = []
+    for name in dict.fromkeys(key.rpartition("/")[2] for key in keys):
+        metric = describe(name, metrics)
+        first, latest = (to_float(record.get(f"all/{name}")) for record in (validation[0], validation[-1]))
+        difference = latest - first
+        change = format_fixed(difference, metric.digits, signed=True) if len(validation) > 1 else ""
+        verdict = "" if not np.isfinite(difference) or not metric.sign * difference else "better"
+        if metric.sign * difference < 0:
+            verdict = "worse"
+        now = [format_fixed(to_float(validation[-1].get(f"{group}/{name}")), metric.digits) for group in groups]
+        before, after = (format_fixed(value, metric.digits) for value in (first, latest))
+        rows.append(MetricRow(metric, before, after, change, verdict, now))
+    return groups, rows
 
 
 def score_table(validation: Sequence[Record], metrics: Mapping[str, Metric] = METRICS) -> list[Score]:

@@ -4,25 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from markupsafe import Markup
 
 from codec.evaluation.metrics import METRICS, Metric, describe
 from codec.evaluation.report.advice import loss_advice
-from codec.evaluation.report.charts import Series, area_chart, bar_chart, color_ramp, colors, line_chart
+from codec.evaluation.report.charts import Chart, Series, area_chart, bar_chart, color_ramp, colors, line_chart
 from codec.evaluation.report.records import Record, keys_with_prefix, to_float
 from codec.evaluation.report.scores import score_keys
 
-__all__ = ["Chart", "Section", "last_finite", "sections", "validation_charts"]
+__all__ = ["Section", "last_finite", "sections", "validation_charts"]
 
 _MAX_LEGEND_ENTRIES = 8
-
-
-class Chart(NamedTuple):
-    """A drawing with its caption. The legend is HTML, so that names are escaped and wrap."""
-
-    title: str
-    svg: Markup
-    legend: Sequence[tuple[str, str]]  # (name, colour)
 
 
 class Section(NamedTuple):
@@ -50,7 +41,8 @@ def validation_charts(validation: Sequence[Record], metrics: Mapping[str, Metric
     charts = []
     for name in dict.fromkeys(key.rpartition("/")[2] for key in keys):
         of_groups = {key.removesuffix(f"/{name}"): key for key in keys if key.endswith(f"/{name}")}
-        charts += _lines(describe(name, metrics).heading, _series(validation, of_groups))
+        metric = describe(name, metrics)
+        charts += _lines(f"{metric.heading} {' ↑↓'[metric.sign]}".rstrip(), _series(validation, of_groups))
     return charts
 
 
@@ -66,9 +58,8 @@ def _loss_charts(train: Sequence[Record]) -> list[Chart]:
 def _balance_charts(train: Sequence[Record]) -> list[Chart]:
     charts = []
     shares = _series(train, _by_name(train, "share/"))
-    area = area_chart(shares)
-    if area is not None:
-        charts.append(Chart("share of the weighted gradient norms", Markup(area), _legend(shares)))
+    area = area_chart("share of the weighted gradient norms", shares)
+    charts += [] if area is None else [area]
     projections = _series(train, _by_name(train, "projection/"))
     charts += _lines("projection on the balanced gradient, relative to its norm", projections, log=False, smooth=True)
     weights, norms = _series(train, _by_name(train, "weight/")), _series(train, _by_name(train, "norm/"))
@@ -96,9 +87,8 @@ def _codebook_charts(train: Sequence[Record], validation: Sequence[Record]) -> l
         ramp = color_ramp(len(keys))
         lines = [line._replace(color=color) for line, color in zip(_series(records, keys), ramp, strict=True)]
         latest = np.array([last_finite(line.values) for line in lines])
-        bars = bar_chart(latest, ramp, limits and limits[1])
-        if bars is not None:
-            charts.append(Chart(f"{title} of each codebook, latest {split}", Markup(bars), []))
+        bars = bar_chart(f"{title} of each codebook, latest {split}", latest, colors(1)[0], limits and limits[1])
+        charts += [] if bars is None else [bars]
         for chart in _lines(f"{title} of each codebook, {split}", lines, log=False, limits=limits):
             # With many codebooks, the ends and the middle of the colour ramp are enough.
             legend = chart.legend
@@ -131,13 +121,9 @@ def _lines(
     smooth: bool = False,
     limits: tuple[float, float] | None = None,
 ) -> list[Chart]:
-    """A list with the chart, or an empty list when there is nothing to draw."""
-    svg = line_chart(series, log=log, smooth=smooth, limits=limits)
-    return [] if svg is None else [Chart(title, Markup(svg), _legend(series))]
-
-
-def _legend(series: Sequence[Series]) -> list[tuple[str, str]]:
-    return [(line.name, line.color) for line in series] if len(series) > 1 else []
+    """A list with the chart; empty when there is nothing to draw."""
+    chart = line_chart(title, series, log=log, smooth=smooth, limits=limits)
+    return [] if chart is None else [chart]
 
 
 def _series(records: Sequence[Record], keys: Mapping[str, str]) -> list[Series]:
