@@ -1,4 +1,4 @@
-"""The page of an ablation in Chromium: images, players, sorting and the blind test work."""
+"""The page of an ablation in Chromium: looks, keys, sound, sorting and the blind test."""
 
 import csv
 import itertools
@@ -11,13 +11,14 @@ import pytest
 from scipy.stats import binomtest
 
 from ablation_inputs import CLIPS, STRATEGIES, fail, make_ablation
-from browser import CHROMIUM, Browser, chromium
+from browser import CHROMIUM, Browser
 from scripts.ablation.report import write_ablation_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 COLUMNS = ["trial", "time", "mode", "random_seed", "clip", "training_seed", "a", "b", "x", "answer", "correct"]
-PLAYERS = "[...document.querySelectorAll('audio')]"
+PLAYED = """window.played = []; Playback.prototype.play = function () {
+    window.played.push(this.buffers.get(this.version)); }"""
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +27,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ablation_report(folder)
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
 @pytest.fixture
-def browser(started: Browser, page: Path) -> Iterator[Browser]:
+def browser(chromium_tab: Browser, page: Path) -> Iterator[Browser]:
     """The page, newly loaded and without votes. The test fails if the console shows an error or warning."""
-    started.open(page)
-    started.run("localStorage.clear()")
-    started.open(page)
-    started.problems.clear()
-    started.requests.clear()
-    yield started
-    assert started.problems == []
+    chromium_tab.problems.clear()
+    chromium_tab.requests.clear()
+    chromium_tab.show(page, 1280, "light")
+    yield chromium_tab
+    chromium_tab.run("localStorage.clear(); sessionStorage.clear()")
+    assert chromium_tab.problems == []
 
 
 def click(browser: Browser, selector: str) -> None:
@@ -78,51 +72,82 @@ def text(browser: Browser, selector: str) -> str:
     return str(browser.run(f"document.querySelector({json.dumps(selector)}).textContent"))
 
 
-def test_the_page_makes_no_requests_and_logs_no_errors(browser: Browser, page: Path) -> None:
-    browser.open(page)
+def drawn(browser: Browser) -> None:
+    browser.wait("player.root.dataset.ready !== undefined && document.querySelector('.plot svg')")
+
+
+def test_the_page_suits_every_width_and_colour_scheme(browser: Browser, page: Path) -> None:
+    backgrounds = set()
+    for width in (1280, 390):
+        for scheme in ("light", "dark"):
+            browser.show(page, width, scheme)
+            browser.wait("document.querySelector('.plot svg')")
+            assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+            assert browser.unnamed_controls() == []
+            backgrounds.add((scheme, browser.run("getComputedStyle(document.body).backgroundColor")))
+    assert len(backgrounds) == 2
     assert browser.run("document.title") == "a <b> & c"
     external = [url for url in browser.requests if not url.startswith("data:") and url != page.as_uri()]
     assert external == []
 
 
-def test_images_are_decoded_and_samples_can_be_played(browser: Browser) -> None:
-    shown = len(CLIPS) * (1 + len(STRATEGIES))
-    assert browser.run("document.images.length") == 2 * shown  # both seeds
-    assert browser.run("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    browser.wait(f"{PLAYERS}.every((audio) => audio.readyState > 0)")
-    durations = browser.run(f"{PLAYERS}.map((audio) => audio.duration)")
-    assert durations == pytest.approx([2.5] * (2 * shown), abs=1e-3)
-    assert browser.run(f"{PLAYERS}.every((audio) => audio.controls && audio.getAttribute('aria-label'))")
-
-    first, second = f"{PLAYERS}[0]", f"{PLAYERS}[1]"
-    browser.run(f"{first}.play()")
-    browser.wait(f"{first}.currentTime > 0")
-    browser.run(f"{second}.play()")
-    browser.wait(f"{first}.paused && {second}.currentTime > 0")  # one at a time
-
-
-def test_short_samples_can_be_played_and_seeked(started: Browser, tmp_path: Path) -> None:
-    started.open(
-        write_ablation_report(make_ablation(tmp_path / "run", seeds=(0,), settings={"default": {}}, seconds=0.2))
+def test_every_strategy_is_a_switch_of_one_player(browser: Browser) -> None:
+    drawn(browser)
+    versions = ["reference", "weighted_sum", "encodec", "pcgrad"]
+    assert browser.run("[...player.clip.versions.keys()]") == versions
+    durations = browser.run(
+        "Promise.all(player.clips.map((clip) => clip.ready()))"
+        ".then((all) => all.flatMap((buffers) => [...buffers.values()].map((buffer) => buffer.duration)))"
     )
-    started.wait(f"{PLAYERS}.every((audio) => audio.readyState > 0)")
-    started.run(f"{PLAYERS}[0].play()")
-    started.wait(f"{PLAYERS}[0].ended")
-    started.run(f"{PLAYERS}[1].currentTime = 0.1")
-    started.wait(f"!{PLAYERS}[1].seeking")
-    assert started.run(f"{PLAYERS}[1].currentTime") == pytest.approx(0.1)
-    assert started.run(f"{PLAYERS}.every((audio) => audio.error === null)")
+    assert durations == pytest.approx([2.5] * (2 * len(CLIPS) * len(versions)), abs=1e-3)  # both seeds
+    assert browser.run("[...document.querySelectorAll('canvas')].every((canvas) => canvas.width > 300)")
+    width = browser.run("document.querySelector('.picture').getBoundingClientRect().width")
+    assert width > 240  # wide enough to seek
+    browser.press(" ")
+    browser.wait("player.playback.position > 0.05")
+    for key, version in (("3", "encodec"), ("a", "reference"), ("b", "encodec"), ("4", "pcgrad")):
+        before = browser.run("player.playback.position")
+        browser.press(key)
+        assert browser.run("player.playback.version") == version
+        assert browser.run("player.playback.position") >= before  # it plays on
+    browser.press(" ")
+
+
+def test_short_samples_can_be_played_and_seeked(chromium_tab: Browser, tmp_path: Path) -> None:
+    folder = make_ablation(tmp_path / "run", seeds=(0,), settings={"default": {}}, seconds=0.2)
+    chromium_tab.show(write_ablation_report(folder), 1280, "light")
+    drawn(chromium_tab)
+    chromium_tab.run("player.playback.setLoop(false)")
+    chromium_tab.click(".clip .start")
+    chromium_tab.wait("player.playback.playing")
+    chromium_tab.wait("!player.playback.playing && player.playback.position === 0")  # it has ended
+    chromium_tab.run("player.seek(player.clips[1], 0.1)")
+    chromium_tab.wait("player.playback.position === 0.1")
+    assert chromium_tab.run("document.querySelectorAll('.picture canvas').length") == len(CLIPS) * 4
+
+
+def test_the_verdict_and_the_scatter_are_at_the_top(browser: Browser) -> None:
+    assert "pcgrad" in text(browser, ".verdict")
+    browser.wait("document.querySelector('.scatter circle')")
+    assert browser.run("document.querySelectorAll('.scatter circle').length") == len(STRATEGIES)
+    assert browser.run("[...document.querySelectorAll('.scatter .name')].map((e) => e.textContent).sort()") == sorted(
+        STRATEGIES
+    )
+    order = "['.verdict', '.scatter', '#listen', '#blind'].map((each) => document.querySelector(each))"
+    tops = browser.run(f"{order}.map((each) => each.getBoundingClientRect().top)")
+    assert tops == sorted(tops)
 
 
 def test_one_seed_is_shown_at_a_time(browser: Browser) -> None:
     def visible() -> list[str]:
-        clips = "[...document.querySelectorAll('section.clip')].filter((clip) => clip.checkVisibility())"
+        clips = "[...document.querySelectorAll('.clip')].filter((clip) => clip.checkVisibility())"
         return browser.run(f"{clips}.map((clip) => clip.dataset.seed)")
 
     assert visible() == ["0"] * len(CLIPS)
     browser.run("document.getElementById('seed').value = '1'")
     browser.run("document.getElementById('seed').dispatchEvent(new Event('change'))")
     assert visible() == ["1"] * len(CLIPS)
+    assert browser.run("player.clip.element.dataset.seed") == "1"
 
 
 def test_a_click_on_a_heading_sorts_and_a_second_click_reverses(browser: Browser) -> None:
@@ -144,14 +169,14 @@ def test_a_click_on_a_heading_sorts_and_a_second_click_reverses(browser: Browser
     assert browser.run("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "descending"
 
 
-def test_a_row_without_a_value_is_last_in_both_orders(started: Browser, tmp_path: Path) -> None:
+def test_a_row_without_a_value_is_last_in_both_orders(chromium_tab: Browser, tmp_path: Path) -> None:
     folder = make_ablation(tmp_path / "run", seeds=(0,), settings={"default": {}})
     fail(folder / "runs" / "encodec.default.seed0", "the loss l1 is NaN at step 3")
-    started.open(write_ablation_report(folder))
+    chromium_tab.show(write_ablation_report(folder), 1280, "light")
     for column, _ in itertools.product((2, 3), range(2)):
-        click(started, f".sortable thead th:nth-child({column}) button")
+        click(chromium_tab, f".sortable thead th:nth-child({column}) button")
         rows = "[...document.querySelector('.sortable').tBodies[0].rows].map((row) => row.cells[0].textContent)"
-        assert started.run(rows)[-1] == "encodec"
+        assert chromium_tab.run(rows)[-1] == "encodec"
 
 
 def test_votes_are_counted_stored_and_exported(browser: Browser, page: Path, tmp_path: Path) -> None:
@@ -183,23 +208,44 @@ def test_votes_are_counted_stored_and_exported(browser: Browser, page: Path, tmp
 
 def test_x_plays_the_same_audio_as_its_strategy(browser: Browser, tmp_path: Path) -> None:
     """A listener who compares the audio is always right."""
-    browser.run("window.played = []; HTMLMediaElement.prototype.play = function () { window.played.push(this.src); }")
+    browser.run(PLAYED)
     for _ in range(6):
-        for which in "abx":
+        browser.run("window.played.length = 0")
+        for count, which in enumerate("abx", 1):
             click(browser, f"[data-play={which}]")
-        a, b, x = browser.run("window.played.splice(0)")
-        assert a != b
-        vote(browser, "a" if x == a else "b")
+            browser.wait(f"window.played.length === {count}")
+        assert browser.run("played[0] !== played[1] && (played[2] === played[0] || played[2] === played[1])")
+        vote(browser, "a" if browser.run("played[2] === played[0]") else "b")
     assert {row["correct"] for row in exported(browser, tmp_path)} == {"1"}
     assert text(browser, "#status").startswith("Correct.")
 
 
+def test_a_b_and_x_share_one_position(browser: Browser) -> None:
+    drawn(browser)
+    click(browser, "[data-play=a]")
+    browser.wait("document.querySelector('[data-play=a]').getAttribute('aria-pressed') === 'true'")
+    blind = "Playback.all.find((one) => one !== player.playback)"
+    browser.wait(f"{blind}.position > 0.05")
+    before = browser.run(f"{blind}.position")
+    click(browser, "[data-play=x]")
+    browser.wait("document.querySelector('[data-play=x]').getAttribute('aria-pressed') === 'true'")
+    assert browser.run(f"{blind}.position") >= before
+    browser.press(" ")  # the player takes over
+    browser.wait(f"player.playback.playing && !{blind}.playing")
+    click(browser, "[data-play=b]")
+    browser.wait(f"!player.playback.playing && {blind}.playing")
+    click(browser, "[data-play=stop]")
+    assert browser.run("!Playback.anyPlaying")
+
+
 def test_the_preference_mode_plays_the_reference(browser: Browser, tmp_path: Path) -> None:
-    browser.run("window.played = []; HTMLMediaElement.prototype.play = function () { window.played.push(this.src); }")
+    browser.run(PLAYED)
     click(browser, "[name=mode][value=preference]")
     assert text(browser, "#question") == "Closer to the reference is"
     click(browser, "[data-play=x]")
-    assert browser.run("[...document.querySelectorAll('[data-reference]')].some((a) => a.src === window.played[0])")
+    browser.wait("window.played.length === 1")
+    all_buffers = "Promise.all(player.clips.map((clip) => clip.ready()))"
+    assert browser.run(f"{all_buffers}.then((all) => all.some((buffers) => buffers.get('reference') === played[0]))")
     vote(browser, "ab")
     rows = exported(browser, tmp_path)
     assert [(row["mode"], row["x"], row["answer"], row["correct"]) for row in rows] == [
@@ -246,27 +292,17 @@ def test_the_binomial_test_equals_scipys(browser: Browser) -> None:
         assert two == pytest.approx(binomtest(k, n).pvalue, rel=1e-9)
 
 
-def test_the_page_follows_the_color_scheme_and_prints_without_players(browser: Browser) -> None:
-    def background() -> str:
-        return str(browser.run("getComputedStyle(document.body).backgroundColor"))
-
-    def scheme(name: str) -> None:
-        browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
-
-    scheme("light")
-    light = background()
-    scheme("dark")
-    assert background() != light
-    scheme("light")
+def test_the_page_prints_without_players(browser: Browser) -> None:
     browser.send("Emulation.setEmulatedMedia", media="print")
     browser.run("dispatchEvent(new Event('beforeprint'))")
-    assert browser.run(f"{PLAYERS}.every((audio) => !audio.checkVisibility())")
-    assert browser.run("[...document.querySelectorAll('main > details')].every((details) => details.open)")
+    controls = "[...document.querySelectorAll('audio, .bar, .start, #trial')]"
+    assert browser.run(f"{controls}.length > 10 && {controls}.every((control) => !control.checkVisibility())")
+    assert browser.run("[...document.querySelectorAll('main details')].every((details) => details.open)")
     browser.send("Emulation.setEmulatedMedia", media="")
 
 
-def test_a_page_without_runs_logs_no_errors(started: Browser, tmp_path: Path) -> None:
-    started.problems.clear()
-    started.open(write_ablation_report(tmp_path))
-    assert "No run has finished yet." in text(started, "header")
-    assert started.problems == []
+def test_a_page_without_runs_logs_no_errors(chromium_tab: Browser, tmp_path: Path) -> None:
+    chromium_tab.problems.clear()
+    chromium_tab.show(write_ablation_report(tmp_path), 390, "dark")
+    assert "No run has finished yet." in text(chromium_tab, "header")
+    assert chromium_tab.problems == []

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from scripts.ablation.report.statistics import (
+    clearly_best,
     detectable_ratio,
     holm,
     mean_interval,
@@ -123,3 +124,21 @@ def test_a_difference_of_the_detectable_size_just_passes(seeds: int, comparisons
 @pytest.mark.parametrize("clips", [1, 2, 5, 10])
 def test_the_smallest_p_of_wilcoxon(clips: int) -> None:
     assert smallest_wilcoxon_p(clips) == pytest.approx(stats.wilcoxon(np.arange(1.0, clips + 1)).pvalue)
+
+
+def test_the_best_is_clear_if_every_paired_difference_passes() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, size=(3, 4))
+    seeds = np.array([0.0, 5.0, -3.0, 8.0])  # shared by all, so the pairing removes it
+
+    def scores(*levels: float) -> list[dict[int, float]]:
+        return [dict(enumerate(level + seeds + noise[row])) for row, level in enumerate(levels)]
+
+    assert clearly_best(scores(1.0, 2.0, 3.0), 1) == 2
+    assert clearly_best(scores(1.0, 2.0, 3.0), -1) == 0
+    assert clearly_best(scores(1.0, 2.0, 3.0), 0) is None
+    assert clearly_best(scores(1.0, 3.0, 3.0), 1) is None  # two are equal up to chance
+    assert clearly_best([{0: 1.0}, {0: 2.0}], 1) is None  # one seed
+    assert clearly_best([{0: 1.0, 1: 2.0}, {2: 5.0, 3: 6.0}], 1) is None  # no pair
+    assert clearly_best([{0: 1.0, 1: NAN}, {0: NAN, 1: NAN}], 1) is None  # no rival
+    assert clearly_best([{0: 1.0, 1: 2.0}, {0: 1.5, 1: 2.5}], 1) == 1  # the same difference for every seed
+    assert clearly_best([{0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}], 1) is None

@@ -87,7 +87,7 @@ def _facts(status: RunStatus, records: Sequence[Record], train: Sequence[Record]
         facts.append(("time left", format_duration(status.seconds_left)))
     speeds = [to_float(record.get("audio_seconds_per_second")) for record in train]
     if np.isfinite(speeds).any():
-        facts.append(("speed", f"{np.nanmedian(speeds):.1f} × real time"))
+        facts.append(("speed", f"{np.nanmedian(speeds):.1f} \N{MULTIPLICATION SIGN} real time"))
     skipped = last_finite(np.array([to_float(record.get("skipped_steps")) for record in train]))
     if skipped > 0:
         facts.append(("skipped steps", f"{skipped:.0f}"))

@@ -1,40 +1,17 @@
 "use strict";
 
-// Tables: clicking a heading sorts the rows of each body. Rows without a value come last.
-for (const heading of document.querySelectorAll(".sortable thead tr:last-child th")) {
-  heading.firstElementChild.addEventListener("click", () => {
-    const table = heading.closest("table");
-    const ascending = heading.getAttribute("aria-sort") !== "ascending";
-    for (const other of table.querySelectorAll("[aria-sort]")) other.removeAttribute("aria-sort");
-    heading.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-    const value = (row) => (row.cells[heading.cellIndex] || row.cells[0].nextElementSibling).dataset.sort;
-    for (const body of table.tBodies) {
-      const rows = [...body.rows].sort((first, second) => {
-        const [a, b] = [value(first), value(second)];
-        if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
-        const order = heading.cellIndex === 0 ? a.localeCompare(b) : a - b;
-        return ascending ? order : -order;
-      });
-      body.append(...rows);
-    }
-  });
-}
+// The choice of the seed, and the blind test. Both need the player.
 
-// Listening: shows one seed at a time and plays one sample at a time.
+// One seed is shown at a time.
 const seedChoice = document.getElementById("seed");
 function showSeed() {
-  for (const clip of document.querySelectorAll("section.clip")) clip.hidden = clip.dataset.seed !== seedChoice.value;
+  for (const clip of player.clips) clip.element.hidden = clip.element.dataset.seed !== seedChoice.value;
+  player.choose(player.clips.find((clip) => !clip.element.hidden));
 }
 if (seedChoice) {
   seedChoice.addEventListener("change", showSeed);
   showSeed();
 }
-document.addEventListener("play", (event) => {
-  for (const audio of document.querySelectorAll("audio")) if (audio !== event.target) audio.pause();
-}, true);
-addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("main > details")) details.open = true;
-});
 
 const trialForm = document.getElementById("trial");
 if (trialForm) blindTest(trialForm);
@@ -43,16 +20,17 @@ function blindTest(form) {
   const columns = ["trial", "time", "mode", "random_seed", "clip", "training_seed", "a", "b", "x", "answer", "correct"];
   const key = "blind test of " + document.body.dataset.name;
   const status = document.getElementById("status");
-  const player = new Audio();
   const choices = form.elements;
-  const players = [...document.querySelectorAll("audio[data-clip]")];
-  const estimates = players.filter((audio) => !("reference" in audio.dataset));
+  const playback = new Playback(() => showPlaying());
+  const sounds = player.clips.flatMap((clip) => [...clip.versions.keys()].map((label) => (
+    { label, clip: clip.name, seed: clip.element.dataset.seed, of: clip })));
+  const estimates = sounds.filter(({ label }) => label !== "reference");
   const unique = (values) => [...new Set(values)];
   let votes = stored();
   let random, trial;
 
   for (const [name, field] of [["first", "label"], ["second", "label"], ["clip", "clip"]]) {
-    for (const value of unique(estimates.map((audio) => audio.dataset[field]))) {
+    for (const value of unique(estimates.map((each) => each[field]))) {
       choices[name].append(new Option(value, value));
     }
   }
@@ -62,7 +40,6 @@ function blindTest(form) {
   for (const button of form.querySelectorAll("[data-answer]")) {
     button.addEventListener("click", () => vote(button.dataset.answer));
   }
-  player.addEventListener("ended", () => press(null));
   document.getElementById("export").addEventListener("click", save);
   document.getElementById("clear").addEventListener("click", () => {
     if (votes.length && confirm(`Delete ${votes.length} votes?`)) {
@@ -86,19 +63,18 @@ function blindTest(form) {
     const pairs = {};
     for (const a of estimates) {
       for (const b of estimates) {
-        const sameClip = a.dataset.clip === b.dataset.clip && a.dataset.seed === b.dataset.seed;
+        const sameClip = a.of === b.of;
         const wanted = (first, second) => (!one || one === first) && (!other || other === second);
-        if (!sameClip || a === b || (clip && clip !== a.dataset.clip)) continue;
-        if (!wanted(a.dataset.label, b.dataset.label) && !wanted(b.dataset.label, a.dataset.label)) continue;
-        (pairs[JSON.stringify([a.dataset.clip, a.dataset.seed])] ||= []).push([a, b]);
+        if (!sameClip || a === b || (clip && clip !== a.clip)) continue;
+        if (!wanted(a.label, b.label) && !wanted(b.label, a.label)) continue;
+        (pairs[JSON.stringify([a.clip, a.seed])] ||= []).push([a, b]);
       }
     }
     const mode = choices.mode.value, clips = Object.values(pairs);
     trial = null;
     if (clips.length) {
       const [a, b] = pick(pick(clips));
-      const { clip: name, seed } = a.dataset;
-      const reference = players.find((s) => "reference" in s.dataset && s.dataset.clip === name && s.dataset.seed === seed);
+      const reference = sounds.find(({ label, of }) => label === "reference" && of === a.of);
       const x = mode === "abx" ? pick(["a", "b"]) : "";
       trial = { mode, a, b, x, third: mode === "abx" ? { a, b }[x] : reference };
       status.textContent = `Trial ${votes.length + 1}.`;
@@ -114,23 +90,29 @@ function blindTest(form) {
     return list[Math.floor(random() * list.length)];
   }
 
-  function play(button) {
-    stop();
-    const which = button.dataset.play;
-    if (which === "stop") return;
-    for (const audio of players) audio.pause();
-    player.src = (which === "x" ? trial.third : trial[which]).src;
-    player.play();
-    press(button);
+  // A, B and X share one position, like the versions of the player.
+  async function play(button) {
+    const which = button.dataset.play, current = trial;
+    if (which === "stop") return playback.stop();
+    const buffers = await trial.a.of.ready();
+    if (trial !== current) return;  // another one was drawn meanwhile
+    if (!playback.buffers.size) {
+      const { a, b, third } = trial;
+      playback.load(new Map(Object.entries({ a, b, x: third }).map(([name, { label }]) => [name, buffers.get(label)])));
+    }
+    playback.select(which);
+    await playback.play();
   }
 
   function stop() {
-    player.pause();
-    press(null);
+    playback.load(new Map());
+    showPlaying();
   }
 
-  function press(button) {
-    for (const other of form.querySelectorAll("[data-play]")) other.setAttribute("aria-pressed", other === button);
+  function showPlaying() {
+    for (const button of form.querySelectorAll("[data-play]")) {
+      button.setAttribute("aria-pressed", playback.playing !== null && button.dataset.play === playback.version);
+    }
   }
 
   function vote(answer) {
@@ -139,7 +121,7 @@ function blindTest(form) {
     const correct = mode === "abx" ? Number(answer === x) : "";
     votes.push({
       trial: votes.length + 1, time: new Date().toISOString(), mode, random_seed: choices.seed.value,
-      clip: a.dataset.clip, training_seed: a.dataset.seed, a: a.dataset.label, b: b.dataset.label, x, answer, correct,
+      clip: a.clip, training_seed: a.seed, a: a.label, b: b.label, x, answer, correct,
     });
     store();
     draw();

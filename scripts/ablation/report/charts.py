@@ -5,12 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from markupsafe import Markup
 
 from codec.evaluation import describe
-from codec.evaluation.report.charts import Series, area_chart, colors, line_chart
+from codec.evaluation.report.charts import Chart, Series, area_chart, colors, line_chart
 from codec.evaluation.report.records import read_metrics
-from codec.evaluation.report.sections import Chart
 from scripts.ablation.report.runs import Condition, number
 
 __all__ = ["ChartGroup", "chart_groups"]
@@ -86,8 +84,8 @@ def _charts_per_metric(
         for start in range(0, max(1, len(others)), _STRATEGIES_PER_CHART):
             few = others[start : start + _STRATEGIES_PER_CHART]
             drawn = baseline + [line._replace(color=c) for line, c in zip(few, colors(len(few)), strict=True)]
-            svg = line_chart(drawn, log=log, smooth=smooth, limits=limits, steps=extent)
-            charts.append(Chart(title, Markup(svg), [(line.name, line.color) for line in drawn]))
+            chart = line_chart(title, drawn, log=log, smooth=smooth, limits=limits, steps=extent)
+            charts += [] if chart is None else [chart]
     return charts
 
 
@@ -117,11 +115,10 @@ def _charts_per_strategy(
     charts = []
     for label, series in drawn:
         if stacked:
-            svg = area_chart(series, steps=extent)
+            chart = area_chart(label, series, steps=extent)
         else:
-            svg = line_chart(series, log=False, smooth=True, limits=(-1.05, 1.05), steps=extent)
-        if svg is not None:
-            charts.append(Chart(label, Markup(svg), ()))
+            chart = line_chart(label, series, log=False, smooth=True, limits=(-1.05, 1.05), steps=extent)
+        charts += [] if chart is None else [chart._replace(legend=())]
     return ChartGroup(title, charts, list(zip(names.values(), colors(len(names)), strict=True)))
 
 

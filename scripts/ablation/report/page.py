@@ -1,17 +1,17 @@
 """The page of an ablation: scores, costs, curves and samples of all strategies in one self-contained HTML file."""
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import yaml
 from scipy.sparse.csgraph import connected_components
 
 from codec.atomic_file import atomic_write
 from codec.evaluation import METRICS, Metric
+from codec.evaluation.report.templates import environment
 from scripts.ablation.report.charts import ChartGroup, chart_groups
 from scripts.ablation.report.runs import (
     Condition,
@@ -30,11 +30,12 @@ from scripts.ablation.report.tables import (
     score_table,
     weights_table,
 )
+from scripts.ablation.report.verdict import Scatter, quality_scatter, verdict
 
 __all__ = ["write_ablation_report"]
 
 _SAME_DB = 40.0  # outputs that differ by less than 1 % of their amplitude count as equal
-_ONE_LINE_SETTING = re.compile(r"^(\w+): +([^\s\[{&|>].{0,60})$", re.MULTILINE)
+_NOT_SHOWN = ("hydra", "job", "runs_folder")
 
 
 class Similarity(NamedTuple):
@@ -49,6 +50,8 @@ class WeightSetting(NamedTuple):
     """Everything that the page shows for one setting of the loss weights."""
 
     weights: str
+    verdict: Sequence[str]
+    scatter: Scatter | None
     scores: Table
     groups: Sequence[Table]
     differences: Table | None
@@ -88,37 +91,28 @@ def write_ablation_report(
         notes += setting_notes
     clips, clip_notes = compare_clips([condition for conditions in settings.values() for condition in conditions])
     config = folder / "ablation.yaml"
-    text = config.read_text(encoding="utf-8", errors="replace") if config.exists() else ""
+    settings_shown = _applied(config.read_text(encoding="utf-8", errors="replace") if config.exists() else "")
     page = (
-        _environment()
+        environment(Path(__file__).parent)
         .get_template("ablation.html.j2")
         .render(
             name=folder.resolve().name,
-            facts=[*_facts(runs, unfinished, baseline), *_one_line_settings(text)],
-            written=time.strftime("%Y-%m-%d %H:%M"),
+            facts=[*_facts(runs, unfinished, baseline), *_one_line_settings(settings_shown)],
+            written=time.time(),
             notes=notes if runs else [*notes, "No run has finished yet."],
             baseline=baseline,
             settings=shown,
             weights=weights_table(settings, metrics),
             cost=cost_table(settings, baseline) if runs else None,
             clips=clips,
+            versions=list(dict.fromkeys((v.key, v.label) for clip in clips for v in clip.versions)),
             clip_notes=clip_notes,
-            config=text,
+            config=yaml.safe_dump(settings_shown, sort_keys=False, allow_unicode=True) if settings_shown else "",
         )
     )
     with atomic_write(folder / "ablation.html") as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")  # file names need not be valid text
     return folder / "ablation.html"
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of strategies, losses and clips come from users
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _weight_setting(
@@ -143,8 +137,11 @@ def _weight_setting(
         caption = f"Difference to {baseline}, paired by seed and clip"
         differences, sentences = difference_table(caption, conditions, base, per_clip)
     charts, notes = chart_groups(conditions, baseline)
+    seeds = max((len(condition.finished) for condition in conditions), default=0)
     setting = WeightSetting(
         weights=conditions[0].weights,
+        verdict=verdict(differences, baseline, per_clip, seeds),
+        scatter=quality_scatter(conditions, baseline, columns),
         scores=score_table("all clips", conditions, columns, lambda run, name: run.scores.get(name, np.nan)),
         groups=[group_table(group) for group in groups] if len(groups) > 1 else [],
         differences=differences,
@@ -211,7 +208,25 @@ def _facts(runs: Sequence[Run], unfinished: int, baseline: str) -> list[tuple[st
     return [*facts, ("baseline", baseline)]
 
 
-def _one_line_settings(text: str) -> list[tuple[str, str]]:
-    """Settings of ablation.yaml that fit one line, such as `start`."""
-    shown = {"steps", "seeds", "baseline", "name"}
-    return [(name.replace("_", " "), value) for name, value in _ONE_LINE_SETTING.findall(text) if name not in shown]
+def _applied(text: str) -> dict[str, Any]:
+    """The settings of an ablation.yaml that applied to its runs: none that are empty or belong to the other start."""
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    if not isinstance(settings, dict):
+        return {}
+    start = settings.get("start")
+    unused = {*_NOT_SHOWN, *(() if start == "from_base" else ("base", "base_overrides"))}
+    shown = {key: value for key, value in settings.items() if key not in unused and value not in (None, [], {}, "")}
+    if isinstance(shown.get("experiments"), dict):
+        used = ("base", "from_base") if start == "from_base" else (start,)
+        shown["experiments"] = {key: value for key, value in shown["experiments"].items() if key in used}
+    return shown
+
+
+def _one_line_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings that fit one line, such as `start`; those that `_facts` has are left out."""
+    hidden = {"max_steps", "steps", "seeds", "baseline", "name"}
+    scalars = {key: value for key, value in settings.items() if isinstance(value, str | int | float)}
+    return [(str(key).replace("_", " "), str(value)) for key, value in scalars.items() if key not in hidden]

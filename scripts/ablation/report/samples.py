@@ -1,7 +1,5 @@
 """The held-out clips of an ablation: players for listening side by side, and how similar the outputs are."""
 
-import base64
-import io
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,34 +9,24 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from codec.evaluation.report.samples import spectrogram_db, spectrogram_png
+from codec.evaluation.report.samples import Version, audio_uri, read_audio
 from scripts.ablation.report.runs import Condition, Run
 
-__all__ = ["ClipComparison", "Sample", "compare_clips", "output_similarity"]
+__all__ = ["ClipComparison", "compare_clips", "output_similarity"]
 
 _MAX_SECONDS = 3.0
-_MAX_BYTES = 20_000_000  # of base64 audio and images in one page
-_MIN_FLAC_SAMPLES = 2**15
+_MAX_BYTES = 20_000_000  # of base64 audio in one page
 _MAX_DB = 100.0
 _ESTIMATE = re.compile(r"(?P<clip>.+)\.step\d{7}\.wav")
-
-
-class Sample(NamedTuple):
-    """Audio and spectrogram of one condition."""
-
-    label: str
-    is_reference: bool
-    image: str  # data URI of a PNG
-    audio: str  # data URI of a FLAC or WAV file
 
 
 class ClipComparison(NamedTuple):
     """One clip under all conditions that were trained with the same seed."""
 
-    clip: str
+    name: str
     seed: int
-    max_khz: float  # upper edge of the spectrograms
-    samples: Sequence[Sample]  # the reference first
+    seconds: float
+    versions: Sequence[Version]  # the reference first; the key is the label of the condition
 
 
 def compare_clips(conditions: Sequence[Condition], max_clips: int = 4) -> tuple[list[ClipComparison], list[str]]:
@@ -68,7 +56,7 @@ def compare_clips(conditions: Sequence[Condition], max_clips: int = 4) -> tuple[
                 notes += unreadable
                 if comparison is not None:
                     shown.append(comparison)
-                    used_bytes += sum(len(sample.image) + len(sample.audio) for sample in comparison.samples)
+                    used_bytes += sum(len(version.audio) for version in comparison.versions)
     if dropped:
         notes.append(f"To keep the page small, pairs of clip and seed were left out: {dropped}.")
     return shown, notes
@@ -99,22 +87,18 @@ def _newest_sample(run: Run, clip: str) -> Path | None:
 
 def _compare(clip: str, seed: int, files: Sequence[tuple[str, Path]]) -> tuple[ClipComparison | None, list[str]]:
     """None if the reference, the first of `files`, or every other file cannot be read."""
-    read, notes = [], []
+    versions, seconds, notes = [], 0.0, []
     for label, path in files:
         try:
-            read.append((label, *_read(path, _MAX_SECONDS)))
+            audio, rate = read_audio(path, _MAX_SECONDS)
         except (OSError, soundfile.SoundFileError, ValueError) as error:
             notes.append(f"{path.parents[1].name}/{path.name} cannot be read: {str(error).rstrip('.')}.")
-    if len(read) < 2 or read[0][0] != "reference":
+            continue
+        versions.append(Version(label, label, audio_uri(audio, rate), rate))
+        seconds = max(seconds, len(audio) / rate)
+    if len(versions) < 2 or versions[0].key != "reference":
         return None, notes
-    decibels = [spectrogram_db(audio, rate) for _, audio, rate in read]
-    # One color scale for all samples; its maximum is the loudest point of the reference.
-    top_db = max(float(decibels[0].max()), -100.0)
-    samples = []
-    for index, ((label, audio, rate), image) in enumerate(zip(read, decibels, strict=True)):
-        png = _data_uri("image/png", spectrogram_png(_thumbnail(image), top_db))
-        samples.append(Sample(label, index == 0, png, _audio_uri(audio, rate)))
-    return ClipComparison(clip, seed, read[0][2] / 2000, samples), notes
+    return ClipComparison(clip, seed, round(seconds, 4), versions), notes
 
 
 def output_similarity(conditions: Sequence[Condition]) -> np.ndarray:
@@ -149,7 +133,7 @@ def _unit_signals(numbered: Sequence[tuple[int, Run]], clip: str) -> tuple[np.nd
     for row, run in numbered:
         path = _newest_sample(run, clip)
         try:
-            audio = _read(path)[0].astype(np.float64) if path is not None else np.zeros(0)
+            audio = read_audio(path)[0].mean(1, dtype=np.float64) if path is not None else np.zeros(0)
         except (OSError, soundfile.SoundFileError, ValueError):
             continue  # `compare_clips` reports it
         norm = np.linalg.norm(audio)
@@ -158,35 +142,3 @@ def _unit_signals(numbered: Sequence[tuple[int, Run]], clip: str) -> tuple[np.nd
             seeds.append(run.seed)
             signals.append(audio / norm)
     return np.array(rows), np.array(seeds), np.array(signals)
-
-
-def _read(path: Path, seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """Mono audio [T] and its sample rate in Hz."""
-    # libsndfile accepts only names that are valid text, so Python opens the file.
-    with open(path, "rb") as raw, soundfile.SoundFile(raw) as file:
-        frames = -1 if seconds is None else int(seconds * file.samplerate)
-        audio, rate = file.read(frames, dtype="float32", always_2d=True), file.samplerate
-    if not len(audio):
-        raise ValueError("the file has no samples")
-    mono = np.nan_to_num(audio.mean(1), nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(mono, -1, 1), rate
-
-
-def _thumbnail(decibels: np.ndarray) -> np.ndarray:
-    """Maximum over blocks of 2 × 2. Shape: [rows, columns] -> [rows / 2, columns / 2]."""
-    rows, columns = (length // 2 * 2 for length in decibels.shape)
-    if not columns:
-        return decibels
-    return decibels[:rows, :columns].reshape(rows // 2, 2, columns // 2, 2).max((1, 3))
-
-
-def _audio_uri(audio: np.ndarray, rate: int) -> str:
-    # Chromium cannot seek in a FLAC file of only a few frames, and does not play it.
-    kind = "flac" if len(audio) >= _MIN_FLAC_SAMPLES else "wav"
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, rate, format=kind.upper(), subtype="PCM_16")
-    return _data_uri(f"audio/{kind}", buffer.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

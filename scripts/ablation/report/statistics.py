@@ -1,6 +1,6 @@
 """Confidence intervals and paired tests for a few seeds and clips."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ __all__ = [
     "LEVEL",
     "Difference",
     "Interval",
+    "clearly_best",
     "detectable_ratio",
     "holm",
     "mean_interval",
@@ -77,6 +78,34 @@ def paired_difference(
     if len(means) > 1:
         return Difference(mean_interval(means), "t", len(means), _t_test(means))
     return Difference(mean_interval(means), "Wilcoxon", len(per_seed[0]), _wilcoxon(per_seed[0]))
+
+
+def clearly_best(scores: Sequence[Mapping[int, float]], sign: int) -> int | None:
+    """The position of the best mean, if it is better than each other one beyond chance.
+
+    The differences are paired by seed; their t-tests must all pass at 5 % after Holm's correction. So one seed, whose
+    scores have no interval, has no best.
+
+    Args:
+        scores: For each condition, seed -> score.
+        sign: 1 if higher is better, -1 if lower is better, 0 if neither is.
+    """
+    finite = [{seed: {"": value} for seed, value in each.items() if np.isfinite(value)} for each in scores]
+    means = [
+        float(np.mean([value for clips in each.values() for value in clips.values()] or np.nan)) for each in finite
+    ]
+    rivals = [position for position, mean in enumerate(means) if np.isfinite(mean)]
+    if not sign or len(rivals) < 2:
+        return None
+    best = max(rivals, key=lambda position: sign * means[position])
+    by_seed = [{seed: {"": value} for seed, value in each.items()} for each in scores]
+    differences = [paired_difference(by_seed[best], by_seed[rival]) for rival in rivals if rival != best]
+    known = [difference for difference in differences if difference is not None and difference.test == "t"]
+    if len(known) < len(differences):
+        return None
+    p = holm(np.array([difference.p for difference in known]))
+    constant = np.array([np.isnan(d.p) for d in known])  # the same difference for every seed: no variance, no test
+    return best if bool(((p < LEVEL) | constant).all()) else None
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from codec.evaluation import Metric, describe
+from codec.evaluation.report.records import UNKNOWN, format_fixed
 from scripts.ablation.report.runs import Condition, Run, ordered
 from scripts.ablation.report.statistics import (
     LEVEL,
     Difference,
     Interval,
+    clearly_best,
     detectable_ratio,
     holm,
     mean_interval,
@@ -31,7 +33,6 @@ __all__ = [
     "weights_table",
 ]
 
-_MINUS, _UNKNOWN = "\N{MINUS SIGN}", "\N{EN DASH}"
 _BALANCED, _UNBALANCED = "encodec", "weighted_sum"
 
 
@@ -74,7 +75,7 @@ def clip_metrics(conditions: Sequence[Condition], metrics: Mapping[str, Metric])
 def score_table(
     caption: str, conditions: Sequence[Condition], metrics: Sequence[Metric], score: Callable[[Run, str], float]
 ) -> Table:
-    """A row per condition. The best mean of each column is marked; loss ablations do not compete.
+    """A row per condition. The best mean of a column is marked if it is clearly best; loss ablations do not compete.
 
     Args:
         score: (run, name of the metric) -> score.
@@ -84,17 +85,13 @@ def score_table(
         for metric in metrics
     ]
     rivals = [row for row, condition in enumerate(conditions) if condition.loss_ablation is None]
-    best = [
-        _best([column[row].mean for row in rivals], metric) for metric, column in zip(metrics, columns, strict=True)
-    ]
+    best = [_best([conditions[row] for row in rivals], metric, score) for metric in metrics]
     rows = []
     for row, condition in enumerate(conditions):
         entries = []
-        for metric, column, best_mean in zip(metrics, columns, best, strict=True):
-            is_best = condition.loss_ablation is None and column[row].mean == best_mean
-            entries.append(
-                Entry(_interval(column[row], metric.digits), column[row].mean, mark="best" if is_best else "")
-            )
+        for metric, column, winner in zip(metrics, columns, best, strict=True):
+            mark = "best" if condition is winner else ""
+            entries.append(Entry(_interval(column[row], metric.digits), column[row].mean, mark=mark))
         rows.append(_row(condition, entries))
     return Table(caption, ["strategy", *map(_heading, metrics)], _bodies(conditions, rows))
 
@@ -136,7 +133,7 @@ def _corrected_p(differences: Sequence[Difference | None]) -> np.ndarray:
 
 def _difference(difference: Difference | None, p: float, metric: Metric, name_test: bool) -> Entry:
     if difference is None:
-        return Entry(_UNKNOWN)
+        return Entry(UNKNOWN)
     detail = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if np.isfinite(p) else "no variance: no test"
     if name_test:
         detail = f"{difference.test}, {difference.n} {'seeds' if difference.test == 't' else 'clips'}, {detail}"
@@ -196,10 +193,10 @@ def weights_table(settings: Mapping[str, Sequence[Condition]], metrics: Mapping[
         for metric in columns:
             scores = [np.array([run.scores.get(metric.name, np.nan) for run in c.finished]) for c in pair]
             intervals = [mean_interval(values) for values in scores]
-            best = _best([interval.mean for interval in intervals], metric)
+            best = _best(pair, metric, lambda run, name: run.scores.get(name, np.nan))
             for interval, condition in zip(intervals, pair, strict=True):
                 text = _interval(interval, metric.digits) if condition.finished else "failed"
-                entries.append(Entry(text, interval.mean, mark="best" if interval.mean == best else ""))
+                entries.append(Entry(text, interval.mean, mark="best" if condition is best else ""))
         rows.append(Row(weights, "", entries))
     head = ["weights", *(f"with balancing ({_BALANCED})", f"without ({_UNBALANCED})") * len(columns)]
     spans = [("", 1), *((_heading(metric), 2) for metric in columns)]
@@ -222,14 +219,17 @@ def cost_table(settings: Mapping[str, Sequence[Condition]], baseline: str) -> Ta
         memory = _median(condition, "peak_memory_mib")
         skipped = float(sum(run.skipped_steps for run in condition.finished))
         entries = [
-            Entry(_fixed(1000 * step, 1), step),
-            Entry(_fixed(ratio, 3), ratio),
-            Entry(_fixed(memory, 0), memory),
-            Entry(_fixed(skipped, 0), skipped),
+            Entry(format_fixed(1000 * step, 1), step),
+            Entry(format_fixed(ratio, 3), ratio),
+            Entry(format_fixed(memory, 0), memory),
+            Entry(format_fixed(skipped, 0), skipped),
         ]
         rows.append(_row(condition, entries))
     head = ["strategy", "ms per step", f"ratio to {baseline}", "peak memory, MiB", "skipped steps"]
-    return Table("Median over the runs of each strategy; skipped steps are the sum", head, _bodies(pooled, rows))
+    caption = (
+        "Medians over the runs of each strategy, each of which has a process of its own; skipped steps are the sum"
+    )
+    return Table(caption, head, _bodies(pooled, rows))
 
 
 def _median(condition: Condition, field: str) -> float:
@@ -256,10 +256,11 @@ def _bodies(conditions: Sequence[Condition], rows: Sequence[Row]) -> list[list[R
     return [part for part in parts if part]
 
 
-def _best(means: Sequence[float], metric: Metric) -> float:
-    """NaN if there are fewer than two different means, or if the metric has no direction."""
-    finite = {mean for mean in means if np.isfinite(mean)}
-    return metric.sign * max(metric.sign * mean for mean in finite) if metric.sign and len(finite) > 1 else np.nan
+def _best(conditions: Sequence[Condition], metric: Metric, score: Callable[[Run, str], float]) -> Condition | None:
+    """The condition that is clearly the best one, if there is one."""
+    scores = [{run.seed: score(run, metric.name) for run in condition.finished} for condition in conditions]
+    position = clearly_best(scores, metric.sign)
+    return None if position is None else conditions[position]
 
 
 def _heading(metric: Metric) -> str:
@@ -267,11 +268,5 @@ def _heading(metric: Metric) -> str:
 
 
 def _interval(interval: Interval, digits: int, signed: bool = False) -> str:
-    text = _fixed(interval.mean, digits, signed)
-    return text if np.isnan(interval.half_width) else f"{text} ± {_fixed(interval.half_width, digits)}"
-
-
-def _fixed(value: float, digits: int, signed: bool = False) -> str:
-    if not np.isfinite(value):
-        return _UNKNOWN
-    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", _MINUS)
+    text = format_fixed(interval.mean, digits, signed)
+    return text if np.isnan(interval.half_width) else f"{text} ± {format_fixed(interval.half_width, digits)}"

@@ -94,10 +94,11 @@ class Chart {
     if (y0 === y1) [y0, y1] = [y0 - (Math.abs(y0) || 1) / 2, y1 + (Math.abs(y1) || 1) / 2];
     const along = (value, low, high, from, to) => from + (to - from) * (value - low) / (high - low);
     const f = log ? Math.log : Number;
+    const bottom = data.kind === "scatter" ? 38 : MARGIN.bottom;
     return {
-      width, height, log, x0, x1, y0, y1,
+      width, height, bottom, log, x0, x1, y0, y1,
       x: (value) => along(value, x0, x1, MARGIN.left, width - MARGIN.right),
-      y: (value) => along(f(value), f(y0), f(y1), height - MARGIN.bottom, MARGIN.top),
+      y: (value) => along(f(value), f(y0), f(y1), height - bottom, data.kind === "scatter" ? 22 : MARGIN.top),
       stepAt: (pixel) => along(pixel, MARGIN.left, width - MARGIN.right, x0, x1),
     };
   }
@@ -124,13 +125,13 @@ class Chart {
     this.svg = svgElement("svg", { viewBox: `0 0 ${s.width} ${s.height}`, width: s.width, height: s.height, "aria-hidden": "true" });
     this.drawAxes(s);
     this[this.data.kind](s);
-    this.cursor = svgElement("line", { class: "cursor", y1: MARGIN.top, y2: s.height - MARGIN.bottom, visibility: "hidden" });
+    this.cursor = svgElement("line", { class: "cursor", y1: MARGIN.top, y2: s.height - s.bottom, visibility: "hidden" });
     this.svg.append(this.cursor);
     this.plot.replaceChildren(this.svg, this.tip);
   }
 
   drawAxes(s) {
-    const bottom = s.height - MARGIN.bottom;
+    const bottom = s.height - s.bottom;
     for (const tick of s.log ? logTicks(s.y0, s.y1) : linearTicks(s.y0, s.y1)) {
       this.svg.append(svgElement("line", { class: "rule", x1: MARGIN.left, x2: s.width - MARGIN.right, y1: s.y(tick), y2: s.y(tick) }));
       this.svg.append(svgElement("text", { x: MARGIN.left - 6, y: s.y(tick) + 3.5, "text-anchor": "end" }, shortNumber(tick)));
@@ -182,9 +183,10 @@ class Chart {
   }
 
   scatter(s) {
-    const taken = [];
-    for (const { x, y, dx, dy, color } of this.data.points) {
+    const taken = [], bottom = s.height - s.bottom;
+    for (const { x, y, dx = 0, dy = 0, color } of this.data.points) {
       const [px, py] = [s.x(x), s.y(y)];
+      taken.push([s.x(x - dx), py - 2, s.x(x + dx) - s.x(x - dx), 4], [px - 2, s.y(y + dy), 4, s.y(y - dy) - s.y(y + dy)]);
       if (dx) this.svg.append(svgElement("line", { class: "error", x1: s.x(x - dx), x2: s.x(x + dx), y1: py, y2: py, stroke: color }));
       if (dy) this.svg.append(svgElement("line", { class: "error", x1: px, x2: px, y1: s.y(y - dy), y2: s.y(y + dy), stroke: color }));
       this.svg.append(svgElement("circle", { cx: px, cy: py, r: 4.5, fill: color }));
@@ -192,21 +194,21 @@ class Chart {
     }
     for (const { name, x, y } of this.data.points) {
       const [px, py] = [s.x(x), s.y(y)], width = 6.6 * name.length;
-      const places = [[px + 9, py + 4], [px - 9 - width, py + 4], [px - width / 2, py - 10], [px - width / 2, py + 18], [px + 9, py - 9], [px + 9, py + 16]];
-      const box = ([left, base]) => [left, base - 10, width, 13];
-      const free = places.find((place) => {
-        const [left, top, w, h] = box(place);
-        return left > MARGIN.left && left + w < s.width && top > 0 && base(place) < s.height - MARGIN.bottom
-          && !taken.some(([l, t, ow, oh]) => left < l + ow && l < left + w && top < t + oh && t < top + h);
+      const places = [
+        [px + 9, py + 4], [px - 9 - width, py + 4], [px - width / 2, py - 10], [px - width / 2, py + 18],
+        [px + 6, py - 8], [px + 6, py + 16], [px - 6 - width, py - 8], [px - 6 - width, py + 16],
+      ];
+      const free = places.find(([left, base]) => {
+        const top = base - 10, inside = left > MARGIN.left && left + width < s.width && top > MARGIN.top && base < bottom;
+        return inside && !taken.some(([l, t, w, h]) => left < l + w && l < left + width && top < t + h && t < top + 13);
       });
       if (!free) continue;  // the tooltip has the name
-      taken.push(box(free));
+      taken.push([free[0], free[1] - 10, width, 13]);
       this.svg.append(svgElement("text", { x: free[0], y: free[1], class: "name" }, name));
     }
     const { xLabel, yLabel } = this.data;
-    this.svg.append(svgElement("text", { x: s.width - MARGIN.right, y: s.height - MARGIN.bottom - 6, "text-anchor": "end", class: "axis" }, `${xLabel} →`));
-    this.svg.append(svgElement("text", { x: MARGIN.left + 4, y: MARGIN.top + 8, class: "axis" }, `↑ ${yLabel}`));
-    function base(place) { return place[1]; }
+    this.svg.append(svgElement("text", { x: s.width - MARGIN.right, y: s.height - 4, "text-anchor": "end" }, xLabel));
+    this.svg.append(svgElement("text", { x: 0, y: 10 }, yLabel));
   }
 
   hover(event) {
