@@ -135,7 +135,7 @@ def test_loss_weights_are_compared_with_and_without_balancing(tmp_path: Path) ->
     assert table is not None
     assert [row.name for row in table.bodies[0]] == ["default", "adversarial-x10", "adversarial-x100"]
     assert table.head == ["weights", *["with balancing (encodec)", "without (weighted_sum)"] * 2]
-    assert table.spans == [("", 1), ("SI-SDR, dB ↑", 2), ("mel distance ↓", 2)]  # ViSQOL was not measured
+    assert table.spans == [("", 1), ("SI-SDR, dB ↑", 2), ("PESQ ↑", 2)]  # ViSQOL was not measured
     assert [entry.mark for entry in table.bodies[0][0].entries] == ["", "best", "", "best"]  # p = 0.02 and 0.04
     assert [entry.text for entry in table.bodies[0][2].entries][::2] == ["failed", "failed"]
     assert [entry.mark for entry in table.bodies[0][2].entries] == [""] * 4

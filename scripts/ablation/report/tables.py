@@ -33,6 +33,7 @@ __all__ = [
     "weights_table",
 ]
 
+_TABLE_A4 = ("si_sdr_db", "visqol")
 _BALANCED, _UNBALANCED = "encodec", "weighted_sum"
 
 
@@ -185,8 +186,9 @@ def weights_table(settings: Mapping[str, Sequence[Condition]], metrics: Mapping[
             pairs[weights] = (named[_BALANCED], named[_UNBALANCED])
     if len(pairs) < 2:
         return None
-    # Table A.4 has SI-SDR and ViSQOL, the first two metrics; if one was not measured, the next one replaces it.
-    columns = clip_metrics([condition for pair in pairs.values() for condition in pair], metrics)[:2]
+    # Table A.4 has SI-SDR and ViSQOL; if one was not measured, the next metric replaces it.
+    measured = clip_metrics([condition for pair in pairs.values() for condition in pair], metrics)
+    columns = sorted(measured, key=lambda metric: [metric.name != name for name in _TABLE_A4])[:2]
     rows = []
     for weights, pair in pairs.items():
         entries = []

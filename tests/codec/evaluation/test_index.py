@@ -50,8 +50,8 @@ def test_all_runs_are_listed_with_state_scores_and_links(tmp_path: Path) -> None
         "last alive",
         "steps",
         "kbit/s",
-        "SI-SDR, dB ↑",
         "mel distance ↓",
+        "SI-SDR, dB ↑",
     ]
     for part in (f"{MINUS}1.50", "0.5000", "0.2500", "40 / 4,000", "30 / 60", ">6<", ">1.5<"):
         assert part in (page.source if part[0] == ">" else page.text)
