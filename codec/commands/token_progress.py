@@ -62,7 +62,12 @@ class FileProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
-        counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        counts = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         speed = TextColumn("{task.fields[speed]}")
         with Progress(*counts, speed, console=console, disable=not console.is_terminal) as bar:
             self._bar = bar

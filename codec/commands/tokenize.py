@@ -151,6 +151,8 @@ def _run(
 
 
 def _entries(source: Path) -> EntryList:
+    if not source.exists():
+        raise ValueError(f"{readable(source)}: expected a folder of audio or a manifest, there is no such file")
     if source.is_dir():
         return folder_entries(source)
     if source.suffix.lower() in AUDIO_SUFFIXES:

@@ -83,6 +83,8 @@ def manifest_entries(manifest: Path) -> EntryList:
         TokensError: A line is not such an object, or no line has a file; the message names file, line and key.
         OSError: The manifest cannot be read.
     """
+    if manifest.exists() and not manifest.is_file():
+        raise TokensError(f"{readable(manifest)}: expected a file or a folder, because a manifest is read twice")
 
     def iterate() -> Iterator[Entry]:
         for number, (_, line) in enumerate(_lines(manifest)):

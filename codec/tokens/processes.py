@@ -19,7 +19,9 @@ __all__ = ["map_in_order"]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _AHEAD = 4  # items per process that are computed or wait for an earlier result
-_function: Callable[[Any], Any]  # of this process, if it is a worker
+# Of this process, if it is a worker. The function is made at the first item, so that its errors are those of the item.
+_make_function: Callable[[], Callable[[Any], Any]]
+_function: Callable[[Any], Any] | None = None
 
 
 def map_in_order(
@@ -51,7 +53,11 @@ def map_in_order(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     executor = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(make_function,))
+    # The first submission starts all processes. In a thread, because Ctrl-C must not interrupt the start of one.
+    starter = threading.Thread(target=executor.submit, args=(os.getpid,))
+    starter.start()
     try:
+        starter.join()
         waiting: deque[Future[_Result]] = deque()
         for item in items:
             waiting.append(executor.submit(_call, item))
@@ -60,6 +66,7 @@ def map_in_order(
         while waiting:
             yield waiting.popleft().result()
     except BaseException as error:
+        starter.join()
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
         if isinstance(error, BrokenProcessPool):
@@ -73,11 +80,11 @@ def map_in_order(
 
 def _start(make_function: Callable[[], Callable[[Any], Any]]) -> None:
     """Prepares a worker."""
-    global _function
+    global _make_function
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))  # the parent reports it
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _function = make_function()
+    _make_function = make_function
 
 
 def _exit_with_parent() -> None:
@@ -89,4 +96,7 @@ def _exit_with_parent() -> None:
 
 
 def _call(item: Any) -> Any:
+    global _function
+    if _function is None:
+        _function = _make_function()
     return _function(item)

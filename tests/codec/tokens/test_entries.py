@@ -103,3 +103,9 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_bytes(b'{"path": "caf\xe9.wav"}')
     with pytest.raises(TokensError, match="line 1"):
         manifest_entries(tmp_path / "m.jsonl")
+
+
+def test_a_manifest_from_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TokensError, match="read twice"):
+        manifest_entries(tmp_path / "pipe")
