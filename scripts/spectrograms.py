@@ -49,7 +49,10 @@ def draw(clip: Path, picture: Path) -> None:
         source, encoded, decoded = (f"{folder}/{name}" for name in ("in.wav", "out.ecdc", "out.wav"))
         soundfile.write(source, mono, rate)
         model = ["--model", str(_BUNDLED)]
-        for command in (["encode", source, encoded, "--bandwidth", str(_KBPS)], ["decode", encoded, decoded]):
+        for command in (
+            ["encode", source, "-f", "-o", encoded, "--bitrate", str(_KBPS)],
+            ["decode", encoded, "-f", "-o", decoded],
+        ):
             if codec_command([*command, *model]):
                 raise RuntimeError(f"codec {command[0]} failed")
         ours, our_rate = soundfile.read(decoded, dtype="float32")

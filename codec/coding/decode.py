@@ -1,5 +1,7 @@
 """Encoded files to audio, in bounded memory. Sources and targets may be pipes."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -94,6 +96,7 @@ def decode_audio(
     sink: AudioSink,
     part: SampleRange = _WHOLE_SIGNAL,
     whole_frames: bool = False,
+    progress: Callable[[int], None] = lambda bytes_read: None,
 ) -> CodingResult:
     """Decodes an encoded file to an audio file or pipe.
 
@@ -105,12 +108,13 @@ def decode_audio(
         whole_frames: Write every frame as soon as it is decoded; then the audio ends with a whole frame. Otherwise the
             last frame is cut to the length of the signal. It is only known at the end of the file which frame is the
             last, so each frame waits for the next.
+        progress: Called for every piece of audio with the number of bytes read so far.
 
     Raises:
         ValueError: The file is corrupt (`BitstreamError`), or the part is after the end of the signal.
         OSError: A file cannot be read or written.
     """
-    config = prepared.codec.config
+    start, config = time.perf_counter(), prepared.codec.config
     held_back = 0 if whole_frames else config.hop_samples
     pending, position = torch.zeros(config.channels, 0), 0  # decoded, not written; number of its first sample
     encoded_bytes, details, notes = 0.0, list[str](), list[str]()
@@ -121,6 +125,7 @@ def decode_audio(
         ready = max(0, pending.shape[-1] - held_back)
         sink.write(part.cut(pending[:, :ready], position))
         pending, position = pending[:, ready:], position + ready
+        progress(reader.bytes_read)
         if part.stop is not None and position >= part.stop:
             break
     else:
@@ -129,10 +134,11 @@ def decode_audio(
         if remaining < 0:
             details.append(f"{-remaining} samples more than were encoded")
     if sink.clipped:
-        notes.append(f"{sink.clipped} samples are above full scale and were clipped")
+        notes.append(f"{sink.clipped} samples of the decoded audio are above full scale and were clipped.")
     seconds = sink.samples / config.sample_rate
     size = reader.bytes_read if part == _WHOLE_SIGNAL else round(encoded_bytes)
-    return CodingResult(seconds, size, bitrate_kbps(size, seconds), details, notes)
+    elapsed_seconds = time.perf_counter() - start
+    return CodingResult(seconds, size, bitrate_kbps(size, seconds), elapsed_seconds, details, notes)
 
 
 def _remaining_samples(

@@ -4,7 +4,8 @@ A codec that streams holds a few seconds of audio, and one with segments holds o
 Sources and targets may be pipes.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from torch import Tensor
@@ -29,6 +30,7 @@ def encode_audio(
     bandwidth_kbps: float | None,
     block_frames: int | None = None,
     coding: str | None = None,
+    progress: Callable[[int], None] = lambda samples: None,
 ) -> CodingResult:
     """Encodes audio to a file or pipe. Equal audio gives equal files, however it arrives.
 
@@ -40,12 +42,14 @@ def encode_audio(
         block_frames: Frames stored together; a block is written when its last frame is complete. None for the default.
         coding: `fixed`, `adaptive` or `transformer`. None chooses `transformer` if its model exists, otherwise
             `adaptive`; with `block_frames` it chooses `fixed`.
+        progress: Called after every block with the number of samples so far, at the codec's rate.
 
     Raises:
         ValueError: The audio is corrupt (`AudioFileError`), the bandwidth is out of range, the codec does not stream
             but `block_frames` is given, or the entropy model cannot be used.
         OSError: The file cannot be written.
     """
+    start = time.perf_counter()
     codec, config = prepared.codec, prepared.codec.config
     full_frames = full_block_frames(config, block_frames)
     storage = prepared.entropy_coders.storage_fields(coding, full_frames, prefer_fixed=block_frames is not None)
@@ -67,6 +71,7 @@ def encode_audio(
         gain = None if segment.gain is None else float(segment.gain)
         writer.write(Block(segment.codes[0].cpu().numpy(), gain))
         file.flush()
+        progress(reader.samples)
     writer.finish(reader.samples)
     file.flush()
     details = reader.conversions()
@@ -75,7 +80,8 @@ def encode_audio(
         details.append(f"{overhead} of the bytes are headers and checksums of {writer.blocks} blocks")
     seconds = reader.samples / config.sample_rate
     kbps = bitrate_kbps(writer.file_bytes, seconds)
-    return CodingResult(seconds, writer.file_bytes, kbps, details, reader.notes)
+    elapsed_seconds = time.perf_counter() - start
+    return CodingResult(seconds, writer.file_bytes, kbps, elapsed_seconds, details, reader.notes)
 
 
 def encode_audio_as_encodec(
@@ -98,7 +104,7 @@ def encode_audio_as_encodec(
             of range.
         OSError: The file cannot be written.
     """
-    config = prepared.codec.config
+    start, config = time.perf_counter(), prepared.codec.config
     name, num_codebooks = package_model_name(config), config.codebooks_for(bandwidth_kbps)
     reader = AudioReader(source, config.sample_rate, config.channels)
     blocks = encode_blocks(prepared.codec, reader.blocks(), bandwidth_kbps, PIECE_FRAMES)
@@ -114,7 +120,8 @@ def encode_audio_as_encodec(
     if not header.package_can_read():
         notes.append(f"The encodec package itself cannot read files of {reader.samples} samples.")
     seconds = reader.samples / config.sample_rate
-    return CodingResult(seconds, len(data), bitrate_kbps(len(data), seconds), reader.conversions(), notes)
+    kbps, elapsed_seconds = bitrate_kbps(len(data), seconds), time.perf_counter() - start
+    return CodingResult(seconds, len(data), kbps, elapsed_seconds, reader.conversions(), notes)
 
 
 def encode_codes(prepared: PreparedCodec, source: AudioSource, bandwidth_kbps: float) -> Iterator[Tensor]:

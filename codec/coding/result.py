@@ -11,6 +11,7 @@ class CodingResult(NamedTuple):
     seconds: float  # of audio
     encoded_bytes: int  # of the encoded file, or of the part of it that was decoded
     kbps: float
+    elapsed_seconds: float  # that coding took, without loading the model
     details: list[str]  # what was done on purpose: conversions
     notes: list[str]  # what may surprise, as sentences: missing audio, clipping
 

@@ -1,78 +1,184 @@
-"""Runs an operation on one file or on all files of a folder."""
+"""Runs an operation on many files: in this process or in several, with a bar, a report and a list of what failed."""
 
+import argparse
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
+import torch
+
+from codec.audio import describe_skipped, readable
 from codec.coding import CodingResult
-from codec.commands.messages import print_error, print_notes
-from codec.commands.standard_streams import STANDARD_STREAM
+from codec.commands.messages import error_text, print_notes
+from codec.commands.plan import Plan, Task
+from codec.commands.standard_streams import STANDARD_STREAM, display_name
 
-__all__ = ["process_files"]
+__all__ = ["MakeOperation", "Operation", "Progress", "process_files"]
 
-Operation = Callable[[Path, Path], CodingResult]
+Progress = Callable[[float], None]  # called with the fraction of a file that is done
+Operation = Callable[[Task, Progress], CodingResult]
+MakeOperation = Callable[[argparse.Namespace], Operation]
+_BAR_AFTER_SECONDS = 1.0
+
+_operation: Operation  # of this process, if it is a worker
 
 
-def process_files(
-    source: Path, target: Path, is_raw: bool, operation: Operation, suffixes: frozenset[str], new_suffix: str
-) -> int:
-    """Applies `operation` to a file, or to the files of a folder that have one of the suffixes.
+class _Outcome(NamedTuple):
+    """What became of a file."""
 
-    The files of a folder get `new_suffix` and the same subfolders below `target`. A file that fails is reported, and
-    the others are processed.
+    result: CodingResult | None
+    error: str  # empty if there is a result
+
+
+def process_files(plan: Plan, make_operation: MakeOperation, options: argparse.Namespace) -> int:
+    """Applies an operation to the files of a plan. A file that fails is reported at the end, and the others are done.
 
     Args:
-        is_raw: Whether input or output has raw samples, which is not possible for folders.
+        plan: From `codec.commands.plan.plan`.
+        make_operation: Makes the operation in each process. It raises `ValueError` if the options are invalid.
+        options: Has `jobs` and `quiet`, and what `make_operation` needs.
 
     Returns:
         The exit status.
+
+    Raises:
+        ValueError: An option is invalid, or a single file failed.
+        OSError: A single file cannot be read or written.
     """
-    if not source.is_dir():
-        if source != STANDARD_STREAM and not source.is_file():
-            raise ValueError(f"there is no file {source}")
-        if STANDARD_STREAM not in (source, target) and target.exists() and source.samefile(target):
-            raise ValueError(f"input and output are the same file, {source}: choose another output")
-        _report(target, operation(source, target))
+    if options.jobs < 1:
+        raise ValueError(f"--jobs must be 1 or more, got {options.jobs}")
+    operation = make_operation(options)
+    if len(plan.tasks) == 1 and not plan.skipped:
+        with _bar(options.quiet, display_name(plan.tasks[0].source)) as progress:
+            result = operation(plan.tasks[0], progress)
+        _report(plan.tasks[0], result, options.quiet)
         return 0
-    if target == STANDARD_STREAM or is_raw:
-        raise ValueError(f"{source} is a folder, but pipes and raw samples need a single file")
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"{source} is a folder, so the output must be a folder, but {target} is a file")
-    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    if not paths:
-        raise ValueError(f"no file in {source} has the suffix {', '.join(sorted(suffixes))}")
-    failed = _process_all(paths, source, target, operation, new_suffix)
-    print(f"{len(paths) - failed} of {len(paths)} files done")
+    for line in describe_skipped(plan.skipped):
+        print(f"note: skipped {line}", file=sys.stderr)
+    failed: list[str] = []
+    seconds, start = 0.0, time.perf_counter()
+    jobs = min(options.jobs, len(plan.tasks))
+    outcomes = (
+        _in_this_process(operation, plan.tasks) if jobs == 1 else _in_processes(make_operation, options, plan.tasks)
+    )
+    try:
+        with _bar(options.quiet, "files", after_seconds=0.0) as progress:
+            for count, (task, outcome) in enumerate(outcomes, 1):
+                if outcome.result is None:
+                    failed.append(outcome.error)
+                else:
+                    seconds += outcome.result.seconds
+                    _report(task, outcome.result, options.quiet)
+                progress(count / len(plan.tasks))
+    finally:
+        for line in failed:
+            print(f"codec: {line}", file=sys.stderr)
+    if not options.quiet:
+        done = f"{len(plan.tasks) - len(failed)} of {len(plan.tasks)} files done"
+        print(f"{done}, {seconds:.2f} s of audio, {_speed(seconds, time.perf_counter() - start)}")
     return 1 if failed else 0
 
 
-def _process_all(paths: list[Path], source: Path, target: Path, operation: Operation, new_suffix: str) -> int:
-    """Returns the number of files that failed."""
-    from rich.console import Console  # imported here, because only folders need it
-    from rich.progress import Progress
+def _in_this_process(operation: Operation, tasks: list[Task]) -> Iterator[tuple[Task, _Outcome]]:
+    for task in tasks:
+        yield task, _outcome(operation, task)
 
-    console = Console(stderr=True)
-    sources: dict[Path, Path] = {}  # by output
-    failed = 0
-    bar = Progress(console=console, disable=not console.is_terminal, redirect_stdout=sys.stdout.isatty())
-    with bar as progress:
-        for path in progress.track(paths, description=source.name):
-            output = (target / path.relative_to(source)).with_suffix(new_suffix)
+
+def _in_processes(
+    make_operation: MakeOperation, options: argparse.Namespace, tasks: list[Task]
+) -> Iterator[tuple[Task, _Outcome]]:
+    """Each process has a model of its own and a share of the processors."""
+    jobs = min(options.jobs, len(tasks))
+    threads = max(1, torch.get_num_threads() // jobs)
+    before = set(multiprocessing.active_children())
+    # Not `fork`: a copy of a process with running threads may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (make_operation, options, threads))
+    try:
+        futures = {pool.submit(_work, task): task for task in tasks}
+        for future in as_completed(futures):
             try:
-                if output in sources:
-                    raise ValueError(f"{path} and {sources[output]} have the same output, {output}: rename one of them")
-                sources[output] = path
-                output.parent.mkdir(parents=True, exist_ok=True)
-                _report(output, operation(path, output))
-            except (ValueError, OSError) as error:
-                print_error(error)
-                failed += 1
-    return failed
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                reason = "not done, because a process ended, probably for lack of memory: try fewer --jobs"
+                yield futures[future], _Outcome(None, f"{readable(futures[future].source)}: {reason}")
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _report(target: Path, result: CodingResult) -> None:
-    details = "".join(f"; {detail}" for detail in result.details)
-    stream = sys.stderr if target == STANDARD_STREAM else sys.stdout
-    size = f"{result.kbps:.2f} kbps ({result.encoded_bytes} bytes)"
-    print(f"{target}: {result.seconds:.2f} s, {size}{details}", file=stream)
-    print_notes(target, result.notes)
+def _start_worker(make_operation: MakeOperation, options: argparse.Namespace, threads: int) -> None:
+    global _operation
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGTERM, _stop_worker)
+    torch.set_num_threads(threads)
+    options.quiet, options.verbose = True, False
+    _operation = make_operation(options)
+
+
+def _stop_worker(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)  # unwinds the operation, which removes its unfinished file
+
+
+def _work(task: Task) -> _Outcome:
+    try:
+        return _outcome(_operation, task)
+    except SystemExit as error:
+        os._exit(error.code if isinstance(error.code, int) else 1)
+
+
+def _outcome(operation: Operation, task: Task) -> _Outcome:
+    try:
+        return _Outcome(operation(task, lambda fraction: None), "")
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        text, name = error_text(error), readable(display_name(task.source))
+        return _Outcome(None, text if name in text else f"{name}: {text}")
+
+
+@contextmanager
+def _bar(quiet: bool, title: str, after_seconds: float = _BAR_AFTER_SECONDS) -> Iterator[Progress]:
+    """A bar on a terminal, once the work has taken a while."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda fraction: None
+        return
+    from rich.console import Console  # imported here, because only terminals need it
+    from rich.markup import escape
+    from rich.progress import Progress as Bar
+
+    start = time.perf_counter()
+    with Bar(console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        row = bar.add_task(escape(readable(title)), total=1.0, visible=after_seconds == 0.0)
+
+        def progress(fraction: float) -> None:
+            bar.update(row, completed=fraction, visible=time.perf_counter() - start >= after_seconds)
+
+        yield progress
+
+
+def _report(task: Task, result: CodingResult, quiet: bool) -> None:
+    if not quiet:
+        details = "".join(f"; {detail}" for detail in result.details)
+        size = f"{result.kbps:.2f} kbit/s ({result.encoded_bytes} bytes)"
+        speed = _speed(result.seconds, result.elapsed_seconds)
+        is_piped = task.target in (STANDARD_STREAM, Path("/dev/stdout"))
+        print(f"{readable(task.target)}: {result.seconds:.2f} s, {size}, {speed}{details}",
+              file=sys.stderr if is_piped else sys.stdout)  # fmt: skip
+    print_notes(display_name(task.source), result.notes)
+
+
+def _speed(seconds: float, elapsed_seconds: float) -> str:
+    speed = seconds / max(elapsed_seconds, 1e-9)
+    return f"{speed:.0f}x real time" if speed >= 10 else f"{speed:.1f}x real time"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codec.commands.messages import print_error
 from codec.commands.model_options import add_beams_option, add_model_options, check_bandwidth, load_codec
-from codec.models import model_path
+from codec.models import bundled_models, model_path
 
 __all__ = ["add"]
 
@@ -16,19 +16,22 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     evaluate = commands.add_parser(
         "evaluate",
         help="scores and bitrates of a model on held-out audio",
-        description="Encodes and decodes the audio of a folder at each bandwidth, and with Opus at 6, 12 and 24 kbps. "
+        description="Encodes and decodes the audio of a folder at each bitrate, and with Opus at 6, 12 and 24 kbps. "
         "Prints the mean scores of each subfolder and writes evaluation.json, evaluation.csv (one row per clip and "
-        "bandwidth) and rate_distortion.png. ViSQOL takes most of the time, about the duration of the audio for each "
-        "bandwidth.",
+        "bitrate) and rate_distortion.png. ViSQOL takes most of the time, about the duration of the audio for each "
+        "bitrate.",
     )
     evaluate.add_argument(
         "--data", metavar="FOLDER", type=Path, required=True, help="audio that was not used for training"
     )
     evaluate.add_argument(
-        "--output", metavar="DIR", type=Path, help="default: evaluation/ in the folder of the model file"
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="default: evaluation/ in the folder of the model; here for a bundled one",
     )
     evaluate.add_argument(
-        "--bandwidths", metavar="KBPS", type=float, nargs="+", help="some of the model's bandwidths. Default: all"
+        "--bitrates", metavar="KBPS", type=float, nargs="+", help="some of the model's bitrates. Default: all"
     )
     evaluate.add_argument(
         "--clips", metavar="N", type=int, default=20, help="maximum number of files per subfolder. Default: %(default)s"
@@ -73,10 +76,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     model = model_path(options.model)
     prepared = load_codec(options)
     offered = prepared.codec.config.bandwidths_kbps
-    bandwidths_kbps = sorted(set(options.bandwidths or offered))
+    bandwidths_kbps = sorted(set(options.bitrates or offered))
     for bandwidth_kbps in bandwidths_kbps:
         check_bandwidth(bandwidth_kbps, offered)
-    output = options.output or model.parent / "evaluation"
+    output = options.output or (Path() if model in bundled_models().values() else model.parent) / "evaluation"
     output.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     errors = Console(stderr=True)
 

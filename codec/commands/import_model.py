@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from codec.commands.info import describe_model
+from codec.commands.facts import of_model
+from codec.commands.messages import print_table
 from codec.model_file import save_model
 from codec.models import MODEL_NAME
 
@@ -38,5 +39,5 @@ def _import(options: argparse.Namespace) -> int:
         options.target.mkdir(parents=True, exist_ok=True)
     save_model(model.codec, target)
     print(f"read {options.source} as {model.origin}")
-    describe_model(model.codec, target)
+    print_table(of_model(model.codec, target).rows)
     return 0

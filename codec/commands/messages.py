@@ -6,15 +6,20 @@ from pathlib import Path
 
 from codec.audio import readable
 
-__all__ = ["print_error", "print_notes", "print_table"]
+__all__ = ["error_text", "print_error", "print_notes", "print_table"]
+
+
+def error_text(error: Exception) -> str:
+    """An error as one line."""
+    # The text of an OSError has a number and a quoted path in it, which users do not need.
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{readable(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 def print_error(error: Exception) -> None:
     """Prints an error as one line on stderr."""
-    # The text of an OSError has a number and a quoted path in it, which users do not need.
-    is_about_file = isinstance(error, OSError) and error.filename is not None and error.strerror is not None
-    text = f"{readable(error.filename)}: {error.strerror}" if is_about_file else str(error)  # type: ignore[attr-defined]
-    print("codec:", " ".join(text.split()), file=sys.stderr)
+    print("codec:", error_text(error), file=sys.stderr)
 
 
 def print_notes(name: str | Path, notes: Iterable[str]) -> None:

@@ -99,15 +99,15 @@ def test_commands_accept_a_checkpoint_as_a_model(
     best = str(origin / "checkpoints" / "best.pt")
     files = [str(tmp_path / name) for name in ("in.wav", "out.ecdc", "back.wav")]
     soundfile.write(files[0], audio_of_clips()[0, 0, :12_000].numpy(), 24_000)
-    assert main(["encode", *files[:2], "--model", best]) == 0
-    assert main(["decode", *files[1:], "--model", best]) == 0
+    assert main(["encode", files[0], "-o", files[1], "--model", best]) == 0
+    assert main(["decode", files[1], "-f", "-o", files[2], "--model", best]) == 0
     assert main(["export", str(tmp_path / "half"), "--to", "half", "--model", best]) == 0
     capsys.readouterr()
     assert main(["info", best]) == 0
     expected = fingerprint(read_averaged_codec(Path(best)))
     assert expected in capsys.readouterr().out
     assert expected != fingerprint(saved)
-    assert main(["decode", *files[1:], "--model", str(origin)]) == 1, "the model of another step"
+    assert main(["decode", files[1], "-f", "-o", files[2], "--model", str(origin)]) == 1, "the model of another step"
     assert expected in capsys.readouterr().err
 
 

@@ -181,9 +181,9 @@ def test_the_command_decodes_parts_and_refuses_impossible_ones(
     model = ["--model", save_tiny("causal", tmp_path)]
     source, encoded, whole, part = (str(tmp_path / name) for name in ("in.wav", "a.ecdc", "whole.wav", "part.wav"))
     soundfile.write(source, 0.3 * np.sin(np.arange(50_000) / 9), 24_000)
-    assert main(["encode", source, encoded, "--coding", "fixed", *model]) == 0
-    assert main(["decode", encoded, whole, *model]) == 0
-    assert main(["decode", encoded, part, "--start", "0.5", "--duration", "0.25", *model]) == 0
+    assert main(["encode", source, "-f", "-o", encoded, "--coding", "fixed", *model]) == 0
+    assert main(["decode", encoded, "-f", "-o", whole, *model]) == 0
+    assert main(["decode", encoded, "-f", "-o", part, "--start", "0.5", "--duration", "0.25", *model]) == 0
     expected, got = soundfile.read(whole)[0][12_000:18_000], soundfile.read(part)[0]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1.01 * 2**-15)
     rates = re.findall(r"(\S+): [\d.]+ s, ([\d.]+) kbps \((\d+) bytes\)\n", capsys.readouterr().out)
@@ -191,7 +191,7 @@ def test_the_command_decodes_parts_and_refuses_impossible_ones(
     size = Path(encoded).stat().st_size
     assert rates[0][1:] == rates[1][1:] == (f"{8 * size / (50_000 / 24):.2f}", str(size))
     assert float(rates[2][1]) == pytest.approx(2.4, rel=0.1)  # of the codes alone
-    assert main(["decode", encoded, part, "--start", "2", "--duration", "9", *model]) == 0
+    assert main(["decode", encoded, "-f", "-o", part, "--start", "2", "--duration", "9", *model]) == 0
     assert soundfile.info(part).frames == 2000
     for options, message in [
         (["--start", "-1"], "the start must be 0 s or later, got -1 s"),
@@ -202,6 +202,6 @@ def test_the_command_decodes_parts_and_refuses_impossible_ones(
         (["--start", "1e6"], f"{encoded} is 2.083 s long"),
     ]:
         capsys.readouterr()
-        assert main(["decode", encoded, part, *options, *model]) == 1
+        assert main(["decode", encoded, "-f", "-o", part, *options, *model]) == 1
         assert message in capsys.readouterr().err
     assert soundfile.info(part).frames == 2000  # an error does not replace the file

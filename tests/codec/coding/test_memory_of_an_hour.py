@@ -50,8 +50,8 @@ def test_an_hour_through_pipes_and_from_files(tmp_path: Path) -> None:
 
     pipe = subprocess.PIPE
     with (
-        process("encode", "-", "-", *raw, *model, stdin=pipe, stdout=pipe) as encoder,
-        process("decode", "-", "-", "--raw", "f32le", *model, stdin=encoder.stdout, stdout=pipe) as decoder,
+        process("encode", "-", "-o", "-", *raw, *model, stdin=pipe, stdout=pipe) as encoder,
+        process("decode", "-", "-o", "-", "--raw", "f32le", *model, stdin=encoder.stdout, stdout=pipe) as decoder,
         subprocess.Popen(["wc", "-c"], stdin=decoder.stdout, stdout=pipe) as counter,
     ):
         assert encoder.stdin
@@ -64,7 +64,10 @@ def test_an_hour_through_pipes_and_from_files(tmp_path: Path) -> None:
             assert growth(running.stderr.read()) < MAX_GROWTH
             assert running.wait() == 0
 
-    for arguments in (["encode", str(tmp_path / "in.raw"), encoded, *raw], ["decode", encoded, decoded]):
+    for arguments in (
+        ["encode", str(tmp_path / "in.raw"), "-f", "-o", encoded, *raw],
+        ["decode", encoded, "-f", "-o", decoded],
+    ):
         messages = process(*arguments, *model, stdout=subprocess.DEVNULL).communicate()[1]
         assert growth(messages) < MAX_GROWTH
     assert Path(decoded).stat().st_size == 44 + HOUR * RATE * 2

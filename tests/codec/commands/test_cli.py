@@ -1,5 +1,7 @@
 """The program `codec`: as a process, and its exit status for wrong usage."""
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,19 +20,78 @@ def test_the_program_as_a_process(here: Path) -> None:
         out, error = process.communicate()
         return process.returncode, out.decode(), error.decode()
 
-    status, out, error = codec("encode", "in.wav", "out.ecdc", "--model", run)
+    status, out, error = codec("encode", "in.wav", "-f", "-o", "out.ecdc", "--model", run)
     assert (status, error) == (0, "")
     assert out.startswith("out.ecdc: 0.17 s, ")
     status, out, error = codec("info", "out.ecdc")
     assert (status, error) == (0, "")
     assert fingerprint(load_model(f"{run}/model.safetensors")) in out
-    missing = codec("decode", "no.ecdc", "back.wav", "--model", run)
+    missing = codec("decode", "no.ecdc", "-f", "-o", "back.wav", "--model", run)
     assert missing == (1, "", "codec: there is no file no.ecdc\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["encode", "in.wav"], ["encode", "a", "b", "--bandwidth", "many"], ["play"]])
-def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "codec: the following arguments are required: COMMAND; see codec --help"),
+        (["encode"], "codec encode: the following arguments are required: IN; see codec encode --help"),
+        (["encdoe", "a.wav"], "codec: there is no command encdoe (did you mean encode?); see codec --help"),
+        (["play"], "codec: there is no command play, expected one of encode, decode, info, "),
+        (["encode", "a.wav", "--bitrte", "3"], "codec encode: there is no option --bitrte (did you mean --bitrate?); "),
+        (["decode", "a.ecdc", "--strat=3"], "codec decode: there is no option --strat=3 (did you mean --start?); "),
+        (["encode", "a.wav", "--coding", "fixd"], "there is no value fixd (did you mean fixed?)"),
+        (["encode", "a.wav", "-b", "many"], "argument -b/--bitrate: invalid float value: 'many'"),
+        (["completion", "bash", "zsh"], "codec completion: unexpected argument zsh; "),
+    ],
+)
+def test_wrong_usage_is_one_line_with_the_nearest_word(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
-    assert "usage: codec" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_options_may_stand_between_inputs(here: Path) -> None:
+    run = save_tiny("causal", here)
+    for name in "abc":
+        write_wav(f"{name}.wav", noise(100))
+    assert main(["encode", "a.wav", "--model", run, "b.wav", "-o", "out", "c.wav", "-q"]) == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.ecdc", "b.ecdc", "c.ecdc"]
+
+
+def test_help_has_groups_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("encode", "decode"):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        parts = ["positional arguments:", "common options:", "streaming:", "advanced options:", "examples:"]
+        assert sorted(parts, key=text.index) == parts
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert re.fullmatch(r"codec \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_commands_options_and_values(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("encode", "train-entropy", "--bitrate", "--block-frames", "transformer"):
+        assert word in script
+
+
+def test_completion_in_bash(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    request = """
+COMP_WORDS=(codec encode --bit); COMP_CWORD=2; _shtab_codec; echo "${COMPREPLY[@]}"
+COMP_WORDS=(codec enc); COMP_CWORD=1; _shtab_codec; echo "${COMPREPLY[@]}"
+"""
+    script = capsys.readouterr().out + request
+    done = subprocess.run(["bash", "--norc"], input=script, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["--bitrate", "encode"]

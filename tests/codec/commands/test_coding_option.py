@@ -50,8 +50,8 @@ def test_all_codings_decode_to_the_same_audio(runs: dict[str, str], here: Path, 
     write_noise("in.wav", seconds, config.sample_rate, config.channels)
     decoded = {}
     for coding in CODINGS:
-        assert main(["encode", "in.wav", "out.ecdc", "--coding", coding, "--model", runs[kind]]) == 0
-        assert main(["decode", "out.ecdc", "back.wav", "--model", runs[kind]]) == 0
+        assert main(["encode", "in.wav", "-f", "-o", "out.ecdc", "--coding", coding, "--model", runs[kind]]) == 0
+        assert main(["decode", "out.ecdc", "-f", "-o", "back.wav", "--model", runs[kind]]) == 0
         assert header_of("out.ecdc")["coding"] == coding
         decoded[coding] = Path("back.wav").read_bytes()
     assert decoded["fixed"] == decoded["adaptive"] == decoded["transformer"]
@@ -67,12 +67,12 @@ def test_a_part_equals_that_part_of_the_whole(
     config = tiny_codec(kind).config
     write_noise("in.wav", 2.3 if config.causal else 1.6, config.sample_rate, config.channels)
     options = ["--coding", coding, "--model", runs[kind]] + (["--block-frames", "25"] if config.causal else [])
-    assert main(["encode", "in.wav", "out.ecdc", *options]) == 0
-    assert main(["decode", "out.ecdc", "whole.wav", "--model", runs[kind]]) == 0
+    assert main(["encode", "in.wav", "-f", "-o", "out.ecdc", *options]) == 0
+    assert main(["decode", "out.ecdc", "-f", "-o", "whole.wav", "--model", runs[kind]]) == 0
     whole = soundfile.read("whole.wav")[0]
     for start in (0.2, 2.2) if config.causal else (0.2, 1.3):
         part = ["--start", str(start), "--duration", "0.1", "--model", runs[kind]]
-        assert main(["decode", "out.ecdc", "part.wav", *part]) == 0
+        assert main(["decode", "out.ecdc", "-f", "-o", "part.wav", *part]) == 0
         first = round(start * config.sample_rate)
         want = whole[first : first + round(0.1 * config.sample_rate)]
         np.testing.assert_allclose(soundfile.read("part.wav")[0], want, rtol=0, atol=2**-14)
@@ -90,9 +90,9 @@ def test_the_default_coding_depends_on_the_entropy_model(runs: dict[str, str], h
         (runs["causal"], ["--block-frames", "2"], "fixed"),
         (runs["causal"], ["--block-frames", "2", "--coding", "adaptive"], "adaptive"),
     ]:
-        assert main(["encode", "in.wav", "out.ecdc", "--model", run, *options]) == 0
+        assert main(["encode", "in.wav", "-f", "-o", "out.ecdc", "--model", run, *options]) == 0
         assert header_of("out.ecdc")["coding"] == coding
-        assert main(["decode", "out.ecdc", "back.wav", "--model", runs["causal"]]) == 0
+        assert main(["decode", "out.ecdc", "-f", "-o", "back.wav", "--model", runs["causal"]]) == 0
 
 
 @pytest.mark.parametrize(
@@ -109,20 +109,20 @@ def test_the_header_has_the_random_access_interval(
     runs: dict[str, str], here: Path, options: list[str], interval: int
 ) -> None:
     write_noise("in.wav", 0.5)
-    assert main(["encode", "in.wav", "out.ecdc", "--model", runs["causal"], *options]) == 0
+    assert main(["encode", "in.wav", "-f", "-o", "out.ecdc", "--model", runs["causal"], *options]) == 0
     assert header_of("out.ecdc")["random_access_interval"] == interval
 
 
 def test_a_missing_or_wrong_entropy_model_is_named(runs: dict[str, str], here: Path, fails: Callable[..., str]) -> None:
     write_noise("in.wav", 0.5)
     run = runs["causal"]
-    assert main(["encode", "in.wav", "out.ecdc", "--model", run]) == 0
+    assert main(["encode", "in.wav", "-f", "-o", "out.ecdc", "--model", run]) == 0
     mine = str(header_of("out.ecdc")["entropy_model"])
     plain = here / "plain"
     plain.mkdir()
     codec = tiny_codec("causal")
     save_model(codec, plain / "model.safetensors")
-    decode = ["decode", "out.ecdc", "back.wav", "--model", str(plain)]
+    decode = ["decode", "out.ecdc", "-f", "-o", "back.wav", "--model", str(plain)]
     error = fails(*decode)
     assert f"out.ecdc needs the entropy model {mine}: " in error
     assert f"{plain}/{ENTROPY_NAME}" in error
@@ -139,29 +139,29 @@ def test_a_missing_or_wrong_entropy_model_is_named(runs: dict[str, str], here: P
         f"{plain}/{ENTROPY_NAME} belongs to codec {CODEC_FINGERPRINT}, but the codec given is {fingerprint(codec)}"
     )
     assert belongs in fails(*decode)
-    assert belongs in fails("encode", "in.wav", "new.ecdc", "--model", str(plain))
+    assert belongs in fails("encode", "in.wav", "-f", "-o", "new.ecdc", "--model", str(plain))
     (plain / ENTROPY_NAME).write_bytes(b"\x00" * 50)
     assert "not a safetensors file" in fails(*decode)
     (plain / ENTROPY_NAME).unlink()
-    error = fails("encode", "in.wav", "new.ecdc", "--coding", "transformer", "--model", str(plain))
+    error = fails("encode", "in.wav", "-f", "-o", "new.ecdc", "--coding", "transformer", "--model", str(plain))
     assert f"no entropy model at {plain}/{ENTROPY_NAME}" in error
     assert "codec train-entropy" in error
     assert not Path("new.ecdc").exists()
     # The other codings do not need it.
-    assert main(["encode", "in.wav", "out.ecdc", "--model", str(plain)]) == 0
+    assert main(["encode", "in.wav", "-f", "-o", "out.ecdc", "--model", str(plain)]) == 0
     assert main(decode) == 0
 
 
 def test_info_prints_the_saving(runs: dict[str, str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write("silence.wav", np.zeros(240_000), 24_000)
     model = ["--model", runs["causal"]]
-    for coding, expected in (("fixed", "coding              fixed\n"), ("adaptive", "% less than fixed\n")):
-        assert main(["encode", "silence.wav", "out.ecdc", "--coding", coding, *model]) == 0
+    for coding, expected in (("fixed", "coding        fixed\n"), ("adaptive", "% less than fixed\n")):
+        assert main(["encode", "silence.wav", "-f", "-o", "out.ecdc", "--coding", coding, *model]) == 0
         capsys.readouterr()
         assert main(["info", "out.ecdc"]) == 0
         assert expected in capsys.readouterr().out
     write_noise("short.wav", 0.01)
-    assert main(["encode", "short.wav", "out.ecdc", *model]) == 0
+    assert main(["encode", "short.wav", "-f", "-o", "out.ecdc", *model]) == 0
     capsys.readouterr()
     assert main(["info", "out.ecdc"]) == 0
     out = capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_info_prints_the_saving(runs: dict[str, str], here: Path, capsys: pytest
 
 def test_a_codec_without_segments_writes_several_blocks(runs: dict[str, str], here: Path) -> None:
     write_noise("in.wav", 7.5)
-    assert main(["encode", "in.wav", "out.ecdc", "--coding", "fixed", "--model", runs["whole"]]) == 0
+    assert main(["encode", "in.wav", "-f", "-o", "out.ecdc", "--coding", "fixed", "--model", runs["whole"]]) == 0
     with Path("out.ecdc").open("rb") as file:
         blocks = list(BitstreamReader(file, "out.ecdc").stored_blocks())
     assert [block.frames for block in blocks] == [512, 51]
@@ -182,7 +182,7 @@ def test_block_sizes_out_of_range_are_refused(
     runs: dict[str, str], here: Path, fails: Callable[..., str], frames: int
 ) -> None:
     write_noise("in.wav", 0.5)
-    error = fails("encode", "in.wav", "out.ecdc", "--block-frames", str(frames), "--model", runs["causal"])
+    error = fails("encode", "in.wav", "-f", "-o", "out.ecdc", "--block-frames", str(frames), "--model", runs["causal"])
     assert f"a block must have 1 to 4096 frames, got {frames}" in error
 
 

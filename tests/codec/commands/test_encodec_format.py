@@ -54,7 +54,7 @@ def run(*arguments: str | Path) -> int:
 
 
 def command(task: str, source: Path, target: Path, checkpoint: Path, *more: str | Path) -> int:
-    return run(task, source, target, "--model", checkpoint, "--device", "cpu", *more)
+    return run(task, source, "-f", "-o", target, "--model", checkpoint, "--device", "cpu", *more)
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def test_files_decode_in_the_package_and_files_of_the_package_decode_here(
     lm = their_lm if compressed else None
     options: list[str | Path] = ["--lm", lm_path] if compressed else []
     theirs = package_writes(model, frames, samples, lm)
-    more: list[str | Path] = ["--bandwidth", "3", "--format", "encodec", *options]
+    more: list[str | Path] = ["--bitrate", "3", "--format", "encodec", *options]
     assert command("encode", tmp_path / "in.wav", tmp_path / "out.ecdc", checkpoints[name], *more) == 0
     data = (tmp_path / "out.ecdc").read_bytes()
     found, decoded = package_reads(model, data, lm, decode=True)
@@ -158,35 +158,35 @@ def test_a_file_without_audio_decodes_here_but_not_in_the_package(
 Refusal = tuple[Callable[[Path, dict[str, Path]], list[str | Path]], str]
 REFUSALS: dict[str, Refusal] = {
     "lm_needed": (
-        lambda here, _: ["decode", here / "lm.ecdc", here / "new.wav"],
+        lambda here, _: ["decode", here / "lm.ecdc", "-f", "-o", here / "new.wav"],
         "is compressed with the language model of encodec_24khz: pass its weights with --lm",
     ),
     "other_model": (
-        lambda here, _: ["decode", here / "48.ecdc", here / "new.wav"],
+        lambda here, _: ["decode", here / "48.ecdc", "-f", "-o", here / "new.wav"],
         "was encoded with encodec_48khz, but the model given is encodec_24khz",
     ),
     "lm_missing": (
-        lambda here, _: ["decode", here / "lm.ecdc", here / "new.wav", "--lm", here / "none.th"],
+        lambda here, _: ["decode", here / "lm.ecdc", "-f", "-o", here / "new.wav", "--lm", here / "none.th"],
         "no language model at",
     ),
     "lm_of_the_other": (
-        lambda here, lm: ["decode", here / "lm.ecdc", here / "new.wav", "--lm", lm["encodec_48khz"]],
+        lambda here, lm: ["decode", here / "lm.ecdc", "-f", "-o", here / "new.wav", "--lm", lm["encodec_48khz"]],
         "32 codebooks of 1024 codes: expected emb.16.weight [1025, 200], got none",
     ),
     "lm_damaged": (
-        lambda here, _: ["decode", here / "lm.ecdc", here / "new.wav", "--lm", here / "lm.ecdc"],
+        lambda here, _: ["decode", here / "lm.ecdc", "-f", "-o", here / "new.wav", "--lm", here / "lm.ecdc"],
         "corrupt or unsafe",
     ),
     "lm_in_our_format": (
-        lambda here, lm: ["encode", here / "in.wav", here / "new.wav", "--lm", lm["encodec_24khz"]],
+        lambda here, lm: ["encode", here / "in.wav", "-o", here / "new.ecdc", "--lm", lm["encodec_24khz"]],
         "--lm needs --format encodec",
     ),
     "blocks": (
-        lambda here, _: ["encode", here / "in.wav", here / "new.wav", "--format", "encodec", "--block-frames", "2"],
+        lambda here, _: ["encode", here / "in.wav", "-o", here / "new.ecdc", "--format=encodec", "--block-frames=2"],
         "--block-frames cannot be used with --format encodec",
     ),
     "architecture": (
-        lambda here, _: ["encode", here / "in.wav", here / "new.wav", "--format=encodec", "--model", here / "t"],
+        lambda here, _: ["encode", here / "in.wav", "-o", here / "new.ecdc", "--format=encodec", "--model", here / "t"],
         "encodec_24khz has network.filters 32, this model has 4",
     ),
 }  # fmt: skip
@@ -231,7 +231,7 @@ def test_a_process_refuses_a_truncated_file(checkpoints: dict[str, Path], tmp_pa
     checkpoint = checkpoints["encodec_24khz"]
     assert command("decode", tmp_path / "whole.ecdc", tmp_path / "whole.wav", checkpoint) == 0
     assert len(soundfile.read(tmp_path / "whole.wav")[0]) == 24_000
-    arguments = ["decode", "half.ecdc", "half.wav", "--model", str(checkpoint), "--device", "cpu"]
+    arguments = ["decode", "half.ecdc", "-f", "-o", "half.wav", "--model", str(checkpoint), "--device", "cpu"]
     refused = subprocess.run(
         [sys.executable, "-m", "codec", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -137,7 +137,7 @@ def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytes
     for arguments, sentence in [
         (["--data", str(tmp_path / "no")], "there is no such folder"),
         (["--data", str(tmp_path / "empty")], "the folder is empty"),
-        (["--data", str(audio_folder), "--bandwidths", "0.6", "3"], "0.6, 1.2 kbps, got 3"),
+        (["--data", str(audio_folder), "--bitrates", "0.6", "3"], "0.6, 1.2 kbps, got 3"),
         (["--data", str(audio_folder), "--clips", "0"], "at least 1 clip"),
         (
             ["--data", str(audio_folder), "--speech-groups", "talk"],
@@ -154,7 +154,7 @@ def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytes
         main(["evaluate", "--model", str(model)])
     capsys.readouterr()
     (audio_folder / "music" / "broken.flac").write_bytes(b"fLaC and no more")
-    assert main([*common, "--data", str(audio_folder), "--bandwidths", "1.2", "--clips", "1"]) == 1
+    assert main([*common, "--data", str(audio_folder), "--bitrates", "1.2", "--clips", "1"]) == 1
     out, error = capsys.readouterr()
     assert "codec 1.2" in out
     assert "codec 0.6" not in out

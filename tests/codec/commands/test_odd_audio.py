@@ -26,8 +26,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def coded(run: str, folder: Path, source: str = "in.wav") -> tuple[np.ndarray, int]:
     """The decoded audio [T, C] and its rate."""
     encoded, back = str(folder / "out.ecdc"), str(folder / "back.wav")
-    assert main(["encode", str(folder / source), encoded, "--model", run]) == 0
-    assert main(["decode", encoded, back, "--model", run]) == 0
+    assert main(["encode", str(folder / source), "-f", "-o", encoded, "--model", run]) == 0
+    assert main(["decode", encoded, "-f", "-o", back, "--model", run]) == 0
     audio, rate = soundfile.read(back, always_2d=True)
     return audio, rate
 
@@ -99,7 +99,17 @@ def test_audio_whose_squares_overflow_is_refused_and_leaves_no_file(
     """Audio far beyond full scale is coded. If the sum of squares overflows, even at the end only, no file is left."""
     audio = np.random.default_rng(0).uniform(0.5, 0.9, (60_000, 2))
     target = tmp_path / "out.ecdc"
-    arguments = ["encode", str(tmp_path / "in.wav"), str(target), "--coding", coding, "--model", runs["segments"]]
+    arguments = [
+        "encode",
+        str(tmp_path / "in.wav"),
+        "-f",
+        "-o",
+        str(target),
+        "--coding",
+        coding,
+        "--model",
+        runs["segments"],
+    ]
     soundfile.write(tmp_path / "in.wav", 1e16 * audio, 48_000, subtype="FLOAT")
     coded(runs["segments"], tmp_path)
     target.unlink()
@@ -161,7 +171,9 @@ def test_a_wav_with_a_wrong_number_of_channels_is_refused_or_coded(
     runs: dict[str, str], tmp_path: Path, channels: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wav_with(tmp_path, b"fmt ", 10, struct.pack("<H", channels))
-    status = main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "out.ecdc"), "--model", runs["causal"]])
+    status = main(
+        ["encode", str(tmp_path / "in.wav"), "-f", "-o", str(tmp_path / "out.ecdc"), "--model", runs["causal"]]
+    )
     error = capsys.readouterr().err
     assert (status, error.count("\n")) in {(0, 0), (1, 1)}
 
@@ -170,7 +182,10 @@ def test_a_wav_with_an_impossible_rate_is_refused(
     runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wav_with(tmp_path, b"fmt ", 12, struct.pack("<I", 0x7FFFFFFF))
-    assert main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "out.ecdc"), "--model", runs["causal"]]) == 1
+    assert (
+        main(["encode", str(tmp_path / "in.wav"), "-f", "-o", str(tmp_path / "out.ecdc"), "--model", runs["causal"]])
+        == 1
+    )
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert f"{tmp_path / 'in.wav'}: expected a sample rate of 1 to 10000000 Hz" in error

@@ -53,7 +53,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         out = Pipe()
         with monkeypatch.context() as patch:
             patch.setattr("sys.stdin", SimpleNamespace(buffer=Pipe(data) if isinstance(data, bytes) else data))
-            patch.setattr("sys.stdout", SimpleNamespace(buffer=out))  # only data may be written to it
+            # Only data may be written to it.
+            patch.setattr("sys.stdout", SimpleNamespace(buffer=out, flush=lambda: None))
             status = main(arguments)
         return Run(status, out.getvalue(), capsys.readouterr().err)
 
@@ -65,29 +66,33 @@ def test_pipes_give_the_same_bytes_as_files(run: Runner, runs: dict[str, str], t
     audio = noise(70_001)
     soundfile.write(tmp_path / "in.wav", audio, 24_000, subtype="FLOAT")
     source, encoded_file, back_file = (str(tmp_path / name) for name in ("in.wav", "out.ecdc", "back.wav"))
-    assert main(["encode", source, encoded_file, *model]) == main(["decode", encoded_file, back_file, *model]) == 0
+    assert (
+        main(["encode", source, "-f", "-o", encoded_file, *model])
+        == main(["decode", encoded_file, "-f", "-o", back_file, *model])
+        == 0
+    )
 
     encoded = (tmp_path / "out.ecdc").read_bytes()
-    assert run(["encode", "-", "-", *model], (tmp_path / "in.wav").read_bytes())[1] == encoded
-    status, out, error = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], audio.tobytes())
+    assert run(["encode", "-", "-o", "-", *model], (tmp_path / "in.wav").read_bytes())[1] == encoded
+    status, out, error = run(["encode", "-", "-o", "-", "--raw", "24000:1:f32le", *model], audio.tobytes())
     assert (status, out) == (0, encoded)
     assert error.startswith("-: 2.92 s, ")
     assert error.count("\n") == 1
 
     back, _ = soundfile.read(tmp_path / "back.wav", dtype="int16")
-    status, out, error = run(["decode", "-", "-", *model], encoded)
+    status, out, error = run(["decode", "-", "-o", "-", *model], encoded)
     piped, rate = soundfile.read(io.BytesIO(out), dtype="int16")
     assert (status, rate, error.count("\n")) == (0, 24_000, 1)
     np.testing.assert_array_equal(piped, back)
-    out = run(["decode", "-", "-", "--raw", "s16le", *model], encoded)[1]
+    out = run(["decode", "-", "-o", "-", "--raw", "s16le", *model], encoded)[1]
     np.testing.assert_array_equal(np.frombuffer(out, "<i2"), back)
 
 
 def test_pipes_work_for_a_codec_with_segments(run: Runner, runs: dict[str, str]) -> None:
     model = ["--model", runs["segments"]]
-    status, encoded, _ = run(["encode", "-", "-", "--raw", "48000:2:f32le", *model], noise(2 * 60_000).tobytes())
+    status, encoded, _ = run(["encode", "-", "-o", "-", "--raw", "48000:2:f32le", *model], noise(2 * 60_000).tobytes())
     assert status == 0
-    status, out, _ = run(["decode", "-", "-", "--raw", "f32le", *model], encoded)
+    status, out, _ = run(["decode", "-", "-o", "-", "--raw", "f32le", *model], encoded)
     assert (status, len(out)) == (0, 60_000 * 8)
 
 
@@ -122,8 +127,8 @@ def test_each_frame_is_written_before_the_next_sample_is_read(runs: dict[str, st
     waiting = 6
     model = ["--model", runs["causal"]]
     audio = noise(12 * HOP)
-    encoder = start_codec("encode", "-", "-", "--raw", "24000:1:f32le", "--block-frames", "1", *model)
-    decoder = start_codec("decode", "-", "-", "--raw", "f32le", "--whole-frames", *model)
+    encoder = start_codec("encode", "-", "-o", "-", "--raw", "24000:1:f32le", "--block-frames", "1", *model)
+    decoder = start_codec("decode", "-", "-o", "-", "--raw", "f32le", "--whole-frames", *model)
     with killed_if_stuck(encoder, decoder):
         assert encoder.stdin and encoder.stdout and encoder.stderr  # noqa: PT018
         assert decoder.stdin and decoder.stdout  # noqa: PT018
@@ -150,16 +155,16 @@ def test_each_frame_is_written_before_the_next_sample_is_read(runs: dict[str, st
 
 def test_whole_frames_report_the_additional_samples(run: Runner, runs: dict[str, str]) -> None:
     model = ["--model", runs["causal"]]
-    encoded = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(1000).tobytes())[1]
-    status, out, error = run(["decode", "-", "-", "--raw", "s16le", "--whole-frames", *model], encoded)
+    encoded = run(["encode", "-", "-o", "-", "--raw", "24000:1:f32le", *model], noise(1000).tobytes())[1]
+    status, out, error = run(["decode", "-", "-o", "-", "--raw", "s16le", "--whole-frames", *model], encoded)
     assert (status, len(out)) == (0, 2 * 1280)
     assert error.endswith("; 280 samples more than were encoded\n")
 
 
 def test_a_closed_output_pipe_ends_the_command_without_a_message(run: Runner, runs: dict[str, str]) -> None:
     model = ["--model", runs["causal"]]
-    encoded = run(["encode", "-", "-", "--raw", "24000:1:f32le", *model], noise(480_000).tobytes()).out
-    decoder = start_codec("decode", "-", "-", *model)
+    encoded = run(["encode", "-", "-o", "-", "--raw", "24000:1:f32le", *model], noise(480_000).tobytes()).out
+    decoder = start_codec("decode", "-", "-o", "-", *model)
     with killed_if_stuck(decoder):
         assert decoder.stdin and decoder.stdout and decoder.stderr  # noqa: PT018
         decoder.stdin.write(encoded)
@@ -170,32 +175,54 @@ def test_a_closed_output_pipe_ends_the_command_without_a_message(run: Runner, ru
         assert decoder.wait() == 128 + signal.SIGPIPE
 
 
-def test_an_interrupt_is_one_line(runs: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "message"), [(signal.SIGINT, b"interrupted\n"), (signal.SIGTERM, b"")])
+def test_an_interrupt_is_one_line_and_leaves_no_file(
+    runs: dict[str, str], tmp_path: Path, number: signal.Signals, message: bytes
+) -> None:
     target = tmp_path / "out.ecdc"
-    encoder = start_codec("encode", "-", str(target), "--raw", "24000:1:f32le", "--model", runs["causal"])
+    encoder = start_codec("encode", "-", "-o", str(target), "--raw", "24000:1:f32le", "--model", runs["causal"])
     with killed_if_stuck(encoder):
         assert encoder.stdin and encoder.stderr  # noqa: PT018
         encoder.stdin.write(noise(1000).tobytes())
         encoder.stdin.flush()
         while not list(tmp_path.iterdir()):
             time.sleep(0.01)
-        encoder.send_signal(signal.SIGINT)
-        assert encoder.stderr.read() == b"interrupted\n"
-        assert encoder.wait() == 130
+        encoder.send_signal(number)
+        assert encoder.stderr.read() == message
+        assert encoder.wait() == 128 + number
         assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_ends_all_processes_and_leaves_no_unfinished_file(runs: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    audio = 0.1 * np.ones((2_000_000, 1), np.float32)
+    for name in "abc":
+        soundfile.write(tmp_path / "in" / f"{name}.wav", audio, 24_000)
+    out = tmp_path / "out"
+    options = ["-o", str(out), "--jobs", "2", "--beams", "64", "--model", runs["causal"]]
+    encoder = start_codec("encode", str(tmp_path / "in"), *options)
+    with killed_if_stuck(encoder):
+        assert encoder.stderr
+        while not out.is_dir() or len(list(out.iterdir())) < 2:
+            assert encoder.poll() is None
+            time.sleep(0.01)
+        encoder.send_signal(signal.SIGINT)
+        assert encoder.stderr.read() == b"interrupted\n"  # it ends when all processes have closed it
+        assert encoder.wait() == 130
+        assert not list(out.glob("*.partial"))
 
 
 def test_invalid_input_is_one_line(run: Runner, runs: dict[str, str], tmp_path: Path) -> None:
     model = ["--model", runs["causal"]]
     soundfile.write(tmp_path / "in.wav", noise(5000), 24_000)
     wav = (tmp_path / "in.wav").read_bytes()
-    encoded = run(["encode", "-", "-", *model], wav)[1]
+    encoded = run(["encode", "-", "-o", "-", *model], wav)[1]
     for arguments, data, message in [
-        (["encode", "-", "-"], b"", "stdin: is empty"),
-        (["encode", "-", "-"], wav[:30], "stdin: not audio"),
-        (["decode", "-", "-"], encoded[:-3], "stdin is truncated or corrupt"),
-        (["decode", "-", "-"], encoded + b"x", "stdin is corrupt: more bytes follow its end"),
-        (["decode", "-", "-"], wav, "stdin is not an encoded file: it does not start with ECDC"),
+        (["encode", "-", "-o", "-"], b"", "stdin: is empty"),
+        (["encode", "-", "-o", "-"], wav[:30], "stdin: not audio"),
+        (["decode", "-", "-o", "-"], encoded[:-3], "stdin is truncated or corrupt"),
+        (["decode", "-", "-o", "-"], encoded + b"x", "stdin is corrupt: more bytes follow its end"),
+        (["decode", "-", "-o", "-"], wav, "stdin is not an encoded file: it does not start with ECDC"),
     ]:
         status, _, error = run([*arguments, *model], data)
         assert status == 1
@@ -212,10 +239,10 @@ def test_audio_that_ends_within_a_sample_is_kept_with_a_note(run: Runner, runs: 
         ([], wav[:40] + b"\0\0\0\0" + wav[44:] + b"x", 5000, "its last 1 are not used"),
         (["--raw", "24000:1:s16le"], wav[44:] + b"x", 5000, "its last 1 are not used"),
     ]:
-        status, encoded, error = run(["encode", "-", "-", *arguments, *model], data)
+        status, encoded, error = run(["encode", "-", "-o", "-", *arguments, *model], data)
         assert status == 0
         assert note in error
-        status, decoded, _ = run(["decode", "-", "-", "--raw", "s16le", *model], encoded)
+        status, decoded, _ = run(["decode", "-", "-o", "-", "--raw", "s16le", *model], encoded)
         assert (status, len(decoded)) == (0, 2 * samples)
 
 
@@ -223,9 +250,9 @@ def test_a_file_redirected_to_stdin_may_have_any_format(run: Runner, runs: dict[
     model = ["--model", runs["causal"]]
     soundfile.write(tmp_path / "in.flac", noise(3000), 24_000)
     with (tmp_path / "in.flac").open("rb") as file:
-        status, encoded, _ = run(["encode", "-", "-", *model], file)
+        status, encoded, _ = run(["encode", "-", "-o", "-", *model], file)
     assert status == 0
-    assert main(["encode", str(tmp_path / "in.flac"), str(tmp_path / "same.ecdc"), *model]) == 0
+    assert main(["encode", str(tmp_path / "in.flac"), "-f", "-o", str(tmp_path / "same.ecdc"), *model]) == 0
     assert encoded == (tmp_path / "same.ecdc").read_bytes()
 
 
@@ -234,14 +261,17 @@ def test_impossible_options_for_pipes_are_refused(
 ) -> None:
     (tmp_path / "in.raw").write_bytes(noise(1000).tobytes())
     (tmp_path / "folder").mkdir()
+    for name in "ab":
+        soundfile.write(tmp_path / "folder" / f"{name}.wav", noise(100), 24_000)
     raw = ["--raw", "24000:1:f32le"]
-    files = ["encode", str(tmp_path / "in.raw"), str(tmp_path / "out.ecdc")]
+    files = ["encode", str(tmp_path / "in.raw"), "-f", "-o", str(tmp_path / "out.ecdc")]
     folders = ["encode", str(tmp_path / "folder")]
     for arguments, kind, message in [
         ([*files, *raw, "--block-frames", "2"], "segments", "this model does not stream"),
         ([*files, *raw, "--block-frames", "0"], "causal", "a block must have 1 to 4096 frames, got 0"),
-        ([*folders, "-"], "causal", "pipes and raw samples need a single file"),
-        ([*folders, str(tmp_path / "coded"), *raw], "causal", "pipes and raw samples need a single file"),
+        ([*folders, "-o", "-"], "causal", "-o - is standard output, which takes one file"),
+        ([*folders, "-o", str(tmp_path / "coded"), *raw], "causal", "--raw describes one file, but 2 are given"),
+        (["encode", "-", str(tmp_path / "in.raw"), "-o", str(tmp_path)], "causal", "- is a pipe: it must be the only"),
     ]:
         assert main([*arguments, "--model", runs[kind]]) == 1
         error = capsys.readouterr().err

@@ -33,7 +33,7 @@ def test_encode_uses_the_trained_model(
     size = r" +[\d.]+ \([-+][\d.]+ %\)"
     rows = re.findall(rf"^(held|data) +(\d) +(\d+) +([\d.]+){size}{size}$", out, re.M)
     assert [" ".join(row) for row in rows] == ["held 1 75 0.6", "data 2 150 0.6", "held 1 75 2.4", "data 2 150 2.4"]
-    assert main(["encode", "held/c.wav", "c.ecdc", "--model", run]) == 0
+    assert main(["encode", "held/c.wav", "-f", "-o", "c.ecdc", "--model", run]) == 0
     assert main(["info", "c.ecdc"]) == 0
     assert f"transformer with entropy model {model.fingerprint}" in capsys.readouterr().out
 

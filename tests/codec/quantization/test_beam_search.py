@@ -81,8 +81,8 @@ def test_streams_and_files_have_the_same_codes(tmp_path: Path) -> None:
     for n, codes in ((1, greedy), (4, beams)):
         encoded, decoded = tmp_path / f"{n}.ecdc", tmp_path / f"{n}.wav"
         options = ["--model", model, "--coding", "fixed", "--beams", str(n)]
-        assert main(["encode", str(tmp_path / "in.wav"), str(encoded), *options]) == 0
-        assert main(["decode", str(encoded), str(decoded), "--model", model]) == 0
+        assert main(["encode", str(tmp_path / "in.wav"), "-f", "-o", str(encoded), *options]) == 0
+        assert main(["decode", str(encoded), "-f", "-o", str(decoded), "--model", model]) == 0
         expected = codec.decode_segments([EncodedSegment(codes, None)], 24_000)[0, 0]
         np.testing.assert_allclose(soundfile.read(decoded)[0], expected.clamp(-1, 1).numpy(), atol=2**-15)
         sizes.append(encoded.stat().st_size)
@@ -92,6 +92,6 @@ def test_streams_and_files_have_the_same_codes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("beams", ["0", "-3", "65"])
 def test_beams_out_of_range_are_one_line(beams: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = save_tiny("causal", tmp_path)
-    assert main(["encode", "in.wav", str(tmp_path / "out.ecdc"), "--model", model, "--beams", beams]) == 1
+    assert main(["encode", "in.wav", "-f", "-o", str(tmp_path / "out.ecdc"), "--model", model, "--beams", beams]) == 1
     assert f"--beams must be 1 to 64, got {beams}" in capsys.readouterr().err
     assert not (tmp_path / "out.ecdc").exists()

@@ -1,0 +1,36 @@
+"""The inputs and outputs of `codec encode` and `codec decode`, and how much the commands print."""
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_file_options"]
+
+
+def add_file_options(
+    command: argparse.ArgumentParser, group: argparse._ArgumentGroup, content: str, result: str, suffix: str
+) -> None:
+    """Adds IN, --output, --force, --jobs, --quiet and --verbose.
+
+    Args:
+        command: Gets the inputs.
+        group: Gets the options.
+        content: What an input is.
+        result: What an output is.
+        suffix: Of outputs without a name.
+    """
+    command.add_argument(
+        "inputs", metavar="IN", nargs="+", type=Path, help=f"{content}, folder of such files, or - for standard input"
+    )
+    group.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help=f"{result}, folder, or - for standard output. It is made if it does not exist. Default: IN with the "
+        f"suffix {suffix}; standard output for a pipe",
+    )
+    group.add_argument("-f", "--force", action="store_true", help="replace files that exist")
+    group.add_argument(
+        "--jobs", metavar="N", type=int, default=1, help="processes for many files, each with its own model. Default: 1"
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors and notes")
+    group.add_argument("-v", "--verbose", action="store_true", help="print the model, the device and the formats")
