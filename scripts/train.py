@@ -69,8 +69,8 @@ def _table(scores: Sequence[Score], bandwidth_kbps: float) -> Iterator[str]:
 def _next_commands(folder: Path) -> list[str]:
     run = shlex.quote(str(folder))
     return [
-        f".venv/bin/codec encode in.wav out.ecdc --model {run}",
-        f".venv/bin/codec decode out.ecdc back.wav --model {run}",
+        f".venv/bin/codec encode in.wav --model {run}",
+        ".venv/bin/codec decode in.ecdc -o back.wav",
         "bash scripts/setup.sh evaluation   # once, for the next command",
         f".venv/bin/codec evaluate --model {run} --data data/clips/held_out",
         f"bash scripts/train.sh name=tuned init_from={run} data=folder data.root=/path/to/audio   # fine-tune",

@@ -65,7 +65,7 @@ def test_codes_and_audio_are_those_of_encode_and_decode(here: Path, audio: Path,
     assert [tokens.line["path"] for tokens in read_tokens(here / "tokens")] == list(FILES)
     for tokens in read_tokens(here / "tokens"):
         name = tokens.line["path"]
-        assert run_codec("encode", audio / name, "one.ecdc", "--coding", "fixed", "--model", model) == 0
+        assert run_codec("encode", audio / name, "-f", "-o", "one.ecdc", "--coding", "fixed", "--model", model) == 0
         assert run_codec("decode", "one.ecdc", "one.wav", "--model", model) == 0
         np.testing.assert_array_equal(tokens.codes, stored_codes(here / "one.ecdc"))
         (back, back_rate), (one, rate) = soundfile.read(here / "back" / name), soundfile.read(here / "one.wav")
@@ -79,7 +79,7 @@ def test_beams_and_bitrate(here: Path, audio: Path, one_thread: None) -> None:
     model = save_tiny("causal", here, bandwidths_kbps=(1.2, 2.4))
     options = ("--beams", "2", "--model", model)
     assert run_codec("tokenize", audio, "tokens", "--jobs", "1", "-b", "1.2", *options) == 0
-    assert run_codec("encode", "audio/b/e.wav", "e.ecdc", "--coding", "fixed", "--bandwidth", "1.2", *options) == 0
+    assert run_codec("encode", "audio/b/e.wav", "-o", "e.ecdc", "--coding", "fixed", "--bitrate", "1.2", *options) == 0
     with np.load(here / "tokens/tokens-00000.npz") as arrays:
         assert arrays.files == ["00000000", "00000001", "00000002", "00000003"]
         assert arrays["00000003"].dtype == np.uint16

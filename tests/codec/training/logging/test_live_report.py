@@ -59,7 +59,7 @@ def test_the_report_reloads_itself_during_a_run_and_the_summary_lists_the_result
     for place in ("model.safetensors", "checkpoints", "samples", "report.html"):
         assert str(folder / place) in summary
     for command in (
-        f".venv/bin/codec encode in.wav out.ecdc --model '{folder}'\n",
+        f".venv/bin/codec encode in.wav --model '{folder}'\n",
         f".venv/bin/codec evaluate --model '{folder}' --data data/clips/held_out\n",
         f"bash scripts/train.sh name=tuned init_from='{folder}' data=folder data.root=/path/to/audio ",
     ):
