@@ -186,7 +186,7 @@ def test_the_command_decodes_parts_and_refuses_impossible_ones(
     assert main(["decode", encoded, "-f", "-o", part, "--start", "0.5", "--duration", "0.25", *model]) == 0
     expected, got = soundfile.read(whole)[0][12_000:18_000], soundfile.read(part)[0]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1.01 * 2**-15)
-    rates = re.findall(r"(\S+): [\d.]+ s, ([\d.]+) kbps \((\d+) bytes\)\n", capsys.readouterr().out)
+    rates = re.findall(r"(\S+): [\d.]+ s, ([\d.]+) kbit/s \((\d+) bytes\), ", capsys.readouterr().out)
     assert [path for path, *_ in rates] == [encoded, whole, part]
     size = Path(encoded).stat().st_size
     assert rates[0][1:] == rates[1][1:] == (f"{8 * size / (50_000 / 24):.2f}", str(size))

@@ -150,7 +150,7 @@ def test_a_file_without_audio_decodes_here_but_not_in_the_package(
         soundfile.write(tmp_path / "in.wav", np.zeros((0, channels)), PACKAGE_CONFIGS[name].sample_rate)
         file, back = tmp_path / "out.ecdc", tmp_path / "back.wav"
         assert command("encode", tmp_path / "in.wav", file, checkpoints[name], "--format", "encodec") == 0
-        assert "the encodec package itself cannot read files of 0 samples" in capsys.readouterr().out
+        assert "The encodec package itself cannot read files of 0 samples" in capsys.readouterr().err
         assert command("decode", file, back, checkpoints[name]) == 0
         assert len(soundfile.read(back)[0]) == 0
 
