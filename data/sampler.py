@@ -1,7 +1,9 @@
 """Batches in a fixed order, read ahead by worker processes, from any step on."""
 
 import itertools
+import os
 import signal
+import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -77,7 +79,7 @@ def load_batches(
         sampler=numbers,
         num_workers=num_workers,
         collate_fn=_unchanged,
-        worker_init_fn=_ignore_interrupts if num_workers else None,
+        worker_init_fn=_ignore_signals if num_workers else None,
         generator=torch.Generator(),  # otherwise torch draws the seeds of the workers from the global generator
     )
     return _raise_errors(loader)
@@ -131,9 +133,23 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C is sent to the whole process group. The main process handles it, and its workers end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(worker: int) -> None:
+    """Leaves signals for the whole process group to the main process, which finishes its step; workers end with it.
+
+    Terminals, SLURM and systemd signal all processes of a run. torch ends a worker with SIGTERM, so that signal counts
+    if it comes from the parent.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where workers ignore SIGTERM and end with their parent
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _raise_errors(loader: DataLoader[Batch | str]) -> Generator[Batch, None, None]:

@@ -156,24 +156,23 @@ def _mean_over_processes(values: Tensor) -> Tensor:
 
 
 class _MeanDistance(torch.autograd.Function):
-    """`(estimate - reference).abs().mean()` for a reference without gradient, with a third of the memory passes.
+    """`(estimate - reference).abs().mean()` for a reference without gradient.
 
-    Forward and backward pass of feature matching through two STFT sub-discriminators, one CPU core: 0.37 s, with
-    plain autograd 0.50 s.
+    It keeps no tensor for the backward pass, because the discriminator's layers keep both features. Plain autograd
+    keeps one more tensor of their size and makes three times as many passes over the memory.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, estimate: Tensor, reference: Tensor) -> Tensor:
-        difference = estimate - reference
-        ctx.save_for_backward(difference)
-        return _feature_mean(difference.abs())
+        ctx.save_for_backward(estimate, reference)
+        return _feature_mean((estimate - reference).abs_())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (difference,) = ctx.saved_tensors
+        estimate, reference = ctx.saved_tensors
         # sign is 0 where the two are equal, the subgradient that torch uses for abs at 0.
-        return difference.sign().mul_(gradient / difference.numel()), None
+        return (estimate - reference).sign_().mul_(gradient / estimate.numel()), None
 
 
 def _mean(logits: Sequence[Tensor], penalty: Callable[[Tensor], Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from typing import Any
 
@@ -64,9 +65,10 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
     try:
         keep_freed_memory()
         command()
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # the terminal may be gone
+            print(str(stop) or interrupted, file=sys.stderr)
+        sys.exit(getattr(stop, "exit_status", 130))
     except Exception as error:
         if show_traceback:
             raise

@@ -70,8 +70,13 @@ class Quantizer(Protocol):
     def decode(self, codes: Tensor) -> Tensor:
         """Shape: codes [B, K, F] of the first K codebooks -> latent [B, D, F]."""
 
-    def initialize(self, vectors: Tensor, seed: int = 0, num_batches: int = 1) -> None:
-        """Sets the codebooks from latents of `num_batches` training batches. Shape: vectors [N, D]."""
+    def initialize(
+        self, vectors: Tensor, seed: int = 0, num_batches: int = 1, advance: Callable[[], None] = lambda: None
+    ) -> None:
+        """Sets the codebooks from latents of `num_batches` training batches, and calls `advance` after each codebook.
+
+        Shape: vectors [N, D].
+        """
 
     def reset(self) -> None:
         """Makes `initialized` false, so that `initialize` is called again."""

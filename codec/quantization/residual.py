@@ -5,7 +5,7 @@ loss was finite. So a non-finite batch never reaches the codebooks.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -193,7 +193,9 @@ class ResidualVectorQuantizer(nn.Module):
         return rearrange(torch.stack(vectors).sum(0), "b f d -> b d f")
 
     @torch.no_grad()
-    def initialize(self, vectors: Tensor, seed: int = 0, num_batches: int = 1) -> None:
+    def initialize(
+        self, vectors: Tensor, seed: int = 0, num_batches: int = 1, advance: Callable[[], None] = lambda: None
+    ) -> None:
         """Sets every codebook to the k-means centroids of the residuals of the codebooks before it.
 
         `embed_sum` becomes centroid times count. (encodec and audiocraft store the bare centroid beside the count, so
@@ -206,6 +208,7 @@ class ResidualVectorQuantizer(nn.Module):
             seed: Seed of the first centroids.
             num_batches: Number of training batches that the vectors come from. The counts are divided by it, so that
                 k-means weighs in the moving averages as much as one batch.
+            advance: Called after each codebook.
 
         Shape: vectors [N, D].
         """
@@ -226,6 +229,7 @@ class ResidualVectorQuantizer(nn.Module):
             self.embed[k] = centroids[torch.arange(size, device=centroids.device) % len(centroids)]
             self.cluster_size[k] = F.pad(counts, (0, size - len(centroids))) / num_batches
             residual = residual - centroids[index]
+            advance()
         self.embed_sum.copy_(self.embed * self.cluster_size[..., None])
         self.is_initialized.fill_(True)
 

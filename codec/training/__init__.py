@@ -5,6 +5,7 @@ from codec.training.batches import TrainingData
 from codec.training.checkpoint.file import CheckpointError
 from codec.training.checkpoint.store import CheckpointStore, load_checkpoint
 from codec.training.config import CodebookConfig, LRSchedule, RollbackConfig, TrainingConfig
+from codec.training.interruptions import TrainingStopped
 from codec.training.logging.run_logger import RunLogger
 from codec.training.trainer import Trainer, TrainingError
 from codec.training.validation import Validation
@@ -21,6 +22,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingData",
     "TrainingError",
+    "TrainingStopped",
     "Validation",
     "load_checkpoint",
 ]

@@ -21,15 +21,19 @@ def _number(default: Any, allowed: str) -> Any:
     return field(default=default, metadata={"allowed": allowed})
 
 
-def _check(settings: Any) -> None:
-    """Checks the choices and the numbers of a settings dataclass; None passes where it is the default.
+def _check(settings: Any, path: str) -> None:
+    """Checks the choices and the numbers of a settings dataclass; None passes where it is allowed.
+
+    Args:
+        path: Place of these settings in the configuration.
 
     Raises:
-        ValueError: Names the setting, what it must be and what it is.
+        ValueError: Names the setting by its full key, what it must be and what it is.
     """
-    for name, declared in settings.__dataclass_fields__.items():
-        value, kind = getattr(settings, name), get_type_hints(type(settings))[name]
-        if value is None and declared.default is None:
+    for field_name, declared in settings.__dataclass_fields__.items():
+        name, value = f"{path}.{field_name}", getattr(settings, field_name)
+        kind = get_type_hints(type(settings))[field_name]
+        if value is None and type(None) in get_args(kind):
             continue
         if get_origin(kind) is Literal:
             if value not in get_args(kind):
@@ -64,7 +68,7 @@ class LRSchedule:
     final_factor: float = _number(0.0, "[0, 1]")
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check(self, "trainer.lr_schedule")
 
     def factor(self, progress: float) -> float:
         """Factor at `progress` in [0, 1] of the run; at least 0.001 during the warm-up, so that no step is lost."""
@@ -102,7 +106,7 @@ class CodebookConfig:
     commitment_reduction: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check(self, "trainer.codebooks")
 
     def draw(self, config: CodecConfig, generator: torch.Generator) -> int:
         """Number of codebooks for one batch; every setting draws one number from the generator."""
@@ -137,7 +141,7 @@ class RollbackConfig:
     lr_factor: float = _number(0.5, "(0, 1)")
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check(self, "trainer.rollback")
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class TrainingConfig:
         log_every: Steps between lines of training metrics. A run also logs, validates and saves at its end.
         validate_every: Steps between validations.
         checkpoint_every: Steps between checkpoints.
+        checkpoint_minutes: Longest time between checkpoints; more are saved where steps are slow. None sets no limit.
         init: Initial weights of a codec that is not pretrained: `random`, or `pca` (see `startup.pca_init`).
         encoder_lr_factor: Learning rate of the encoder relative to that of the decoder; 0 freezes the encoder.
         freeze_encoder_at: Share of the run after which the encoder is frozen with its averaged weights. k-means then
@@ -177,6 +182,7 @@ class TrainingConfig:
     log_every: int = _number(20, "[1, inf)")
     validate_every: int = _number(1000, "[1, inf)")
     checkpoint_every: int = _number(1000, "[1, inf)")
+    checkpoint_minutes: float | None = _number(10.0, "(0, inf)")
     init: Literal["random", "pca"] = "random"
     encoder_lr_factor: float = _number(1.0, "[0, inf)")
     freeze_encoder_at: float = _number(1.0, "(0, 1]")
@@ -188,13 +194,15 @@ class TrainingConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check(self, "trainer")
         given = {name: getattr(self, name) for name in _LIMITS if getattr(self, name) is not None}
         if len(given) != 1:
-            raise ValueError(f"exactly one of {', '.join(_LIMITS)} must be set, got {given or 'none'}")
+            raise ValueError(
+                f"exactly one of {', '.join(f'trainer.{name}' for name in _LIMITS)} must be set, got {given or 'none'}"
+            )
         if not self.codebooks.start_fraction < self.freeze_encoder_at:
             raise ValueError(
-                "freeze_encoder_at must be greater than codebooks.start_fraction, "
+                "trainer.freeze_encoder_at must be greater than trainer.codebooks.start_fraction, "
                 f"got {self.freeze_encoder_at} and {self.codebooks.start_fraction}"
             )
 
@@ -219,7 +227,7 @@ class TrainingConfig:
             return step / self.max_steps
         if self.max_minutes is not None:
             return seconds / (60 * self.max_minutes)
-        raise ValueError("max_epochs must be converted with in_steps first")
+        raise ValueError("trainer.max_epochs must be converted with in_steps first")
 
     def step_generator(self, step: int) -> torch.Generator:
         """Random generator of one step; its seed depends on `seed` and `step` only."""

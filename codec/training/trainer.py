@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from balancer import Balanced, Balancer
+from balancer import Balancer
 from codec.model import Codec, CodecOutput
 from codec.training.adversarial import AdversarialTraining
 from codec.training.batches import TrainingData
@@ -18,19 +18,20 @@ from codec.training.checkpoint.store import CheckpointStore
 from codec.training.checks import check_loss_names, check_windows
 from codec.training.config import TrainingConfig
 from codec.training.distributed import Processes
-from codec.training.logging.balance_metrics import balance_metrics, loss_properties, rms_metrics
+from codec.training.encoder_freeze import EncoderFreeze
+from codec.training.interruptions import Interruptions
+from codec.training.logging.balance_metrics import balance_metrics, loss_properties, step_metrics
 from codec.training.logging.meters import Meters, codebook_metrics
 from codec.training.logging.run_logger import RunLogger
 from codec.training.schedule import LRScheduler, make_codec_optimizer
 from codec.training.shared_gradients import SharedGradients
+from codec.training.skipped_steps import SkippedSteps
 from codec.training.startup.initialize import Startup
 from codec.training.startup.precision import choose_precision
 from codec.training.validation import Validation
 from data import Batch
 
 __all__ = ["Trainer", "TrainingError"]
-
-_COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
 
 
 class Trainer:
@@ -44,6 +45,10 @@ class Trainer:
         validation: Scores the averaged codec on held-out clips.
         store: Checkpoints. If it has any, `run` resumes from the newest.
         processes: The processes that train together; None for a single process.
+        resume_command: The command that resumes the run, for messages; None for that of this process.
+
+    Attributes:
+        was_finished: Whether the run had reached its end before `run` was called.
 
     Raises:
         ValueError: Losses and balancer weights have different names, or a segment is shorter than a window.
@@ -62,6 +67,7 @@ class Trainer:
         store: CheckpointStore,
         logger: RunLogger,
         processes: Processes | None = None,
+        resume_command: str | None = None,
     ) -> None:
         check_loss_names(losses, adversarial, balancer)
         check_windows(losses, adversarial, data.dataset.segment_samples)
@@ -70,9 +76,7 @@ class Trainer:
         self.processes = processes or Processes()
         self.codec = codec.to(self.device)
         self.optimizer = make_codec_optimizer(optimizer, codec.encoder, codec.decoder, config.encoder_lr_factor)
-        self.encoder_frozen = config.encoder_lr_factor == 0
-        self.codec.encoder.requires_grad_(not self.encoder_frozen)
-        self.replica = self.processes.data_parallel(self.codec, self.device)
+        self.encoder = EncoderFreeze(codec, self.processes, self.device, frozen=config.encoder_lr_factor == 0)
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversarial = None if adversarial is None else adversarial.to(self.device)
         self.balancer = balancer.to(self.device)
@@ -83,11 +87,16 @@ class Trainer:
         self.shared_gradients = SharedGradients(codec)  # after the averaged copy is made
         self.data, self.validation, self.store, self.logger = data, validation, store, logger
         self.divergence_monitor = DivergenceMonitor(config.rollback, logger.message)
-        self.checkpointer = Checkpointer(store, logger, self.processes)
+        self.checkpointer = Checkpointer(store, self.divergence_monitor, logger, self.processes, resume_command)
         self.precision = choose_precision(config.precision, self.device)
-        self.startup = Startup(codec, data, self.device, self.precision, self.processes, logger.message)
-        self.meters = Meters()
-        self.step, self.seconds, self.skipped, self.skipped_in_a_row = 0, 0.0, 0, 0
+        self.startup = Startup(codec, data, self.device, self.precision, self.processes, logger)
+        self.interruptions = Interruptions(
+            config.checkpoint_minutes, self.processes, lambda: self.checkpointer.describe(self.step)
+        )
+        self.meters = Meters(self.processes)
+        self.skipped = SkippedSteps(config.max_skipped_steps, self.processes, self.interruptions, logger.message)
+        self.step, self.seconds = 0, 0.0
+        self.was_finished = False
 
     @property
     def progress(self) -> float:
@@ -112,7 +121,7 @@ class Trainer:
         update_draw = torch.rand((), generator=generator).item()
 
         with self.precision.autocast():
-            output: CodecOutput = self.replica(audio, num_codebooks, quantize=self.codec.quantizer.initialized)
+            output: CodecOutput = self.encoder.replica(audio, num_codebooks, quantize=self.codec.quantizer.initialized)
         # The losses are functions of a leaf. Their graphs end there, and only the last backward pass reaches the codec.
         estimate = output.audio.detach().float().requires_grad_()
         losses = {name: loss(estimate, audio) for name, loss in self.losses.items()}
@@ -128,7 +137,7 @@ class Trainer:
         commitment = estimate.new_zeros(())
         if output.quantized is not None:
             commitment = self.config.codebooks.commitment_loss(output.quantized.commitment)
-        if not_finite := self._find_not_finite(balanced, commitment):
+        if not_finite := self.skipped.vote(balanced, commitment):
             return self._skip(not_finite)
 
         metrics = balance_metrics(balanced.report, output, commitment)
@@ -148,47 +157,49 @@ class Trainer:
             adversarial.step()
             metrics |= adversarial.metrics
         self.average.update_parameters(self.codec)
-        self.skipped_in_a_row = 0
-        metrics |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
-        metrics |= {f"weight/{name}": weight for name, weight in balanced.weights.items()}
+        self.skipped.in_a_row = 0
         metrics |= {"commitment": commitment.detach(), "gradient_norm": norm}
-        return metrics | {"num_codebooks": torch.tensor(float(num_codebooks))} | rms_metrics(estimate, audio)
-
-    def _find_not_finite(self, balanced: Balanced, commitment: Tensor) -> tuple[str, ...]:
-        """Names of what is not finite in any process; reads the device once."""
-        flags = self.processes.all_reduce_and(torch.stack([balanced.is_finite, commitment.isfinite()]))
-        weights_finite, commitment_finite = flags.tolist()
-        if balanced.dropped or not weights_finite:
-            return balanced.dropped or ("the balancer's weights",)
-        return () if commitment_finite else ("commitment",)
+        return metrics | step_metrics(losses, balanced.weights, num_codebooks, estimate, audio)
 
     def _skip(self, not_finite: tuple[str, ...]) -> dict[str, Tensor]:
-        """Counts a step without an update of the codec. A discriminator with alternating updates was updated before.
-
-        Raises:
-            DivergenceError: `max_skipped_steps` steps in a row were skipped.
-        """
+        """Leaves the codec as it is. A discriminator with alternating updates was updated before."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        self.logger.message(f"step {self.step} skipped: not finite: {', '.join(not_finite)}")
-        if self.skipped_in_a_row >= self.config.max_skipped_steps:
-            raise DivergenceError(
-                f"{self.skipped_in_a_row} steps in a row up to step {self.step} were not finite, the last in "
-                f"{', '.join(not_finite)}: lower optimizer.codec.lr or set trainer.gradient_clip_norm; checkpoints are "
-                f"in {self.store.folder}."
-            )
+        self.skipped.add(self.step, not_finite)
         return {}
 
     # ------------------------------------------------------------------------------------------ a run
 
     def run(self) -> dict[str, float]:
-        """Trains to the end of the run, from the newest checkpoint if there is one; returns the last scores.
+        """Trains to the end of the run, from the newest checkpoint if there is one.
+
+        Returns:
+            The last scores; empty if the run was finished before.
 
         Raises:
             TrainingError: Training diverged, and rollbacks did not help.
+            TrainingStopped: A signal came. The step was finished and saved, unless it was the second signal or came
+                before the first step.
         """
-        resumed = self.resume()
+        with self.interruptions.handled(), self.logger.session():
+            resumed = self.resume()
+            self.was_finished = self.progress >= 1
+            if self.was_finished:
+                self.logger.message(f"the run was finished at step {self.step}: nothing is left to train")
+                return {}
+            self._start(resumed)
+            scores: dict[str, float] = {}
+            while self.progress < 1:
+                try:
+                    with self.interruptions.deferred():
+                        scores = self._train()
+                except DivergenceError as error:
+                    rollback = self.checkpointer.roll_back(self, error)
+                    self.validation.forget_after(rollback.step)
+            return scores
+
+    def _start(self, resumed: bool) -> None:
+        """Everything before the first step."""
+        self.startup.log_facts(self.config, self.adversarial)
         if not resumed and self.config.init == "pca":
             self.startup.initialize_weights(self.average, self.step, self.config.codebooks.init_batches)
         self.startup.check_precision(self.adversarial, self.step)
@@ -196,17 +207,10 @@ class Trainer:
             if self.balancer.uses_constant_baselines:
                 self.balancer.set_constant_baselines(self.startup.constant_baselines(self.losses, self.step))
             self._initialize_codebooks()
-            self.logger.message("validation before the first step")
             self.validate()
             if self.config.rollback.max_rollbacks:
                 self.save(None)  # for a divergence before the next checkpoint
-        scores: dict[str, float] = {}
-        while self.progress < 1:
-            try:
-                scores = self._train()
-            except DivergenceError as error:
-                self._roll_back(error)
-        return scores or self.validation.run(self.averaged_codec, self.losses, self.step, self.processes).scores
+        self.startup.release()
 
     def _train(self) -> dict[str, float]:
         """Trains to the end of the run, or until a `DivergenceError`; returns the last scores."""
@@ -226,17 +230,24 @@ class Trainer:
                 self.seconds = self.processes.broadcast_object(self.seconds)
             self.logger.progress(self.step, self.seconds)
             done = self.progress >= 1
-            saves = done or self.step % self.config.checkpoint_every == 0
-            if saves or self.step % self.config.log_every == 0:
+            if done or self.step % self.config.log_every == 0:
                 self._log()
             scores = self.validate() if done or self.step % self.config.validate_every == 0 else {}
-            if saves:
+            if done or self.step % self.config.checkpoint_every == 0:
                 self.save(scores.get("all/mel_distance"))
+            elif self.interruptions.save:
+                self.save(None, regular=False)
+            if self.interruptions.stop and not done:
+                message = self.checkpointer.describe(self.step)
+                self.logger.end("stopped", message)
+                raise self.interruptions.stopped(message)
         return scores
 
     def validate(self) -> dict[str, float]:
         """Scores the averaged codec on the held-out clips, and logs scores and samples."""
-        result = self.validation.run(self.averaged_codec, self.losses, self.step, self.processes)
+        count = len(self.validation.clips)
+        with self.logger.phase("validation", f"{count} held-out clips", count) as advance:
+            result = self.validation.run(self.averaged_codec, self.losses, self.step, self.processes, advance)
         self.balancer.update_from_validation(result.losses)
         self.logger.metrics("validation", self.step, self.seconds, result.scores)
         for name, audio in result.samples.items():
@@ -250,35 +261,20 @@ class Trainer:
         return batch.audio.to(self.device, non_blocking=True)
 
     def _freeze_encoder(self) -> None:
-        """Once: freezes the encoder with its averaged weights and lets k-means initialize the codebooks again."""
-        if self.encoder_frozen or self.progress < self.config.freeze_encoder_at:
-            return
-        self.codec.encoder.load_state_dict(self.averaged_codec.encoder.state_dict())
-        self.codec.quantizer.reset()
-        self._set_encoder_frozen(True)
-        self.logger.message(f"encoder frozen at step {self.step}")
-
-    def _set_encoder_frozen(self, frozen: bool) -> None:
-        if frozen != self.encoder_frozen:
-            self.encoder_frozen = frozen
-            self.codec.encoder.requires_grad_(not frozen)
-            self.replica = self.processes.data_parallel(self.codec, self.device)  # it registers trainable parameters
+        if not self.encoder.frozen and self.progress >= self.config.freeze_encoder_at:
+            self.encoder.freeze(self.averaged_codec)
+            self.logger.message(f"encoder frozen at step {self.step}")
 
     def _initialize_codebooks(self) -> None:
-        settings = self.config.codebooks
-        if self.codec.quantizer.initialized or self.progress < settings.start_fraction:
-            return
-        count = self.startup.initialize_codebooks(self.step, settings.init_batches, self.config.seed)
-        if not count:
-            raise DivergenceError(f"the latents are not finite at step {self.step}: lower optimizer.codec.lr.")
-        self.logger.message(f"codebooks initialized at step {self.step} from {count} latent vectors")
+        if not self.codec.quantizer.initialized and self.progress >= self.config.codebooks.start_fraction:
+            self.startup.initialize_codebooks(self.step, self.config.codebooks.init_batches, self.config.seed)
 
     def _log(self) -> None:
-        values = self.meters.read(self.data.seconds_per_step, self.processes)
+        values = self.meters.read(self.data.seconds_per_step)
         if self.codec.quantizer.initialized:
             values |= codebook_metrics(self.codec.quantizer.usage())
             values["codebook_size"] = max(self.codec.config.codebook_sizes)
-        values |= {"lr": self.optimizer.param_groups[-1]["lr"], "skipped_steps": self.skipped}
+        values |= {"lr": self.optimizer.param_groups[-1]["lr"], "skipped_steps": self.skipped.total}
         values["rollbacks"] = self.divergence_monitor.rollbacks
         values |= loss_properties(self.losses, self.adversarial)
         self.logger.metrics("train", self.step, self.seconds, values)
@@ -286,57 +282,36 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ state
 
-    def save(self, score: float | None) -> None:
-        """Writes the model and a checkpoint, with this step's score if there is one."""
-        self.divergence_monitor.register_checkpoint(self.step)
-        protected = self.divergence_monitor.protected_steps
-        self.checkpointer.save(self.step, self.state_dict(), self.averaged_codec, score, protected)
+    def save(self, score: float | None, regular: bool = True) -> None:
+        """Writes the model and a checkpoint, with this step's score if there is one.
+
+        Args:
+            regular: Whether the step, and not the time or a signal, is the reason.
+        """
+        self.checkpointer.save(self, score, regular)
+        self.interruptions.saved()
 
     def resume(self) -> bool:
         """Loads the newest intact checkpoint; returns False if there is none."""
-        checkpoint = self.checkpointer.resume()
-        if checkpoint is not None:
-            self.load_state_dict(checkpoint.state)
-        return checkpoint is not None
-
-    def _roll_back(self, error: DivergenceError) -> None:
-        """Returns to the newest good checkpoint, which is saved again with lower learning rates.
-
-        A kill during a rollback is harmless. The run resumes from the good checkpoint, or diverges again and repeats
-        the rollback.
-
-        Raises:
-            DivergenceError: No further rollback is possible.
-        """
-        rollback = self.divergence_monitor.choose_rollback(error, self.step, self.checkpointer.steps())
-        seconds = self.seconds
-        self.load_state_dict(self.checkpointer.rewind(rollback.step).state)
-        self.seconds = seconds  # training time of the removed steps counts
-        self.divergence_monitor.rolled_back(rollback)
-        if self.processes.is_main:
-            self.validation.forget_after(rollback.step)
-        self.save(None)
-        self.meters = Meters()
+        return self.checkpointer.resume(self)
 
     def state_dict(self) -> dict[str, Any]:
         """All state that later steps depend on; tensors and primitives only."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        counters = {name: getattr(self, name) for name in _COUNTERS}
-        phase = {"encoder_frozen": self.encoder_frozen, "random": torch.get_rng_state()}
-        return {"codec_config": self.codec.config.to_dict(), **parts, **counters, **phase}
+        counters = {"step": self.step, "seconds": self.seconds}
+        return {"codec_config": self.codec.config.to_dict(), **parts, **counters, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        for name in _COUNTERS:
-            setattr(self, name, state[name])
-        self._set_encoder_frozen(state["encoder_frozen"])
+        self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["random"])
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"codec": self.codec, "average": self.average, "optimizer": self.optimizer}
         parts |= {"balancer": self.balancer, "divergence_monitor": self.divergence_monitor}
+        parts |= {"encoder": self.encoder, "skipped": self.skipped, "meters": self.meters}
         if self.adversarial is not None:
             parts |= {"adversarial": self.adversarial, "adversarial_optimizer": self.adversarial.optimizer}
         return parts

@@ -1,7 +1,7 @@
 """Scores of the codec on held-out clips, and samples to listen to."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,16 +62,22 @@ class Validation:
         self._sampled = {name for group in names.values() for name in group[:samples_per_group]}
 
     def run(
-        self, codec: Codec, losses: Mapping[str, nn.Module], step: int, processes: Processes | None = None
+        self,
+        codec: Codec,
+        losses: Mapping[str, nn.Module],
+        step: int,
+        processes: Processes | None = None,
+        advance: Callable[[], None] = lambda: None,
     ) -> ValidationResult:
         """Validates in the main process; all processes get the scores and losses.
 
         Args:
             losses: Name -> loss of (estimate, reference), measured as well.
             step: Step in the names of the samples.
+            advance: Called after each clip.
         """
         processes = processes or Processes()
-        result = self._score(codec, losses, step) if processes.is_main else ValidationResult({}, {}, {})
+        result = self._score(codec, losses, step, advance) if processes.is_main else ValidationResult({}, {}, {})
         scores, loss_values = processes.broadcast_object((result.scores, result.losses))
         return result._replace(scores=scores, losses=loss_values)
 
@@ -79,10 +85,12 @@ class Validation:
         """Deletes the samples of later steps."""
         for path in self.samples_folder.glob("*.step*.wav"):
             if int(path.name.rpartition(".step")[2].removesuffix(".wav")) > step:
-                path.unlink()
+                path.unlink(missing_ok=True)  # several processes call this
 
     @torch.no_grad()
-    def _score(self, codec: Codec, losses: Mapping[str, nn.Module], step: int) -> ValidationResult:
+    def _score(
+        self, codec: Codec, losses: Mapping[str, nn.Module], step: int, advance: Callable[[], None]
+    ) -> ValidationResult:
         """Scores all clips in float32."""
         sample_rate, device = codec.config.sample_rate, next(codec.parameters()).device
         scores: dict[str, list[float]] = defaultdict(list)
@@ -105,6 +113,7 @@ class Validation:
             if clip.name in self._sampled:
                 samples[clip.name] = estimate[0].cpu()
                 self._write(clip, samples[clip.name], step, sample_rate)
+            advance()
         mean_losses = _means(loss_values)
         mean_scores = _means(scores) | {f"all/{name}_loss": value for name, value in mean_losses.items()}
         if codes:

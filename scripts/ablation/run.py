@@ -85,7 +85,7 @@ def _train_and_score(cfg: DictConfig, grid_run: GridRun) -> None:
             "seconds": round(trainer.seconds, 3),
             "seconds_per_step": round(_seconds_per_step(trainer), 6),
             "peak_memory_mib": peak_mib,
-            "skipped_steps": trainer.skipped,
+            "skipped_steps": trainer.skipped.total,
             "failure": failure,
             "scores": scores,
             "clips": clips,

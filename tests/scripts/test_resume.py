@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from codec.training import CheckpointStore
 from tiny_run import differences, exported
 
-TIMES = ("seconds", "audio_seconds_per_second", "data_wait_fraction")
+TIMES = ("seconds", "audio_seconds_per_second", "data_wait_fraction", "seconds_per_step")
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
 SETTINGS = [
@@ -141,6 +142,47 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
+def test_a_run_that_is_stopped_by_signals_saves_and_ends_with_the_same_bits(
+    tmp_path: Path, finished: Path, train: Train
+) -> None:
+    """Every signal reaches the loader's worker, too. Steps are not at an interval of the log or of checkpoints."""
+
+    def stopped() -> int:
+        found = re.search(r"^saved at step (\d+); resume with: .*python", (tmp_path / "errors.txt").read_text(), re.M)
+        assert found, (tmp_path / "errors.txt").read_text()
+        assert _steps(tmp_path)[-1] == int(found[1])
+        status = json.loads((tmp_path / "tiny" / "status.json").read_text())
+        assert (status["state"], status["step"]) == ("stopped", int(found[1]))
+        assert found[0] in (tmp_path / "tiny" / "log.txt").read_text()
+        return int(found[1])
+
+    steps = [0]
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        assert train(tmp_path, "data.num_workers=1", kill=name) == 128 + signal.Signals[name]
+        steps.append(stopped())
+        assert steps[-1] > steps[-2]
+
+    # A second signal ends the process while it writes the checkpoint.
+    assert train(tmp_path, kill="SIGINT twice") == 130
+    errors = (tmp_path / "errors.txt").read_text()
+    assert "; the last checkpoint is that of step" in errors
+    assert not list((tmp_path / "tiny" / "checkpoints").glob("*.partial"))
+    assert steps[-1] in _steps(tmp_path)
+
+    assert train(tmp_path) == 0, (tmp_path / "errors.txt").read_text()
+    _assert_same(_result(tmp_path), _result(finished))
+    assert json.loads((tmp_path / "tiny" / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_saves(tmp_path: Path, finished: Path, train: Train) -> None:
+    status = train(tmp_path, "data.num_workers=1", "trainer.max_steps=400", kill="terminal closed")
+    assert status == 128 + signal.SIGHUP
+    assert "saved at step" in (tmp_path / "tiny" / "log.txt").read_text()
+    assert _steps(tmp_path)[-1] >= 3
+
+
+@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_resumes_from_the_one_before(finished: Path, train: Train) -> None:
     expected = _result(finished)
     newest = CheckpointStore(finished / "tiny" / "checkpoints").paths()[-1]
@@ -162,7 +204,7 @@ def test_a_finished_run_that_is_started_again_makes_no_step(finished: Path, trai
     kept = [path for path in (finished / "tiny").rglob("*") if path.suffix in (".pt", ".jsonl", ".safetensors", ".wav")]
     before = {path: path.read_bytes() for path in kept}
     assert train(finished) == 0, (finished / "errors.txt").read_text()
-    assert f"resumed at step {STEPS}" in _output(finished)
+    assert f"the run was finished at step {STEPS}" in _output(finished)
     assert f"Trained for {STEPS} steps" in _output(finished)
     assert {path: path.read_bytes() for path in kept} == before
 

@@ -1,14 +1,21 @@
 """Runs scripts.train in forks of one process, so that several runs pay for the imports once, and kills them.
 
 Reads one JSON request per line from standard input: {"runs": FOLDER, "overrides": [...], "kill": PLACE or null}. PLACE
-is one of `PLACES`, or `step N exists`, at which the parent kills the run as soon as it sees that checkpoint. Writes the
-exit status of each run, negative for a signal, as one line.
+is one of `PLACES`, or
+- `step N exists`: the parent kills the run as soon as it sees that checkpoint;
+- the name of a signal, which the run sends to all its processes in a backward pass, as a terminal or SLURM does;
+- `SIGINT twice`: in a backward pass, and while the checkpoint is written;
+- `terminal closed`: the run has a terminal, which the parent closes as soon as it sees the checkpoint of step 3.
+Writes the exit status of each run, negative for a signal, as one line.
 """
 
+import fcntl
 import json
 import os
+import select
 import signal
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +34,12 @@ PLACES = {
 }
 
 
-def die_in(place: str) -> None:
-    """Replaces a function by one that kills this process at the end of its n-th call."""
-    owner, name, calls = PLACES[place]
+def send(number: int) -> None:
+    os.killpg(0, number)
+
+
+def act_in(owner: Any, name: str, calls: int, act: Callable[[], None]) -> None:
+    """Replaces a function by one that calls `act` at the end of its n-th call."""
     original: Callable[..., Any] = getattr(owner, name)
     left = calls
 
@@ -40,31 +50,50 @@ def die_in(place: str) -> None:
         if not left:
             if name == "write_checkpoint":
                 os.truncate(args[0], os.path.getsize(args[0]) // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
+            act()
         return result
 
     setattr(owner, name, call)
 
 
-def run(request: dict[str, Any]) -> None:
-    """Turns this process into a run. Its output goes to files, which no data loader of a killed run keeps open."""
+def run(request: dict[str, Any], terminal: int | None) -> None:
+    """Turns this process into a run, in a session of its own.
+
+    Its output goes to files, which no data loader of a killed run keeps open, or to the terminal.
+    """
+    os.setsid()
     for descriptor, name in ((1, "output.txt"), (2, "errors.txt")):
         os.dup2(os.open(Path(request["runs"]) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    if request["kill"] in PLACES:
-        die_in(request["kill"])
+    kill = request["kill"] or ""
+    if terminal is not None:
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+        for descriptor in (1, 2):
+            os.dup2(terminal, descriptor)
+    elif kill in PLACES:
+        act_in(*PLACES[kill], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    elif kill.startswith("SIG"):
+        act_in(torch.autograd, "backward", 2, lambda: send(signal.Signals[kill.split()[0]]))
+        if kill.endswith("twice"):
+            act_in(store, "write_checkpoint", 1, lambda: send(signal.SIGINT))
     setattr(live_report, "write_report", lambda folder, running: None)  # noqa: B010 (drawing takes longer than a run)
     sys.argv = ["train", *request["overrides"], f"runs_folder={request['runs']}"]
     main()
 
 
-def exit_status(child: int, request: dict[str, Any]) -> int:
-    """Waits for a run, and kills it if the request says so."""
-    kill = request["kill"]
-    if kill and kill not in PLACES:
-        path = Path(request["runs"]) / "tiny" / "checkpoints" / f"step_{int(kill.split()[1]):07d}.pt"
+def exit_status(child: int, request: dict[str, Any], terminal: int | None) -> int:
+    """Waits for a run, and kills it or closes its terminal if the request says so."""
+    kill = request["kill"] or ""
+    if terminal is not None or kill.startswith("step"):
+        step = 3 if terminal is not None else int(kill.split()[1])
+        path = Path(request["runs"]) / "tiny" / "checkpoints" / f"step_{step:07d}.pt"
         while not path.exists() and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if terminal is not None and select.select([terminal], [], [], 0)[0]:
+                os.read(terminal, 4096)
             time.sleep(0.002)
-        os.kill(child, signal.SIGKILL)  # a child that has ended is a zombie until waitpid, so this does not fail
+        if terminal is None:
+            os.kill(child, signal.SIGKILL)  # a child that has ended is a zombie until waitpid, so this does not fail
+        else:
+            os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -72,11 +101,16 @@ def serve() -> None:
     """Answers requests until standard input ends."""
     for line in sys.stdin:
         request = json.loads(line)
+        controller, terminal = os.openpty() if request["kill"] == "terminal closed" else (None, None)
         child = os.fork()
         if not child:
-            run(request)
+            if controller is not None:
+                os.close(controller)
+            run(request, terminal)
             return
-        print(exit_status(child, request), flush=True)
+        if terminal is not None:
+            os.close(terminal)
+        print(exit_status(child, request, controller), flush=True)
 
 
 if __name__ == "__main__":

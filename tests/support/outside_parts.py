@@ -126,7 +126,9 @@ class ScalarQuantizer(nn.Module):
         levels = (2 * codes + 1) / sizes - 1
         return F.pad(levels, (0, 0, 0, self.latent_dim - codes.shape[1]))
 
-    def initialize(self, vectors: Tensor, seed: int = 0, num_batches: int = 1) -> None:
+    def initialize(
+        self, vectors: Tensor, seed: int = 0, num_batches: int = 1, advance: Callable[[], None] = lambda: None
+    ) -> None:
         raise AssertionError("a quantizer that is always initialized is not initialized again")
 
     def reset(self) -> None: ...

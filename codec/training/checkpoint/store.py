@@ -31,6 +31,9 @@ class CheckpointStore:
         keep_every: Interval in steps; checkpoints at its multiples are never removed. None removes them as well.
         report: Called with one sentence for each corrupt file. The default logs a warning.
 
+    Attributes:
+        best_step: Step of `best.pt`, if this object has written it.
+
     Raises:
         ValueError: `keep_last` or `keep_every` is below 1.
     """
@@ -50,6 +53,7 @@ class CheckpointStore:
         self.best_path = self.folder / "best.pt"
         self.keep_last = keep_last
         self.keep_every = keep_every
+        self.best_step: int | None = None
         self._report = report
 
     def save(
@@ -184,6 +188,7 @@ class CheckpointStore:
                 shutil.copyfile(path, temporary)
                 _flush_to_disk(temporary)
         _flush_to_disk(self.folder)
+        self.best_step = _step_of(path)
 
     def _remove_old(self, step: int, protected: Collection[int]) -> None:
         for path in self.paths():

@@ -9,7 +9,7 @@ from balancer import GradientReport
 from codec.model import CodecOutput
 from codec.training.adversarial import AdversarialTraining
 
-__all__ = ["balance_metrics", "loss_properties", "rms_metrics"]
+__all__ = ["balance_metrics", "loss_properties", "step_metrics"]
 
 _SILENCE = 1e-3  # RMS, -60 dB: the sampler's threshold of silence
 
@@ -39,13 +39,22 @@ def balance_metrics(report: GradientReport | None, output: CodecOutput, commitme
 
 
 @torch.no_grad()
-def rms_metrics(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """RMS of a batch and of its reconstruction, and the share of segments that are silent.
+def step_metrics(
+    losses: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    num_codebooks: int,
+    estimate: Tensor,
+    reference: Tensor,
+) -> dict[str, Tensor]:
+    """Losses and their weights, RMS of a batch and of its reconstruction, and the share of segments that are silent.
 
     Shape: estimate [B, C, T], reference [B, C, T] -> scalars.
     """
     levels = reference.float().square().mean((1, 2)).sqrt()
     return {
+        **{f"loss/{name}": loss.detach() for name, loss in losses.items()},
+        **{f"weight/{name}": weight for name, weight in weights.items()},
+        "num_codebooks": torch.tensor(float(num_codebooks)),
         "rms/reference": levels.square().mean().sqrt(),
         "rms/estimate": estimate.square().mean().sqrt(),
         "silent_fraction": (levels < _SILENCE).float().mean(),

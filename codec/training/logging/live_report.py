@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from codec.evaluation.report.index import write_index
 from codec.evaluation.report.page import write_report
 
 __all__ = ["LiveReport"]
@@ -17,17 +18,21 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class LiveReport:
-    """A sink that writes report.html from the run's files after each validation and at the end.
+    """A sink that writes report.html, and index.html beside the run's folder, from the files of the runs.
 
-    A failed write is logged, and training continues.
+    It writes them after each validation, every few minutes in between, and at the end. A failed write is logged, and
+    training continues.
 
     Args:
         min_interval_seconds: Shortest time between two updates. Writing the page takes a second or two, and an open
             browser tab checks for a new version only every 15 s.
+        max_interval_seconds: Time after which a training record causes an update, so that the page shows that the run
+            is alive.
     """
 
-    def __init__(self, min_interval_seconds: float = 10.0) -> None:
+    def __init__(self, min_interval_seconds: float = 10.0, max_interval_seconds: float = 300.0) -> None:
         self._min_interval_seconds = min_interval_seconds
+        self._max_interval_seconds = max_interval_seconds
         self._written_at = -math.inf
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -37,7 +42,8 @@ class LiveReport:
         """Does nothing: the next update reads the truncated files."""
 
     def metrics(self, split: str, step: int, values: Mapping[str, float]) -> None:
-        if split == "validation" and time.monotonic() - self._written_at >= self._min_interval_seconds:
+        interval = self._min_interval_seconds if split == "validation" else self._max_interval_seconds
+        if time.monotonic() - self._written_at >= interval:
             self._write(running=True)
             self._written_at = time.monotonic()
 
@@ -51,5 +57,6 @@ class LiveReport:
     def _write(self, running: bool) -> None:
         try:
             write_report(self._folder, running)
+            write_index(self._folder.parent)
         except OSError as error:
             _LOGGER.warning(f"report.html could not be written: {error}")

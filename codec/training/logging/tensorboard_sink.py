@@ -1,6 +1,7 @@
 """Metrics and audio for TensorBoard."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,17 @@ class TensorBoardSink:
 
     Args:
         folder: Folder of the event files, relative to the run's folder.
+
+    Raises:
+        ImportError: The package tensorboard is not installed.
     """
 
     def __init__(self, folder: str = "tensorboard") -> None:
+        if find_spec("tensorboard") is None:
+            raise ImportError(
+                "logger=tensorboard needs the package tensorboard, which is not installed: "
+                "run bash scripts/setup.sh tensorboard"
+            )
         self.folder = folder
         self._writer: Any = None
 
@@ -42,8 +51,6 @@ class TensorBoardSink:
         self._writer.close()
 
     def _open_writer(self, purge_step: int | None) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError("logger=tensorboard needs the package tensorboard: pip install tensorboard") from error
+        from torch.utils.tensorboard import SummaryWriter  # imported here because it takes a second
+
         self._writer = SummaryWriter(str(self._path), purge_step=purge_step)

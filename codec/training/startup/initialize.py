@@ -1,6 +1,7 @@
 """What a run computes from its first batches: precision of the layers, initial weights, codebooks and baselines."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from statistics import fmean
 from typing import cast
 
@@ -11,10 +12,15 @@ from torch.optim.swa_utils import AveragedModel
 from codec.model import Codec
 from codec.training.adversarial import AdversarialTraining
 from codec.training.batches import TrainingData
+from codec.training.checkpoint.divergence import DivergenceError
+from codec.training.config import TrainingConfig
 from codec.training.distributed import Processes
+from codec.training.logging.progress_bar import clock
+from codec.training.logging.run_logger import RunLogger
+from codec.training.startup.facts import count_parameters, device_name, run_facts
 from codec.training.startup.malloc import return_freed_memory
 from codec.training.startup.pca_init import pca_init_
-from codec.training.startup.precision import Precision, check_bfloat16, keep_float32
+from codec.training.startup.precision import Precision, check_bfloat16, checked_layers, keep_float32
 from losses import constant_baselines
 
 __all__ = ["Startup"]
@@ -26,8 +32,8 @@ _MAX_PCA_BATCHES = 128  # principal components need fewer frames than k-means
 class Startup:
     """Computations on the batches of `step` and later ones. The results are equal in all processes.
 
-    Args:
-        message: Called with a sentence for the log.
+    The loader's workers read the audio. What `initialize_weights` has read is kept for the other methods, until
+    `release` is called.
     """
 
     def __init__(
@@ -37,15 +43,24 @@ class Startup:
         device: torch.device,
         precision: Precision,
         processes: Processes,
-        message: Callable[[str], None],
+        logger: RunLogger,
     ) -> None:
         self.codec = codec
         self.data, self.device = data, device
-        self.precision, self.processes, self.message = precision, processes, message
+        self.precision, self.processes, self.logger = precision, processes, logger
+        self._kept: tuple[int, list[Tensor]] = (0, [])  # step of the first batch, batches on the CPU
+
+    def log_facts(self, config: TrainingConfig, adversarial: AdversarialTraining | None) -> None:
+        """Logs what the run trains, for how long, and on which device."""
+        networks: dict[str, nn.Module] = {"codec": self.codec}
+        if adversarial is not None:
+            networks["discriminator"] = adversarial.discriminator
+        for line in run_facts(config, self.data, self.device, self.precision, networks):
+            self.logger.message(line)
+        self.logger.describe(device=device_name(self.device), parameters=count_parameters(self.codec))
 
     def check_precision(self, adversarial: AdversarialTraining | None, step: int) -> None:
         """With bfloat16, compares every layer with float32. Layers that fail in any process stay in float32."""
-        self.message(f"precision: {self.precision.description}")
         if self.precision.dtype == torch.float32:
             return
         # Rounding the waveform to the 8 bits of bfloat16 adds white noise 54 dB below it, which is louder than much of
@@ -56,12 +71,16 @@ class Startup:
         if adversarial is not None:
             networks["discriminator"] = adversarial.discriminator
         (audio,) = self._batches(step, 1)
-        failed = check_bfloat16(self.precision, networks, lambda: [network(audio) for network in networks.values()])
+        count = len(checked_layers(networks))
+        with self.logger.phase("bfloat16 check", f"{count} layers, compared with float32", count) as advance:
+            failed = check_bfloat16(
+                self.precision, networks, lambda: [network(audio) for network in networks.values()], advance=advance
+            )
         found = {layer.name: layer for layers in self.processes.all_gather_object(failed) for layer in layers}
         for name, layer in found.items():
             keep_float32(networks.get_submodule(name))
-            self.message(f"stays in float32, bfloat16 is wrong here: {layer}")
-        self.message(f"bfloat16 checked against float32, {len(found)} layers failed")
+            self.logger.message(f"stays in float32, bfloat16 is wrong here: {layer}")
+        self.logger.message(f"bfloat16 checked against float32, {len(found)} layers failed")
         return_freed_memory()
 
     @torch.no_grad()
@@ -70,32 +89,45 @@ class Startup:
 
         Silence has no principal components. It leaves the weights random, which is logged.
         """
-        batches = self._batches(step, min(max_batches, _MAX_PCA_BATCHES))
-        audio = torch.cat([self.processes.all_gather(batch) for batch in batches])
-        if not bool(audio.any()):
-            self.message("the first batches are silent: the codec's initial weights stay random")
-            return
-        pca_init_(self.codec, audio)
+        count = min(max_batches, _MAX_PCA_BATCHES)
+        detail = f"principal components of {self._duration(count)} of audio"
+        with self.logger.phase("initial weights", detail, count) as advance:
+            batches = []
+            for batch in self._batches(step, count, keep=True):
+                batches.append(self.processes.all_gather(batch))
+                advance()
+            audio = torch.cat(batches)
+            if not bool(audio.any()):
+                self.logger.message("the first batches are silent: the codec's initial weights stay random")
+                return
+            pca_init_(self.codec, audio)
         self.processes.broadcast(self.codec.parameters())
         average.module.load_state_dict(self.codec.state_dict())
 
     @torch.no_grad()
-    def initialize_codebooks(self, step: int, num_batches: int, seed: int) -> int:
+    def initialize_codebooks(self, step: int, num_batches: int, seed: int) -> None:
         """Initializes the codebooks with the latents of the next batches.
 
-        Returns:
-            Number of latent vectors; 0 if one of them is not finite, and nothing was initialized.
+        Raises:
+            DivergenceError: A latent is not finite.
         """
-        with self.precision.autocast():
-            latents = [self.codec.encode_latent(b).float().transpose(1, 2) for b in self._batches(step, num_batches)]
-        # In the order of a single process that reads whole batches.
-        vectors = torch.cat([self.processes.all_gather(latent).flatten(0, 1) for latent in latents])
+        latents = []
+        detail = f"latents of {self._duration(num_batches)} of audio"
+        with self.logger.phase("codebook initialization", detail, num_batches) as advance, self.precision.autocast():
+            for batch in self._batches(step, num_batches):
+                latent = self.codec.encode_latent(batch).float().transpose(1, 2)
+                # In the order of a single process that reads whole batches.
+                latents.append(self.processes.all_gather(latent).flatten(0, 1))
+                advance()
+        vectors = torch.cat(latents)
         if not bool(vectors.isfinite().all()):
-            return 0
-        self.codec.quantizer.initialize(vectors, seed, num_batches)
+            raise DivergenceError(f"the latents are not finite at step {step}: lower optimizer.codec.lr.")
+        count = len(self.codec.quantizer.codebook_sizes)
+        with self.logger.phase("k-means", f"{count} codebooks, {len(vectors)} latent vectors", count) as advance:
+            self.codec.quantizer.initialize(vectors, seed, num_batches, advance)
         self.processes.broadcast(self.codec.quantizer.buffers())
         return_freed_memory()
-        return len(vectors)
+        self.logger.message(f"codebooks initialized at step {step} from {len(vectors)} latent vectors")
 
     def constant_baselines(self, losses: Mapping[str, nn.Module], step: int) -> dict[str, float]:
         """Losses of the best constant prediction (see `losses.constant_baselines`), averaged over the processes."""
@@ -103,5 +135,21 @@ class Startup:
         values = self.processes.all_gather_object(found)
         return {name: fmean(each[name] for each in values) for name in found}
 
-    def _batches(self, step: int, count: int) -> Iterator[Tensor]:
-        return (self.data.batch(step + i).to(self.device) for i in range(count))
+    def release(self) -> None:
+        """Frees the audio that was kept."""
+        self._kept = (0, [])
+
+    def _batches(self, step: int, count: int, keep: bool = False) -> Iterator[Tensor]:
+        """This process's parts of `count` batches, those of `step` and later steps."""
+        first, kept = self._kept if self._kept[0] == step else (step, [])
+        yield from (audio.to(self.device) for audio in kept[:count])
+        if count <= len(kept):
+            return
+        for batch in islice(self.data.batches(first + len(kept)), count - len(kept)):
+            if keep:
+                kept.append(batch.audio)
+                self._kept = (first, kept)
+            yield batch.audio.to(self.device)
+
+    def _duration(self, batches: int) -> str:
+        return clock(batches * self.data.seconds_per_step) + " min"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from codec.training.startup.cpu import cpu_facts
 
-__all__ = ["FailedLayer", "Precision", "check_bfloat16", "choose_precision", "keep_float32"]
+__all__ = ["FailedLayer", "Precision", "check_bfloat16", "checked_layers", "choose_precision", "keep_float32"]
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear, nn.LSTM)  # autocast to bfloat16
 _CPU_UNITS = ("amx_bf16", "avx512_bf16")
@@ -121,8 +121,18 @@ def _to_float32(value: object) -> object:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
+def checked_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Name -> layer of all convolutions, linear layers and LSTMs that are not kept in float32."""
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, _LAYERS)}
+    return {name: layer for name, layer in layers.items() if not _is_kept(layer)}
+
+
 def check_bfloat16(
-    precision: Precision, module: nn.Module, sample_forward: Callable[[], object], tolerance: float = 0.05
+    precision: Precision,
+    module: nn.Module,
+    sample_forward: Callable[[], object],
+    tolerance: float = 0.05,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[FailedLayer]:
     """Compares convolutions, linear layers and LSTMs in `module` with float32, and keeps those that fail in float32.
 
@@ -134,13 +144,14 @@ def check_bfloat16(
         sample_forward: Runs the module as a training step does, on a batch of the size of later batches. It is called
             once, without gradients.
         tolerance: Largest relative error. Correct layers have an error of about 0.003.
+        advance: Called after the first comparison of each layer.
     """
     failed: dict[str, FailedLayer] = {}
     if precision.dtype == torch.float32:
         return []
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, _LAYERS)}
-    layers = {name: layer for name, layer in layers.items() if not _is_kept(layer)}
+    layers = checked_layers(module)
     checked: set[object] = set()
+    names: set[str] = set()
 
     def forward(name: str, layer: nn.Module, own: Callable[..., object], *args: object, **kwargs: Any) -> object:
         x = _first_tensor(args, kwargs)
@@ -150,6 +161,9 @@ def check_bfloat16(
             result = _compare(precision, name, layer, own, x)
             if result.exception or not all(error <= tolerance for error in result.errors.values()):  # NaN fails
                 failed[name] = result
+            if name not in names:
+                names.add(name)
+                advance()
         return _run_in_float32(own, *args, **kwargs) if name in failed else own(*args, **kwargs)
 
     with _state_restored(module, precision.device_type):

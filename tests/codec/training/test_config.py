@@ -38,7 +38,7 @@ def test_steps_and_minutes_do_not_depend_on_the_length_of_an_epoch() -> None:
 
 @pytest.mark.parametrize("values", [{}, {"max_steps": 5, "max_minutes": 1.0}, {"max_epochs": 1, "max_minutes": 1}])
 def test_exactly_one_limit_is_set(values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="max_steps, max_epochs, max_minutes") as error:
+    with pytest.raises(ValueError, match=r"trainer\.max_steps, trainer\.max_epochs, trainer\.max_minutes") as error:
         TrainingConfig(**values)
     assert str(values or "none") in str(error.value)
 
@@ -139,6 +139,7 @@ def test_the_commitment_loss_is_a_weighted_mean_or_sum_over_codebooks() -> None:
         (TrainingConfig, {"max_epochs": math.nan}),
         *((TrainingConfig, ONE_STEP | {name: 0}) for name in ("log_every", "validate_every", "checkpoint_every")),
         *((TrainingConfig, ONE_STEP | {"gradient_clip_norm": value}) for value in (0.0, math.nan)),
+        *((TrainingConfig, ONE_STEP | {"checkpoint_minutes": value}) for value in (0, -1.0, "often")),
         *((TrainingConfig, ONE_STEP | {"encoder_lr_factor": value}) for value in (-1.0, math.nan)),
         *((TrainingConfig, ONE_STEP | {"freeze_encoder_at": value}) for value in (0.0, 1.1)),
         (TrainingConfig, ONE_STEP | {"freeze_encoder_at": 0.3, "codebooks": CodebookConfig(start_fraction=0.3)}),
@@ -151,6 +152,13 @@ def test_the_commitment_loss_is_a_weighted_mean_or_sum_over_codebooks() -> None:
 )
 def test_a_value_out_of_range_is_refused(kind: type, values: dict[str, Any]) -> None:
     name = next(name for name in values if len(values) == 1 or name not in ONE_STEP)
-    with pytest.raises(ValueError, match=name) as error:
+    places = {
+        LRSchedule: "trainer.lr_schedule",
+        CodebookConfig: "trainer.codebooks",
+        RollbackConfig: "trainer.rollback",
+    }
+    with pytest.raises(ValueError, match="must be") as error:
         kind(**values)
+    assert str(error.value).startswith(f"trainer{places.get(kind, '')}.{name} ")
     assert str(values[name]) in str(error.value)
+    assert "\n" not in str(error.value)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from codec.training import load_checkpoint
 from codec.training.distributed import Processes, process_group
 from tiny_run import differences
 
@@ -112,7 +113,7 @@ def test_two_processes_equal_one_to_rounding_and_each_other_to_the_bit(tmp_path:
 def test_a_run_with_a_killed_process_ends_and_another_number_of_processes_resumes_it(
     tmp_path: Path, alone: dict[str, Any]
 ) -> None:
-    done = train(tmp_path, 2, kill="1@12")
+    done = train(tmp_path, 2, kill="1@12@SIGKILL")
     assert done.returncode != 0
     assert "SIGKILL" in done.stderr
     assert not list(tmp_path.glob("*.pt"))
@@ -124,11 +125,25 @@ def test_a_run_with_a_killed_process_ends_and_another_number_of_processes_resume
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_killed_run_and_it_resumes(tmp_path: Path, alone: dict[str, Any]) -> None:
-    done = train(tmp_path, 2, kill="0@17", restarts=1)
+    done = train(tmp_path, 2, kill="0@17@SIGKILL", restarts=1)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "killed").exists()
     assert "resumed at step 15" in done.stdout
     assert_equal_to_rounding(held(tmp_path, 1, 2), alone)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_at_the_same_step_and_saves(tmp_path: Path) -> None:
+    """The process that saves is not the one that got the signal. A run of one process can resume the checkpoint."""
+    done = train(tmp_path, 2, kill="1@12@SIGTERM")
+    assert done.returncode != 0
+    assert done.stderr.count("saved at step 13; resume with: the same torchrun command") == 1
+    assert done.stderr.count("exitcode  : 143") == 2
+    state = load_checkpoint(tmp_path / "tiny").state
+    assert state["step"] == 13
+    steps = {int(path.stem.removeprefix("step_")) for path in (tmp_path / "tiny" / "checkpoints").glob("step_*.pt")}
+    assert max(steps) == 13
+    assert sum(state["meters"]["counts"].values()) > 0  # the sums of steps 11 to 13, over both processes
 
 
 @pytest.mark.slow

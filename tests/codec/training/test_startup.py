@@ -10,6 +10,7 @@ from torch import Tensor
 from codec.model_file import make_codec
 from codec.training import Trainer
 from codec.training.config import CodebookConfig
+from data import Segment, SegmentDataset
 from tiny_run import (
     copied,
     differences,
@@ -19,6 +20,7 @@ from tiny_run import (
     metric_lines,
     take_steps,
     tidied,
+    tiny_adversarial,
     tiny_codec,
     tiny_trainer,
 )
@@ -141,7 +143,7 @@ def test_a_run_interrupted_before_or_after_freezing_ends_with_the_same_bits(tmp_
     whole.run()
     interrupt_at(stopped, stop)
     take_steps_until_interrupted(stopped)
-    assert stopped.encoder_frozen == (stop == 5)
+    assert stopped.encoder.frozen == (stop == 5)
     resumed.run()
     assert differences(resumed.codec.state_dict(), whole.codec.state_dict()) == []
     assert sum(message.startswith("codebooks initialized") for message in messages(resumed)) == (stop == 2)
@@ -153,10 +155,10 @@ def test_loading_an_earlier_state_unfreezes_the_encoder(tmp_path: Path) -> None:
     before = copied(trainer.state_dict())
     take_steps(trainer, 1)
     trainer._freeze_encoder()
-    assert trainer.encoder_frozen
+    assert trainer.encoder.frozen
     assert not any(parameter.requires_grad for parameter in trainer.codec.encoder.parameters())
     trainer.load_state_dict(before)
-    assert not trainer.encoder_frozen
+    assert not trainer.encoder.frozen
     assert all(parameter.requires_grad for parameter in trainer.codec.encoder.parameters())
 
 
@@ -165,3 +167,38 @@ def test_an_encoder_frozen_from_the_start_is_not_frozen_again(tmp_path: Path) ->
     trainer.run()
     assert not any("encoder frozen" in message for message in messages(trainer))
     assert sum(message.startswith("codebooks initialized") for message in messages(trainer)) == 1
+
+
+def test_the_loader_reads_the_audio_for_the_first_weights_and_codebooks_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = tiny_trainer(tmp_path, init="pca", codebooks=CodebookConfig(init_batches=3))
+    read: list[int] = []
+    get = SegmentDataset.__getitem__
+
+    def record(dataset: SegmentDataset, index: int) -> Segment:
+        read.append(index)
+        return get(dataset, index)
+
+    monkeypatch.setattr(SegmentDataset, "__getitem__", record)
+    trainer._start(resumed=False)
+    assert read == list(range(6))
+    monkeypatch.setattr(trainer.data.__class__, "batch", None)  # that would read in the training process
+    trainer.codec.quantizer.reset()
+    trainer._initialize_codebooks()
+    assert read == [*range(6), *range(6)]  # the audio is not kept after the start
+
+
+def test_the_first_lines_name_device_batch_length_and_sizes(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(), max_steps=7)
+    trainer._start(resumed=False)
+    lines = dict(message.split(": ", 1) for message in messages(trainer) if ": " in message)
+    assert lines["device"].startswith("cpu (")
+    assert lines["device"].endswith("1 threads)")
+    assert lines["precision"] == "float32, as requested"
+    assert lines["batch"] == "2 x 0.2 s, 0 workers"
+    assert lines["length"] == "7 steps (0.7 passes over the audio)"
+    assert lines["parameters"] == "codec 0.00 M, discriminator 0.00 M"
+    assert lines["codebook initialization"] == "latents of 0:03 min of audio"
+    assert lines["k-means"] == "4 codebooks, 640 latent vectors"
+    assert lines["validation"] == "2 held-out clips"

@@ -86,6 +86,20 @@ def test_updates_are_at_least_the_interval_apart(tmp_path: Path, interval: float
     assert (tmp_path / "report.html").read_bytes() != pages[1]
 
 
+def test_a_training_record_updates_the_report_after_the_longest_interval(tmp_path: Path) -> None:
+    """So the page of a run with rare validations shows that it is alive. The list of all runs is written with it."""
+    pages = []
+    for interval in (0.0, 1000.0):
+        logger = RunLogger(tmp_path / "run", [LiveReport(max_interval_seconds=interval)])
+        logger.metrics("validation", 0, 0.0, {"all/mel_distance": 2.0})
+        (tmp_path / "run" / "report.html").unlink()
+        logger.metrics("train", 7, 0.0, {"loss/l1": 2.0})
+        pages.append((tmp_path / "run" / "report.html").exists())
+        logger.close()
+    assert pages == [True, False]
+    assert "run/report.html" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
 def test_a_run_that_failed_to_start_has_no_report(tmp_path: Path) -> None:
     RunLogger(tmp_path, [LiveReport()]).close()
     assert not (tmp_path / "report.html").exists()

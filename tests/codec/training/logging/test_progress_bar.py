@@ -1,6 +1,7 @@
 """Progress on the console: a bar on a terminal, plain lines elsewhere, and the remaining time."""
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,14 @@ def test_plain_output_is_one_line_per_interval_without_control_codes(
         logger.progress(step, step * 2.0)
         if step % 10 == 0:
             values = {"loss/l1": 0.0123456, "loss/mel": 2.0, "norm/l1": 9.0, "audio_seconds_per_second": 38.06}
+            values |= {"seconds_per_step": 0.10511, "lr": 3e-4, "discriminator/loss": 1.984, "discriminator/real": 1.0}
             logger.metrics("train", step, step * 2.0, values)
+            logger.saved(step, best=step == 10)
     logger.close()
     assert stream.getvalue().splitlines() == [
-        "step 10/100  10%  3:00 left  38.1 audio s/s  l1 0.01235  mel 2",
-        "step 20/100  20%  2:40 left  38.1 audio s/s  l1 0.01235  mel 2",
+        "step 10/100  10%  3:00 left  0.105 s/step  38.1x real time  lr 0.0003  l1 0.01235  mel 2  discriminator 1.984",
+        "step 20/100  20%  2:40 left  0.105 s/step  38.1x real time  lr 0.0003  l1 0.01235  mel 2  discriminator 1.984"
+        "  saved 10  best 10",
     ]
 
 
@@ -46,7 +50,7 @@ def test_a_terminal_gets_a_bar_and_messages_above_it(monkeypatch: pytest.MonkeyP
     shown = stream.getvalue()
     assert "\x1b[" in shown
     assert shown.count("a [red]message[/]") == 1
-    for fact in ("step 2/4", "50%", "0:02 left", "3.0 audio s/s", "l1 0.25"):
+    for fact in ("step 2/4", "50%", "0:02 left", "3x real time", "l1 0.25"):
         assert fact in shown
 
 
@@ -76,3 +80,44 @@ def test_the_remaining_time_after_a_rollback_is_that_of_the_new_steps() -> None:
     for step, seconds in ((1, 1.0), (50, 50.0), (11, 60.0), (12, 61.0)):
         display.advance(step, seconds)
     assert display.seconds_left() == 88
+
+
+def test_a_phase_is_announced_and_its_time_is_estimated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("codec.training.logging.run_logger.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    logger = RunLogger(tmp_path, display=ProgressDisplay(stream=stream))
+    for seconds in (2.0, 0.01):
+        with logger.phase("k-means", "16 codebooks", 16) as advance:
+            for _ in range(16):
+                now[0] += seconds
+                advance()
+    logger.close()
+    assert stream.getvalue().splitlines() == [
+        "k-means: 16 codebooks",
+        "k-means: about 0:30 left",
+        "k-means: 16 codebooks, about 0:32",
+    ]
+
+
+def test_a_terminal_shows_a_bar_for_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = Terminal()
+    display = ProgressDisplay(stream=stream)
+    display.phase("k-means", 4, 16, 10.0)
+    display.close()
+    assert "k-means  0:30 left" in stream.getvalue()
+
+
+def test_a_closed_pipe_ends_the_output_and_not_the_run(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        logger = RunLogger(tmp_path, display=ProgressDisplay(stream=stream))
+        for step in (1, 2):
+            logger.metrics("train", step, 1.0, {"loss/l1": 1.0})
+            logger.message(f"message {step}")
+        logger.close()
+    assert "message 2" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert len((tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2

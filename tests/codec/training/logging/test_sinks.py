@@ -51,3 +51,10 @@ def test_the_wandb_mode_is_checked_at_construction() -> None:
 def test_configs_build_their_sinks(name: str, kinds: list[type]) -> None:
     node = yaml.safe_load((LOGGER_CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
     assert [type(sink) for sink in instantiate(node, _convert_="all")["sinks"]] == kinds
+
+
+def test_tensorboard_without_its_package_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At construction, before a run's folder is made."""
+    monkeypatch.setattr("codec.training.logging.tensorboard_sink.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"run bash scripts/setup\.sh tensorboard$"):
+        TensorBoardSink()

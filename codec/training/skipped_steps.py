@@ -1,0 +1,72 @@
+"""Decides whether a step updates the codec, and counts the steps that do not."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balancer import Balanced
+from codec.training.checkpoint.divergence import DivergenceError
+from codec.training.distributed import Processes
+from codec.training.interruptions import Interruptions
+
+__all__ = ["SkippedSteps"]
+
+
+class SkippedSteps:
+    """Counts steps that were skipped because a loss or a gradient was not finite.
+
+    Args:
+        max_in_a_row: Number of consecutive skipped steps that counts as a divergence.
+        processes: The processes that train together; a step that one of them must skip is skipped by all.
+        interruptions: Its votes are taken together with those about the step.
+        message: Called with a sentence for each skipped step.
+
+    Attributes:
+        total: Number of skipped steps of the run.
+        in_a_row: Number of skipped steps since the last update.
+    """
+
+    def __init__(
+        self, max_in_a_row: int, processes: Processes, interruptions: Interruptions, message: Callable[[str], None]
+    ) -> None:
+        self.max_in_a_row, self.message = max_in_a_row, message
+        self.processes, self.interruptions = processes, interruptions
+        self.total = self.in_a_row = 0
+
+    def vote(self, balanced: Balanced, commitment: Tensor) -> tuple[str, ...]:
+        """Names of what is not finite in any process. Also agrees on interruptions. Reads the device once."""
+        finite = torch.stack([balanced.is_finite, commitment.isfinite()])
+        votes = torch.cat([finite, self.interruptions.votes().to(finite.device)])
+        weights_finite, commitment_finite, *no_interruption = self.processes.all_reduce_and(votes).tolist()
+        self.interruptions.agree(*no_interruption)
+        if balanced.dropped or not weights_finite:
+            return balanced.dropped or ("the balancer's weights",)
+        return () if commitment_finite else ("commitment",)
+
+    def add(self, step: int, not_finite: Sequence[str]) -> None:
+        """Counts a skipped step.
+
+        Args:
+            not_finite: Names of what was not finite.
+
+        Raises:
+            DivergenceError: It was one too many.
+        """
+        self.total += 1
+        self.in_a_row += 1
+        self.message(f"step {step} skipped: not finite: {', '.join(not_finite)}")
+        if self.in_a_row >= self.max_in_a_row:
+            raise DivergenceError(
+                f"{self.in_a_row} steps in a row up to step {step} were not finite, the last in "
+                f"{', '.join(not_finite)}: lower optimizer.codec.lr or set trainer.gradient_clip_norm."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives only."""
+        return {"total": self.total, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.total, self.in_a_row = state["total"], state["in_a_row"]
