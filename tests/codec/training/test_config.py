@@ -152,13 +152,9 @@ def test_the_commitment_loss_is_a_weighted_mean_or_sum_over_codebooks() -> None:
 )
 def test_a_value_out_of_range_is_refused(kind: type, values: dict[str, Any]) -> None:
     name = next(name for name in values if len(values) == 1 or name not in ONE_STEP)
-    places = {
-        LRSchedule: "trainer.lr_schedule",
-        CodebookConfig: "trainer.codebooks",
-        RollbackConfig: "trainer.rollback",
-    }
+    place = {LRSchedule: ".lr_schedule", CodebookConfig: ".codebooks", RollbackConfig: ".rollback"}.get(kind, "")
     with pytest.raises(ValueError, match="must be") as error:
         kind(**values)
-    assert str(error.value).startswith(f"trainer{places.get(kind, '')}.{name} ")
+    assert str(error.value).startswith(f"trainer{place}.{name} ")
     assert str(values[name]) in str(error.value)
     assert "\n" not in str(error.value)
