@@ -55,7 +55,8 @@ def _tidied() -> Iterator[None]:
 
 def _networks(trainer: Trainer) -> dict[str, Any]:
     """State that a skipped step must not change."""
-    kept = {name: copied(part.state_dict()) for name, part in trainer._parts().items() if name != "balancer"}
+    counting = ("balancer", "skipped")
+    kept = {name: copied(part.state_dict()) for name, part in trainer._parts().items() if name not in counting}
     # The learning rate is set before the step is known to be finite.
     return {k: v["state"] if k.endswith("optimizer") else v for k, v in kept.items()}
 

@@ -194,9 +194,9 @@ def test_a_run_that_is_killed_during_a_rollback_ends_with_the_same_bits(
         if moment == "before":
             patch.setattr(CheckpointStore, "remove_after", die)
         elif moment == "between":
-            patch.setattr(first.validation, "forget_after", die)
+            patch.setattr(first.divergence_monitor, "rolled_back", die)
         else:
-            patch.setattr("codec.training.trainer.Meters", die)  # after the new checkpoint
+            patch.setattr(first.validation, "forget_after", die)  # after the new checkpoint
         with pytest.raises(KeyboardInterrupt):
             first.run()
     second = poisoned(tmp_path)

@@ -199,7 +199,7 @@ def test_a_process_that_is_not_the_main_one_writes_only_skipped_files(
     logger.close()
     assert sink.calls == []
     assert capsys.readouterr().out == ""
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "skipped_files.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "skipped_files.txt", "status.json"}
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
