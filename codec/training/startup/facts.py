@@ -41,8 +41,8 @@ def run_facts(
     yield f"precision: {precision.description}"
     yield f"batch: {data.batch_size} x {segment_seconds:g} s, {data.num_workers} workers"
     if config.max_steps is not None:
-        epochs = config.max_steps / data.steps_per_epoch
-        yield f"length: {config.max_steps:,} steps ({epochs:.3g} passes over the audio)"
+        epochs = config.max_steps / data.steps_per_epoch  # 0 for a stream, whose epochs have no end
+        yield f"length: {config.max_steps:,} steps{f' ({epochs:.3g} passes over the audio)' if epochs else ''}"
     else:
         yield f"length: {config.max_minutes:g} minutes"
     sizes = (f"{name} {count_parameters(network) / 1e6:.2f} M" for name, network in networks.items())
