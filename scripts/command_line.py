@@ -22,6 +22,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from codec.training import TrainingStopped
 from codec.training.startup.malloc import keep_freed_memory
 from scripts.composition import CONFIGS
 
@@ -65,10 +66,14 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
     try:
         keep_freed_memory()
         command()
-    except KeyboardInterrupt as stop:
-        with suppress(OSError):  # the terminal may be gone
-            print(str(stop) or interrupted, file=sys.stderr)
-        sys.exit(getattr(stop, "exit_status", 130))
+    except TrainingStopped as stop:
+        if str(stop):  # only the main process has a message
+            with suppress(OSError):  # the terminal may be gone
+                print(stop, file=sys.stderr)
+        sys.exit(stop.exit_status)
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         if show_traceback:
             raise

