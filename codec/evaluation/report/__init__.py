@@ -1,4 +1,4 @@
-"""The report page of a training run: scores, charts, audio samples, diagnostics and advice.
+"""The pages of training runs: a report per run with sounds, scores, charts and advice, and the list of all runs.
 
-The modules are imported one by one, because training reads diagnostics and scores and must not load matplotlib.
+Python collects what a page shows. The scripts in `assets` draw spectrograms and charts in the browser and play.
 """

@@ -257,3 +257,8 @@ def test_a_silent_run_is_told_from_a_running_one(tab: Browser, tmp_path: Path) -
     tab.click("thead th:first-child button")
     tab.click("thead th:first-child button")
     assert tab.run("document.querySelector('tbody th').innerText") == "killed"
+    notes = []
+    for name in ("busy", "killed"):
+        tab.open(write_report(tmp_path / name))
+        notes.append(tab.run("document.querySelector('.running-note').innerText"))
+    assert ["Training is running" in note for note in notes] == [True, False]

@@ -16,10 +16,12 @@ function showAges() {
   for (const time of document.querySelectorAll("time[data-at]")) {
     const seconds = Date.now() / 1000 - Number(time.dataset.at);
     time.textContent = ageText(seconds);
-    const state = time.closest("[data-run]")?.querySelector(".state");
-    if (state && seconds > SILENT_SECONDS && state.classList.contains("running")) {
+    const run = time.closest("[data-run]"), state = run?.querySelector(".state.running");
+    if (state && "alive" in time.dataset && seconds > SILENT_SECONDS) {
       state.className = "state silent";
       state.textContent = "no sign of life";
+      const note = run.querySelector(".running-note");
+      if (note) note.textContent = "The process may have been killed. The command that started it resumes the run.";
     }
   }
 }

@@ -36,6 +36,7 @@ class Player {
     });
     if (this.difference) {
       this.difference.checked = remembered("difference", false);
+      find(".key").hidden = !this.difference.checked;
       this.difference.addEventListener("change", () => {
         remember("difference", this.difference.checked);
         this.paint();
@@ -56,7 +57,7 @@ class Player {
 
   paint() {
     for (const clip of this.clips) clip.paint(this.difference?.checked);
-    this.bar.querySelector(".key")?.toggleAttribute("hidden", !this.difference.checked);
+    this.bar.querySelector(".key").hidden = !this.difference.checked;
   }
 
   choose(clip) {
