@@ -121,8 +121,17 @@ def _open_mpeg(file: BinaryIO, start: int, file_bytes: int, name: str) -> Decode
 def _open_finding(finding: Finding, whole: bytes | View, name: str) -> Decoder:
     if finding.views is None:
         return _SoundFile(whole, name, finding)
-    links = [_SoundFile(view, name, finding) for view in finding.views]
-    return links[0] if len(links) == 1 else _Chain(links, finding.notes, name)
+    if len(finding.views) == 1:
+        return _SoundFile(finding.views[0], name, finding)
+    links, notes = [], list(finding.notes)
+    for number, view in enumerate(finding.views, 1):
+        try:
+            links.append(_SoundFile(view, name, finding))
+        except AudioFileError as error:
+            notes.append(f"Stream {number} of {len(finding.views)} is not read: {error.reason}.")
+    if not links:
+        raise AudioFileError(name, "none of its streams is audio that libsndfile can read")
+    return _Chain(links, notes, name)
 
 
 class _SoundFile:
@@ -147,6 +156,8 @@ class _SoundFile:
 
     def decode(self, start: int, stop: int) -> NDArray[np.float32]:
         try:
+            if not self._file.seekable():  # GSM and others: all that lies before is decoded
+                self._position += len(self._file.read(max(0, start - self._position), dtype="float32"))
             if start != self._position:
                 self._file.seek(start)
             self._position = -1  # unknown after an error
@@ -254,6 +265,7 @@ def decode_converted(
 
 def _log_notes(log: str, frames: int) -> list[str]:
     """What libsndfile logs about lengths, for formats that are not inspected here: AIFF, W64, VOC, AVR and others."""
+    log = re.split(r"^Length *:", log, maxsplit=1, flags=re.MULTILINE)[-1]  # the name of the file stands before it
     for stated, found in re.findall(r"(?:FORM|RIFF|riff|SSND|data) *: *(\d+) \(should be (\d+)\)", log):
         if int(found) < int(stated) < _MAX_KNOWN_BYTES:
             return [f"The end of the file is missing: it has {found} bytes, its header states {stated}."]

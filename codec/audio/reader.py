@@ -83,7 +83,7 @@ class AudioFile:
         notes = list(self._decoder.notes)
         if self._ended and self._position < self.frames:
             notes.append(f"The audio ends after {self._position} of the {self.frames} samples that its header states.")
-        if not self.frames and self._bytes > _MAX_HEADER_BYTES:
+        if not notes and not self.frames and self._bytes > _MAX_HEADER_BYTES:
             notes.append(f"No audio was found in its {self._bytes} bytes.")
         return notes
 

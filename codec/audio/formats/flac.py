@@ -6,12 +6,17 @@ The header states a number that is 0 if the file was written to a pipe, and too 
 import struct
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.audio.formats.tags import audio_end
 from codec.audio.formats.view import Finding, View, read_at
 
 __all__ = ["inspect_flac"]
 
 _TAIL_BYTES = 1 << 16  # searched for the last frame, at least
 _MAX_TAIL_BYTES = 1 << 21
+_CRC_BLOCK = 64
 _BLOCK_SIZES = {1: 192} | {n: 576 << n - 2 for n in range(2, 6)} | {n: 256 << n - 8 for n in range(8, 16)}
 
 
@@ -23,9 +28,6 @@ def _crc_table(polynomial: int, bits: int) -> list[int]:
             value = (value << 1) ^ (polynomial if value >> bits - 1 else 0)
         table.append(value & (1 << bits) - 1)
     return table
-
-
-_CRC8, _CRC16 = _crc_table(0x107, 8), _crc_table(0x18005, 16)
 
 
 class _Frame(NamedTuple):
@@ -59,7 +61,7 @@ def inspect_flac(file: BinaryIO, start: int, file_bytes: int) -> Finding | None:
         (packed >> 41 & 7) + 1,
         packed & (1 << 36) - 1,
     )
-    end = file_bytes - 128 if read_at(file, file_bytes - 128, 3) == b"TAG" else file_bytes
+    end = audio_end(file, start, file_bytes)
     tail_bytes = min(_MAX_TAIL_BYTES, max(_TAIL_BYTES, 3 * info.max_frame_bytes))
     first = max(start + 42, end - tail_bytes)
     total, last = _end_of_audio(read_at(file, first, end - first), info)
@@ -83,9 +85,9 @@ def _end_of_audio(tail: bytes, info: _StreamInfo) -> tuple[int, int | None] | tu
         frame = _parse_frame(tail, position, info)
         if frame is None:
             continue
-        if frame.first + frame.samples == info.total:
-            return info.total, None
         frames.append(frame)
+        if len(frames) == 1 and _crc16(tail[position:]) == 0:  # the usual file
+            return frame.first + frame.samples, None
     for index, frame in enumerate(frames):
         if _crc16(tail[frame.start :]) == 0:
             return frame.first + frame.samples, None
@@ -130,8 +132,22 @@ def _coded_number(data: bytes) -> tuple[int, int]:
     return number, length
 
 
+def _crc16_tables() -> NDArray[np.uint16]:
+    """CRC of a byte that _CRC_BLOCK - 1 - k bytes follow, for each k. Shape: -> [_CRC_BLOCK, 256]."""
+    tables = [np.array(_crc_table(0x18005, 16), np.uint16)]
+    while len(tables) < _CRC_BLOCK:
+        tables.append((tables[-1] << 8) ^ tables[0][tables[-1] >> 8])
+    return np.stack(tables[::-1])
+
+
 def _crc16(data: bytes) -> int:
+    """CRC with which frames end; 0 for a whole frame. Blocks of bytes are looked up at once."""
+    padded = np.frombuffer(bytes(-len(data) % _CRC_BLOCK) + data, np.uint8).reshape(-1, _CRC_BLOCK)
+    blocks = np.bitwise_xor.reduce(_CRC16[np.arange(_CRC_BLOCK), padded], axis=1)
     crc = 0
-    for byte in data:
-        crc = (crc << 8 & 0xFF00) ^ _CRC16[crc >> 8 ^ byte]
+    for block in blocks.tolist():
+        crc = int(_CRC16[0, crc >> 8]) ^ int(_CRC16[1, crc & 0xFF]) ^ block
     return crc
+
+
+_CRC8, _CRC16 = _crc_table(0x107, 8), _crc16_tables()

@@ -44,7 +44,7 @@ class WavHeader(NamedTuple):
     frame_bytes: int  # of one sample of every channel, if there is an encoding
     layout: tuple[str, ...] | None  # of the channel mask
     format_chunk: bytes
-    is_misread: bool  # libsndfile would read the samples wrongly without `format_chunk`
+    is_misread: bool  # libsndfile needs another header with `format_chunk` to read the samples
     start: int  # of the audio, counted from the start of the header
     size: int | None  # bytes of audio; None if unknown
     is_exact: bool  # fewer bytes than `size` mean that audio is missing
@@ -65,7 +65,9 @@ def read_wav_header(file: Readable) -> WavHeader | None:
                 is_exact = size != _UNKNOWN
             else:
                 is_exact = 0 < size < _UNKNOWN_FROM
-            return _header(format_chunk, position, None if size in (0, _UNKNOWN) else size, is_exact)
+            return _header(
+                format_chunk, position, None if size in (0, _UNKNOWN) else size, is_exact, start[:4] == b"BW64"
+            )
         if name == b"fmt ":
             format_chunk = file.read(min(size, _MAX_FORMAT_BYTES))
             left = size - len(format_chunk)
@@ -84,7 +86,7 @@ def read_wav_header(file: Readable) -> WavHeader | None:
     return None
 
 
-def _header(chunk: bytes, start: int, size: int | None, is_exact: bool) -> WavHeader | None:
+def _header(chunk: bytes, start: int, size: int | None, is_exact: bool, is_bw64: bool) -> WavHeader | None:
     if len(chunk) < 16:
         return None
     tag, channels, sample_rate, byte_rate, frame_bytes, bits = struct.unpack("<HHIIHH", chunk[:16])
@@ -101,9 +103,9 @@ def _header(chunk: bytes, start: int, size: int | None, is_exact: bool) -> WavHe
     names = tuple(name for bit, name in enumerate(_SPEAKERS) if mask >> bit & 1)
     layout = names if len(names) == channels else None
     encoding = _ENCODINGS.get((tag, sample_bytes))
-    return WavHeader(
-        sample_rate, channels, encoding, sample_bytes * channels, layout, chunk, is_padded, start, size, is_exact
-    )
+    is_misread = is_padded or is_bw64
+    frame_bytes = sample_bytes * channels
+    return WavHeader(sample_rate, channels, encoding, frame_bytes, layout, chunk, is_misread, start, size, is_exact)
 
 
 def inspect_wav(file: BinaryIO, start: int, file_bytes: int) -> Finding | None:

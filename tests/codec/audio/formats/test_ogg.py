@@ -1,0 +1,93 @@
+"""Ogg files that are joined or cut."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audio_bytes import encoded, noise, read_in_all_ways
+from codec.audio import AudioFileError, open_audio, read_range, resample
+
+A = {sub: encoded(noise(90_000, 2), "OGG", sub, 48_000) for sub in ("VORBIS", "OPUS")}
+B = {sub: encoded(noise(70_000, 2, seed=4), "OGG", sub, 48_000) for sub in A}
+MONO = {sub: encoded(noise(10_000, 1, seed=5), "OGG", sub, 24_000) for sub in A}
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)[0]
+
+
+@pytest.mark.parametrize("sub", A)
+def test_joined_files_are_read_one_after_the_other(tmp_path: Path, sub: str) -> None:
+    for links in ([A], [A, B], [A, A], [B, A, B]):  # also streams of one number
+        data = [link[sub] for link in links]
+        samples, notes = read_in_all_ways(tmp_path / "a.ogg", b"".join(data))
+        np.testing.assert_array_equal(samples, np.concatenate([decoded(link) for link in data]))
+        assert notes == []
+
+
+@pytest.mark.parametrize("sub", A)
+def test_another_rate_and_other_channels_are_converted_to_those_of_the_first(tmp_path: Path, sub: str) -> None:
+    samples, notes = read_in_all_ways(tmp_path / "a.ogg", A[sub] + MONO[sub])
+    rate = soundfile.info(io.BytesIO(MONO[sub])).samplerate  # libsndfile decodes Opus at the rate it was made from
+    second = resample(torch.from_numpy(decoded(MONO[sub]).T), rate, 48_000).expand(2, -1).T
+    np.testing.assert_allclose(samples[90_000:], second.numpy(), rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(samples[:90_000], decoded(A[sub]))
+    assert len(notes) == 1
+    assert f"Stream 2 of 2 has 1 channels at {rate} Hz." in notes[0]
+
+
+def test_channels_that_cannot_be_converted_are_one_error(tmp_path: Path) -> None:
+    (tmp_path / "a.ogg").write_bytes(encoded(noise(5000, 6), "OGG", rate=48_000) + A["VORBIS"])
+    with pytest.raises(AudioFileError, match=r"a\.ogg: stream 2 of 2 has 2 channels, the first 6"):
+        open_audio(tmp_path / "a.ogg")
+
+
+@pytest.mark.parametrize("sub", A)
+def test_a_missing_end_is_said(tmp_path: Path, sub: str) -> None:
+    data, whole = A[sub], decoded(A[sub])
+    last = data.rfind(b"OggS")
+    cuts = {last: "no page is marked as its last", len(data) - 20: "its last page is cut", last * 2 // 3: "is cut"}
+    for cut, said in cuts.items():
+        samples, notes = read_in_all_ways(tmp_path / "a.ogg", data[:cut])
+        assert 20_000 < len(samples) < 90_000
+        np.testing.assert_allclose(samples, whole[: len(samples)], rtol=0, atol=2e-6)
+        assert len(notes) == 1
+        assert notes[0].startswith("The end of the stream is missing: ")
+        assert said in notes[0]
+
+
+@pytest.mark.parametrize("sub", A)
+def test_a_missing_end_of_one_of_joined_streams_is_said(tmp_path: Path, sub: str) -> None:
+    half = A[sub][: len(A[sub]) * 2 // 3]
+    for data, number in ((half + B[sub], 1), (B[sub] + half, 2)):
+        samples, notes = read_in_all_ways(tmp_path / "a.ogg", data)
+        assert 90_000 < len(samples) < 150_000
+        assert notes == [f"The end of stream {number} of 2 is missing: its last page is cut."]
+
+
+def test_a_stream_without_audio_is_said(tmp_path: Path) -> None:
+    samples, notes = read_in_all_ways(tmp_path / "a.ogg", A["OPUS"][:1000] + B["OPUS"])
+    np.testing.assert_array_equal(samples, decoded(B["OPUS"]))
+    assert notes[0] == "The end of stream 1 of 2 is missing: its last page is cut."
+    assert notes[1].startswith("Stream 1 of 2 is not read: not audio")
+
+
+def test_bytes_behind_the_last_page_are_no_stream(tmp_path: Path) -> None:
+    samples, notes = read_in_all_ways(tmp_path / "a.ogg", A["VORBIS"] + b"TAG" + bytes(125))
+    assert (len(samples), notes) == (90_000, [])
+
+
+@pytest.mark.parametrize("sub", A)
+def test_six_channels_are_mixed_in_their_own_order(tmp_path: Path, sub: str) -> None:
+    tone = 0.3 * np.sin(np.arange(24_000) * 2 * np.pi * 440 / 48_000)
+    for channel, sides in enumerate([(1, 0), (1, 1), (0, 1), (1, 0), (0, 1)]):  # FL FC FR BL BR; LFE is left out
+        audio = np.zeros((24_000, 6))
+        audio[:, channel] = tone
+        (tmp_path / "a.ogg").write_bytes(encoded(audio, "OGG", sub, 48_000))
+        mixed = read_range(tmp_path / "a.ogg", 48_000, 2, 8000, 16_000)
+        level = mixed.square().mean(1).sqrt()
+        assert [bool(value > 0.03) for value in level] == [bool(side) for side in sides]
