@@ -15,7 +15,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from codec.audio import AudioFileError, AudioReader
+from codec.audio import AudioFileError, AudioReader, readable
 from codec.coding import bitrate_kbps
 from codec.config import CodecConfig
 from codec.evaluation.codebook_usage import codebook_usage
@@ -108,10 +108,11 @@ def evaluate_folder(
     measurements = []
     for name in track(names):
         try:
-            audio = _read_start(folder / name, config.sample_rate, config.channels, seconds)
+            audio, audio_notes = _read_start(folder / name, config.sample_rate, config.channels, seconds)
         except AudioFileError as error:
             skipped_files.append(str(error))
             continue
+        notes += [f"{readable(name)}: {note}" for note in audio_notes]
         group = _group(name)
         applied = {key: m for key, m in metrics.items() if m.domain != "speech" or group in speech}
         for coder in coders:
@@ -217,21 +218,22 @@ def _undefined_notes(measurements: Sequence[Measurement]) -> list[str]:
     return notes
 
 
-def _read_start(path: Path, sample_rate: int, channels: int, seconds: float) -> Tensor:
-    """The start of a file at the sample rate and with the channels of the model.
+def _read_start(path: Path, sample_rate: int, channels: int, seconds: float) -> tuple[Tensor, list[str]]:
+    """The start of a file at the sample rate and with the channels of the model, and notes on it.
 
     Shape: -> [C, T], 0 < T <= seconds * sample_rate.
     """
+    reader = AudioReader(path, sample_rate, channels)
     longest = max(1, round(seconds * sample_rate))
     blocks: list[Tensor] = []
-    for block in AudioReader(path, sample_rate, channels).blocks():
+    for block in reader.blocks():
         blocks.append(block)
         if sum(each.shape[-1] for each in blocks) >= longest:
             break
     audio = torch.cat(blocks, -1)[:, :longest]
     if audio.shape[-1] == 0:
         raise AudioFileError(path, "has no samples")
-    return audio
+    return audio, reader.notes
 
 
 def _group(path: str) -> str:

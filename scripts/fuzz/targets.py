@@ -7,9 +7,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import soundfile
 import torch
 from torch import Tensor
 
+from codec.audio.formats import (
+    MpegFrames,
+    inspect_au,
+    inspect_caf,
+    inspect_flac,
+    inspect_nist,
+    inspect_ogg,
+    inspect_wav,
+    read_wav_header,
+)
 from codec.bitstream import BitstreamHeader, BitstreamWriter, Block
 from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.encodec.header import PACKAGE_CONFIGS, EncodecHeader, frames_of
@@ -73,10 +84,35 @@ class _NullSink:
 def targets() -> list[Target]:
     """A target for each way of decoding, with files of no, one and many frames, few and all codebooks, every coding.
 
-    The first four read version 1 of the format, the last two version 0, which the encodec package writes.
+    The first four read version 1 of the format, the next two version 0, which the encodec package writes. The last one
+    reads the headers of audio files.
     """
     own = [_own_target(kind, changes) for kind, changes in _KINDS.items()]
-    return own + [_encodec_target(name) for name in PACKAGE_CONFIGS]
+    return [*own, *(_encodec_target(name) for name in PACKAGE_CONFIGS), _audio_target()]
+
+
+def _audio_target() -> Target:
+    """The parsers of audio files. libsndfile itself is not fuzzed here."""
+    audio = torch.randn(3000, 2, generator=torch.Generator().manual_seed(0)).mul(0.1).numpy()
+    files = []
+    for format_ in ("WAV", "WAVEX", "RF64", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3"):
+        file = io.BytesIO()
+        soundfile.write(file, audio, 24_000, format=format_)
+        files.append(file.getvalue())
+
+    def decode(rng: random.Random, data: bytes) -> None:
+        size = len(data)
+        read_wav_header(io.BytesIO(data))
+        inspections = (inspect_wav, inspect_flac, inspect_ogg, inspect_au, inspect_caf, inspect_nist)
+        found = [finding for inspect in inspections if (finding := inspect(io.BytesIO(data), 0, size)) is not None]
+        for view in (view for finding in found for view in finding.views or ()):
+            view.read(1 << 16)
+        if not found:
+            mpeg = MpegFrames(io.BytesIO(data), 0, size)
+            start = rng.randrange(max(1, mpeg.frames))
+            mpeg.part(start, min(mpeg.frames, start + 1000))
+
+    return Target("audio headers", files, decode)
 
 
 def _own_target(kind: str, changes: dict[str, Any]) -> Target:

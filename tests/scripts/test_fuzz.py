@@ -21,7 +21,7 @@ from scripts.fuzz.run import fuzz, main
 from scripts.fuzz.targets import Target, targets
 
 TARGETS = targets()
-OWN, ENCODEC = TARGETS[:4], TARGETS[4:]
+OWN, ENCODEC = TARGETS[:4], TARGETS[4:6]
 
 
 def blocks(data: bytes) -> int:

@@ -7,6 +7,7 @@ bytes only (the bit reservoir), and the last two set the state of the decoder. E
 every part, because a part begins at a multiple of 8 frames, after which the decoder's ring buffer is in the same phase.
 """
 
+import re
 import struct
 from array import array
 from collections.abc import Iterator
@@ -203,19 +204,21 @@ class MpegFrames:
         if tag:
             return min(position + tag, self._stop)
         search = position + 1
-        while search < self._stop:
+        version = self._header >> 16 & 0xFE  # the second byte, with or without a checksum
+        sync = re.compile(b"\xff[" + re.escape(bytes([version])) + re.escape(bytes([version | 1])) + b"]..", re.DOTALL)
+        while search + 4 <= self._stop:
             data = read_at(self._file, search, min(_CHUNK_BYTES, self._stop - search))
-            found = -1
-            while (found := data.find(b"\xff", found + 1)) >= 0:
-                at = search + found
-                size = self._size_of(int.from_bytes(read_at(self._file, at, 4), "big"))
-                after = read_at(self._file, at + size, 4)
-                if size and (at + size >= self._stop or self._size_of(int.from_bytes(after, "big"))):
+            for found in sync.finditer(data):
+                at, size = search + found.start(), self._size_of(int.from_bytes(found[0], "big"))
+                if size and (at + size >= self._stop or self._size_of(self._header_at(at + size))):
                     self._lost += at - position
                     return at
-            search += len(data)
+            search += max(1, len(data) - 3)
         self._lost += self._stop - position
         return self._stop
+
+    def _header_at(self, position: int) -> int:
+        return int.from_bytes(read_at(self._file, position, 4), "big")
 
     def _read_xing(self) -> tuple[int, bool, int | None, int]:
         """What the first frame states if it is a Xing frame: number of frames, whether it is right, delay and padding.

@@ -76,6 +76,8 @@ class Finding:
 
 def read_at(file: BinaryIO, position: int, length: int) -> bytes:
     """Bytes from `position` on, fewer than `length` only where the file ends."""
+    if length <= 0:
+        return b""
     file.seek(position)
     data = file.read(length)
     while len(data) < length and (more := file.read(length - len(data))):
