@@ -222,9 +222,11 @@ class Trainer:
             self._freeze_encoder()
             self._initialize_codebooks()
             with self.meters.waiting():
-                audio = self._receive(next(batches))
+                batch = next(batches)
+                audio = self._receive(batch)
             self.meters.add(self.train_step(audio), begun)
             self.step += 1
+            self.data.advance(batch)
             self.seconds = time.monotonic() - clock
             if self.config.max_minutes is not None:  # all processes must agree on the end of the run
                 self.seconds = self.processes.broadcast_object(self.seconds)
@@ -299,12 +301,16 @@ class Trainer:
         """All state that later steps depend on; tensors and primitives only."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         counters = {"step": self.step, "seconds": self.seconds}
+        if self.data.has_state:
+            parts["data"] = self.processes.all_gather_object(self.data.state_dict())
         return {"codec_config": self.codec.config.to_dict(), **parts, **counters, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        if self.data.has_state:
+            self.data.load_state_dicts(state["data"])
         self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["random"])
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from codec.training import Trainer, TrainingStopped
+from codec.training import Trainer, TrainingData, TrainingStopped
 from codec.training.distributed import Processes
 from codec.training.interruptions import Interruptions
+from data import Segment
 from tiny_run import (
+    RATE,
+    SAMPLES,
     copied,
     differences,
     initialized,
@@ -22,6 +25,7 @@ from tiny_run import (
     tiny_adversarial,
     tiny_codec,
     tiny_trainer,
+    tones,
 )
 
 TIMES = ("seconds", "audio_seconds_per_second", "data_wait_fraction", "seconds_per_step")
@@ -88,6 +92,47 @@ def test_a_stopped_run_is_saved_and_ends_with_the_same_bits_and_records(tmp_path
         assert metric_lines(last, split, TIMES) == metric_lines(whole, split, TIMES)
     assert [line["step"] for line in metric_lines(last)] == [4, 8, 9]
     assert status(last)["state"] == "finished"
+
+
+class Tones:
+    """A stream of seven tones that begins again at its end."""
+
+    sample_rate, segment_samples = RATE, SAMPLES
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def shard(self, num_shards: int, index: int) -> "Tones":
+        assert (num_shards, index) == (1, 0)
+        return Tones()
+
+    def __iter__(self) -> Iterator[Segment]:
+        while self.position < 7:
+            self.position += 1
+            yield Segment(tones(1, SAMPLES, self.position)[0])
+        self.position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
+def test_a_stopped_run_continues_its_stream_of_audio(tmp_path: Path) -> None:
+    states = []
+    for name, stops in (("whole", ()), ("stopped", (1, 5))):
+        for stop in (*stops, None):
+            trainer = make(tmp_path / name)
+            trainer.data = trainer.startup.data = TrainingData(Tones(), 2, 0)
+            if stop is None:
+                trainer.run()
+                continue
+            signal_at(trainer, stop)
+            with pytest.raises(TrainingStopped):
+                trainer.run()
+        states.append(state(trainer))
+    assert differences(*states) == []
 
 
 def test_handlers_are_restored_and_ignored_signals_stay_ignored(tmp_path: Path) -> None:
