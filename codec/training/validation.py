@@ -40,7 +40,7 @@ class Validation:
         metrics: Metrics to compute; see `codec.evaluation.select_metrics`. Checkpoints are ranked by mel_distance.
 
     Raises:
-        ValueError: A metric is unknown, or a package that it needs is not installed.
+        ValueError: A metric is unknown, a package that it needs is not installed, or `samples_per_group` is negative.
     """
 
     def __init__(
@@ -51,6 +51,10 @@ class Validation:
         samples_per_group: int = 2,
         metrics: Sequence[str | Metric] = ("mel_distance", "si_sdr_db", "ripple_db"),
     ) -> None:
+        if not isinstance(samples_per_group, int) or samples_per_group < 0:
+            raise ValueError(
+                f"validation.samples_per_group must be a whole number of at least 0, got {samples_per_group!r}"
+            )
         self.metrics = select_metrics(metrics)
         check_packages(self.metrics.values())
         self.clips = list(clips)

@@ -46,9 +46,9 @@ class CheckpointStore:
         report: Callable[[str], None] = _LOGGER.warning,
     ) -> None:
         if keep_last < 1:
-            raise ValueError(f"keep_last must be 1 or more, got {keep_last}")
+            raise ValueError(f"checkpoints.keep_last must be 1 or more, got {keep_last}")
         if keep_every is not None and keep_every < 1:
-            raise ValueError(f"keep_every must be 1 or more, or None, got {keep_every}")
+            raise ValueError(f"checkpoints.keep_every must be 1 or more, or null, got {keep_every}")
         self.folder = Path(folder)
         self.best_path = self.folder / "best.pt"
         self.keep_last = keep_last

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,3 +134,9 @@ def test_weights_that_are_not_finite_change_nothing(tmp_path: Path) -> None:
     (metrics,) = take_steps(trainer, 1)
     assert metrics
     assert fingerprint(trainer.codec) != before
+
+
+@pytest.mark.parametrize("count", [-1, 1.5])
+def test_the_number_of_samples_is_checked(tmp_path: Path, count: Any) -> None:
+    with pytest.raises(ValueError, match=rf"validation\.samples_per_group must be .* got {count}"):
+        Validation([], tmp_path, 6.0, samples_per_group=count)
