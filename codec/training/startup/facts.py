@@ -20,7 +20,8 @@ def device_name(device: torch.device) -> str:
     if device.type != "cpu":
         return str(device)
     model = cpu_facts().get("model name", "")
-    return f"cpu ({f'{model}, ' if model else ''}{torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"cpu ({f'{model}, ' if model else ''}{threads} thread{'s' if threads > 1 else ''})"
 
 
 def run_facts(

@@ -194,7 +194,7 @@ def test_the_first_lines_name_device_batch_length_and_sizes(tmp_path: Path) -> N
     trainer._start(resumed=False)
     lines = dict(message.split(": ", 1) for message in messages(trainer) if ": " in message)
     assert lines["device"].startswith("cpu (")
-    assert lines["device"].endswith("1 threads)")
+    assert lines["device"].endswith("1 thread)")
     assert lines["precision"] == "float32, as requested"
     assert lines["batch"] == "2 x 0.2 s, 0 workers"
     assert lines["length"] == "7 steps (0.7 passes over the audio)"
