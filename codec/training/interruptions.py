@@ -1,7 +1,8 @@
 """When a run saves besides its checkpoint interval: after some minutes, and before it stops at a signal.
 
-The first signal lets the step finish. A second one stops the process at once, which loses the steps since the last
-checkpoint and nothing else: every file is written beside its place and renamed.
+The first signal lets the step finish. A Ctrl-C after it stops the process at once, which loses the steps since the last
+checkpoint and nothing else: every file is written beside its place and renamed. Other repeated signals change nothing:
+SLURM and systemd signal all processes, and torchrun passes its signal on to processes that have it already.
 """
 
 import signal
@@ -80,7 +81,7 @@ class Interruptions:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self._received = self._received is None, self._received or number
-        if not (first and self._stepping):
+        if not self._stepping if first else number == signal.SIGINT:
             raise TrainingStopped(number, self._unsaved() if self._processes.is_main else "")
 
     def votes(self) -> Tensor:

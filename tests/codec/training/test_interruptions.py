@@ -78,6 +78,7 @@ def test_a_stopped_run_is_saved_and_ends_with_the_same_bits_and_records(tmp_path
     for step, number in ((1, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGUSR1)):
         trainer = make(tmp_path / "stopped")
         signal_at(trainer, step, number)
+        signal_at(trainer, step, signal.SIGTERM)  # of torchrun, after SLURM's to all processes
         with pytest.raises(TrainingStopped, match=f"^saved at step {step + 1}; resume with: ") as stop:
             trainer.run()
         assert stop.value.exit_status == 128 + number
@@ -150,7 +151,7 @@ def test_handlers_are_restored_and_ignored_signals_stay_ignored(tmp_path: Path) 
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_second_signal_stops_at_once_and_names_the_last_checkpoint(tmp_path: Path, whole: Trainer) -> None:
+def test_ctrl_c_after_a_signal_stops_at_once_and_names_the_last_checkpoint(tmp_path: Path, whole: Trainer) -> None:
     trainer = make(tmp_path / "twice")
     signal_at(trainer, 7)
     signal_at(trainer, 7, signal.SIGINT)
