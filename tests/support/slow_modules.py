@@ -13,6 +13,8 @@ SLOW = (
     "codec/evaluation/test_perceptual.py",
     "codec/evaluation/test_report.py",
     "codec/interop",
+    "codec/tokens/test_processes.py",
+    "codec/tokens/test_tokenize.py",
     "codec/training/checkpoint/test_checkpointer.py",
     "codec/training/checkpoint/test_divergence.py",
     "codec/training/checkpoint/test_store.py",
