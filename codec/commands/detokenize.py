@@ -8,7 +8,7 @@ from pathlib import Path
 
 from codec.audio import readable
 from codec.coding import prepare
-from codec.commands.model_options import add_device_option, add_model_option, load_codec
+from codec.commands.model_options import add_model_options, load_codec
 from codec.commands.token_progress import FileProgress, add_jobs_option, count, number_of_jobs
 from codec.models import find_model
 from codec.tokens import Card, Failure, TokensError, detokenize
@@ -31,8 +31,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command.add_argument("target", metavar="OUT", type=Path, help="folder for the audio")
     command.add_argument("-f", "--force", action="store_true", help="replace files that exist")
     add_jobs_option(command)
-    add_model_option(command, "the model of the tokens, if it is bundled or in ./runs")
-    add_device_option(command)
+    add_model_options(command, "the bundled model, or the one below ./runs, with which the tokens were made")
     command.set_defaults(run=_detokenize)
 
 

@@ -12,7 +12,13 @@ import torch
 from codec.audio import AUDIO_SUFFIXES, describe_skipped, readable
 from codec.coding import PreparedCodec, prepare
 from codec.commands.messages import print_notes
-from codec.commands.model_options import add_beams_option, add_model_options, check_bandwidth, load_codec
+from codec.commands.model_options import (
+    add_beams_option,
+    add_bitrate_option,
+    add_model_options,
+    check_bandwidth,
+    load_codec,
+)
 from codec.commands.token_progress import FileProgress, add_jobs_option, count, duration, number_of_jobs
 from codec.tokens import (
     Card,
@@ -38,11 +44,19 @@ from codec.tokens.windows import WINDOW, encode_windows
 
 __all__ = ["add"]
 
+_EXAMPLES = """examples:
+  codec tokenize music tokens                  writes tokens/tokens-00000.npz, ... and tokens/manifest.jsonl
+  codec tokenize list.jsonl tokens -b 3        the files of a manifest; its text and other keys become columns
+  codec tokenize music tokens --format parquet --shard-size 64MiB
+  codec detokenize tokens back                 and back to audio
+"""
+
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declares the command."""
     command = commands.add_parser(
         "tokenize",
+        epilog=_EXAMPLES,
         help="audio of a data set to shards of codes, for language models",
         description="Encodes all audio files of a folder or manifest to shards of codes: one array of whole numbers "
         "[codebooks, frames] per file. manifest.jsonl lists the files, failed.jsonl those that could not be read, and "
@@ -56,9 +70,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "become columns",
     )
     command.add_argument("target", metavar="OUT", type=Path, help="folder for the shards")
-    command.add_argument(
-        "-b", "--bitrate", type=float, metavar="KBPS", help="one of the model's bitrates. Default: the highest"
-    )
+    add_bitrate_option(command)
     command.add_argument(
         "--format", choices=FORMATS, default=FORMATS[0], help="of the shards. Parquet needs pyarrow. Default: npz"
     )
@@ -143,7 +155,7 @@ def _run(
         f"{count(card.frames, 'frame')} of {count(card.num_codebooks, 'code')} in {count(card.shards, 'shard')}{speed}"
     )
     for line in describe_skipped(entries.skipped):
-        print(f"note: {line}", file=sys.stderr)
+        print(f"note: skipped {line}", file=sys.stderr)
     if card.failed:
         listed = readable(options.target / FAILED)
         print(f"codec: {count(card.failed, 'file')} without codes: see {listed}", file=sys.stderr)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -81,10 +81,15 @@ def map_in_order(
 def _start(make_function: Callable[[], Callable[[Any], Any]]) -> None:
     """Prepares a worker."""
     global _make_function
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))  # the parent reports it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _make_function = make_function
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)  # unwinds the function, which removes its unfinished file
 
 
 def _exit_with_parent() -> None:
@@ -97,6 +102,9 @@ def _exit_with_parent() -> None:
 
 def _call(item: Any) -> Any:
     global _function
-    if _function is None:
-        _function = _make_function()
-    return _function(item)
+    try:
+        if _function is None:
+            _function = _make_function()
+        return _function(item)
+    except SystemExit as error:
+        os._exit(error.code if isinstance(error.code, int) else 1)

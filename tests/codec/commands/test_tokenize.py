@@ -66,7 +66,7 @@ def test_codes_and_audio_are_those_of_encode_and_decode(here: Path, audio: Path,
     for tokens in read_tokens(here / "tokens"):
         name = tokens.line["path"]
         assert run_codec("encode", audio / name, "-f", "-o", "one.ecdc", "--coding", "fixed", "--model", model) == 0
-        assert run_codec("decode", "one.ecdc", "one.wav", "--model", model) == 0
+        assert run_codec("decode", "one.ecdc", "-f", "-o", "one.wav", "--model", model) == 0
         np.testing.assert_array_equal(tokens.codes, stored_codes(here / "one.ecdc"))
         (back, back_rate), (one, rate) = soundfile.read(here / "back" / name), soundfile.read(here / "one.wav")
         assert back_rate == rate
