@@ -43,9 +43,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.chmod(S_IMODE(mode))  # safetensors makes files that only their owner can read
         temporary.replace(target)
     except OSError as error:
-        if error.filename == str(temporary) or (error.filename is None and error.errno in _WRITE_ERRORS):
-            error.filename = str(path)
-            error.filename2 = None
+        name = None if error.filename is None else os.fspath(error.filename)
+        if name == str(temporary) or (name is None and error.errno in _WRITE_ERRORS):
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-        sys.stdout.flush()
+        _flush_output()
     except BrokenPipeError:
         _drop_output()
         return 128 + signal.SIGPIPE
@@ -80,6 +80,14 @@ def make_parser() -> argparse.ArgumentParser:
         command.add(commands)
     completion.add(commands, make_parser)
     return parser
+
+
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "stdout"
+        raise
 
 
 def _drop_output() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codec.audio import AudioReader, readable
+from codec.audio import AudioFile, AudioReader, readable
 from codec.bitstream import BitstreamReader
 from codec.bitstream.encodec.header import PACKAGE_CONFIGS
 from codec.bitstream.encodec.segments import EncodecReader
@@ -116,8 +116,8 @@ def of_audio(path: Path) -> Facts:
     Raises:
         AudioFileError: The file is not audio, or is corrupt.
     """
-    reader = AudioReader(path, 1, 1)
-    reader = AudioReader(path, reader.source_sample_rate, reader.source_channels)
+    file = AudioFile(path)
+    reader = AudioReader(file, file.sample_rate, file.channels)  # which closes the file
     samples = sum(block.shape[-1] for block in reader.blocks())
     values = _signal(samples, reader.sample_rate, reader.channels, path.stat().st_size)
     return Facts({"kind": "audio"} | values, {"length": _length(values), "size": _size(values)}, list(reader.notes))

@@ -12,8 +12,8 @@ __all__ = ["error_text", "print_error", "print_notes", "print_table"]
 def error_text(error: Exception) -> str:
     """An error as one line."""
     # The text of an OSError has a number and a quoted path in it, which users do not need.
-    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        return f"{readable(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror if error.filename is None else f"{readable(error.filename)}: {error.strerror}"
     return " ".join(str(error).split())
 
 

@@ -98,3 +98,9 @@ def test_a_write_error_names_the_file_and_leaves_the_previous_one(tmp_path: Path
     assert caught.value.filename == str(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_the_name_of_the_file() -> None:
+    with pytest.raises(OSError, match="No such file") as caught, atomic_write(Path("/proc/notes.txt")):
+        pass
+    assert caught.value.filename == "/proc/notes.txt"

@@ -1,14 +1,16 @@
 """The program `codec`: as a process, and its exit status for wrong usage."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from codec.cli import main
 from codec.model_file import fingerprint, load_model
-from coding_inputs import noise, save_tiny, start_codec, write_wav
+from coding_inputs import ROOT, noise, save_tiny, start_codec, write_wav
 
 
 def test_the_program_as_a_process(here: Path) -> None:
@@ -95,3 +97,13 @@ COMP_WORDS=(codec enc); COMP_CWORD=1; _shtab_codec; echo "${COMPREPLY[@]}"
     script = capsys.readouterr().out + request
     done = subprocess.run(["bash", "--norc"], input=script, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["--bitrate", "encode"]
+
+
+def test_a_report_that_cannot_be_written_is_one_line(here: Path) -> None:
+    save_tiny("causal", here)
+    with open("/dev/full", "w") as full:
+        arguments = [sys.executable, "-m", "codec", "info", "causal"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"codec: (stdout: )?No space left on device\n", done.stderr)
