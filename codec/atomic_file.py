@@ -43,8 +43,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.chmod(S_IMODE(mode))  # safetensors makes files that only their owner can read
         temporary.replace(target)
     except OSError as error:
-        name = None if error.filename is None else os.fspath(error.filename)
-        if name == str(temporary) or (name is None and error.errno in _WRITE_ERRORS):
+        failed = None if error.filename is None else os.fspath(error.filename)
+        if failed == str(temporary) or (failed is None and error.errno in _WRITE_ERRORS):
             error.filename, error.filename2 = str(path), None
         raise
     finally:

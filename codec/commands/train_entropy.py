@@ -14,7 +14,7 @@ from codec.coding import PreparedCodec
 from codec.coding.encode import encode_codes
 from codec.commands.messages import print_error
 from codec.commands.model_options import add_model_options, load_codec
-from codec.models import model_path
+from codec.models import bundled_models, model_path
 
 __all__ = ["add"]
 
@@ -67,7 +67,12 @@ def _train_entropy(options: argparse.Namespace) -> int:
 
     minutes = _DEFAULT_MINUTES if options.minutes is None else options.minutes
     _check_options(minutes, options.steps)
-    output = options.output or model_path(options.model).with_name(ENTROPY_NAME)
+    model = model_path(options.model)
+    if options.output is None and model in bundled_models().values():
+        raise ValueError(
+            f"{ENTROPY_NAME} would be written beside a bundled model: name a run with --model, or --output"
+        )
+    output = options.output or model.with_name(ENTROPY_NAME)
     if not output.parent.is_dir():
         raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
     prepared = load_codec(options)
@@ -95,10 +100,10 @@ def _train_entropy(options: argparse.Namespace) -> int:
         training_progress = minutes_progress(minutes) if options.steps is None else steps_progress(options.steps)
         codebooks = prepared.codec.quantizer.inference_state().get("embed")  # None for a quantizer without vectors
         network = train(data, size, codebook_counts, training_progress, options.seed, codebooks, report)
-        model = EntropyModel.from_network(network, prepared.fingerprint)
-        model.save(output)
-    print(f"{output}: entropy model {model.fingerprint}, {output.stat().st_size} bytes")
-    print_coding_sizes(coding_sizes(groups or {_HELD_OUT: data.held_out}, model, config))
+        entropy = EntropyModel.from_network(network, prepared.fingerprint)
+        entropy.save(output)
+    print(f"{output}: entropy model {entropy.fingerprint}, {output.stat().st_size} bytes")
+    print_coding_sizes(coding_sizes(groups or {_HELD_OUT: data.held_out}, entropy, config))
     for error in errors:
         print_error(error)
     return 1 if errors else 0

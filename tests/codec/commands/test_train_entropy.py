@@ -52,7 +52,11 @@ def test_encode_uses_the_trained_model(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "no audio file in nowhere"),
+        (["--data", "nowhere"], "nowhere: No such file or directory"),
+        (
+            ["--data", ".", "--model", "bundled"],
+            "entropy.safetensors would be written beside a bundled model: name a run with --model, or --output",
+        ),
         (["--data", ".", "--minutes", "-1"], "--minutes must be 0 or more, got -1"),
         (["--data", ".", "--minutes", "nan"], "--minutes must be 0 or more, got nan"),
         (["--data", ".", "--steps", "0"], "--steps must be 1 or more, got 0"),
