@@ -97,7 +97,9 @@ def open_decoder(file: BinaryIO, name: str, path: bytes | None) -> Decoder:
         if (finding := inspect(file, start, file_bytes)) is not None:
             return _open_finding(finding, whole, name)
     decoder, refused = None, None
-    if not start and read_at(file, 0, 1) != b"\xff":  # otherwise MP3 is likely, which may begin with anything
+    # MP3 may begin with anything. libmpg123 would print what it skips.
+    is_likely_mp3 = start > 0 or read_at(file, 0, 1) in (b"\xff", b"\0") or (path or b"").lower().endswith(b".mp3")
+    if not is_likely_mp3:
         try:
             decoder = _SoundFile(whole, name)
         except AudioFileError as error:

@@ -32,7 +32,11 @@ def inspect_au(file: BinaryIO, start: int, file_bytes: int) -> Finding | None:
     if size > present:
         return Finding(notes=[f"The audio has {present} bytes, its header states {size}."])
     behind = present - size
-    return Finding(notes=[f"{behind} bytes follow the {size} bytes of audio that its header states."] if behind else [])
+    if behind:
+        return Finding(
+            notes=[f"{behind} bytes follow the {size} bytes of audio that its header states. They are not read."]
+        )
+    return Finding()
 
 
 def inspect_caf(file: BinaryIO, start: int, file_bytes: int) -> Finding | None:

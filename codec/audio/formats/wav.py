@@ -148,7 +148,9 @@ def end_notes(header: WavHeader, audio_bytes: int, behind: bytes, bytes_behind: 
         notes.append(partial_sample_note(header.frame_bytes, odd))
     names = (behind[:4], behind[1:5])  # a chunk begins at an even position
     if header.size is not None and bytes_behind >= 8 and not any(_is_chunk_name(name) for name in names):
-        notes.append(f"{bytes_behind} bytes follow the {header.size} bytes of audio that its header states; no chunk.")
+        notes.append(
+            f"{bytes_behind} bytes follow the {header.size} bytes of audio that its header states. They are not read."
+        )
     return notes
 
 

@@ -1,7 +1,9 @@
 """WAV and raw samples through pipes, in pieces of any size."""
 
 import io
+import os
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audio_bytes import encoded, read_source
 from codec.audio import (
     AudioFileError,
     AudioPipe,
     AudioReader,
-    AudioSource,
     RawFormat,
     RawWriter,
     open_audio,
@@ -53,31 +55,8 @@ def wav(audio: np.ndarray, subtype: str = "PCM_16", format_: str = "WAV", sample
     return file.getvalue()
 
 
-class Pipe(io.RawIOBase):
-    """As `Trickle`, for what only reads."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        piece, self.data = self.data[: min(len(buffer), 1000)], self.data[min(len(buffer), 1000) :]
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-
-def read_all(source: AudioSource) -> tuple[np.ndarray, list[str]]:
-    pieces = [np.zeros((0, source.channels), np.float32)]
-    while len(piece := source.read()):
-        pieces.append(piece)
-    source.close()
-    return np.concatenate(pieces), source.notes
-
-
 def read(data: bytes, raw: RawFormat | None = None, sizes: tuple[int, ...] = (1 << 20,)) -> np.ndarray:
-    return read_all(open_audio(Trickle(data, list(sizes)), "stdin", raw))[0]  # type: ignore[arg-type]
+    return read_source(open_audio(Trickle(data, list(sizes)), "stdin", raw))[0]  # type: ignore[arg-type]
 
 
 def with_size(data: bytes, size: int) -> bytes:
@@ -187,6 +166,49 @@ def test_pipes_without_audio_are_refused_as_files_are(tmp_path: Path, data: byte
     with pytest.raises(AudioFileError) as by_name:
         open_audio(tmp_path / "a.wav")
     assert by_name.value.reason.split(" (")[0] in by_pipe.value.reason or not data
+
+
+@pytest.mark.parametrize("format_", ["WAV", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("kind", ["fifo", "descriptor"])
+def test_named_pipes_and_descriptors_are_read_as_files(tmp_path: Path, kind: str, format_: str) -> None:
+    data = encoded(NOISE, format_)
+    (tmp_path / "file").write_bytes(data)
+    expected, _ = read_source(open_audio(tmp_path / "file"))
+    opened = []
+    if kind == "fifo":
+        os.mkfifo(tmp_path / "pipe")
+        path, target = tmp_path / "pipe", tmp_path / "pipe"
+    else:  # as for process substitution and /dev/stdin
+        reading, writing = os.pipe()
+        opened = [reading]
+        path, target = Path(f"/dev/fd/{reading}"), writing
+    writer = threading.Thread(target=_write, args=(target, data))
+    writer.start()
+    samples, notes = read_source(open_audio(path))
+    writer.join()
+    for descriptor in opened:
+        os.close(descriptor)
+    np.testing.assert_array_equal(samples, expected)
+    assert notes == []
+
+
+def _write(target: Path | int, data: bytes) -> None:
+    with open(target, "wb") as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize(("name", "said"), [("absent", "no such file"), ("folder", "is a folder")])
+def test_what_is_no_file_and_no_pipe_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "folder").mkdir()
+    for raw in (None, RawFormat(8000, 1, "s16le")):
+        with pytest.raises(AudioFileError, match=f"{name}: {said}"):
+            open_audio(tmp_path / name, raw=raw)
+
+
+def test_raw_samples_of_a_file_are_closed_with_a_note_on_the_last_byte(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(struct.pack("<3h", 1, 2, 3) + b"x")
+    samples, notes = read_source(open_audio(tmp_path / "a.raw", raw=RawFormat(8000, 1, "s16le")))
+    assert (samples.shape, notes) == ((3, 1), ["The audio ends within a sample of 2 bytes; its last 1 are not used."])
 
 
 def test_lengths_in_a_header_take_no_memory() -> None:

@@ -179,6 +179,18 @@ def test_silence_of_a_codec_that_normalizes(tiny: dict[str, tuple[Codec, Exporte
     assert float(exported.run("decoder.onnx", codes, scale)[0].abs().max()) < 1e-6
 
 
+def test_the_gain_of_channels_that_cancel_each_other(tiny: dict[str, tuple[Codec, Exported]]) -> None:
+    codec, exported = tiny["segments"]
+    one = noise(codec, 80)[:, :1]
+    audio = torch.cat([one, -one], 1)
+    want = codec.encode_segment(audio)
+    codes, gain = exported.run("encoder.onnx", audio)
+    torch.testing.assert_close(gain, one.square().mean().sqrt().view(1))
+    assert want.gain is not None
+    torch.testing.assert_close(gain, want.gain)
+    assert_same_codes(codec, audio, codes, want.codes)
+
+
 @pytest.mark.parametrize("kind", ["audiocraft", "no_lstm", "segments"])
 def test_a_second_runtime_gives_the_same(kind: str, tmp_path: Path) -> None:
     """The reference runtime of onnx."""

@@ -103,12 +103,13 @@ DATA = mp3(loud_and_quiet(24_000, 2, 1), 24_000)
         lambda data: data + b"LYRICSBEGIN" + bytes(20) + b"000031LYRICS200" + b"TAG" + bytes(125),
     ],
 )
-def test_tags_are_no_audio(tmp_path: Path, around: object) -> None:
+def test_tags_are_no_audio(tmp_path: Path, capfd: pytest.CaptureFixture[str], around: object) -> None:
     for data in (DATA, without_xing(DATA)):
         expected, _ = read_in_all_ways(tmp_path / "a.mp3", data)
         samples, notes = read_in_all_ways(tmp_path / "b.mp3", around(data))  # type: ignore[operator]
         np.testing.assert_array_equal(samples, expected)
         assert notes == []
+    assert capfd.readouterr().err == ""
 
 
 def test_what_is_missing_or_no_audio_is_said(tmp_path: Path) -> None:
