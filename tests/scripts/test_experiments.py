@@ -195,7 +195,7 @@ def test_the_defaults_of_the_classes_are_the_published_values(name: str, built: 
         for exponent in EXPECTED[name]["losses.terms.mel.window_exponents"]  # type: ignore[attr-defined]
     ]
     assert trainer.data.dataset.segment_samples == trainer.codec.config.sample_rate
-    assert trainer.optimizer.defaults["betas"] == (0.5, 0.9)
+    assert tuple(trainer.optimizer.defaults["betas"]) == (0.5, 0.9)  # torch before 2.7 keeps a list
 
 
 @pytest.mark.parametrize("name", experiments())
