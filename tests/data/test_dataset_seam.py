@@ -1,14 +1,19 @@
 """A dataset and a transform from outside the packages, named in the configuration, are trained on."""
 
+import os
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from codec.audio import write_audio
 from data import DataError, Segment
 from scripts.composition import open_run
 from tiny_command import TINY, composed
@@ -34,6 +39,30 @@ class Sines:
         return Segment(0.5 * audio.expand(self.channels, -1))
 
 
+class Bursts:
+    """A stream of noise bursts: each depends on a generator, which is the state."""
+
+    def __init__(self, sample_rate: int, channels: int, segment_seconds: float, seed: int, **_: Any) -> None:
+        self.sample_rate, self.channels, self.seed = sample_rate, channels, seed
+        self.segment_samples = round(segment_seconds * sample_rate)
+        self.random = torch.Generator().manual_seed(seed)
+
+    def shard(self, num_shards: int, index: int) -> "Bursts":
+        seconds = self.segment_samples / self.sample_rate
+        return Bursts(self.sample_rate, self.channels, seconds, self.seed + 1 + index)
+
+    def __iter__(self) -> Iterator[Segment]:
+        while True:
+            noise = torch.rand(self.channels, self.segment_samples, generator=self.random)
+            yield Segment(0.5 * noise - 0.25)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": self.random.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.random.set_state(state["random"])
+
+
 def invert(audio: Tensor, generator: torch.Generator) -> Tensor:
     """A transform that needs no random numbers."""
     return -audio
@@ -49,7 +78,7 @@ class Invert:
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("outside")
-    module.Sines, module.Invert = Sines, Invert  # type: ignore[attr-defined]
+    module.Sines, module.Bursts, module.Invert = Sines, Bursts, Invert  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "outside", module)
 
 
@@ -66,6 +95,74 @@ def test_a_dataset_and_a_transform_from_outside_are_trained_on(outside: None, tm
         assert torch.equal(trainer.data.batch(1), -torch.stack([sines[2].audio, sines[3].audio]))
         trainer.run()
         assert trainer.step == 3
+
+
+def test_a_stream_from_outside_is_trained_on_and_resumes_to_the_same_bits(outside: None, tmp_path: Path) -> None:
+    """Three steps with two workers in one go, and with a stop after the first step; the third is of the first shard."""
+    settings = (
+        "data.dataset._target_=outside.Bursts",
+        "data.transforms=[{_target_: data.RandomGain}]",
+        "data.num_workers=2",
+        "trainer.checkpoint_every=1",
+        "trainer.validate_every=9",
+        f"runs_folder={tmp_path}",
+    )
+    states = {}
+    for name, stops in (("whole", [3]), ("stopped", [1, 3])):
+        for stop in stops:
+            cfg = composed("train", *TINY, *settings, f"name={name}", "trainer.max_steps=3")
+            with open_run(cfg) as trainer:
+                trainer.config = replace(trainer.config, max_steps=stop)
+                trainer.run()
+                assert trainer.step == stop
+                states[name] = trainer.state_dict()
+    assert states["stopped"]["data"][0]["step"] == 3
+    for part in ("codec", "average", "adversarial", "optimizer", "balancer", "data", "random"):
+        assert_equal(states["stopped"][part], states["whole"][part])
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """To the bit, at any depth."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+    if isinstance(one, dict | list):
+        for key in one if isinstance(one, dict) else range(len(one)):
+            assert_equal(one[key], other[key])
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def test_an_epoch_needs_a_length(outside: None, tmp_path: Path) -> None:
+    settings = ("data.dataset._target_=outside.Bursts", "trainer.max_steps=null", "trainer.max_epochs=2")
+    with (
+        pytest.raises(ValueError, match=r"trainer\.max_epochs needs a data\.dataset that has a length: set trainer"),
+        open_run(composed("train", *TINY, *settings, "name=epochs", f"runs_folder={tmp_path}")),
+    ):
+        pass
+
+
+def test_any_name_travels_through_a_whole_run(tmp_path: Path) -> None:
+    """A folder in Latin-1 with names of 240 bytes; the clips and the list of skipped files get printable names."""
+    for number in range(3):
+        write_audio(tmp_path / f"{number}.wav", 0.3 * torch.rand(1, 24_000) - 0.15, 24_000)
+    root = tmp_path / os.fsdecode(b"h\xf6rspiel (1) = a, b\n#2 & 'c'")
+    root.mkdir()
+    for number in range(3):
+        (tmp_path / f"{number}.wav").rename(root / os.fsdecode(b"\xe9" * 235 + b"%d.wav" % number))
+    (root / os.fsdecode(b"\xff.m4a")).touch()
+    tiny = [setting for setting in TINY if setting != "data=clips"]
+    cfg = composed("train", *tiny, "data=folder", "data.root=x", "trainer.max_steps=1", f"runs_folder={tmp_path}/runs")
+    cfg.name, cfg.data.root = "odd", str(root)
+    for _ in range(2):  # the second time it compares the settings with config.yaml
+        with open_run(cfg) as trainer:
+            trainer.run()
+    run = tmp_path / "runs" / "odd"
+    assert (run / "skipped_files.txt").read_text("utf-8").count("\\xff.m4a\tlibsndfile cannot decode .m4a") == 1
+    assert OmegaConf.load(run / "config.yaml").data.root == str(root)
+    assert all(path.name.isascii() for path in (run / "samples").iterdir())
 
 
 def test_the_training_files_may_be_left_out_for_such_a_dataset(outside: None, tmp_path: Path) -> None:
