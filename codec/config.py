@@ -93,7 +93,7 @@ class CodecConfig:
 
     @property
     def can_stream(self) -> bool:
-        """Whether no frame depends on later audio: causal, coded in one piece, without the RMS of the whole."""
+        """Whether the codec streams: its network does, and it codes in one piece without the RMS of the whole."""
         return self.causal and self.segment_seconds is None and not self.normalize
 
     def codebooks_for(self, bandwidth_kbps: float | None) -> int:

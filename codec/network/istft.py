@@ -1,7 +1,7 @@
 """An encoder and a decoder at the frame rate: STFT, ConvNeXt blocks, inverse STFT (after Vocos, Siuzdak 2023).
 
 SEANet computes most of its layers at a high rate. Here every layer but the Fourier transforms works on frames, so wide
-layers are cheap. The decoder is that of Vocos; the encoder is its mirror image.
+layers are cheap. The encoder begins as an MDCT, to which its blocks add little at first.
 """
 
 import math
@@ -25,15 +25,15 @@ class ISTFTNetwork:
         channels: Audio channels, 1 or 2.
         hop_samples: Audio samples per frame, an even number.
         latent_dim: Width D of the latent that is quantized.
-        encoder_window_samples: Window of the encoder's STFT, an even number and at least two hops.
-        encoder_width: Channels of the encoder.
+        encoder_window_samples: Window of the encoder's spectrum, an even number and at least two hops.
+        encoder_width: Channels of the encoder, more than `latent_dim`.
         encoder_depth: Blocks of the encoder.
         encoder_look_ahead: Later frames on which a frame of the encoder's blocks depends, over all blocks. The first
-            blocks look one frame ahead each; with more frames than blocks, two, and so on.
+            blocks have them: half a kernel each, as far as they go.
         decoder_window_samples: Window of the decoder's inverse STFT, as for the encoder.
         decoder_width: Channels of the decoder.
         decoder_depth: Blocks of the decoder.
-        decoder_look_ahead: As for the encoder; the first convolution counts as a block.
+        decoder_look_ahead: As for the encoder; the first convolution counts as the first block.
         expansion: Hidden channels of a block's perceptron, as a multiple of its width.
         kernel_size: Kernel of the convolutions, in frames.
 
@@ -43,15 +43,15 @@ class ISTFTNetwork:
 
     channels: int = 1
     hop_samples: int = 320
-    latent_dim: int = 128
+    latent_dim: int = 96
     encoder_window_samples: int = 1280
-    encoder_width: int = 256
+    encoder_width: int = 192
     encoder_depth: int = 4
     encoder_look_ahead: int = 0
     decoder_window_samples: int = 1280
-    decoder_width: int = 384
+    decoder_width: int = 256
     decoder_depth: int = 6
-    decoder_look_ahead: int = 2
+    decoder_look_ahead: int = 3
     expansion: int = 3
     kernel_size: int = 7
 
@@ -67,13 +67,15 @@ class ISTFTNetwork:
             raise ValueError(f"hop_samples must be even, got {self.hop_samples}")
         if self.channels > 2:
             raise ValueError(f"channels must be 1 or 2, got {self.channels}")
+        if self.encoder_width <= self.latent_dim:
+            raise ValueError(f"encoder_width must be above latent_dim, {self.latent_dim}, got {self.encoder_width}")
         for name in ("encoder_window_samples", "decoder_window_samples"):
             value = getattr(self, name)
             if not _is_whole(value) or value % 2 or value < 2 * self.hop_samples:
                 least = 2 * self.hop_samples
                 raise ValueError(f"{name} must be an even number of at least two hops, {least}, got {value!r}")
         for name, convolutions in (("encoder", self.encoder_depth), ("decoder", self.decoder_depth + 1)):
-            most = convolutions * (self.kernel_size - 1)
+            most = convolutions * (self.kernel_size // 2)
             if getattr(self, f"{name}_look_ahead") > most:
                 raise ValueError(
                     f"{name}_look_ahead must be at most {most} frames with {convolutions} convolutions of kernel "
@@ -117,9 +119,9 @@ class ISTFTEncoder(nn.Module):
     def __init__(self, net: ISTFTNetwork) -> None:
         super().__init__()
         width = net.encoder_width
-        ahead = _distribute(net.encoder_look_ahead, net.encoder_depth)
+        ahead = _distribute(net.encoder_look_ahead, net.encoder_depth, net.kernel_size // 2)
         self.layers = nn.Sequential(
-            SpectralInput(net.channels, width, net.encoder_window_samples, net.hop_samples),
+            SpectralInput(net.channels, net.latent_dim, width, net.encoder_window_samples, net.hop_samples),
             *(_block(net, width, frames, net.encoder_depth) for frames in ahead),
             LatentOutput(width, net.latent_dim),
         )
@@ -144,7 +146,7 @@ class ISTFTDecoder(nn.Module):
     def __init__(self, net: ISTFTNetwork) -> None:
         super().__init__()
         width = net.decoder_width
-        first, *ahead = _distribute(net.decoder_look_ahead, net.decoder_depth + 1)
+        first, *ahead = _distribute(net.decoder_look_ahead, net.decoder_depth + 1, net.kernel_size // 2)
         self.layers = nn.Sequential(
             FrameInput(net.latent_dim, width, net.kernel_size, look_ahead=first),
             *(_block(net, width, frames, net.decoder_depth) for frames in ahead),
@@ -168,9 +170,9 @@ def _block(net: ISTFTNetwork, width: int, look_ahead: int, depth: int) -> ConvNe
     return ConvNeXtBlock(width, net.expansion * width, net.kernel_size, look_ahead=look_ahead, gain=1 / depth)
 
 
-def _distribute(total: int, count: int) -> list[int]:
-    """`total` frames over `count` layers, the first of which get one more if they cannot be equal."""
-    return [total // count + (i < total % count) for i in range(count)]
+def _distribute(total: int, count: int, most: int) -> list[int]:
+    """`total` frames over `count` layers, the first of which get `most` each."""
+    return [min(most, max(0, total - i * most)) for i in range(count)]
 
 
 def _initialize(module: nn.Module) -> None:
@@ -178,6 +180,8 @@ def _initialize(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=_WEIGHT_STD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif isinstance(module, SpectralInput | LatentOutput):  # after the layers that they contain
+        module.initialize()
 
 
 def _is_whole(value: object) -> bool:

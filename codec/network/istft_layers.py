@@ -1,4 +1,4 @@
-"""Layers at the frame rate, and their streams: spectral input, ConvNeXt block, inverse STFT.
+"""Layers at the frame rate, and their streams: transforms of the waveform, ConvNeXt block, inverse STFT.
 
 They pad with zeros and may look ahead: a frame then depends on a fixed number of later frames. A stream returns such a
 frame as soon as the last of them is pushed, and treats the end of the input as the padding does. So it returns what the
@@ -17,8 +17,11 @@ __all__ = ["ConvNeXtBlock", "FrameConv", "FrameInput", "ISTFTOutput", "LatentOut
 
 # Spectra are divided by the L2 norm of the window, so white noise has the same magnitudes at every window length.
 QUIET = 1e-3  # -60 dBFS; differences far below this magnitude have little effect on the features
-COMPRESSION = 0.3  # exponent of the magnitudes of the compressed spectrum
-LOUDEST = 6.0  # largest logarithm of a magnitude that the decoder can write
+LOUDEST = 6.0  # largest logarithm of a gain in the decoder
+COMPRESSION = 0.3  # exponent of the length of a latent in the decoder's features
+LEAST_POWER = 1e-4  # added to the squared length of a latent
+_LEVEL = 10.0  # of the MDCT, so that latents of speech have variances near 1
+_CORNER = 0.04  # frequency where the emphasis doubles, relative to half the sampling rate: 480 Hz at 24 kHz
 
 
 def overhang(window_samples: int, hop_samples: int) -> int:
@@ -78,23 +81,26 @@ class _FrameConvStream:
 
 
 class FrameInput(nn.Module):
-    """First layer of the decoder: a convolution over frames, normalized over channels.
+    """First layer of the decoder: a convolution over frames of z / |z|^0.7 and log |z|, for a latent z.
+
+    Later layers normalize their inputs, so the level of a frame must be a feature of its own.
 
     Shape: latent [B, D, F] -> [B, width, F].
     """
 
     def __init__(self, latent_dim: int, width: int, kernel_size: int, *, look_ahead: int) -> None:
         super().__init__()
-        self.conv = FrameConv(latent_dim, width, kernel_size, look_ahead=look_ahead)
-        self.norm = nn.LayerNorm(width)
+        self.conv = FrameConv(latent_dim + 1, width, kernel_size, look_ahead=look_ahead)
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.normalize(self.conv(latent))
+        y: Tensor = self.conv(self.features(latent))
+        return y
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Shape: [B, width, F] -> [B, width, F]."""
-        y: Tensor = self.norm(x.transpose(1, 2))
-        return y.transpose(1, 2)
+    def features(self, latent: Tensor) -> Tensor:
+        """Shape: latent [B, D, F] -> [B, D + 1, F]."""
+        z = latent.to(torch.promote_types(latent.dtype, torch.float32))
+        power = z.square().sum(1, keepdim=True) + LEAST_POWER
+        return torch.cat([z * power.pow((COMPRESSION - 1) / 2), 0.5 * power.log()], 1)
 
     def stream(self) -> "_FrameInputStream":
         """A new stream through this layer."""
@@ -111,7 +117,7 @@ class _FrameInputStream:
         self.conv = layer.conv.stream()
 
     def push(self, x: Tensor, last: bool) -> Tensor:
-        return self.layer.normalize(self.conv.push(x, last))
+        return self.conv.push(self.layer.features(x), last)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -168,32 +174,46 @@ class _ConvNeXtStream:
 
 
 class SpectralInput(nn.Module):
-    """First layer of the encoder: features of a spectrum for every frame, and a linear map of them.
+    """First layer of the encoder: a linear transform of the waveform, and a linear map of its log spectrum.
 
-    The Hann window is centred on its frame. Every bin X has three features: log |X|, and the real and the imaginary
-    part of X / |X|^0.7. The logarithm represents quiet and loud sounds alike; the parts contain the phase.
+    Both windows are centred on the frame. The transform is an MDCT at first: D coefficients of windows of two hops, the
+    lowest frequencies first, the higher ones amplified as speech gets weaker there. It keeps the waveform, which a
+    random transform would have to learn to keep: a loss of magnitudes alone hardly rewards that. The logarithms of the
+    magnitudes represent quiet and loud sounds alike.
 
     Buffers:
         window: [window_samples], not saved.
 
     Args:
         channels: Audio channels.
+        waves: Outputs of the transform, the first channels of the output.
         width: Channels of the output.
-        window_samples, hop_samples: Even.
+        window_samples: Of the spectrum, even and at least two hops.
+        hop_samples: Even.
 
     Shape: audio [B, C, T] -> [B, width, ceil(T / hop_samples)].
     """
 
     window: Tensor
 
-    def __init__(self, channels: int, width: int, window_samples: int, hop_samples: int) -> None:
+    def __init__(self, channels: int, waves: int, width: int, window_samples: int, hop_samples: int) -> None:
         super().__init__()
         self.hop_samples = hop_samples
         self.padding = overhang(window_samples, hop_samples)
+        self.wave_offset = self.padding - hop_samples // 2  # of the shorter window in the longer
         window = torch.hann_window(window_samples, dtype=torch.float64)
         self.register_buffer("window", (window / window.square().sum().sqrt()).float(), persistent=False)
-        self.linear = nn.Linear(3 * channels * (window_samples // 2 + 1), width)
-        self.norm = nn.LayerNorm(width)
+        self.wave = nn.Conv1d(channels, waves, 2 * hop_samples, hop_samples)
+        self.linear = nn.Linear(channels * (window_samples // 2 + 1), width - waves)
+
+    def initialize(self) -> None:
+        """Sets the transform to an MDCT. With two channels, its coefficients take turns."""
+        channels = self.wave.in_channels
+        with torch.no_grad():
+            self.wave.weight.zero_()
+            self.wave.bias.zero_()  # type: ignore[union-attr]
+            for i, weight in enumerate(self.wave.weight):
+                weight[i % channels] = _mdct(i // channels, self.hop_samples)
 
     def forward(self, audio: Tensor) -> Tensor:
         missing = -audio.shape[-1] % self.hop_samples
@@ -201,14 +221,12 @@ class SpectralInput(nn.Module):
 
     def project(self, audio: Tensor) -> Tensor:
         """Shape: audio with padding [B, C, T] -> [B, width, F]."""
+        waves = self.wave(audio[..., self.wave_offset : audio.shape[-1] - self.wave_offset])
         frames = audio.unfold(-1, self.window.numel(), self.hop_samples) * self.window.to(audio.dtype)
-        spectrum = torch.view_as_real(torch.fft.rfft(frames))  # [B, C, F, bins, 2]
-        power = spectrum.square().sum(-1) + QUIET**2
-        loudness = 0.25 * power.log() + 1.75  # half of log |X| + 3.5: speech is between -7 and 0
-        compressed = spectrum * power.pow((COMPRESSION - 1) / 2)[..., None]
-        features = torch.cat([loudness[..., None], compressed], -1)
-        y: Tensor = self.norm(self.linear(features.transpose(1, 2).flatten(2)))
-        return y.transpose(1, 2)
+        power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)  # [B, C, F, bins]
+        # Half of log |X| + 3.5: speech is between -7 and 0.
+        loudness = 0.25 * (power + QUIET**2).log() + 1.75
+        return torch.cat([waves, self.linear(loudness.transpose(1, 2).flatten(2)).transpose(1, 2)], 1)
 
     def stream(self) -> "_SpectralStream":
         """A new stream through this layer."""
@@ -217,6 +235,15 @@ class SpectralInput(nn.Module):
     def past_inputs(self, outputs: float) -> float:
         """As `codec.network.stream.receptive_field`, of this layer."""
         return outputs * self.hop_samples + self.padding
+
+
+def _mdct(k: int, hop: int) -> Tensor:
+    """Coefficient k of an MDCT with a sine window, times its emphasis. Shape: -> [2 hop]."""
+    t = torch.arange(2 * hop, dtype=torch.float64)
+    window = (math.pi * (t + 0.5) / (2 * hop)).sin()
+    wave = (math.pi / hop * (t + 0.5 + hop / 2) * (k + 0.5)).cos()
+    emphasis = _LEVEL * (1 + (k + 0.5) / hop / _CORNER)
+    return (emphasis * math.sqrt(2 / hop) * window * wave).float()
 
 
 class _SpectralStream:
@@ -237,22 +264,27 @@ class _SpectralStream:
         frames = max(0, (held.shape[-1] - window) // hop + 1)
         self.held = rest(held, frames * hop)
         if frames == 0:
-            return x.new_zeros(x.shape[0], layer.linear.out_features, 0)
+            return x.new_zeros(x.shape[0], layer.wave.out_channels + layer.linear.out_features, 0)
         return layer.project(held)
 
 
 class LatentOutput(nn.Module):
-    """Last layer of the encoder: a linear map of normalized channels.
+    """Last layer of the encoder: a linear map, at first of the channels with the transform of the waveform alone.
 
     Shape: [B, width, F] -> latent [B, D, F].
     """
 
     def __init__(self, width: int, latent_dim: int) -> None:
         super().__init__()
-        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, latent_dim)
+        self.linear = nn.Linear(width, latent_dim)
+
+    def initialize(self) -> None:
+        """Sets the map to a choice of the first channels."""
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear(self.norm(x.transpose(1, 2)))
+        y: Tensor = self.linear(x.transpose(1, 2))
         return y.transpose(1, 2)
 
     def stream(self) -> PointwiseStream:
@@ -265,7 +297,10 @@ class LatentOutput(nn.Module):
 
 
 class ISTFTOutput(nn.Module):
-    """Last layer of the decoder: magnitudes and phases of a spectrum for every frame, and the inverse STFT.
+    """Last layer of the decoder: a spectrum for every frame, and the inverse STFT.
+
+    A bin is exp(g) (a + ib) with outputs g, a and b of a linear layer. Vocos writes exp(g) exp(ip) with a phase p.
+    Products of a gain and a wave are easier to learn from latents that contain the wave.
 
     The inverse transforms are multiplied by a Hann window that is centred on its frame, added, and divided by the sum
     of the squared windows (Griffin and Lim 1984). Sample t of the output depends on the frames whose window covers it.
@@ -288,7 +323,7 @@ class ISTFTOutput(nn.Module):
         self.channels, self.hop_samples = channels, hop_samples
         self.overhang = overhang(window_samples, hop_samples)
         self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, channels * (window_samples + 2))
+        self.linear = nn.Linear(width, channels * 3 * (window_samples // 2 + 1))
         self.register_buffer("window", torch.hann_window(window_samples), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -311,9 +346,9 @@ class ISTFTOutput(nn.Module):
         """Windowed frames of audio. Shape: [B, width, F] -> [B, C, F, window_samples]."""
         y = self.linear(self.norm(x.transpose(1, 2)))
         y = y.to(torch.promote_types(y.dtype, torch.float32)).unflatten(-1, (self.channels, -1)).transpose(1, 2)
-        magnitude, phase = y.chunk(2, -1)
-        magnitude = magnitude.clamp(max=LOUDEST).exp()
-        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        gain, real, imaginary = y.chunk(3, -1)
+        gain = gain.clamp(max=LOUDEST).exp()
+        spectrum = torch.complex(gain * real, gain * imaginary)
         return torch.fft.irfft(spectrum, self.window.numel()) * self.window.to(y.dtype)
 
     def stream(self) -> "_ISTFTStream":

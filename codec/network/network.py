@@ -10,8 +10,8 @@ __all__ = ["Network"]
 class Network(Protocol):
     """The description of an encoder and a decoder: plain settings, and two methods that make the modules.
 
-    `SEANet` is one, a frozen dataclass. A network of your own is a class with these members, named by
-    `codec.network._target_`.
+    `SEANet` and `ISTFTNetwork` are two, frozen dataclasses. A network of your own is a class with these members, named
+    by `codec.network._target_`.
 
     The modules it makes are called with one tensor. They name two of their layers:
 
@@ -27,7 +27,8 @@ class Network(Protocol):
         channels: Audio channels.
         latent_dim: Width D of the latent.
         hop_samples: Audio samples per latent frame.
-        causal: Whether a frame depends on earlier samples only, and the network streams.
+        causal: Whether the network streams: a frame depends on at most a fixed number of later samples. A stream
+            returns it once they are pushed.
     """
 
     @property

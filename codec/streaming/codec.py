@@ -30,9 +30,10 @@ class StreamingEncoder:
     """Encodes audio piece by piece.
 
     The codes of all pushes and the flush, joined, are those of `Codec.encode`. With constant padding a frame comes out
-    with the last of its `hop_samples`. With reflection padding, output starts after six frames. The weights are read
-    when the stream is made. Convolutions of another length may differ in the last bit of a float, so a latent exactly
-    between two codes may get the other code.
+    with the last of its `hop_samples`. With reflection padding, output starts after six frames. A network that looks
+    ahead returns a frame once the later samples are there. The weights are read when the stream is made. Convolutions
+    of another length may differ in the last bit of a float, so a latent exactly between two codes may get the other
+    code.
 
     Args:
         codec: In eval mode. It can serve any number of streams.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from codec.interop.onnx.graph import Graph
 from codec.network.istft_layers import (
     COMPRESSION,
+    LEAST_POWER,
     LOUDEST,
     QUIET,
     ConvNeXtBlock,
@@ -34,11 +35,11 @@ def write_frame_layer(graph: Graph, layer: FrameLayer, x: str, name: str) -> str
         case SpectralInput():
             return _spectral_input(graph, layer, x, name)
         case FrameInput():
-            return _norm(graph, layer.norm, _conv(graph, layer.conv, x, f"{name}_conv"), f"{name}_norm")
+            return _frame_input(graph, layer, x, name)
         case ConvNeXtBlock():
             return graph.node("Add", x, _residual(graph, layer, x, name))
         case LatentOutput():
-            return _linear(graph, layer.linear, _norm(graph, layer.norm, x, f"{name}_norm"), name)
+            return _linear(graph, layer.linear, x, name)
         case ISTFTOutput():
             return _istft_output(graph, layer, x, name)
 
@@ -48,13 +49,9 @@ def _conv(graph: Graph, layer: FrameConv, x: str, name: str) -> str:
     return graph.node("Conv", x, *weights, group=layer.conv.groups, pads=[layer.left_padding, layer.right_padding])
 
 
-def _linear(graph: Graph, linear: nn.Linear, x: str, name: str, order: Tensor | None = None) -> str:
-    """The layer over the channels, whose inputs have another order if it is given.
-
-    Shape: x [B, C, F] -> [B, C', F].
-    """
-    weight = linear.weight if order is None else linear.weight[:, order]
-    y = graph.node("MatMul", graph.weight(f"{name}_linear_weight", weight), x)
+def _linear(graph: Graph, linear: nn.Linear, x: str, name: str) -> str:
+    """The layer over the channels. Shape: x [B, C, F] -> [B, C', F]."""
+    y = graph.node("MatMul", graph.weight(f"{name}_linear_weight", linear.weight), x)
     return graph.node("Add", y, graph.weight(f"{name}_linear_bias", linear.bias[:, None]))
 
 
@@ -79,47 +76,52 @@ def _residual(graph: Graph, layer: ConvNeXtBlock, x: str, name: str) -> str:
     return graph.node("Mul", y, graph.weight(f"{name}_gain", layer.gain[:, None]))
 
 
+def _frame_input(graph: Graph, layer: FrameInput, x: str, name: str) -> str:
+    power = graph.node("ReduceSum", graph.node("Mul", x, x), graph.integers(1))
+    power = graph.node("Add", power, graph.number(LEAST_POWER))
+    factor = graph.node("Pow", power, graph.number((COMPRESSION - 1) / 2))
+    level = graph.node("Mul", graph.node("Log", power), graph.number(0.5))
+    return _conv(graph, layer.conv, graph.node("Concat", graph.node("Mul", x, factor), level, axis=1), f"{name}_conv")
+
+
 def _spectral_input(graph: Graph, layer: SpectralInput, x: str, name: str) -> str:
-    window = layer.window.double().cpu()
-    channels = layer.linear.in_features // (3 * (len(window) // 2 + 1))
+    hop, channels, window = layer.hop_samples, layer.wave.in_channels, layer.window.double().cpu()
     # Zeros for a last frame that is incomplete: as in `NetworkWriter`.
-    pads = [layer.padding, layer.padding + layer.hop_samples - 1]
-    cosine, sine = _waves(len(window))
-    parts = []
-    for kind, wave in (("real", cosine), ("imaginary", -sine)):
+    pads = [hop // 2, hop // 2 + hop - 1]
+    weights = [graph.weight(f"{name}_wave_{kind}", getattr(layer.wave, kind)) for kind in ("weight", "bias")]
+    waves = graph.node("Conv", x, *weights, strides=[hop], pads=pads)
+    pads = [layer.padding, layer.padding + hop - 1]
+    squares = []
+    for kind, wave in zip(("real", "imaginary"), _waves(len(window)), strict=True):
         kernel = graph.weight(f"{name}_{kind}", (wave * window).float()[:, None].repeat(channels, 1, 1))
-        parts.append(graph.node("Conv", x, kernel, strides=[layer.hop_samples], pads=pads, group=channels))
-    squares = [graph.node("Mul", part, part) for part in parts]
+        part = graph.node("Conv", x, kernel, strides=[hop], pads=pads, group=channels)
+        squares.append(graph.node("Mul", part, part))
     power = graph.node("Add", graph.node("Add", *squares), graph.number(QUIET**2))
     logarithm = graph.node("Mul", graph.node("Log", power), graph.number(0.25))
-    factor = graph.node("Pow", power, graph.number((COMPRESSION - 1) / 2))
-    features = [graph.node("Add", logarithm, graph.number(1.75)), *(graph.node("Mul", x, factor) for x in parts)]
-    # The layer's features are ordered by channel, bin and kind, these by kind, channel and bin.
-    order = torch.arange(layer.linear.in_features).view(-1, 3).t().flatten()
-    y = _linear(graph, layer.linear, graph.node("Concat", *features, axis=1), name, order)
-    return _norm(graph, layer.norm, y, f"{name}_norm")
+    loudness = graph.node("Add", logarithm, graph.number(1.75))
+    return graph.node("Concat", waves, _linear(graph, layer.linear, loudness, name), axis=1)
 
 
 def _istft_output(graph: Graph, layer: ISTFTOutput, x: str, name: str) -> str:
     window, hop, channels = layer.window.double().cpu(), layer.hop_samples, layer.channels
     bins = len(window) // 2 + 1
     y = _linear(graph, layer.linear, _norm(graph, layer.norm, x, f"{name}_norm"), name)
-    rows = torch.arange(channels * 2 * bins).view(channels, 2, bins)
-    magnitude, phase = (
-        graph.node("Gather", y, graph.integers(*rows[:, kind].flatten().tolist()), axis=1) for kind in (0, 1)
+    rows = torch.arange(channels * 3 * bins).view(channels, 3, bins)
+    gain, *parts = (
+        graph.node("Gather", y, graph.integers(*rows[:, kind].flatten().tolist()), axis=1) for kind in range(3)
     )
-    magnitude = graph.node("Exp", graph.node("Min", magnitude, graph.number(LOUDEST)))
+    gain = graph.node("Exp", graph.node("Min", gain, graph.number(LOUDEST)))
     # A real signal has every bin twice, but for the first and the last.
     cosine, sine = _waves(len(window))
     twice = torch.full((bins, 1), 2.0, dtype=torch.float64)
     twice[[0, -1]] = 1.0
     pads = [layer.overhang, layer.overhang]
     sums = []
-    for kind, function, wave in (("real", "Cos", cosine), ("imaginary", "Sin", -sine)):
-        part = graph.node("Mul", magnitude, graph.node(function, phase))
+    for kind, part, wave in zip(("real", "imaginary"), parts, (cosine, -sine), strict=True):
         frames = (twice * wave * window / len(window)).float()[:, None].repeat(channels, 1, 1)
         kernel = graph.weight(f"{name}_{kind}", frames)
-        sums.append(graph.node("ConvTranspose", part, kernel, strides=[hop], pads=pads, group=channels))
+        spectrum = graph.node("Mul", gain, part)
+        sums.append(graph.node("ConvTranspose", spectrum, kernel, strides=[hop], pads=pads, group=channels))
     zeros = graph.node("Mul", graph.slice(x, 1, 0, 1), graph.number(0.0))
     squares = graph.weight(f"{name}_squares", window.square().float()[None, None])
     ones = graph.node("Add", zeros, graph.number(1.0))

@@ -22,7 +22,7 @@ def tiny_codec(channels: int) -> Codec:
     codec = Codec(network, quantizer, sample_rate=8000).eval()
     with torch.no_grad():
         for parameter in codec.parameters():
-            parameter.mul_(8 if parameter.dim() > 1 else 1)
+            parameter.mul_(3 if parameter.dim() > 1 else 1)
         codec.quantizer.initialize(codec.encoder(0.1 * torch.randn(1, channels, 20_000))[0].t())
     return codec
 
