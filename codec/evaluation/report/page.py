@@ -19,15 +19,15 @@ from codec.evaluation.report.templates import environment
 __all__ = ["write_report"]
 
 
-def write_report(run_folder: str | Path, running: bool = False, metrics: Mapping[str, Metric] = METRICS) -> Path:
+def write_report(run_folder: str | Path, running: bool | None = None, metrics: Mapping[str, Metric] = METRICS) -> Path:
     """Writes `report.html` from a run's files, each of which may be missing.
 
     These are metrics.jsonl, config.yaml, status.json and samples/. A temporary file is written and renamed, so a reader
     never gets an incomplete page.
 
     Args:
-        running: Whether the run continues; status.json, if there is one, says it instead. The page of a running run
-            reloads itself, except while audio plays.
+        running: Whether the run continues; None if only status.json knows. The page of a running run reloads itself,
+            except while audio plays.
         metrics: Registry that says how to display the scores.
 
     Returns:

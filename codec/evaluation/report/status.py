@@ -57,7 +57,7 @@ def read_status(folder: Path, running: bool | None = None) -> RunStatus:
     """Reads status.json. What it lacks is taken from config.yaml, metrics.jsonl, summary.txt and the files' dates.
 
     Args:
-        running: The state if there is no status.json; None if the caller does not know.
+        running: Whether the run continues, if the caller knows; status.json says how a run ended.
     """
     status = _read_json(folder / "status.json")
     config = read_config(folder)
@@ -110,7 +110,7 @@ def _parse(path: Path, _modified_ns: int) -> Mapping[str, Any]:
 
 
 def _state(folder: Path, state: Any, running: bool | None) -> str:
-    if state in STATES:
+    if state in STATES and not (state == "running" and running is False):  # it ended without saying how
         return str(state)
     if running:
         return "running"

@@ -177,15 +177,17 @@ def test_the_state_of_the_run_is_shown(tmp_path: Path) -> None:
     }  # fmt: skip
     (run / "status.json").write_text(json.dumps(status), encoding="utf-8")
     text = Page(write_report(run)).text
-    for part in ("30 of 120 steps", "Training is running (validation).", "27 s", "cpu", "clips, 2.0 min", "abc1234"):
+    assert "Training is running. Now: validation." in text
+    for part in ("30 of 120 steps", "27 s", "cpu", "clips, 2.0 min", "abc1234"):
         assert part in text
     assert "bash scripts/train.sh 'name=a b'" in text
     assert "3.50 M" in text
     page = Page(write_report(run))
     assert [tag["aria-valuenow"] for _, tag in page.elements if tag.get("role") == "progressbar"] == ["25"]
+    assert "Training is running" not in Page(write_report(run, running=False)).text  # closed without a last word
     failed = status | {"state": "failed", "message": "l1 is NaN"}
     (run / "status.json").write_text(json.dumps(failed), encoding="utf-8")
-    page = Page(write_report(run, running=True))  # the file knows better
+    page = Page(write_report(run, running=True))  # the file says how it ended
     assert "Training is running" not in page.source
     assert re.findall(r'<p class="worse">(.*?)</p>', page.source) == ["l1 is NaN"]
     assert 'href="../index.html"' not in page.source
