@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from codec.training import TrainingConfig
+from scripts.errors import unknown_name
 
 __all__ = ["BASE", "GridRun", "ablation_folder", "base_config", "check_grid", "grid_runs", "run_config"]
 
@@ -63,6 +65,7 @@ def check_grid(cfg: DictConfig) -> None:
             raise ValueError(
                 f"strategies must be files of configs/balancer, each with or without overrides, got {strategy!r}"
             )
+        _check_strategy(strategy.split()[0])
     for seed in cfg.seeds:
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seeds must be integers of at least 0, got {seed!r}")
@@ -80,6 +83,12 @@ def check_grid(cfg: DictConfig) -> None:
             "add it to strategies, or choose another baseline"
         )
     TrainingConfig(max_steps=cfg.max_steps, max_minutes=cfg.max_minutes)
+
+
+def _check_strategy(name: str) -> None:
+    known = GlobalHydra.instance().config_loader().get_group_options("balancer")
+    if name not in known:
+        raise ValueError(unknown_name(f"balancer={name}", name, known))
 
 
 def _check_choice(key: str, value: object, choices: Sequence[str]) -> None:

@@ -1,19 +1,20 @@
 """Trains one run of an ablation, scores it on all held-out clips, and writes result.json."""
 
 import ctypes
-import gc
 import json
 import math
-import multiprocessing
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from codec import Codec
 from codec.atomic_file import atomic_write
@@ -22,30 +23,72 @@ from codec.training import Trainer, TrainingError
 from codec.training.startup.malloc import keep_freed_memory
 from data import HeldOutClip
 from scripts.ablation.grid import BASE, GridRun, ablation_folder, base_config, grid_runs, run_config
-from scripts.command_line import describe_error
 from scripts.composition import open_run
+from scripts.errors import describe_error
+from scripts.run_folder import resolve
 from scripts.train import run
 
-__all__ = ["error_path", "run_job", "score"]
+__all__ = ["error_path", "peak_memory_mib", "perform", "run_job", "score", "start_process"]
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_job(cfg: DictConfig) -> None:
-    """Runs the job `cfg.job`: trains the common checkpoint, or trains and scores one run.
+    """Runs the job `cfg.job` in a process of its own: trains the common checkpoint, or trains and scores one run.
 
     Hydra's launcher calls this, in this process or in another one. An error is written to `error_path` and not raised,
     because Hydra would print lines of its own. A run that diverges is not an error: result.json records the failure.
     """
-    keep_freed_memory()
-    multiprocessing.set_start_method(None, force=True)  # data workers do not start under joblib's start method
     path = error_path(ablation_folder(cfg), cfg.job)
     path.unlink(missing_ok=True)
+    is_base = cfg.job == BASE
+    grid_run = None if is_base else grid_runs(cfg)[cfg.job]
+    train = base_config(cfg) if grid_run is None else run_config(cfg, grid_run)
+    status = start_process(
+        {
+            "job": cfg.job,
+            "train": resolve(train),
+            "run": None if grid_run is None else grid_run._asdict(),
+            "metrics": list(cfg.metrics),
+            "speech_groups": list(cfg.speech_groups),
+            "error_path": str(path),
+        }
+    )
+    if status and not path.exists():
+        path.write_text(f"{cfg.job}: its process ended with status {status}; -9 is often a lack of memory", "utf-8")
+
+
+def start_process(job: Mapping[str, Any]) -> int:
+    """Calls `perform` with `job` in a new Python process, so that the peak memory of a run is its own.
+
+    If this process is interrupted, the other one saves its run and ends first. It is not in the process group of the
+    terminal, so Ctrl-C reaches it only from here, once.
+
+    Returns:
+        The exit status, negative for a signal.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "scripts.ablation.run"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, text=True, process_group=0)
     try:
-        if cfg.job == BASE:
-            run(base_config(cfg))
+        process.communicate(json.dumps(job))
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    return process.returncode
+
+
+def perform(job: Mapping[str, Any]) -> None:
+    """Does what `run_job` describes; see there for the keys of `job`."""
+    train = OmegaConf.create(job["train"])
+    try:
+        if job["run"] is None:
+            run(train)
         else:
-            _train_and_score(cfg, grid_runs(cfg)[cfg.job])
+            _train_and_score(train, GridRun(**job["run"]), select_metrics(job["metrics"]), job["speech_groups"])
     except Exception as error:
-        path.write_text(f"{cfg.job}: {describe_error(error)}", encoding="utf-8")
+        Path(job["error_path"]).write_text(f"{job['job']}: {describe_error(error)}", encoding="utf-8")
 
 
 def error_path(folder: Path, job: str) -> Path:
@@ -53,26 +96,26 @@ def error_path(folder: Path, job: str) -> Path:
     return folder / f"{job}.error.txt"
 
 
-def _train_and_score(cfg: DictConfig, grid_run: GridRun) -> None:
-    train = run_config(cfg, grid_run)
+def _train_and_score(
+    train: DictConfig, grid_run: GridRun, metrics: Mapping[str, Metric], speech_groups: Sequence[str]
+) -> None:
     failure: str | None = None
     scores: dict[str, float] = {}
     clips: dict[str, dict[str, Any]] = {}
-    memory = _PeakMemory()
     with open(os.devnull, "w") as nowhere, open_run(train, nowhere) as trainer:
         try:
             trainer.run()
         except TrainingError as error:
             failure = " ".join(str(error).split())
-        peak_mib = memory.read_mib(trainer.device)
+        peak_mib = peak_memory_mib(trainer.device)
         if failure is None:
             trainer.logger.message("scoring")
             scores, clips = score(
                 trainer.averaged_codec,
                 trainer.validation.clips,
                 train.validation.bandwidth_kbps,
-                select_metrics(cfg.metrics),
-                cfg.speech_groups,
+                metrics,
+                speech_groups,
             )
         result = {
             "run": grid_run.name,
@@ -152,30 +195,34 @@ def _nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class _PeakMemory:
-    """Peak memory since construction: what torch allocated on a GPU, the growth of the process on a CPU."""
-
-    def __init__(self) -> None:
-        self._before_mib: float | None = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            ctypes.CDLL(None).malloc_trim(0)  # memory that an earlier run freed must not count as used
-            Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
-            self._before_mib = _high_water_mib()
-        except (OSError, AttributeError):  # not Linux, not glibc, or not permitted
-            pass
-
-    def read_mib(self, device: torch.device) -> float | None:
-        """None where the system does not report it."""
-        if device.type == "cuda":
-            return torch.cuda.max_memory_allocated(device) / 2**20
-        return None if self._before_mib is None else round(_high_water_mib() - self._before_mib, 1)
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Peak memory of this process: what torch allocated on a GPU; on a CPU all of it, with Python and torch (Linux)."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return None
+    return None if found is None else round(int(found[1]) / 1024, 1)
 
 
-def _high_water_mib() -> float:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if found is None:
-        raise OSError("/proc/self/status has no VmHWM")
-    return int(found[1]) / 1024
+def _end_with_parent() -> None:
+    """Lets Linux send SIGTERM to this process when its parent dies: a killed ablation leaves nothing running."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    """Reads a job from standard input and performs it. Exit status 143 if interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside of training, which has its own handler
+    _end_with_parent()
+    keep_freed_memory()
+    try:
+        perform(json.load(sys.stdin))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
