@@ -25,10 +25,11 @@ from scripts.ablation.report import write_ablation_report
 from scripts.ablation.report.runs import conditions_by_weights, read_runs
 from scripts.ablation.report.tables import described, score_table
 from scripts.ablation.run import error_path, run_job
-from scripts.command_line import compose, execute
+from scripts.command_line import compose, execute, hydra_arguments
 from scripts.composition import CONFIGS, instantiate
 from scripts.run_folder import CHANGEABLE_ON_RESUME, check_keys, check_unchanged, save_config
 from scripts.train import SUMMARY
+from scripts.values import check_values
 
 # The grid may change while finished runs are kept. All runs must share every other setting.
 _CHANGEABLE_IN_GRID = ("name", "runs_folder", "strategies", "baseline", "seeds", "weights", "loss_ablations")
@@ -93,6 +94,7 @@ def _plan(cfg: DictConfig) -> Plan:
     configs = {name: run_config(cfg, run) for name, run in grid_runs(cfg).items()}
     for name, train in configs.items():
         check_keys(train)
+        check_values(train)
         instantiate(train.balancer)
         run_folder = folder / "runs" / name
         check_unchanged(run_folder, run_folder / "config.yaml", train, _CHANGEABLE_IN_RUNS)
@@ -131,13 +133,12 @@ def _settings(cfg: DictConfig) -> DictConfig:
 
 def _launch(folder: Path, jobs: list[str]) -> None:
     """Lets Hydra's launcher call `run_job` for each of `jobs`, with the settings of this command line."""
-    arguments = sys.argv
     sweep = ",".join(f"'{job}'" for job in jobs)
-    sys.argv = [arguments[0], "--multirun", *arguments[1:], f"job={sweep}"]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="ablate")(run_job)()
+        with hydra_arguments():
+            sys.argv = [sys.argv[0], "--multirun", *sys.argv[1:], f"job={sweep}"]
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="ablate")(run_job)()
     finally:
-        sys.argv = arguments
         (folder / "multirun.yaml").unlink(missing_ok=True)  # a copy of ablation.yaml that Hydra writes
 
 

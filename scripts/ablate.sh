@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Ablates the balancing strategies; by default eight strategies and three seeds, starting from the starter run. Arguments are
-# overrides of configs/ablate.yaml:
+# Compares the balancing strategies; by default eight strategies and three seeds, starting from the starter run. Arguments
+# are overrides of configs/ablate.yaml, --help explains them:
 #   bash scripts/ablate.sh name=mine 'strategies=[weighted_sum,encodec]' 'seeds=[0]' hydra/launcher=joblib
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extras=evaluation
-case "$*" in
-  *launcher=joblib*) extras+=,joblib ;;
-  *launcher=submitit*) extras+=,submitit ;;
-esac
+for argument in "$@"; do
+  case $argument in
+    -h | --help) exec cat scripts/help/ablate.txt ;; # before anything is installed
+    hydra/launcher=joblib) extras+=,joblib ;;
+    hydra/launcher=submitit*) extras+=,submitit ;;
+  esac
+done
 bash scripts/setup.sh "$extras"
 exec .venv/bin/python -m scripts.ablate "$@"

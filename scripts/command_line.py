@@ -1,45 +1,60 @@
 """Shared by the commands that Hydra configures: reading the command line, exit status, error messages.
 
-Exit status: 0 success, 1 error (one line on standard error), 2 usage, 130 interrupted by the user. With
+Exit status: 0 success, 1 error (one line on standard error), 2 usage, 130 interrupted by the user, 143 terminated. With
 HYDRA_FULL_ERROR=1 in the environment, errors are shown with their traceback.
 """
 
+import io
 import os
-import re
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from copy import copy
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from codec.training import TrainingStopped
 from codec.training.startup.malloc import keep_freed_memory
 from scripts.composition import CONFIGS
+from scripts.errors import describe_error
+from scripts.overrides import prepare
+from scripts.printed_config import commented_yaml
 
-__all__ = ["compose", "describe_error", "execute"]
+__all__ = ["compose", "execute", "hydra_arguments"]
 
-# Errors whose message is shown without their type.
-_PLAIN_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, HydraException, OmegaConfBaseException)
+HELP = Path(__file__).parent / "help"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM outside of training. As after Ctrl-C, files are closed and child processes are stopped."""
 
 
 def compose(config_name: str, plan: Callable[[DictConfig], Any] = copy) -> list[Any]:
-    """The configuration of the command line; several with --multirun. --help ends the process.
+    """The configuration of the command line; several with --multirun. --help and --cfg job end the process.
 
     Only `plan` runs inside Hydra. The work itself runs outside, because Hydra prints lines of its own when a job fails.
 
     Args:
         plan: Called with each configuration while Hydra can still compose others; its results are returned.
     """
+    if not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
+        print((HELP / f"{config_name}.txt").read_text(encoding="utf-8"), end="")
+        sys.exit(0)
+    with hydra_arguments():
+        flags = _take_cfg_job()
+        plans = _collect(config_name, plan if flags is None else partial(_print_config, resolve="--resolve" in flags))
+    if flags is not None:
+        sys.exit(0)
+    return plans
+
+
+def _collect(config_name: str, plan: Callable[[DictConfig], Any]) -> list[Any]:
     plans, errors = [], []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
@@ -55,6 +70,37 @@ def compose(config_name: str, plan: Callable[[DictConfig], Any] = copy) -> list[
     return plans
 
 
+@contextmanager
+def hydra_arguments() -> Iterator[None]:
+    """`sys.argv` in Hydra's grammar within the block."""
+    given = sys.argv
+    sys.argv = [given[0], *prepare(given[1:])]
+    try:
+        yield
+    finally:
+        sys.argv = given
+
+
+def _take_cfg_job() -> list[str] | None:
+    """Removes `--cfg job [--resolve]` from `sys.argv` and returns it; None if it is not there."""
+    arguments = sys.argv[1:]
+    for flags in (["--cfg", "job"], ["-c", "job"], ["--cfg=job"]):
+        for place in range(len(arguments)):
+            if arguments[place : place + len(flags)] == flags and not {"-p", "--package"} & set(arguments):
+                rest = arguments[:place] + arguments[place + len(flags) :]
+                sys.argv[1:] = [argument for argument in rest if argument != "--resolve"]
+                return [*flags, *({"--resolve"} & set(rest))]
+    return None
+
+
+def _print_config(cfg: DictConfig, resolve: bool) -> None:
+    hydra_config = HydraConfig.get()
+    if resolve:
+        OmegaConf.resolve(cfg)
+    folders = [source.path for source in hydra_config.runtime.config_sources if source.provider != "hydra"]
+    print(commented_yaml(cfg, str(hydra_config.job.config_name), hydra_config.runtime.choices, folders), end="")
+
+
 def execute(command: Callable[[], None], interrupted: str) -> None:
     """Runs a command. If it fails, prints one line and ends the process with the exit status above.
 
@@ -63,6 +109,10 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
     """
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors that it would print otherwise
+    before = signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         keep_freed_memory()
         command()
@@ -71,36 +121,18 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
             with suppress(OSError):  # the terminal may be gone
                 print(stop, file=sys.stderr)
         sys.exit(stop.exit_status)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(interrupted, file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGTERM if isinstance(stop, Terminated) else 130)
     except Exception as error:
         if show_traceback:
             raise
         rank = os.environ.get("RANK", "0")  # set by torchrun; every process reports its own error
         print(f"error{'' if rank == '0' else f' in process {rank}'}: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def describe_error(error: Exception) -> str:
-    """One line for the user; Hydra's own messages have several."""
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"there is no {group}={name}, expected one of {', '.join(error.options)}"
-    if isinstance(error, OverrideParseException):
-        return f"expected group=name or path.to.key=value, got {error.override!r}"
-    cause: BaseException = error
-    while isinstance(cause, HydraException) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
-        known = ", ".join(str(key) for key in cause.parent_node if key != "hydra")
-        return f"there is no setting {cause.full_key}, expected one of {known}"
-    if isinstance(cause, MissingMandatoryValue):
-        return f"{cause.full_key} has no default: set {cause.full_key}=..."
-    text = " ".join(str(cause).split())
-    if "Config group override" in text:
-        return "expected the name of a file for a group, got null: use experiment=none to select no experiment"
-    if not isinstance(cause, _PLAIN_ERRORS):
-        text = f"{type(cause).__name__}: {text}"
-    setting = re.search(r"full_key: (\S+)", str(error))
-    return f"{text} (in {setting[1]})" if setting else text
+def _terminate(*_: Any) -> NoReturn:
+    raise Terminated

@@ -1,17 +1,20 @@
 """Builds a training run from its configuration: every part is created here and handed to the trainer."""
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import hydra.utils
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
+from balancer import Balancer
 from codec.config import CodecConfig
+from codec.evaluation import select_metrics
 from codec.model import Codec
 from codec.training import (
     AdversarialTraining,
@@ -29,9 +32,10 @@ from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
 from codec.training.logging.run_logger import Sink
 from data import Corpus, HeldOutClip, held_out_clips, transformed
-from scripts.run_folder import check_keys, claim_folder, resolve, save_config
+from scripts.run_folder import check_folder, check_keys, resolve, save_config
+from scripts.values import check_values
 
-__all__ = ["CONFIGS", "build_trainer", "instantiate", "open_run", "select_device"]
+__all__ = ["CONFIGS", "build_trainer", "check_run", "instantiate", "open_run", "select_device"]
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -41,11 +45,32 @@ def instantiate(node: Any, **arguments: Any) -> Any:
     return hydra.utils.instantiate(node, _convert_="all", **arguments)
 
 
+def check_run(cfg: DictConfig) -> Path:
+    """Checks everything that can be checked without audio. Makes no file and no folder.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        ValueError: A setting is invalid, or the folder holds a run with other settings.
+    """
+    folder = _check_settings(cfg)
+    _build_parts(cfg, folder, Processes(), select_device(cfg.trainer.device))
+    return folder
+
+
+def _check_settings(cfg: DictConfig) -> Path:
+    check_keys(cfg)
+    check_values(cfg)
+    return check_folder(cfg)
+
+
 @contextmanager
 def open_run(cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sink] = ()) -> Iterator[Trainer]:
     """A trainer that is ready to start or resume. Its logger is closed at the end; errors are written to log.txt.
 
-    Under torchrun this process is one of several that train together.
+    The run's folder is made when all parts are built, so a mistake in the settings or the audio leaves no folder. Under
+    torchrun this process is one of several that train together.
 
     Args:
         console, sinks: See `build_trainer`.
@@ -53,21 +78,20 @@ def open_run(cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sin
     Raises:
         ValueError: A setting is invalid, or the folder holds a run with other settings.
     """
-    check_keys(cfg)
-    folder = claim_folder(cfg)
-    try:
-        with process_group(select_device(cfg.trainer.device)) as (processes, device):
-            trainer = build_trainer(cfg, folder, console, processes, device, sinks)
-            try:
-                if processes.is_main:
-                    save_config(cfg, folder / "config.yaml")
-                yield trainer
-            finally:
-                trainer.logger.close()
-    except Exception:
-        with open(folder / "log.txt", "a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
-        raise
+    folder = _check_settings(cfg)
+    with process_group(select_device(cfg.trainer.device)) as (processes, device):
+        trainer = build_trainer(cfg, folder, console, processes, device, sinks)
+        try:
+            if processes.is_main:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_config(cfg, folder / "config.yaml")
+            yield trainer
+        except Exception:
+            with open(folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as log:
+                traceback.print_exc(file=log)
+            raise
+        finally:
+            trainer.logger.close()
 
 
 def build_trainer(
@@ -88,15 +112,63 @@ def build_trainer(
         sinks: Receive metrics and audio, in addition to `logger.sinks` of the settings.
     """
     processes = processes or Processes()
+    parts = _build_parts(cfg, folder, processes, device)
+    with processes.main_process_first():
+        corpus, data, clips = _build_data(cfg, parts.codec.config, processes)
+    config = parts.config.in_steps(data.steps_per_epoch)
+    logger = _build_logger(cfg, folder, config, console, [*sinks, *parts.sinks], processes)
+    try:
+        _log_corpus(corpus, clips, parts.codec, logger)
+        validation = Validation(
+            clips, folder / "samples", parts.bandwidth_kbps, cfg.validation.samples_per_group, cfg.validation.metrics
+        )
+        trainer = Trainer(
+            parts.codec,
+            parts.losses,
+            parts.adversarial,
+            parts.balancer,
+            parts.optimizer,
+            config,
+            data,
+            validation,
+            _store(cfg, folder, report=logger.message),
+            logger,
+            processes,
+        )
+        if parts.pretrained is not None:
+            trainer.average.load_state_dict(parts.pretrained.state["average"])
+            _log_pretrained(parts.pretrained, parts.adversarial, logger)
+        return trainer
+    except BaseException:
+        logger.close()
+        raise
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is made of, as far as it needs no audio."""
+
+    config: TrainingConfig
+    codec: Codec
+    adversarial: AdversarialTraining | None
+    losses: Mapping[str, nn.Module]
+    balancer: Balancer
+    optimizer: Callable[..., torch.optim.Optimizer]
+    sinks: Sequence[Sink]
+    bandwidth_kbps: float  # of the validation
+    pretrained: Pretrained | None  # weights that codec and discriminator have been loaded with
+
+
+def _build_parts(cfg: DictConfig, folder: Path, processes: Processes, device: torch.device | str) -> _Parts:
+    """Creates and checks the parts; `folder` is read only."""
     config: TrainingConfig = instantiate(cfg.trainer, device=str(device))
+    optimizer = _checked_optimizer(cfg, "codec")
+    _checked_optimizer(cfg, "discriminator")
     codec, adversarial = _build_networks(cfg, processes)
-    losses = instantiate(cfg.losses.terms)
-    balancer = instantiate(cfg.balancer)
-    optimizer = instantiate(cfg.optimizer.codec)
-    sinks = [*sinks, *instantiate(cfg.logger.sinks)]
-    bandwidth = _validation_bandwidth(cfg, codec.config)
+    losses, balancer = instantiate(cfg.losses.terms), instantiate(cfg.balancer)
     check_loss_names(losses, adversarial, balancer)
-    check_windows(losses, adversarial, round(float(cfg.data.segment_seconds) * codec.config.sample_rate))
+    check_windows(losses, adversarial, round(cfg.data.segment_seconds * codec.config.sample_rate))
+    bandwidth_kbps = _check_validation(cfg, codec.config)
     pretrained = _load_init_from(cfg, folder, codec, adversarial)
     if pretrained is not None:
         config = replace(config, init="random")  # the weights are trained already
@@ -104,34 +176,9 @@ def build_trainer(
         raise ValueError(
             "trainer.encoder_lr_factor=0 would freeze an encoder of random weights: raise it, or set trainer.init=pca"
         )
-    with processes.main_process_first():
-        corpus, data, clips = _build_data(cfg, codec.config, processes)
-    config = config.in_steps(data.steps_per_epoch)
-
-    logger = _build_logger(cfg, folder, config, console, sinks, processes)
-    try:
-        if processes.is_main:
-            _log_skipped_files(corpus, logger)
-        logger.message(
-            f"{corpus.name}: {corpus.train.seconds / 60:.1f} min of training audio, {len(clips)} held-out clips; "
-            f"{sum(p.numel() for p in codec.parameters()) / 1e6:.2f} M parameters in the codec"
-        )
-        store = CheckpointStore(folder / "checkpoints", **instantiate(cfg.checkpoints), report=logger.message)
-        validation = Validation(
-            clips, folder / "samples", bandwidth, cfg.validation.samples_per_group, cfg.validation.metrics
-        )
-        trainer = Trainer(
-            codec, losses, adversarial, balancer, optimizer, config, data, validation, store, logger, processes
-        )
-        if pretrained is not None:
-            trainer.average.load_state_dict(pretrained.state["average"])
-            logger.message(f"starts with the weights of {pretrained.description}")
-            if adversarial is not None and "adversarial" not in pretrained.state:
-                logger.message("it has no discriminator; the discriminator starts with random weights")
-        return trainer
-    except BaseException:
-        logger.close()
-        raise
+    _store(cfg, folder)
+    sinks = instantiate(cfg.logger.sinks)
+    return _Parts(config, codec, adversarial, losses, balancer, optimizer, sinks, bandwidth_kbps, pretrained)
 
 
 def select_device(requested: str) -> str:
@@ -159,14 +206,35 @@ def _build_networks(cfg: DictConfig, processes: Processes) -> tuple[Codec, Adver
     return codec, None if cfg.discriminator is None else instantiate(cfg.adversarial, processes=processes)
 
 
-def _validation_bandwidth(cfg: DictConfig, codec: CodecConfig) -> float:
-    """In kbps."""
-    bandwidth = float(cfg.validation.bandwidth_kbps)
+def _checked_optimizer(cfg: DictConfig, part: str) -> Callable[..., torch.optim.Optimizer]:
+    """The function that makes an optimizer, once it has made one."""
+    optimizer: Callable[..., torch.optim.Optimizer] = instantiate(cfg.optimizer[part])
     try:
-        codec.codebooks_for(bandwidth)
-    except ValueError as error:
-        raise ValueError(f"validation.bandwidth_kbps: {error}") from error
+        optimizer([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer.{part}: {error}") from error
+    return optimizer
+
+
+def _check_validation(cfg: DictConfig, codec: CodecConfig) -> float:
+    """The bitrate of the validation in kbps."""
+    bandwidth = float(cfg.validation.bandwidth_kbps)
+    for key, check in (
+        ("bandwidth_kbps", lambda: codec.codebooks_for(bandwidth)),
+        ("metrics", lambda: select_metrics(cfg.validation.metrics)),
+    ):
+        try:
+            check()
+        except ValueError as error:
+            raise ValueError(f"validation.{key}: {error}") from error
     return bandwidth
+
+
+def _store(cfg: DictConfig, folder: Path, **arguments: Any) -> CheckpointStore:
+    try:
+        return CheckpointStore(folder / "checkpoints", **instantiate(cfg.checkpoints), **arguments)
+    except ValueError as error:
+        raise ValueError(f"checkpoints.{error}") from error
 
 
 def _load_init_from(
@@ -218,9 +286,22 @@ def _build_logger(
     return RunLogger(folder, sinks, display, resolve(cfg), processes.is_main)
 
 
-def _log_skipped_files(corpus: Corpus, logger: RunLogger) -> None:
+def _log_corpus(corpus: Corpus, clips: Sequence[HeldOutClip], codec: Codec, logger: RunLogger) -> None:
     skipped = [(m.root, *entry) for m in (corpus.train, corpus.held_out) for entry in m.skipped_files]
-    for root, path, reason in skipped:
-        logger.skip_file(str(Path(root) / path), reason)
+    if logger.is_main:
+        for root, path, reason in skipped:
+            logger.skip_file(str(Path(root) / path), reason)
     if skipped:
         logger.message(f"skipped files: {len(skipped)}, listed in {logger.folder / 'skipped_files.txt'}")
+    minutes = corpus.train.seconds / 60
+    logger.describe(corpus=f"{corpus.name}, {minutes:.1f} min in {len(corpus.train.entries)} files")
+    logger.message(
+        f"{corpus.name}: {minutes:.1f} min of training audio, {len(clips)} held-out clips; "
+        f"{sum(p.numel() for p in codec.parameters()) / 1e6:.2f} M parameters in the codec"
+    )
+
+
+def _log_pretrained(pretrained: Pretrained, adversarial: AdversarialTraining | None, logger: RunLogger) -> None:
+    logger.message(f"starts with the weights of {pretrained.description}")
+    if adversarial is not None and "adversarial" not in pretrained.state:
+        logger.message("it has no discriminator; the discriminator starts with random weights")

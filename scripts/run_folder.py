@@ -4,11 +4,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from codec.atomic_file import atomic_write
 
-__all__ = ["CHANGEABLE_ON_RESUME", "KEYS", "check_keys", "check_unchanged", "claim_folder", "resolve", "save_config"]
+__all__ = ["CHANGEABLE_ON_RESUME", "KEYS", "check_folder", "check_keys", "check_unchanged", "resolve", "save_config"]
 
 # Settings that scripts/composition.py reads by name. All others are arguments of a class or function, which refuses
 # unknown names. A misspelled one in an experiment file would have no effect here, so `check_keys` refuses it.
@@ -54,8 +55,8 @@ def check_keys(cfg: DictConfig) -> None:
         raise ValueError("data.root has no default: set data.root=...")
 
 
-def claim_folder(cfg: DictConfig) -> Path:
-    """Creates the run's folder, or checks that the run in it has the same settings.
+def check_folder(cfg: DictConfig) -> Path:
+    """The run's folder, which is not made here.
 
     Raises:
         ValueError: The name is missing or invalid, or the folder holds a run with other settings.
@@ -66,7 +67,6 @@ def claim_folder(cfg: DictConfig) -> Path:
     if folder.resolve().parent != Path(cfg.runs_folder).resolve():
         raise ValueError(f"name must be the name of a folder in {cfg.runs_folder}, got {str(cfg.name)!r}")
     check_unchanged(folder, folder / "config.yaml", cfg, CHANGEABLE_ON_RESUME)
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -103,8 +103,13 @@ def differences(before: Any, now: Any, changeable: Collection[str], path: str = 
 
 def save_config(cfg: DictConfig, path: Path) -> None:
     """Writes the resolved settings; only once the run is built, so that a failed start does not claim the folder."""
+    text = OmegaConf.to_yaml(OmegaConf.create(resolve(cfg)))
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # the name of a file that is not UTF-8: everything beyond ASCII is escaped
+        text = yaml.safe_dump(resolve(cfg), sort_keys=False)
     with atomic_write(path) as temporary:
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(resolve(cfg))), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

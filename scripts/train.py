@@ -6,34 +6,48 @@ Exit status: see scripts.command_line. The traceback of an error is always in th
 """
 
 import shlex
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from codec.atomic_file import atomic_write
+from codec.audio import readable
 from codec.evaluation.report.advice import advice
 from codec.evaluation.report.records import format_duration, read_metrics
 from codec.evaluation.report.scores import Score, score_table
 from codec.training import Trainer
 from codec.training.logging.live_report import LiveReport
 from scripts.command_line import compose, execute
-from scripts.composition import open_run
+from scripts.composition import check_run, open_run
+from scripts.overrides import swept_keys
+from scripts.run_name import name_run
 
 SUMMARY = "summary.txt"  # in the run's folder; written last, so it marks a finished run
 
 
 def run(cfg: DictConfig) -> None:
-    """Trains with a report page, then prints a summary: scores, files, advice and the next commands."""
+    """Trains with a report page, then prints a summary: scores, files, advice and the next commands.
+
+    A run that was finished before has its summary already.
+    """
     with open_run(cfg, sinks=[LiveReport()]) as trainer:
         folder = trainer.logger.folder
         trainer.logger.message(f"report: {folder / 'report.html'} (updated every {cfg.trainer.validate_every} steps)")
         trainer.run()
-    if trainer.processes.is_main:
-        text = "\n".join(summary(trainer, cfg.validation.bandwidth_kbps))
-        print(f"\n{text}")
-        with atomic_write(folder / SUMMARY) as temporary:
-            temporary.write_text(f"{text}\n", encoding="utf-8")
+    if not trainer.processes.is_main:
+        return
+    if trainer.was_finished and (folder / SUMMARY).exists():
+        print(f"scores: {readable(folder / SUMMARY)}")
+        print("to train on, raise trainer.max_steps; for a new run, set another name=")
+        return
+    text = "\n".join(summary(trainer, cfg.validation.bandwidth_kbps))
+    with atomic_write(folder / SUMMARY) as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+    print(f"\n{text}")
 
 
 def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
@@ -78,9 +92,21 @@ def _next_commands(folder: Path) -> list[str]:
 
 
 def train() -> None:
-    """Trains every run of the command line."""
-    for cfg in compose("train"):
+    """Trains every run of the command line. With --multirun all of them are checked before the first starts."""
+    runs = compose("train", _named)
+    if len(runs) > 1:
+        folders = [check_run(cfg) for cfg in runs]
+        repeated = [folder for folder, count in Counter(folders).items() if count > 1]
+        if repeated:
+            raise ValueError(f"{len(runs)} runs would share the folder {repeated[0]}: remove repeated values")
+        print(f"{len(runs)} runs: {', '.join(readable(folder) for folder in folders)}", flush=True)
+    for cfg in runs:
         run(cfg)
+
+
+def _named(cfg: DictConfig) -> DictConfig:
+    name_run(cfg, HydraConfig.get().overrides.task, swept_keys(sys.argv[1:]))
+    return cfg
 
 
 def main() -> None:

@@ -98,6 +98,8 @@ def test_scripts_exist_and_their_arguments_are_valid(command: list[str]) -> None
     _, script, *arguments = command
     assert (ROOT / script).is_file()
     if script == "scripts/train.sh":
+        if "-m" in arguments:  # the first of several values
+            arguments = [argument.partition(",")[0] for argument in arguments if argument != "-m"]
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             cfg = compose("train", arguments)
         assert not OmegaConf.missing_keys(cfg)

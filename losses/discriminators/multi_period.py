@@ -1,8 +1,10 @@
 """The multi-period discriminator of HiFi-GAN (Kong et al. 2020, section 2.3), also used by DAC and audiocraft."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -34,7 +36,7 @@ class MultiPeriodDiscriminator(nn.Module):
         self,
         periods: Sequence[int] = (2, 3, 5, 7, 11),
         channels: Sequence[int] = (32, 128, 512, 1024, 1024),
-        negative_slope: float = 0.1,
+        negative_slope: Annotated[float, Ge(0)] = 0.1,
     ) -> None:
         super().__init__()
         if not periods or min(periods) < 1 or not channels:

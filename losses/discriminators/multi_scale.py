@@ -1,7 +1,9 @@
 """The multi-scale waveform discriminator of MelGAN (Kumar et al. 2019, section 2.3)."""
 
 import itertools
+from typing import Annotated
 
+from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -35,7 +37,7 @@ class MultiScaleDiscriminator(nn.Module):
         num_sub_discriminators: int = 3,
         filters: int = 16,
         max_filters: int = 1024,
-        negative_slope: float = 0.2,
+        negative_slope: Annotated[float, Ge(0)] = 0.2,
     ) -> None:
         super().__init__()
         if num_sub_discriminators < 1 or filters < 4 or filters % 4 or max_filters % filters:

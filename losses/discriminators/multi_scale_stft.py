@@ -1,8 +1,10 @@
 """The multi-scale STFT discriminator of EnCodec (Défossez et al. 2022, section 3.4, figure 2)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -45,8 +47,8 @@ class MultiScaleSTFTDiscriminator(nn.Module):
         filters: int = 32,
         windows: Sequence[int] = (2048, 1024, 512, 256, 128),
         kernel: Sequence[int] = (3, 9),
-        dilations: Sequence[int] = (1, 2, 4),
-        negative_slope: float = 0.2,
+        dilations: Sequence[Annotated[int, Gt(0)]] = (1, 2, 4),
+        negative_slope: Annotated[float, Ge(0)] = 0.2,
         compression: float = 1.0,
     ) -> None:
         super().__init__()
@@ -54,7 +56,7 @@ class MultiScaleSTFTDiscriminator(nn.Module):
             raise ValueError(f"expected a compression in (0, 1], got {compression}")
         if not windows or min(windows) < 4 or any(window % 4 for window in windows):
             raise ValueError(f"expected windows that are multiples of 4 samples, got {list(windows)}")
-        if len(kernel) != 2 or any(size % 2 == 0 for size in kernel):
+        if len(kernel) != 2 or any(size < 1 or size % 2 == 0 for size in kernel):
             raise ValueError(f"expected a kernel of two odd sizes, got {list(kernel)}")
         self.sub_discriminators = nn.ModuleList(
             _SpectrogramNetwork(filters, window, (kernel[0], kernel[1]), dilations, negative_slope, compression)

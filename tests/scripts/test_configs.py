@@ -1,45 +1,27 @@
 """Every option of every group builds a run, and the alternatives in the comments of the YAML files work."""
 
+import re
+import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import data.corpora
-from codec.training import Trainer
 from codec.training.logging import TensorBoardSink, WandbSink
-from config_options import CLIPS, CONFIGS, NEEDS, SMALL, configuration, options, small_with
+from config_options import CLIPS, CONFIGS, NEEDS, SMALL, Build, configuration, options, small_with
 from data import DataError
+from scripts.command_line import HELP
 from scripts.command_line import compose as compose_from_command_line
-from scripts.command_line import describe_error
-from scripts.composition import build_trainer
-from scripts.run_folder import KEYS, check_keys
+from scripts.errors import describe_error
+from scripts.run_folder import KEYS
 from scripts.train import run
-
-
-@pytest.fixture
-def built(tmp_path: Path) -> Any:
-    """Builds trainers, and closes their loggers at the end."""
-    trainers: list[Trainer] = []
-
-    def make(*overrides: str) -> Trainer:
-        cfg = configuration(*overrides)
-        check_keys(cfg)
-        trainers.append(build_trainer(cfg, tmp_path / str(len(trainers))))
-        return trainers[-1]
-
-    yield make
-    for trainer in trainers:
-        trainer.logger.close()
-
-
-Build = Callable[..., Trainer]
 
 
 @pytest.fixture(autouse=True)
@@ -200,15 +182,44 @@ def test_without_an_experiment_the_run_has_no_name() -> None:
         assert OmegaConf.is_missing(compose("train", ["experiment=none"]), "name")
 
 
-@pytest.mark.parametrize(("name", "setting"), [("train", "runs_folder: runs"), ("ablate", "baseline: weighted_sum")])
-def test_help_lists_groups_and_settings(
-    name: str, setting: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["train", "ablate"])
+def test_help_is_printed_before_anything_is_composed(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.setattr(sys, "argv", [name, "steps", "--help"])
     with pytest.raises(SystemExit) as caught:
         compose_from_command_line(name)
     assert caught.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith(f"bash scripts/{name}.sh ")
-    assert any(line.startswith("balancer: ") for line in lines)
-    assert setting in lines
+    text = capsys.readouterr().out
+    assert text == (HELP / f"{name}.txt").read_text(encoding="utf-8")
+    commands = re.findall(rf"^  bash scripts/{name}\.sh(.*?)(?:   .*)?$", text, re.MULTILINE)
+    examples = [shlex.split(command) for command in commands[1:] if "--" not in command]  # the first one is the syntax
+    assert len(examples) >= 5
+    for example in examples:
+        arguments = [argument for argument in example if argument != "-m" and not argument.startswith("hydra")]
+        single = [a if "[" in a else a.partition(",")[0] for a in arguments]
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            compose(name, single)
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["-c", "job", "--resolve"]], ids=" ".join)
+def test_cfg_job_prints_all_settings_with_their_comments(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *flags, "balancer=pcgrad", "data=folder", "seed=3"])
+    with pytest.raises(SystemExit) as caught:
+        compose_from_command_line("train")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "      filters: 20".removeprefix("  ") + " # channels after the first convolution" in text
+    assert max(map(len, text.splitlines())) <= 120
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", ["balancer=pcgrad", "data=folder", "data.root=x", "seed=3"])
+    cfg.data.root = "???"
+    expected = OmegaConf.to_container(cfg)
+    found = yaml.safe_load(text)
+    assert found["data"]["root"] == "???"
+    if "--resolve" not in flags:
+        assert found == expected
+    else:
+        assert found["balancer"]["weights"] == found["losses"]["weights"]

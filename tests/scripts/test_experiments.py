@@ -1,7 +1,5 @@
 """Every experiment has the values of the paper or code that it is named after."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,30 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from codec.training import Trainer
-from config_options import CONFIGS, QUICK, configuration, experiments
-from scripts.composition import build_trainer
-from scripts.run_folder import check_keys
-
-
-@pytest.fixture
-def built(tmp_path: Path) -> Any:
-    """Builds trainers, and closes their loggers at the end."""
-    trainers: list[Trainer] = []
-
-    def make(*overrides: str) -> Trainer:
-        cfg = configuration(*overrides)
-        check_keys(cfg)
-        trainers.append(build_trainer(cfg, tmp_path / str(len(trainers))))
-        return trainers[-1]
-
-    yield make
-    for trainer in trainers:
-        trainer.logger.close()
-
-
-Build = Callable[..., Trainer]
-
+from config_options import CONFIGS, QUICK, Build, configuration, experiments
 
 # The EnCodec paper (arXiv 2210.13438) and the encodec package.
 PAPER: dict[str, object] = {

@@ -18,8 +18,8 @@ from codec.model_file import fingerprint, load_model
 from codec.training import CheckpointStore, Trainer, load_checkpoint
 from codec.training.checkpoint.pretrained import read_averaged_codec
 from encodec_weights import encodec_model, fill_codebooks
-from scripts.command_line import describe_error
 from scripts.composition import open_run
+from scripts.errors import describe_error
 from tiny_command import ROOT, TINY, composed
 from tiny_run import differences
 

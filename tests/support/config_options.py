@@ -1,12 +1,27 @@
 """Configurations of tests/scripts that are small where the size is not tested, and the options of configs/."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-__all__ = ["CLIPS", "CONFIGS", "NEEDS", "QUICK", "SMALL", "configuration", "experiments", "options", "small_with"]
+from codec.training import Trainer
 
+__all__ = [
+    "CLIPS",
+    "CONFIGS",
+    "NEEDS",
+    "QUICK",
+    "SMALL",
+    "Build",
+    "configuration",
+    "experiments",
+    "options",
+    "small_with",
+]
+
+Build = Callable[..., Trainer]  # of overrides
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 CLIPS = ROOT / "data" / "clips"

@@ -29,7 +29,8 @@ SLOW = (
     "scripts/test_ablation_report.py",
     "scripts/test_ablation_run.py",
     "scripts/test_ablation_samples.py",
-    "scripts/test_bad_input.py",
+    "scripts/test_bad_audio.py",
+    "scripts/test_bad_settings.py",
     "scripts/test_bench.py",
     "scripts/test_bench_streaming.py",
     "scripts/test_configs.py",
@@ -38,5 +39,7 @@ SLOW = (
     "scripts/test_init_from.py",
     "scripts/test_outside_parts.py",
     "scripts/test_resume.py",
+    "scripts/test_run_folders.py",
+    "scripts/test_train_command.py",
     "test_readme.py",
 )

@@ -1,0 +1,144 @@
+"""Checks the type and the range of every setting, before anything is built with it."""
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, get_type_hints
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic.errors import PydanticUserError
+from pydantic_core import ErrorDetails, SchemaError, ValidationError
+
+from codec.training import CheckpointStore
+from data import held_out_clips
+from scripts.errors import unknown_name
+
+__all__ = ["check_values"]
+
+# Settings that scripts/composition.py reads itself. All others are arguments of a class or function.
+_READ_HERE: dict[str, Any] = {
+    "name": str | int | None,
+    "runs_folder": str,
+    "seed": NonNegativeInt,
+    "init_from": str | None,
+    "losses.weights": dict[str, NonNegativeFloat],
+    "data.segment_seconds": PositiveFloat,
+    "data.batch_size": PositiveInt,
+    "data.num_workers": NonNegativeInt,
+    "validation.bandwidth_kbps": PositiveFloat,
+    "validation.samples_per_group": NonNegativeInt,
+    "validation.metrics": list[str],
+    "losses.terms": dict[str, dict[str, Any]],
+    "data.held_out.seconds": PositiveFloat,
+    "data.held_out.clips_per_source": PositiveInt,
+    "data.transforms": list[dict[str, Any]],
+    "logger.sinks": list[dict[str, Any]],
+    "checkpoints": dict[str, Any],
+}
+# Words for pydantic's types of errors; its own message for all others.
+_WORDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+}
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Checks settings against the annotations of the class or function that `_target_` names.
+
+    Raises:
+        ValueError: Names the first invalid setting, what it must be and what it is.
+    """
+    for key, kind in _READ_HERE.items():
+        if not OmegaConf.is_missing(cfg, key):
+            _check(key, _plain(OmegaConf.select(cfg, key)), kind)
+    _check_arguments("data.held_out", cfg.data.held_out, held_out_clips)
+    _check_arguments("checkpoints", cfg.checkpoints, CheckpointStore)
+    for path in _targets(OmegaConf.to_container(cfg)):
+        node = OmegaConf.select(cfg, path)
+        _check_arguments(path, node, get_object(node._target_))
+
+
+def _targets(value: Any, path: str = "") -> Iterator[str]:
+    """Path of every mapping with a class or function in plain settings. Interpolations are text there."""
+    if isinstance(value, dict) and "_target_" in value:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield from _targets(each, f"{path}.{key}" if path else str(key))
+
+
+def _check_arguments(path: str, node: DictConfig, target: Callable[..., Any]) -> None:
+    kinds = _kinds(target)
+    parameters = inspect.signature(target).parameters
+    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key in map(str, node):
+        if key not in parameters and not key.startswith("_") and not takes_any:
+            raise ValueError(unknown_name(f"setting {path}.{key}", key, parameters))
+        if key in kinds and not OmegaConf.is_missing(node, key):
+            value = _plain(node[key])
+            if not any(True for _ in _targets(value)):  # a part, which is checked itself
+                _check(f"{path}.{key}", value, kinds[key])
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+@cache
+def _kinds(target: Callable[..., Any]) -> Mapping[str, Any]:
+    """Parameter -> its annotation."""
+    try:
+        hints = get_type_hints(target.__init__, include_extras=True) if inspect.isclass(target) else {}
+        return hints or get_type_hints(target, include_extras=True)  # the fields of a NamedTuple are those of the class
+    except NameError:  # an annotation of somebody else's class that exists for type checkers only
+        return {}
+
+
+def _adapter(kind: Any) -> TypeAdapter | None:
+    """None for an annotation that pydantic cannot check."""
+    for config in (_STRICT, None):  # pydantic refuses a config for a dataclass
+        try:
+            return TypeAdapter(kind, config=config)
+        except (PydanticUserError, SchemaError):
+            continue
+    return None
+
+
+def _check(key: str, value: Any, kind: Any) -> None:
+    adapter = _adapter(kind)
+    if adapter is None:
+        if isinstance(value, str | int | float):
+            raise ValueError(f"{key} must be a mapping with a _target_, got {value!r}")
+        return
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)  # as JSON, so that a list may become a tuple
+    except ValidationError as error:
+        # Values are numbers, texts, lists and mappings. An annotation may also accept an object, which none of them is.
+        every = error.errors(include_url=False)
+        errors = [e for e in every if e["type"] != "needs_python_object"]
+        if not errors:
+            return
+        is_union = len(every) > 1
+        place = ".".join([key, *(str(part) for part in errors[0]["loc"] if not is_union)])
+        expected = " or ".join(dict.fromkeys(_expected(e) for e in errors))
+        raise ValueError(f"{place} must be {expected}, got {value if is_union else errors[0]['input']!r}") from error
+
+
+def _expected(error: ErrorDetails) -> str:
+    return _WORDS.get(error["type"], error["msg"].removeprefix("Input should be ")).format(**error.get("ctx", {}))

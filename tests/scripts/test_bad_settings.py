@@ -1,0 +1,166 @@
+"""Mistakes in the settings give one clear line, before any audio is read, and leave no folder."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from bad_input import from_folder, line_of, refused, tiny
+from scripts.composition import check_run
+from tiny_command import composed
+
+pytestmark = pytest.mark.usefixtures("no_report")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (
+            ["codec=encodec_24hkz"],
+            "there is no codec=encodec_24hkz, did you mean codec=encodec_24khz?",
+        ),
+        (["codecs=starter"], "there is no setting codecs, did you mean codec?"),
+        (["trainer.sed=1"], "there is no setting trainer.sed, did you mean trainer.seed?"),
+        (
+            ["codec.network.filterss=3"],
+            "there is no setting codec.network.filterss, did you mean codec.network.filters?",
+        ),
+        (
+            ["+codec.network.filterss=3"],
+            "there is no setting codec.network.filterss, did you mean codec.network.filters?",
+        ),
+        (
+            ["+data.wrokers=3"],
+            "there is no setting data.wrokers, expected one of root, corpus, dataset, transforms",
+        ),
+        (["+tariner.max_steps=3"], "there is no setting tariner, expected one of name"),
+        (["steps"], "expected group=name or path.to.key=value (no spaces around =), got 'steps'"),
+        (["balancer=pcgard"], "there is no balancer=pcgard, did you mean balancer=pcgrad?"),
+        (["balancer/scale=nothing"], "there is no balancer/scale=nothing, expected one of amnl, amnl_current"),
+        (["batch_size=8"], "there is no setting batch_size, did you mean data.batch_size?"),
+        (["lr=1"], "did you mean optimizer.codec.lr or optimizer.discriminator.lr?"),
+        (["losses.terms.mel.foo=1"], "; +losses.terms.mel.foo=... passes another argument to losses.MultiScaleMel"),
+        (["läng=1"], "there is no setting läng: a key has letters, digits, dots and underscores only"),
+        (["seed=0,1"], "seed has several values, 0,1: add -m for a run with each, or write 'seed=[0,1]' for a list"),
+        (["trainer.codebooks={init_batches: 1"], "trainer.codebooks has a list or mapping that cannot be read"),
+        (["experiment=null"], "expected the name of a file for a group, got null"),
+        (["name=null"], "the run has no name: set name=..., or choose an experiment"),
+        (["name=''"], "the run has no name: set name=..., or choose an experiment"),
+        (["losses.terms.l1._target_=losses.L3"], "Error loading 'losses.L3'"),
+        (
+            ["discriminator=none"],
+            "losses l1, mel, tonality (no discriminator) and weights l1, mel, adversarial, feature_matching, tonality",
+        ),
+        (
+            ["+losses.weights.mell=1"],
+            "losses l1, mel, tonality, adversarial, feature_matching and weights l1, mel, adversarial, "
+            "feature_matching, tonality, mell",
+        ),
+        (["~losses.weights.mel"], "and weights l1, adversarial, feature_matching"),
+        (["losses.weights={l1: 1, mel: -1}"], "losses.weights.mel must be at least 0.0, got -1"),
+        (
+            ["data.segment_seconds=0.03", "losses.terms.mel.window_exponents=[5]"],
+            "tonality needs segments of at least 4096 samples, got 720: raise data.segment_seconds",
+        ),
+        (["data.segment_seconds=0.02"], "mel needs segments of at least 2048 samples, got 480"),
+        (
+            [
+                "data.segment_seconds=0.01",
+                "losses.terms.mel.window_exponents=[5]",
+                "~losses.terms.tonality",
+                "~losses.weights.tonality",
+            ],
+            "the discriminator needs segments of at least 256 samples, got 240: raise data.segment_seconds",
+        ),
+        (
+            ["validation.bandwidth_kbps=13"],
+            "validation.bandwidth_kbps: a bandwidth of 13.0 kbps needs 17.3 codebooks of 0.75 kbps, but this codec has "
+            "1 to 16",
+        ),
+        (["codec.bandwidths_kbps=[24]"], "needs 32 codebooks of 0.75 kbps, but this codec has 1 to 16"),
+        (
+            ["trainer.init=random", "trainer.encoder_lr_factor=0"],
+            "trainer.encoder_lr_factor=0 would freeze an encoder of random weights",
+        ),
+        (["codec.quantizer.codebook_size=1000"], "got 1000 (in codec.quantizer)"),
+        (["trainer.device=gpu"], "trainer.device=gpu is not available: expected auto, cpu"),
+        (["trainer.max_minutes=1"], "must be set, got {'max_steps': 3, 'max_minutes'"),
+        (["adversarial.update_probability=0"], "update_probability must be in (0, 1], got 0"),
+        (["checkpoints.keep_last=0"], "keep_last must be 1 or more, got 0"),
+    ],
+)
+def test_mistakes_in_the_configuration(overrides: list[str], wanted: str, tmp_path: Path) -> None:
+    assert wanted in refused(tmp_path, "data=clips", *overrides)
+
+
+def test_mistakes_in_the_configuration_are_found_before_the_audio_is_read(tmp_path: Path) -> None:
+    missing = from_folder(tmp_path / "nowhere")
+    for override, wanted in (
+        ("+losses.weights.mell=1", "mell"),
+        ("data.segment_seconds=0.02", "got 480"),
+        ("validation.bandwidth_kbps=13", "13.0 kbps"),
+        ("trainer.device=gpu", "gpu"),
+        ("+data.wrokers=3", "wrokers"),
+    ):
+        assert wanted in refused(tmp_path, *missing, override)
+
+
+@pytest.fixture(scope="module")
+def settings() -> DictConfig:
+    return composed("train", *tiny(), "data=folder", "data.root=nowhere")
+
+
+# Every kind of value that torch, Python or pydantic would refuse in their own words.
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("seed=-1", "seed must be at least 0, got -1"),
+        ("seed=0.5", "seed must be a whole number, got 0.5"),
+        ("seed=text", "seed must be a whole number, got 'text'"),
+        ("seed=null", "seed must be a whole number, got None"),
+        ("runs_folder=[a]", "runs_folder must be text, got ['a']"),
+        ("data.batch_size=0", "data.batch_size must be above 0, got 0"),
+        ("data.num_workers=-1", "data.num_workers must be at least 0, got -1"),
+        ("data.segment_seconds=.nan", "data.segment_seconds must be a finite number, got nan"),
+        ("data.held_out.seconds=0", "data.held_out.seconds must be above 0.0, got 0"),
+        ("data.held_out.clips_per_source=0", "data.held_out.clips_per_source must be above 0, got 0"),
+        ("data.held_out.second=1", "there is no setting data.held_out.second, did you mean data.held_out.seconds?"),
+        ("data.corpus.source_weights={speech: a}", "data.corpus.source_weights.speech must be a number, got 'a'"),
+        ("data.transforms=3", "data.transforms must be a list, got 3"),
+        ("validation.bandwidth_kbps=text", "validation.bandwidth_kbps must be a number, got 'text'"),
+        ("validation.metrics=pesq", "validation.metrics must be a list, got 'pesq'"),
+        ("codec.sample_rate=text", "codec.sample_rate must be a whole number, got 'text'"),
+        ("codec.network=3", "codec.network must be a mapping with a _target_, got 3"),
+        ("codec.network.strides=8", "codec.network.strides must be a list, got 8"),
+        ("codec.network.strides=[8,a]", "codec.network.strides.1 must be a whole number, got 'a'"),
+        ("codec.network.causal=3", "codec.network.causal must be true or false, got 3"),
+        ("codec.network.filters=1", "compress must be at most filters (1), got 2 (in codec.network)"),
+        ("codec.network.filters=100000000", "not enough memory: lower data.batch_size, data.segment_seconds or"),
+        ("codec.quantizer.decay=.nan", "codec.quantizer.decay must be a finite number, got nan"),
+        ("codec.overlap=null", "codec.overlap must be a number, got None"),
+        ("discriminator.dilations=[0]", "discriminator.dilations.0 must be above 0, got 0"),
+        ("discriminator.kernel=[3,-1]", "expected a kernel of two odd sizes, got [3, -1]"),
+        ("discriminator.negative_slope=-1", "discriminator.negative_slope must be at least 0.0, got -1"),
+        ("losses.terms.mel=3", "losses.terms.mel must be a mapping, got 3"),
+        ("balancer.scale.decay=x", "balancer.scale.decay must be a number, got 'x'"),
+        ("optimizer.codec.lr=x", "optimizer.codec.lr must be a number, got 'x'"),
+        ("optimizer.codec.lr=-1", "optimizer.codec: Invalid learning rate: -1"),
+        ("optimizer.discriminator.betas=[1,2]", "optimizer.discriminator: Invalid beta parameter at index 0: 1"),
+        ("trainer.lr_schedule.decay=x", "trainer.lr_schedule.decay must be 'none', 'linear' or 'cosine', got 'x'"),
+        ("trainer.lr_schedule=x", "trainer.lr_schedule must be a mapping, got 'x'"),
+        ("trainer.max_steps=1.0e+9", "trainer.max_steps must be a whole number, got 1000000000.0"),
+        ("checkpoints.keep_last=x", "checkpoints.keep_last must be a whole number, got 'x'"),
+        ("logger.sinks=3", "logger.sinks must be a list, got 3"),
+    ],
+)
+def test_a_value_that_is_refused_names_the_key_and_what_is_expected(
+    override: str, line: str, settings: DictConfig, tmp_path: Path
+) -> None:
+    cfg = copy.deepcopy(settings)
+    key, value = override.split("=", 1)
+    OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
+    cfg.runs_folder = str(tmp_path) if key != "runs_folder" else cfg.runs_folder
+    assert line in line_of(lambda: check_run(cfg))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,91 @@
+"""Values on the command line: any text works, and Hydra's lists, mappings, interpolations and sweeps still do."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from scripts.overrides import prepare, swept_keys
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def root_of(value: str) -> Any:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", prepare(["data=folder", f"data.root={value}"]))
+    return OmegaConf.to_container(cfg, resolve=True)["data"]["root"]  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("/x/hörspiel", "日本", "/x/a (b)=c,d", "/x/a b", "/x/a=b", "/x/a,b", "c,d", "/x/a#b", "/x/a&b", "/x/it's"),
+        *('/x/"q"', "/x/[1]", "/x/{1}", "[x", "{", "=", "(", "'", '"', "/x/${", "$(x)", "/x/a;b", "/x/a!b", "a:b"),
+        *(
+            "/x/(\\",
+            "/x/(\\'",
+            "/x/a ",
+            "/x/a\nb",
+            "1e3",
+            "1_000",
+            "007",
+            "true",
+            "range(1,3)",
+            os.fsdecode(b"caf\xe9"),
+        ),
+    ],
+)
+def test_a_path_is_taken_as_it_is(value: str) -> None:
+    assert root_of(value) == value
+
+
+def test_the_home_folder_and_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me (1)")
+    assert root_of("~/audio") == "/home/me (1)/audio"
+    assert root_of("${oc.env:HOME}/audio") == "/home/me (1)/audio"
+    assert root_of("${oc.env:HOME}/(a)") == "/home/me (1)/(a)"
+
+
+@given(st.text(st.characters(blacklist_characters="\0"), min_size=1))
+def test_any_text_is_a_name(text: str) -> None:
+    """Quotes around the whole value are Hydra's, as is an interpolation, null, or a value with escapes."""
+    if text[0] in "'\"~" or "${" in text or "\\" in text or text.lower() == "null":
+        return
+    (argument,) = prepare([f"name={text}"])
+    assert OverridesParser.create().parse_override(argument).value() == text
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *(
+            "seed=1",
+            "codec=starter",
+            "balancer/scale=ema_norm",
+            "+a.b=1",
+            "~losses.weights.mel",
+            "hydra/launcher=joblib",
+        ),
+        *("strategies=[a,'b c=1']", "weights=[{},{mel: 2}]", "trainer.codebooks={init_batches: 1}", "seed=${data.x}"),
+        *("name='a b'", "init_from=null", "data.root=/plain/path", "name="),
+    ],
+)
+def test_what_hydra_reads_rightly_stays(argument: str) -> None:
+    assert prepare([argument]) == [argument]
+
+
+def test_flags_and_their_values_stay() -> None:
+    flags = ["--config-dir", "/a=(b", "--cfg", "job", "-m"]
+    assert prepare(flags) == flags
+
+
+def test_with_multirun_commas_separate_values() -> None:
+    arguments = prepare(["-m", "seed=0,1", "data.root=/x/ö,/x/(b)", "balancer=a,b", "name=x"])
+    assert arguments == ["-m", "seed=0,1", "data.root='/x/ö','/x/(b)'", "balancer=a,b", "name=x"]
+    assert swept_keys(arguments) == {"seed", "data.root", "balancer"}

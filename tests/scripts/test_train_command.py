@@ -1,0 +1,72 @@
+"""The training command: exit status, what it prints, and how it ends when interrupted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+
+from bad_input import ROOT, TINY, assert_trained, from_folder
+from scripts.train import main
+
+
+def command(*overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.train", *TINY, *overrides],
+        cwd=ROOT,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_prints_one_line_and_exits_with_1(tmp_path: Path) -> None:
+    """For an error of Hydra and for an error of the run."""
+    (tmp_path / "empty").mkdir()
+    for overrides, line in (
+        (["trainer.sed=1"], "there is no setting trainer.sed, did you mean trainer.seed?"),
+        (from_folder(tmp_path / "empty"), f"{tmp_path}/empty: the folder is empty (in data.corpus)"),
+    ):
+        done = command(f"runs_folder={tmp_path / 'runs'}", *overrides)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {line}")
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_hydra_full_error_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["train", "trainer.sed=1"])
+    with pytest.raises(HydraException, match="Could not override"):
+        main()
+
+
+def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr("scripts.train.run", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "stopped; run the same command again to resume from the last checkpoint\n"
+
+
+@pytest.mark.slow
+def test_without_apt_the_command_trains_on_the_bundled_clips(tmp_path: Path) -> None:
+    done = command(
+        *("data=starter", f"data.root={tmp_path / 'starter'}", f"runs_folder={tmp_path / 'runs'}"),
+        PATH=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "data=starter is not available (there is no apt-get on this machine)" in done.stderr
+    for place in ("model.safetensors", "checkpoints", "samples", "report.html"):
+        assert str(tmp_path / "runs" / "bad" / place) in done.stdout
+    assert_trained(tmp_path / "runs" / "bad")
