@@ -81,7 +81,8 @@ class Interruptions:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self._received = self._received is None, self._received or number
-        if not self._stepping if first else number == signal.SIGINT:
+        at_once = not self._stepping if first else number == signal.SIGINT
+        if at_once:
             raise TrainingStopped(number, self._unsaved() if self._processes.is_main else "")
 
     def votes(self) -> Tensor:

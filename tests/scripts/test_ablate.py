@@ -240,7 +240,7 @@ def test_the_console_shows_progress_scores_and_paths(ablation: Ablate, capfd: py
     lines = out.splitlines()
     assert re.fullmatch(r"weighted_sum\.default\.seed0  3 steps in \d+:\d\d", lines[0])
     assert lines[lines.index("2/2 runs") - 1].startswith("encodec.default.seed0  3 steps in")
-    assert not any("validation" in line or "audio s/s" in line for line in lines)
+    assert not any("validation" in line or "x real time" in line for line in lines)
     assert any(line.split()[:1] == ["encodec"] for line in lines)  # the table of scores
     assert [line.split()[-1] for line in lines[-3:]] == [
         str(folder / name) for name in ("ablation.html", "results.csv", "runs")
