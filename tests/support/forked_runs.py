@@ -68,6 +68,7 @@ def run(request: dict[str, Any], terminal: int | None) -> None:
     Its output goes to files, which no data loader of a killed run keeps open, or to the terminal.
     """
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     for descriptor, name in ((1, "output.txt"), (2, "errors.txt")):
         os.dup2(os.open(Path(request["runs"]) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     kill = request["kill"] or ""

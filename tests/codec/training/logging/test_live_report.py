@@ -14,7 +14,7 @@ from scripts.train import run
 from tiny_command import TINY, composed
 from tiny_run import tidied
 
-REFRESH = ("location.reload()", 'http-equiv="refresh"', "Training is running.")
+REFRESH = ("location.reload()", 'http-equiv="refresh"', "Training is running")
 
 
 @pytest.fixture(autouse=True)
