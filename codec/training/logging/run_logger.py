@@ -248,6 +248,8 @@ class RunLogger:
 
     def close(self) -> None:
         """Closes the files, the display and the sinks. A second call does nothing."""
+        if self._is_open and self.is_main and not self._status.ended:
+            self._status.update(state="stopped", phase="")
         self._display.close()
         self._metrics.close()
         if self._text is not None:
