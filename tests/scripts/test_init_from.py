@@ -120,7 +120,7 @@ def test_commands_refuse_what_is_not_a_checkpoint(
         assert error.count("\n") == 1
         return error
 
-    assert "expected a run's folder with checkpoints or a checkpoint file, got" in refused(tmp_path / "nowhere.pt")
+    assert "expected a run's folder, a file, or bundled" in refused(tmp_path / "nowhere.pt")
     corrupt = tmp_path / "corrupt.pt"
     corrupt.write_bytes((origin / "checkpoints" / "best.pt").read_bytes()[:-100])
     assert "corrupt.pt cannot be read" in refused(corrupt)
