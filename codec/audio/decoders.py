@@ -128,7 +128,7 @@ def _open_finding(finding: Finding, whole: bytes | View, name: str) -> Decoder:
     links, notes = [], list(finding.notes)
     for number, view in enumerate(finding.views, 1):
         try:
-            links.append(_SoundFile(view, name, finding))
+            links.append(_SoundFile(view, name, finding, number - 1))
         except AudioFileError as error:
             notes.append(f"Stream {number} of {len(finding.views)} is not read: {error.reason}.")
     if not links:
@@ -141,7 +141,7 @@ class _SoundFile:
 
     block_frames = _BLOCK_FRAMES
 
-    def __init__(self, file: bytes | View, name: str, finding: Finding | None = None) -> None:
+    def __init__(self, file: bytes | View, name: str, finding: Finding | None = None, stream: int = 0) -> None:
         try:
             self._file = soundfile.SoundFile(file)
         except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: ".raw" has no header
@@ -155,13 +155,17 @@ class _SoundFile:
             self.layout = _VORBIS_LAYOUTS[self.channels].split()
         self.notes = finding.notes if finding is not None else _log_notes(self._file.extra_info, self.frames)
         self._name, self._position = name, 0
+        self._last_seek = self.frames
+        if self._file.subtype == "VORBIS" and finding is not None and finding.last_seeks:
+            self._last_seek = min(self.frames, finding.last_seeks[stream])
 
     def decode(self, start: int, stop: int) -> NDArray[np.float32]:
         try:
-            if not self._file.seekable():  # GSM and others: all that lies before is decoded
-                self._position += len(self._file.read(max(0, start - self._position), dtype="float32"))
-            if start != self._position:
-                self._file.seek(start)
+            seekable = self._file.seekable()  # GSM and others are not: all that lies before is decoded
+            if seekable and start != self._position:
+                self._position = self._file.seek(min(start, self._last_seek))
+            if start > self._position:
+                self._position += len(self._file.read(start - self._position, dtype="float32"))
             self._position = -1  # unknown after an error
             samples: NDArray[np.float32] = self._file.read(stop - start, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError) as error:

@@ -35,17 +35,29 @@ def inspect_ogg(file: BinaryIO, start: int, file_bytes: int) -> Finding | None:
         return None
     last = _last_page(file, first.stop, file_bytes) or first
     if _is_one_stream(file, first, last):
-        return Finding(notes=_missing_end([last], file_bytes))
+        return Finding(notes=_missing_end([last], file_bytes), last_seeks=[_last_seek(file, start, last)])
     pages = _all_pages(file, start, file_bytes)
     if len(pages) > 1 and pages[1].flags & _FIRST:  # audio beside video, which is no chain
         return Finding()
     joints = [(before, page) for before, page in pairwise(pages) if page.flags & _FIRST and not before.flags & _FIRST]
     starts = [start, *(page.start for _, page in joints), file_bytes]
-    notes = _missing_end([*(before for before, _ in joints), pages[-1]], file_bytes)
+    ends = [*(before for before, _ in joints), pages[-1]]
+    notes = _missing_end(ends, file_bytes)
     lost = len({page.serial for page in pages} - {page.serial for page in pages if page.flags & _FIRST})
     if lost:
         notes.append(f"{lost} streams without a first page are not read.")
-    return Finding([View(file, [part]) for part in pairwise(starts)], notes)
+    last_seeks = [_last_seek(file, first, end) for first, end in zip(starts[:-1], ends, strict=True)]
+    return Finding([View(file, [part]) for part in pairwise(starts)], notes, last_seeks=last_seeks)
+
+
+def _last_seek(file: BinaryIO, start: int, last: _Page) -> int:
+    """The frame at which the page before the last one ends.
+
+    libvorbis is off by up to 128 samples after a seek into a last page whose end is trimmed.
+    """
+    before = _last_page(file, start, last.start)
+    granule = b"" if before is None else read_at(file, before.start + 6, 8)  # -1: no packet ends on the page
+    return max(0, int.from_bytes(granule, "little", signed=True))
 
 
 def _missing_end(ends: list[_Page], file_bytes: int) -> list[str]:

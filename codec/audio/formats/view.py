@@ -63,15 +63,20 @@ class Finding:
         views: What libsndfile shall decode, one after the other; None for the file as it is.
         notes: Sentences for the user.
         layout: Names of the channels if the file states them.
+        last_seeks: For each stream, the last frame to which libsndfile seeks exactly; empty for any frame.
 
     Args:
-        views, notes, layout: See above.
+        views, notes, layout, last_seeks: See above.
     """
 
     def __init__(
-        self, views: list[View] | None = None, notes: Sequence[str] = (), layout: Sequence[str] | None = None
+        self,
+        views: list[View] | None = None,
+        notes: Sequence[str] = (),
+        layout: Sequence[str] | None = None,
+        last_seeks: Sequence[int] = (),
     ) -> None:
-        self.views, self.notes, self.layout = views, list(notes), layout
+        self.views, self.notes, self.layout, self.last_seeks = views, list(notes), layout, list(last_seeks)
 
 
 def read_at(file: BinaryIO, position: int, length: int) -> bytes:
