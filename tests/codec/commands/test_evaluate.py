@@ -137,7 +137,7 @@ def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytes
     for arguments, sentence in [
         (["--data", str(tmp_path / "no")], "there is no such folder"),
         (["--data", str(tmp_path / "empty")], "the folder is empty"),
-        (["--data", str(audio_folder), "--bitrates", "0.6", "3"], "0.6, 1.2 kbps, got 3"),
+        (["--data", str(audio_folder), "--bitrates", "0.6", "3"], "0.6, 1.2 kbit/s, got 3"),
         (["--data", str(audio_folder), "--clips", "0"], "at least 1 clip"),
         (
             ["--data", str(audio_folder), "--speech-groups", "talk"],
