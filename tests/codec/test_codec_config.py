@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from codec import Codec, ResidualVectorQuantizer, SEANet, make_codec
@@ -59,19 +59,33 @@ def composed(path: Path) -> Codec:
     return codec
 
 
-def test_every_yaml_is_listed_here() -> None:
-    assert {path.stem for path in YAMLS} == set(PUBLISHED)
-
-
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
-def test_each_yaml_is_the_published_model(path: Path) -> None:
+def test_each_yaml_spells_out_all_settings(path: Path) -> None:
+    """So each can be overridden from the command line."""
     node = OmegaConf.load(path)
     assert node["_target_"] == "codec.Codec"
-    # All settings are spelled out, so that each can be overridden from the command line.
     own = {"sample_rate", "bandwidths_kbps", "normalize", "segment_seconds", "overlap"}
     assert set(node) == {"_target_", "network", "quantizer"} | own
-    assert set(node.network) == {"_target_", *(field.name for field in dataclasses.fields(SEANet))}
-    assert set(node.quantizer) == {"_target_", *inspect.signature(ResidualVectorQuantizer).parameters}
+    for part in (node.network, node.quantizer):
+        assert set(part) == {"_target_", *inspect.signature(get_class(part["_target_"])).parameters}
+
+
+def test_every_yaml_of_a_seanet_is_listed_here() -> None:
+    seanets = {path.stem for path in YAMLS if OmegaConf.load(path).network["_target_"] == "codec.network.SEANet"}
+    assert seanets == set(PUBLISHED)
+    assert {path.stem for path in YAMLS} - seanets == {"istft"}
+
+
+def test_the_codec_at_the_frame_rate_has_the_rates_of_the_starter() -> None:
+    config = composed(YAMLS[0].with_name("istft.yaml")).config
+    starter = composed(YAMLS[0].with_name("starter.yaml")).config
+    for name in ("sample_rate", "channels", "hop_samples", "bits_per_code", "num_codebooks", "bandwidths_kbps"):
+        assert getattr(config, name) == getattr(starter, name)
+
+
+@pytest.mark.parametrize("path", [path for path in YAMLS if path.stem in PUBLISHED], ids=lambda path: path.stem)
+def test_each_yaml_is_the_published_model(path: Path) -> None:
+    node = OmegaConf.load(path)
     quantizer = node.quantizer.decay, node.quantizer.kmeans_iterations, node.quantizer.energy_exponent
     starter = path.stem == "starter"
     assert quantizer == ((0.999, 10, 1) if starter else (0.99, 50, 0))

@@ -328,7 +328,7 @@ def test_the_lowest_versions_get_an_environment_of_their_own(checkout: Path) -> 
     first, *_, package, tests = calls(checkout)
     assert first == "() python -m scripts.lowest_versions"
     assert package.startswith("(constraints.txt) python -m pip install --editable .[test] ")
-    assert tests == f"() {PYTEST} -x"
+    assert tests == f"() {PYTEST} -W default -x"
     assert (checkout / ".venv" / ".ready").read_text().splitlines() == [digest(checkout), f"{digest(checkout)} test"]
 
 

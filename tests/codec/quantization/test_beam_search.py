@@ -92,6 +92,9 @@ def test_streams_and_files_have_the_same_codes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("beams", ["0", "-3", "65"])
 def test_beams_out_of_range_are_one_line(beams: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = save_tiny("causal", tmp_path)
-    assert main(["encode", "in.wav", "-f", "-o", str(tmp_path / "out.ecdc"), "--model", model, "--beams", beams]) == 1
+    source = tmp_path / "in.wav"
+    soundfile.write(source, np.zeros(100), 24_000)
+    output = tmp_path / "out.ecdc"
+    assert main(["encode", str(source), "-o", str(output), "--model", model, "--beams", beams]) == 1
     assert f"--beams must be 1 to 64, got {beams}" in capsys.readouterr().err
-    assert not (tmp_path / "out.ecdc").exists()
+    assert not output.exists()
