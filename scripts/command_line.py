@@ -112,7 +112,8 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
     before = signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+            with suppress(OSError):  # reconfigure flushes
+                stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         keep_freed_memory()
         command()

@@ -246,6 +246,15 @@ def test_train_runs_the_training_module(checkout: Path) -> None:
     assert calls(checkout) == ["python -m scripts.train seed=1"]
 
 
+@pytest.mark.parametrize("script", ["train", "ablate"])
+def test_help_installs_nothing(script: str, checkout: Path) -> None:
+    for arguments in (["--help"], ["seed=1", "-h"]):
+        done = start(checkout, f"scripts/{script}.sh", *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == (ROOT / "scripts" / "help" / f"{script}.txt").read_text(encoding="utf-8")
+    assert calls(checkout) == []
+
+
 def test_ablate_installs_the_launcher_it_is_given(checkout: Path) -> None:
     for launcher, extras in (("basic", ""), ("joblib", ",joblib"), ("submitit_slurm", ",submitit")):
         start(checkout, "scripts/ablate.sh", f"hydra/launcher={launcher}", "seeds=[0]")
