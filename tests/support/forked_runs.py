@@ -76,8 +76,6 @@ def run(request: dict[str, Any], terminal: int | None) -> None:
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
         for descriptor in (1, 2):
             os.dup2(terminal, descriptor)
-        # The streams of this process were made for other files, perhaps for some with a position.
-        sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False) for descriptor in (1, 2))  # noqa: SIM115
     elif kill in PLACES:
         act_in(*PLACES[kill], lambda: os.kill(os.getpid(), signal.SIGKILL))
     elif kill.startswith("SIG"):
