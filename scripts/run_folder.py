@@ -66,6 +66,8 @@ def check_folder(cfg: DictConfig) -> Path:
     folder = Path(cfg.runs_folder) / str(cfg.name)
     if folder.resolve().parent != Path(cfg.runs_folder).resolve():
         raise ValueError(f"name must be the name of a folder in {cfg.runs_folder}, got {str(cfg.name)!r}")
+    if folder.parent.exists() and not folder.parent.is_dir():
+        raise ValueError(f"runs_folder={cfg.runs_folder}: Not a directory")
     check_unchanged(folder, folder / "config.yaml", cfg, CHANGEABLE_ON_RESUME)
     return folder
 

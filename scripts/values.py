@@ -127,7 +127,8 @@ def _check(key: str, value: Any, kind: Any) -> None:
             raise ValueError(f"{key} must be a mapping with a _target_, got {value!r}")
         return
     try:
-        adapter.validate_json(json.dumps(value), strict=True)  # as JSON, so that a list may become a tuple
+        # As JSON, so that a list may become a tuple. Names of files need not be valid Unicode.
+        adapter.validate_json(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), strict=True)
     except ValidationError as error:
         # Values are numbers, texts, lists and mappings. An annotation may also accept an object, which none of them is.
         every = error.errors(include_url=False)
