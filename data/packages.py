@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -71,9 +71,13 @@ def _fetch_missing(packages: list[Package], root: Path) -> None:
     work.mkdir()
     try:
         apt = _apt_command(apt_get, work)
-        log.info("fetching %s with apt", ", ".join(package.name for package in packages))
+        log.info("reading the list of Debian packages with apt")
         _run([*apt, "update"], work)
-        for package in packages:
+        megabytes = _megabytes(apt, packages, work)
+        for number, package in enumerate(packages, 1):
+            left = sum(megabytes.get(each.name, 0) for each in packages[number - 1 :])
+            size = f", {megabytes[package.name]:.0f} of {left:.0f} MB left" if package.name in megabytes else ""
+            log.info("downloading recordings, package %d of %d: %s%s", number, len(packages), package.name, size)
             try:
                 _run([*apt, "download", package.name], work)
                 deb = next(work.glob(f"{package.name}_*.deb"))
@@ -103,7 +107,18 @@ def _apt_command(apt_get: str, work: Path) -> list[str]:
     return [apt_get, "-qq", *(f"-o{name}={value}" for name, value in options.items())]
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _megabytes(apt: list[str], packages: Sequence[Package], work: Path) -> dict[str, float]:
+    """Sizes of the downloads by package; packages that apt does not know are missing."""
+    sizes = {}
+    for package in packages:
+        with suppress(DataError):
+            printed = _run([*apt, "--print-uris", "download", package.name], work)
+            sizes[package.name] = int(printed.split()[2]) / 1e6  # 'URI' FILE BYTES HASH
+    return sizes
+
+
+def _run(command: list[str], folder: Path) -> str:
+    """Runs apt-get and returns its output."""
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, stdin=subprocess.DEVNULL
@@ -113,6 +128,7 @@ def _run(command: list[str], folder: Path) -> None:
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
         raise DataError(f"apt-get failed ({(errors or [f'status {done.returncode}'])[0]})")
+    return done.stdout
 
 
 def _verify(package: Package, deb: Path) -> None:

@@ -5,6 +5,7 @@ HYDRA_FULL_ERROR=1 in the environment, errors are shown with their traceback.
 """
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -114,6 +115,8 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
         if isinstance(stream, io.TextIOWrapper):
             with suppress(OSError):  # reconfigure flushes
                 stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    logging.basicConfig(format="%(message)s")  # to standard error
+    logging.getLogger("data").setLevel(logging.INFO)  # downloads take minutes and are announced
     try:
         keep_freed_memory()
         command()

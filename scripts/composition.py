@@ -118,7 +118,7 @@ def build_trainer(
     config = parts.config.in_steps(data.steps_per_epoch)
     logger = _build_logger(cfg, folder, config, console, [*sinks, *parts.sinks], processes)
     try:
-        _log_corpus(corpus, clips, parts.codec, logger)
+        _log_corpus(corpus, clips, logger)
         validation = Validation(
             clips, folder / "samples", parts.bandwidth_kbps, cfg.validation.samples_per_group, cfg.validation.metrics
         )
@@ -286,7 +286,7 @@ def _build_logger(
     return RunLogger(folder, sinks, display, resolve(cfg), processes.is_main)
 
 
-def _log_corpus(corpus: Corpus, clips: Sequence[HeldOutClip], codec: Codec, logger: RunLogger) -> None:
+def _log_corpus(corpus: Corpus, clips: Sequence[HeldOutClip], logger: RunLogger) -> None:
     skipped = [(m.root, *entry) for m in (corpus.train, corpus.held_out) for entry in m.skipped_files]
     if logger.is_main:
         for root, path, reason in skipped:
@@ -295,10 +295,7 @@ def _log_corpus(corpus: Corpus, clips: Sequence[HeldOutClip], codec: Codec, logg
         logger.message(f"skipped files: {len(skipped)}, listed in {logger.folder / 'skipped_files.txt'}")
     minutes = corpus.train.seconds / 60
     logger.describe(corpus=f"{corpus.name}, {minutes:.1f} min in {len(corpus.train.entries)} files")
-    logger.message(
-        f"{corpus.name}: {minutes:.1f} min of training audio, {len(clips)} held-out clips; "
-        f"{sum(p.numel() for p in codec.parameters()) / 1e6:.2f} M parameters in the codec"
-    )
+    logger.message(f"{corpus.name}: {minutes:.1f} min of training audio, {len(clips)} held-out clips")
 
 
 def _log_pretrained(pretrained: Pretrained, adversarial: AdversarialTraining | None, logger: RunLogger) -> None:

@@ -107,6 +107,10 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 echo "$@" >> {shelf}/calls
 for last; do :; done
 [ "$last" = update ] && exit 0
+case " $* " in *" --print-uris "*)
+  [ -e {shelf}/"$last"_*.deb ] && echo "'http://x/$last.deb' $last.deb 34400000 SHA256:0" && exit 0
+  exit 100 ;;
+esac
 cp {shelf}/"$last"_*.deb . 2>/dev/null && exit 0
 echo "E: Unable to locate package $last" >&2
 exit 100
@@ -131,6 +135,20 @@ def test_a_fetch_unpacks_once(shelf: Path, tmp_path: Path) -> None:
     assert f"Dir::State::lists={root}" in calls
     assert fetch([words], root) == [words]
     assert (shelf / "calls").read_text() == calls
+
+
+def test_each_download_is_announced_with_its_size(
+    shelf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    packages = [package(make_deb(shelf / f"{name}_1%3a2-3_all.deb", DATA)) for name in ("a", "b")]
+    unknown = Package("unknown", "1", "0", "speech", "free", ("*",))
+    with caplog.at_level(logging.INFO, "data"):
+        fetch([packages[0], unknown, packages[1]], tmp_path / "corpus")
+    assert [message for message in caplog.messages if message.startswith("downloading")] == [
+        "downloading recordings, package 1 of 3: a, 34 of 69 MB left",
+        "downloading recordings, package 2 of 3: unknown",
+        "downloading recordings, package 3 of 3: b, 34 of 34 MB left",
+    ]
 
 
 def test_a_killed_fetch_is_repaired(shelf: Path, tmp_path: Path) -> None:
