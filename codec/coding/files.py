@@ -45,11 +45,11 @@ def encode_file(
     target = source.with_suffix(ENCODED_SUFFIX) if target is None else Path(target)
     check_encoded_target(target)
     check_target(target, [source], overwrite)
-    audio = AudioFile(source)
-    prepared = prepare(model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target) as temporary, temporary.open("wb") as file:
-        return encode_audio(prepared, audio, file, bandwidth_kbps, coding=coding)
+    with AudioFile(source) as audio:
+        prepared = prepare(model)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as temporary, temporary.open("wb") as file:
+            return encode_audio(prepared, audio, file, bandwidth_kbps, coding=coding)
 
 
 def decode_file(

@@ -134,7 +134,8 @@ def _codes(
     signals = []
     for path in track(paths):
         try:
-            blocks = list(encode_codes(prepared, AudioFile(path), bandwidth_kbps))
+            with AudioFile(path) as audio:
+                blocks = list(encode_codes(prepared, audio, bandwidth_kbps))
         except ValueError as error:
             errors.append(error)
             continue

@@ -286,7 +286,7 @@ def test_the_card_shows_training_and_scores_of_the_run(tmp_path: Path, monkeypat
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     codec = run_folder(tmp_path / "runs" / "mine")
     monkeypatch.chdir(tmp_path)
-    assert main(["export", "out", "--to", "transformers", "--licence", "cc-by-4.0"]) == 0  # the newest run
+    assert main(["export", "out", "--to", "transformers", "--licence", "cc-by-4.0", "--model", "runs/mine"]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front == {

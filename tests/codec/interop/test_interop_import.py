@@ -142,7 +142,7 @@ def test_the_command_describes_the_model(tmp_path: Path, capsys: pytest.CaptureF
     codec = imported(tmp_path / "a.th", tmp_path / "run")
     said = capsys.readouterr().out
     assert said.startswith(f"read {tmp_path / 'a.th'} as encodec's state dict\n")
-    for fact in (fingerprint(codec), "24000 Hz, 1 channel", "filters 4, strides [2, 3], latent_dim 6", "32, 64 kbps"):
+    for fact in (fingerprint(codec), "24000 Hz, 1 channel", "filters 4, strides [2, 3], latent_dim 6", "32, 64 kbit/s"):
         assert fact in said
     assert main(["info", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out == "".join(said.splitlines(keepends=True)[1:])
