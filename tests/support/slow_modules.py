@@ -4,6 +4,13 @@
 SLOW = (
     "balancer/test_balancer_failures.py",
     "balancer/test_strategies_contract.py",
+    "codec/test_model.py",
+    "codec/training/test_interruptions.py",
+    "codec/streaming/test_streaming.py",
+    "codec/evaluation/test_report_browser.py",
+    "codec/evaluation/test_rate_distortion.py",
+    "data/test_dataset_seam.py",
+    "scripts/test_overrides.py",
     "codec/bitstream/encodec",
     "codec/bitstream/entropy/test_integer_network.py",
     "codec/bitstream/entropy/test_model_file.py",
