@@ -1,17 +1,15 @@
 """Runs an operation on many files: in this process or in several, with a bar, a report and a list of what failed."""
 
 import argparse
-import multiprocessing
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
 
@@ -20,6 +18,7 @@ from codec.coding import CodingResult
 from codec.commands.messages import error_text, print_notes
 from codec.commands.plan import Plan, Task
 from codec.commands.standard_streams import STANDARD_STREAM, display_name
+from codec.workers import worker_processes
 
 __all__ = ["MakeOperation", "Operation", "Progress", "process_files"]
 
@@ -27,8 +26,6 @@ Progress = Callable[[float], None]  # called with the fraction of a file that is
 Operation = Callable[[Task, Progress], CodingResult]
 MakeOperation = Callable[[argparse.Namespace], Operation]
 _BAR_AFTER_SECONDS = 1.0
-
-_operation: Operation  # of this process, if it is a worker
 
 
 class _Outcome(NamedTuple):
@@ -97,45 +94,20 @@ def _in_processes(
 ) -> Iterator[tuple[Task, _Outcome]]:
     """Each process has a model of its own and a share of the processors."""
     jobs = min(options.jobs, len(tasks))
-    threads = max(1, torch.get_num_threads() // jobs)
-    before = set(multiprocessing.active_children())
-    # Not `fork`: a copy of a process with running threads may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (make_operation, options, threads))
-    try:
-        futures = {pool.submit(_work, task): task for task in tasks}
+    make = partial(_make_worker, make_operation, options)
+    with worker_processes(make, jobs, threads=max(1, torch.get_num_threads() // jobs)) as submit:
+        futures = {submit(task): task for task in tasks}
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
             except BrokenProcessPool:
                 reason = "not done, because a process ended, probably for lack of memory: try fewer --jobs"
                 yield futures[future], _Outcome(None, f"{readable(futures[future].source)}: {reason}")
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(make_operation: MakeOperation, options: argparse.Namespace, threads: int) -> None:
-    global _operation
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    signal.signal(signal.SIGTERM, _stop_worker)
-    torch.set_num_threads(threads)
+def _make_worker(make_operation: MakeOperation, options: argparse.Namespace) -> Callable[[Task], _Outcome]:
     options.quiet, options.verbose = True, False
-    _operation = make_operation(options)
-
-
-def _stop_worker(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)  # unwinds the operation, which removes its unfinished file
-
-
-def _work(task: Task) -> _Outcome:
-    try:
-        return _outcome(_operation, task)
-    except SystemExit as error:
-        os._exit(error.code if isinstance(error.code, int) else 1)
+    return partial(_outcome, make_operation(options))
 
 
 def _outcome(operation: Operation, task: Task) -> _Outcome:
