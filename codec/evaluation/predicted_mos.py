@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import math
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,11 @@ def distillmos(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
     """
     model = _distillmos_model()
 
-    def score(estimate: Tensor, reference: Tensor) -> float:
-        if len(estimate) < _MIN_SECONDS * sample_rate:
-            return math.nan
+    def predict(audio: Tensor) -> float:
         with torch.inference_mode():
-            return float(model(resample(estimate, sample_rate, _RATE)[None].float()))
+            return float(model(audio[None]))
 
-    return score_each_clip(score, estimate, reference)
+    return _predict_each_clip(predict, estimate, reference, sample_rate)
 
 
 def dnsmos(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
@@ -63,15 +62,29 @@ def dnsmos(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
     """
     session = _dnsmos_session()
 
-    def score(estimate: Tensor, reference: Tensor) -> float:
-        if len(estimate) < _MIN_SECONDS * sample_rate:
-            return math.nan
-        audio = resample(estimate, sample_rate, _RATE).float().clamp(-1, 1)
+    def predict(audio: Tensor) -> float:
+        audio = audio.clamp(-1, 1)
         while len(audio) < _DNSMOS_SAMPLES:
             audio = audio.repeat(2)
         windows = audio.unfold(0, _DNSMOS_SAMPLES, _RATE).numpy()
         raw = [session.run(None, {"input_1": window[None]})[0][0, 2] for window in windows]
         return float(np.polyval(_DNSMOS_OVERALL, raw).mean())
+
+    return _predict_each_clip(predict, estimate, reference, sample_rate)
+
+
+def _predict_each_clip(
+    predict: Callable[[Tensor], float], estimate: Tensor, reference: Tensor, sample_rate: int
+) -> Tensor:
+    """Applies `predict` to the mean of the channels of each estimate [T] at 16 kHz in float32; NaN below 1 s.
+
+    Shape: estimate [B, C, T], reference [B, C, T] -> [B].
+    """
+
+    def score(estimate: Tensor, reference: Tensor) -> float:
+        if len(estimate) < _MIN_SECONDS * sample_rate:
+            return math.nan
+        return predict(resample(estimate, sample_rate, _RATE).float())
 
     return score_each_clip(score, estimate, reference)
 
