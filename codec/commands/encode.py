@@ -15,7 +15,7 @@ from codec.commands.model_options import (
     add_entropy_option,
     add_lm_option,
     add_model_options,
-    check_bandwidth,
+    chosen_bitrate,
     load_codec,
     load_language_model,
 )
@@ -103,8 +103,7 @@ def _make_operation(options: argparse.Namespace) -> Operation:
         raise ValueError("--block-frames cannot be used with --format encodec, which has no blocks")
     prepared = load_codec(options)
     config = prepared.codec.config
-    bandwidth_kbps = max(config.bandwidths_kbps) if options.bitrate is None else options.bitrate
-    check_bandwidth(bandwidth_kbps, config.bandwidths_kbps)
+    bandwidth_kbps = chosen_bitrate(options, config)
     if as_encodec:
         package_model_name(config)  # fails before anything is read
     lm = load_language_model(options.lm, config)

@@ -22,6 +22,7 @@ __all__ = [
     "add_model_option",
     "add_model_options",
     "check_bandwidth",
+    "chosen_bitrate",
     "load_codec",
     "load_language_model",
 ]
@@ -128,6 +129,17 @@ def load_language_model(path: Path | None, config: CodecConfig) -> LanguageModel
     from codec.interop.encodec import read_encodec_lm  # imported here, because few files need it
 
     return read_encodec_lm(path, config)
+
+
+def chosen_bitrate(options: argparse.Namespace, config: CodecConfig) -> float:
+    """The value of --bitrate, or the model's highest.
+
+    Raises:
+        ValueError: The model does not offer it.
+    """
+    bitrate: float = max(config.bandwidths_kbps) if options.bitrate is None else options.bitrate
+    check_bandwidth(bitrate, config.bandwidths_kbps)
+    return bitrate
 
 
 def check_bandwidth(bandwidth_kbps: float, offered: Sequence[float]) -> None:

@@ -16,7 +16,7 @@ from codec.commands.model_options import (
     add_beams_option,
     add_bitrate_option,
     add_model_options,
-    check_bandwidth,
+    chosen_bitrate,
     load_codec,
 )
 from codec.commands.token_progress import FileProgress, add_jobs_option, count, duration, number_of_jobs
@@ -108,8 +108,7 @@ def _tokenize(options: argparse.Namespace) -> int:
         raise ValueError(f"--batch-seconds must be above 0, got {options.batch_seconds:g}")
     prepared = load_codec(options)
     config = prepared.codec.config
-    kbps = max(config.bandwidths_kbps) if options.bitrate is None else options.bitrate
-    check_bandwidth(kbps, config.bandwidths_kbps)
+    kbps = chosen_bitrate(options, config)
     entries = _entries(options.source)
     card = Card.of_codec(
         config,
