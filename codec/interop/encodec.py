@@ -8,7 +8,7 @@ from torch import Tensor
 
 from codec.bitstream.encodec.language_model import EncodecLM
 from codec.config import CodecConfig
-from codec.interop.weights import ForeignModelError, ForeignWeights, read_torch
+from codec.interop.weights import ForeignModelError, ForeignWeights, first_misfit, read_torch
 from codec.model_file import make_codec, seanet_settings
 
 __all__ = ["read_encodec_lm", "settings_of_encodec", "with_bandwidths"]
@@ -62,14 +62,12 @@ def read_encodec_lm(path: Path, config: CodecConfig) -> EncodecLM:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ForeignModelError(f"{path} is not a language model: expected a state dict of tensors")
     model = EncodecLM(config).eval()
-    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    got = {name: list(tensor.shape) for name, tensor in state.items()}
-    for name in [*expected, *got]:
-        if expected.get(name) != got.get(name):
-            raise ForeignModelError(
-                f"{path} is not a language model for {config.num_codebooks} codebooks of {config.codebook_size} codes: "
-                f"expected {name} {expected.get(name, 'absent')}, got {got.get(name, 'none')}"
-            )
+    if (misfit := first_misfit(model.state_dict(), state)) is not None:
+        name, expected, got = misfit
+        raise ForeignModelError(
+            f"{path} is not a language model for {config.num_codebooks} codebooks of {config.codebook_size} codes: "
+            f"expected {name} {'absent' if expected is None else expected}, got {'none' if got is None else got}"
+        )
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
             raise ForeignModelError(f"{path} is corrupt: {name} holds a number that is not finite")

@@ -17,7 +17,15 @@ from torch import Tensor
 from codec.model import Codec
 from codec.model_file import inference_state, load_inference_state, make_codec, seanet_settings
 
-__all__ = ["ForeignModelError", "ForeignWeights", "codec_with", "read_safetensors", "read_torch", "translated"]
+__all__ = [
+    "ForeignModelError",
+    "ForeignWeights",
+    "codec_with",
+    "first_misfit",
+    "read_safetensors",
+    "read_torch",
+    "translated",
+]
 
 _CODEBOOK = re.compile(r"quantizer\.(?:vq\.)?layers\.(\d+)\._?codebook\.(\w+)")
 
@@ -101,6 +109,20 @@ def _renamed(name: str) -> str:
     return re.sub(r"\.weight_v$", ".parametrizations.weight.original1", name)
 
 
+def first_misfit(
+    expected: Mapping[str, Tensor], got: Mapping[str, Tensor]
+) -> tuple[str, list[int] | None, list[int] | None] | None:
+    """Name, expected shape and shape of the first tensor that is missing, unexpected or of another shape.
+
+    A shape is None if there is no such tensor; the result is None if all tensors fit.
+    """
+    shapes = [{name: list(tensor.shape) for name, tensor in state.items()} for state in (expected, got)]
+    for name in [*shapes[0], *shapes[1]]:
+        if shapes[0].get(name) != shapes[1].get(name):
+            return name, shapes[0].get(name), shapes[1].get(name)
+    return None
+
+
 def codec_with(weights: ForeignWeights, settings: Mapping[str, Any]) -> Codec:
     """A codec with these weights, in eval mode.
 
@@ -116,13 +138,11 @@ def codec_with(weights: ForeignWeights, settings: Mapping[str, Any]) -> Codec:
         "quantizer.embed": weights.embed,
         "quantizer.is_initialized": torch.tensor(weights.initialized),
     }
-    expected = {name: list(tensor.shape) for name, tensor in inference_state(codec).items()}
-    got = {name: list(tensor.shape) for name, tensor in state.items()}
-    for name in [*expected, *got]:
-        if expected.get(name) != got.get(name):
-            raise ForeignModelError(
-                f"the weights do not fit the settings: {name} should be {expected.get(name, 'absent')}, "
-                f"is {got.get(name, 'missing')}"
-            )
+    if (misfit := first_misfit(inference_state(codec), state)) is not None:
+        name, expected, got = misfit
+        raise ForeignModelError(
+            f"the weights do not fit the settings: {name} should be {'absent' if expected is None else expected}, "
+            f"is {'missing' if got is None else got}"
+        )
     load_inference_state(codec, state)
     return codec
