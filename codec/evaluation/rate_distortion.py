@@ -105,7 +105,7 @@ def evaluate_folder(
         names += [found[i * len(found) // count] for i in range(count)]
         if count < len(found):
             notes.append(f"{count} of {len(found)} files of {group} were evaluated; --clips N evaluates more")
-    measurements = []
+    measurements: list[Measurement] = []
     for name in track(names):
         try:
             audio, audio_notes = _read_start(folder / name, config.sample_rate, config.channels, seconds)
@@ -113,21 +113,28 @@ def evaluate_folder(
             skipped_files.append(str(error))
             continue
         notes += [f"{readable(name)}: {note}" for note in audio_notes]
-        group = _group(name)
-        applied = {key: m for key, m in metrics.items() if m.domain != "speech" or group in speech}
-        for coder in coders:
-            coded = coder.code(audio)
-            scores = score_clip(coded.audio, audio, config.sample_rate, applied)
-            length = audio.shape[-1] / config.sample_rate
-            sizes = coded.payload_bytes, coded.file_bytes
-            measurements.append(
-                Measurement(name, group, coder.name, coder.bandwidth_kbps, length, *sizes, scores, coded.code_counts)
-            )
+        applied = {key: m for key, m in metrics.items() if m.domain != "speech" or _group(name) in speech}
+        measurements += [_measure(name, audio, config.sample_rate, coder, applied) for coder in coders]
     if not measurements:
         raise ValueError(f"none of the {len(names)} files of {folder} could be read, for example {skipped_files[-1]}")
     notes += _undefined_notes(measurements)
-    return Evaluation(
-        measurements, summarize(measurements, config.codebook_sizes, metrics), metrics, notes, skipped_files
+    points = summarize(measurements, config.codebook_sizes, metrics)
+    return Evaluation(measurements, points, metrics, notes, skipped_files)
+
+
+def _measure(name: str, audio: Tensor, sample_rate: int, coder: Coder, metrics: Mapping[str, Metric]) -> Measurement:
+    """Shape: audio [C, T]."""
+    coded = coder.code(audio)
+    return Measurement(
+        name,
+        _group(name),
+        coder.name,
+        coder.bandwidth_kbps,
+        audio.shape[-1] / sample_rate,
+        coded.payload_bytes,
+        coded.file_bytes,
+        score_clip(coded.audio, audio, sample_rate, metrics),
+        coded.code_counts,
     )
 
 
