@@ -3,56 +3,28 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-import torch
 from PIL import Image
 
-from codec import Codec
 from codec.cli import main
 from codec.evaluation import Metric
 from codec.model_file import fingerprint, save_model
-from codec_inputs import seanet_codec
+from evaluation_inputs import coding_codec, write_groups
 
 SCORES = ["distillmos", "dnsmos", "pesq", "stoi", "visqol_speech", "visqol", "mel_distance", "stft_distance",
           "si_sdr_db", "ripple_db"]  # fmt: skip
-TINY: dict[str, Any] = {
-    "filters": 4,
-    "latent_dim": 16,
-    "num_codebooks": 4,
-    "codebook_size": 16,
-    "lstm_layers": 1,
-    "bandwidths_kbps": (0.6, 1.2),
-}
-
-
-def tiny_codec(**changes: Any) -> Codec:
-    torch.manual_seed(1)
-    codec = seanet_codec(**(TINY | changes)).eval()
-    with torch.no_grad():
-        latents = codec.encoder(torch.randn(1, codec.config.channels, 48_000))[0].t()
-        codec.quantizer.initialize(latents, seed=0)
-    return codec
 
 
 @pytest.fixture
 def audio_folder(tmp_path: Path) -> Path:
-    """Two groups of 0.5 s clips whose sample rate and channels differ from the codec's."""
-    folder = tmp_path / "audio"
-    for number, name in enumerate(["music/a.wav", "music/b.wav", "speech/one/c.flac", "speech/d.ogg"]):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        noise = 0.1 * np.random.default_rng(number).standard_normal((24_000, 2))
-        soundfile.write(folder / name, noise, 48_000)
-    return folder
+    return write_groups(tmp_path / "audio")
 
 
 def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "run" / "model.safetensors"
     model.parent.mkdir()
-    codec = tiny_codec()
+    codec = coding_codec()
     save_model(codec, model)
     arguments = ["evaluate", "--model", str(model.parent), "--data", str(audio_folder)]
     assert main([*arguments, "--seconds", "0.3", "--beams", "2", "--against", "cp {in} {out}"]) == 0
@@ -105,7 +77,7 @@ def test_the_command_takes_a_metric_from_outside_the_packages(
     audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "model.safetensors"
-    save_model(tiny_codec(), model)
+    save_model(coding_codec(), model)
     arguments = [
         "evaluate",
         "--model",
@@ -130,7 +102,7 @@ def test_the_command_takes_a_metric_from_outside_the_packages(
 
 def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model.safetensors"
-    save_model(tiny_codec(), model)
+    save_model(coding_codec(), model)
     common = ["evaluate", "--model", str(model), "--output", str(tmp_path / "out"), "--seconds", "0.2"]
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()

@@ -16,38 +16,15 @@ from codec.evaluation import METRICS, pesq, select_metrics, si_sdr_db, stft_dist
 from codec.evaluation.baselines import code_with_opus, packet_bytes, possible_opus_bitrates
 from codec.evaluation.coders import codec_coders, command_coders, opus_coders, recording
 from codec.evaluation.rate_distortion import Evaluation, Measurement, evaluate_folder, score_clip, summarize
-from codec_inputs import seanet_codec
+from evaluation_inputs import coding_codec, write_groups
 
 CLIPS = Path(__file__).parents[3] / "data/clips/held_out"
 SPEECH = CLIPS / "speech/new_world_fr_4.ogg"
-TINY: dict[str, Any] = {
-    "filters": 4,
-    "latent_dim": 16,
-    "num_codebooks": 4,
-    "codebook_size": 16,
-    "lstm_layers": 1,
-    "bandwidths_kbps": (0.6, 1.2),
-}
-
-
-def tiny_codec(**changes: Any) -> Codec:
-    torch.manual_seed(1)
-    codec = seanet_codec(**(TINY | changes)).eval()
-    with torch.no_grad():
-        latents = codec.encoder(torch.randn(1, codec.config.channels, 48_000))[0].t()
-        codec.quantizer.initialize(latents, seed=0)
-    return codec
 
 
 @pytest.fixture
 def audio_folder(tmp_path: Path) -> Path:
-    """Two groups of 0.5 s clips whose sample rate and channels differ from the codec's."""
-    folder = tmp_path / "audio"
-    for number, name in enumerate(["music/a.wav", "music/b.wav", "speech/one/c.flac", "speech/d.ogg"]):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        noise = 0.1 * np.random.default_rng(number).standard_normal((24_000, 2))
-        soundfile.write(folder / name, noise, 48_000)
-    return folder
+    return write_groups(tmp_path / "audio")
 
 
 def evaluated(codec: Codec, folder: Path, bandwidths_kbps: list[float], **options: Any) -> Evaluation:
@@ -116,7 +93,7 @@ def test_scores_equal_the_metrics() -> None:
     [{}, {"channels": 2, "causal": False, "norm": "time_group_norm", "normalize": True, "segment_seconds": 0.2}],
 )
 def test_measurements_match_the_files(audio_folder: Path, changes: dict[str, Any]) -> None:
-    codec = tiny_codec(**changes)
+    codec = coding_codec(**changes)
     evaluation = evaluated(codec, audio_folder, [0.6, 1.2], clips_per_group=5, seconds=0.4)
     ours = [m for m in evaluation.measurements if m.coder == "codec"]
     assert [(m.clip, m.group) for m in ours[::2]] == [
@@ -147,7 +124,12 @@ def test_clips_are_evenly_spaced_and_omissions_are_noted(tmp_path: Path) -> None
     for number in range(7):
         soundfile.write(tmp_path / f"{number}.wav", tone, 24_000)
     evaluation = evaluated(
-        tiny_codec(), tmp_path, [0.6], clips_per_group=3, seconds=0.1, metrics=select_metrics(["stoi", "mel_distance"])
+        coding_codec(),
+        tmp_path,
+        [0.6],
+        clips_per_group=3,
+        seconds=0.1,
+        metrics=select_metrics(["stoi", "mel_distance"]),
     )
     assert list(dict.fromkeys(m.clip for m in evaluation.measurements)) == ["0.wav", "2.wav", "4.wav"]
     assert {(m.group, m.seconds) for m in evaluation.measurements} == {("audio", 0.1)}
@@ -162,7 +144,7 @@ def test_clips_are_evenly_spaced_and_omissions_are_noted(tmp_path: Path) -> None
     assert math.isfinite(point.scores["mel_distance"])
     for clips, seconds in ((0, 1.0), (1, 0.0), (1, math.inf), (1, math.nan)):
         with pytest.raises(ValueError, match="expected at least 1 clip and more than 0 s of it, got"):
-            evaluated(tiny_codec(), tmp_path, [0.6], clips_per_group=clips, seconds=seconds)
+            evaluated(coding_codec(), tmp_path, [0.6], clips_per_group=clips, seconds=seconds)
 
 
 def test_points_are_means_over_clips_and_bitrates_over_durations() -> None:
@@ -198,7 +180,7 @@ def test_intervals_are_those_of_student() -> None:
 
 
 def test_metrics_of_speech_are_for_groups_of_speech(audio_folder: Path) -> None:
-    codec = tiny_codec()
+    codec = coding_codec()
     metrics = select_metrics(["si_sdr_db", "stoi"])
 
     def scored(**options: Any) -> dict[str, list[str]]:
