@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["CodecConfig", "flatten_settings"]
+__all__ = ["CodecConfig", "flatten_settings", "part_settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,20 @@ class CodecConfig:
             "network": dict(self.network),
             "quantizer": dict(self.quantizer),
         }
+
+
+def part_settings(settings: Mapping[str, Any], part: Literal["encoder", "quantizer", "decoder"]) -> dict[str, Any]:
+    """Class name (`name`) and settings of one part, from those of `CodecConfig.to_dict`.
+
+    Of a network that makes both encoder and decoder, settings of the other one are left out, see `Network.settings`.
+    """
+    if part == "quantizer":
+        return dict(settings["quantizer"])
+    network = settings["network"]
+    if isinstance(network.get(part), Mapping):
+        network = network[part]
+    other = "decoder_" if part == "encoder" else "encoder_"
+    return {name: value for name, value in network.items() if not name.startswith(other)}
 
 
 def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

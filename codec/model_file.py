@@ -15,7 +15,7 @@ from torch import Tensor
 from codec.atomic_file import atomic_write
 from codec.config import CodecConfig
 from codec.model import Codec
-from codec.network import ISTFTNetwork, SEANet
+from codec.network import EncoderDecoder, ISTFTNetwork, SEANet
 from codec.quantization import ResidualVectorQuantizer
 
 __all__ = [
@@ -31,7 +31,9 @@ __all__ = [
 ]
 
 # The parts that a file may name. A file is data from strangers, so it never chooses what is imported.
-_PARTS: dict[str, type] = {part.__name__: part for part in (SEANet, ISTFTNetwork, ResidualVectorQuantizer)}
+_PARTS: dict[str, type] = {
+    part.__name__: part for part in (SEANet, ISTFTNetwork, EncoderDecoder, ResidualVectorQuantizer)
+}
 _PREFIX = "quantizer."
 
 
@@ -43,7 +45,8 @@ def make_codec(settings: Mapping[str, Any], parts: Mapping[str, type] | None = N
     """A codec with random weights; the inverse of `CodecConfig.to_dict`.
 
     Args:
-        settings: Settings of `Codec`; its `network` and `quantizer` have a class name (`name`) and settings.
+        settings: Settings of `Codec`; its `network` and `quantizer` have a class name (`name`) and settings. So do
+            parts of these.
         parts: Classes from outside this project that `name` may name, by their names.
 
     Raises:
@@ -51,15 +54,19 @@ def make_codec(settings: Mapping[str, Any], parts: Mapping[str, type] | None = N
     """
     known = _PARTS | dict(parts or {})
     settings = dict(settings)
-    made = {}
-    for role in ("network", "quantizer"):
-        part = dict(settings.pop(role, {}))
-        name = part.pop("name", None)
-        if name not in known:
-            raise ValueError(f"unknown {role} {name!r}, expected one of {', '.join(known)}: pass its class in `parts`")
-        made[role] = _call(known[name], part)
+    made = {role: _make_part(role, settings.pop(role, {}), known) for role in ("network", "quantizer")}
     codec: Codec = _call(Codec, settings | made)
     return codec
+
+
+def _make_part(role: str, settings: Mapping[str, Any], known: Mapping[str, type]) -> Any:
+    """The object that `settings` describes; settings that are mappings describe parts of it."""
+    made = {key: _make_part(key, value, known) if isinstance(value, Mapping) else value
+            for key, value in dict(settings).items()}  # fmt: skip
+    name = made.pop("name", None)
+    if name not in known:
+        raise ValueError(f"unknown {role} {name!r}, expected one of {', '.join(known)}: pass its class in `parts`")
+    return _call(known[name], made)
 
 
 def seanet_settings(**settings: Any) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def seanet_settings(**settings: Any) -> dict[str, Any]:
 def _call(part: type, settings: Mapping[str, Any]) -> Any:
     try:
         return part(**settings)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:  # AttributeError: a part of another kind
         raise ValueError(f"the settings do not fit {part.__name__}: {error}") from error
 
 

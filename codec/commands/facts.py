@@ -147,7 +147,11 @@ def _coding(coding: str, entropy_model: str | None, code_bytes: int, fixed_bytes
 
 
 def _settings(part: Mapping[str, Any]) -> str:
-    settings = (f"{name} {value}" for name, value in part.items() if name != "name")
+    settings = (
+        f"{name} ({_settings(value)})" if isinstance(value, Mapping) else f"{name} {value}"
+        for name, value in part.items()
+        if name != "name"
+    )
     return f"{part['name']}: {', '.join(settings)}"
 
 

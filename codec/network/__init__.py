@@ -1,10 +1,11 @@
-"""Encoder and decoder networks: SEANet, ISTFT, the layers that they are made of, and their streams.
+"""Encoder and decoder networks: SEANet, ISTFT, pairs of two, the layers that they are made of, and their streams.
 
 `Network` says what a network of your own has to offer. Nothing here imports other packages of the project.
 """
 
+from codec.network.encoder_decoder import EncoderDecoder
 from codec.network.istft import ISTFTNetwork
 from codec.network.network import Network
 from codec.network.seanet import SEANet
 
-__all__ = ["ISTFTNetwork", "Network", "SEANet"]
+__all__ = ["EncoderDecoder", "ISTFTNetwork", "Network", "SEANet"]

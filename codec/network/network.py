@@ -10,8 +10,8 @@ __all__ = ["Network"]
 class Network(Protocol):
     """The description of an encoder and a decoder: plain settings, and two methods that make the modules.
 
-    `SEANet` and `ISTFTNetwork` are two, frozen dataclasses. A network of your own is a class with these members, named
-    by `codec.network._target_`.
+    `SEANet` and `ISTFTNetwork` are two, frozen dataclasses; `EncoderDecoder` combines two networks. A network of your
+    own is a class with these members, named by `codec.network._target_`.
 
     The modules it makes are called with one tensor. They name two of their layers:
 
@@ -44,7 +44,11 @@ class Network(Protocol):
     def causal(self) -> bool: ...
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments that make an equal network: numbers, strings and lists of them."""
+        """Keyword arguments that make an equal network: numbers, strings and lists of them.
+
+        A part that is itself a network is a mapping of its class name (`name`) and its settings. A name that begins
+        with `encoder_` or `decoder_` concerns that module only.
+        """
 
     def make_encoder(self) -> nn.Module:
         """Shape of the module: audio [B, C, T] -> latent [B, D, ceil(T / hop_samples)]."""

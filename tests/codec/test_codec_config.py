@@ -68,16 +68,21 @@ def test_each_yaml_spells_out_all_settings(path: Path) -> None:
     assert set(node) == {"_target_", "network", "quantizer"} | own
     for part in (node.network, node.quantizer):
         assert set(part) == {"_target_", *inspect.signature(get_class(part["_target_"])).parameters}
+    if node.network["_target_"] == "codec.network.EncoderDecoder":
+        for role, other in (("encoder", "decoder_"), ("decoder", "encoder_")):
+            names = inspect.signature(get_class(node.network[role]["_target_"])).parameters
+            assert set(node.network[role]) == {"_target_", *(n for n in names if not n.startswith(other))}
 
 
 def test_every_yaml_of_a_seanet_is_listed_here() -> None:
     seanets = {path.stem for path in YAMLS if OmegaConf.load(path).network["_target_"] == "codec.network.SEANet"}
     assert seanets == set(PUBLISHED)
-    assert {path.stem for path in YAMLS} - seanets == {"istft"}
+    assert {path.stem for path in YAMLS} - seanets == {"istft", "seanet_istft"}
 
 
-def test_the_codec_at_the_frame_rate_has_the_rates_of_the_starter() -> None:
-    config = composed(YAMLS[0].with_name("istft.yaml")).config
+@pytest.mark.parametrize("name", ["istft", "seanet_istft"])
+def test_codecs_with_an_inverse_stft_have_the_rates_of_the_starter(name: str) -> None:
+    config = composed(YAMLS[0].with_name(f"{name}.yaml")).config
     starter = composed(YAMLS[0].with_name("starter.yaml")).config
     for name in ("sample_rate", "channels", "hop_samples", "bits_per_code", "num_codebooks", "bandwidths_kbps"):
         assert getattr(config, name) == getattr(starter, name)

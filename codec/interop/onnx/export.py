@@ -110,7 +110,7 @@ def _describe(codec: Codec, graphs: "Mapping[str, CodecGraph]") -> dict[str, Any
         about["segments"] = {"samples": samples, "stride_samples": codec.config.segment_stride(0), "about": _SEGMENT}
     streams = "encoder_stream.onnx" in graphs
     about["streaming"] = _STREAM if streams else _LOOK_AHEAD if config.can_stream else _NO_STREAM
-    if streams and config.network.get("padding") == "reflect":
+    if max(graph.first_step_frames for graph in graphs.values()) > 1:
         about["streaming"] += _FIRST_STEP
     about["graphs"] = {name: _describe_graph(graph) for name, graph in graphs.items()}
     return about

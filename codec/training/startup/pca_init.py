@@ -11,6 +11,7 @@ at any level:
 The ELU needs a constant c in both channels:
     ELU(c + s) - ELU(c - s) = 2 s    for |s| <= c.
 Training must keep this constant cancelled, and it makes silence louder.
+A SEANet encoder may have another decoder. Then the encoder alone is set, and the decoder keeps its random weights.
 Channels and taps without a signal keep their random weights. Weights from them to a signal are zero and get a gradient
 from the first step.
 """
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from codec.config import part_settings
 from codec.model import Codec
 from codec.network.conv import Conv1d, ConvTranspose1d, weight_gain
 from codec.network.seanet import ResidualLSTM, ResidualUnit
@@ -46,7 +48,9 @@ _SHAPING = 0.7
 
 @torch.no_grad()
 def pca_init_(codec: Codec, audio: Tensor) -> None:
-    """Sets all weights of encoder and decoder to a transform into principal components of `audio` and its inverse.
+    """Sets the weights of encoder and decoder to a transform into principal components of `audio` and its inverse.
+
+    A decoder that is not a SEANet of the encoder's settings is left unchanged.
 
     Args:
         audio: Representative segments that are not all silent.
@@ -54,13 +58,13 @@ def pca_init_(codec: Codec, audio: Tensor) -> None:
     Shape: audio [B, C, T].
 
     Raises:
-        ValueError: The network is not a SEANet, normalizes its activations, or has too few channels for pairs. Or
+        ValueError: The encoder is not a SEANet, normalizes its activations, or has too few channels for pairs. Or
             `audio` is silent or shorter than a frame.
     """
     config = codec.config
-    net = config.network
+    net = part_settings(config.to_dict(), "encoder")
     if net["name"] != "SEANet":
-        raise ValueError(f"init=pca needs a SEANet, got a {net['name']}: set trainer.init=random")
+        raise ValueError(f"init=pca needs a SEANet encoder, got {net['name']}: set trainer.init=random")
     if net["norm"] == "time_group_norm":
         raise ValueError("init=pca does not work with norm=time_group_norm: set trainer.init=random")
     if net["filters"] < 2 * config.channels:
@@ -74,25 +78,56 @@ def pca_init_(codec: Codec, audio: Tensor) -> None:
         raise ValueError(f"expected audio that is not silent and has at least {config.hop_samples} samples")
     signal = audio[..., :whole] / level  # [B, d, T], d signals at the rate of a layer
 
-    encoder_layers, decoder_layers = (list(cast(nn.Sequential, part.layers)) for part in (codec.encoder, codec.decoder))
-    encoder = [layer for layer in encoder_layers if isinstance(layer, Conv1d)]
-    decoder = [layer for layer in decoder_layers if isinstance(layer, Conv1d | ConvTranspose1d)][::-1]
-    _zero_residual_paths([*encoder_layers, *decoder_layers])
-
     pairs = _RELU_PAIRS if net["activation"] == "relu" else _ELU_PAIRS
-    one = torch.eye(config.channels, device=audio.device)[..., None]  # [d, d, 1]
-    _set_encoder_layer(pairs, encoder[0], one / level, signal, reads_pairs=False)
-    _set_decoder_layer(pairs, decoder[0], one * level, None)
-    for down, up in zip(encoder[1:-1], decoder[1:-1], strict=True):
+    inverses = _set_encoder(pairs, codec.encoder, signal, level, config.latent_dim)
+    if part_settings(config.to_dict(), "decoder") == net:
+        _set_decoder(pairs, codec.decoder, inverses)
+
+
+class _Inverse(NamedTuple):
+    """What a decoder layer computes to invert an encoder layer."""
+
+    basis: Tensor  # [n, d, stride]
+    output: Tensor | None  # [B, d, T] signals that it outputs as pairs of channels; None: it outputs them directly
+    reads_pairs: bool = True
+
+
+def _set_encoder(pairs: _Pairs, encoder: nn.Module, signal: Tensor, level: Tensor, latent_dim: int) -> list[_Inverse]:
+    """Sets all layers of the encoder.
+
+    Args:
+        signal: Audio that is divided by `level`.
+
+    Returns:
+        The inverse of each convolution in order.
+
+    Shape: signal [B, C, T], level [].
+    """
+    layers = list(cast(nn.Sequential, encoder.layers))
+    _zero_residual_paths(layers)
+    first, *strided, last = (layer for layer in layers if isinstance(layer, Conv1d))
+    one = torch.eye(signal.shape[1], device=signal.device)[..., None]  # [d, d, 1]
+    _set_encoder_layer(pairs, first, one / level, signal, reads_pairs=False)
+    inverses = [_Inverse(one * level, None)]
+    for down in strided:
         basis, components = _principal_components(signal, down.stride, len(_weight(down)) // 2)
         _set_encoder_layer(pairs, down, basis, components)
-        _set_decoder_layer(pairs, up, basis, signal)
+        inverses.append(_Inverse(basis, signal))
         signal = components
-    basis, components = _principal_components(signal, 1, config.latent_dim)
+    basis, components = _principal_components(signal, 1, latent_dim)
     deviation = components.square().mean((0, 2)).sqrt()[:, None, None]
     shape = (deviation / deviation[0]).clamp_min(1e-3) ** -_SHAPING
-    _set_encoder_layer(pairs, encoder[-1], basis * shape, None)
-    _set_decoder_layer(pairs, decoder[-1], basis / shape, signal, reads_pairs=False)
+    _set_encoder_layer(pairs, last, basis * shape, None)
+    return [*inverses, _Inverse(basis / shape, signal, reads_pairs=False)]
+
+
+def _set_decoder(pairs: _Pairs, decoder: nn.Module, inverses: Sequence[_Inverse]) -> None:
+    """Sets all layers of the decoder that mirrors the encoder."""
+    layers = list(cast(nn.Sequential, decoder.layers))
+    _zero_residual_paths(layers)
+    convolutions = [layer for layer in layers if isinstance(layer, Conv1d | ConvTranspose1d)]
+    for layer, inverse in zip(reversed(convolutions), inverses, strict=True):
+        _set_decoder_layer(pairs, layer, *inverse)
 
 
 def _principal_components(signal: Tensor, stride: int, max_components: int) -> tuple[Tensor, Tensor]:
