@@ -26,7 +26,7 @@ from codec.training import (
     TrainingData,
     Validation,
 )
-from codec.training.checkpoint.pretrained import Pretrained, load_weights, read_pretrained
+from codec.training.checkpoint.pretrained import Pretrained, load_parts, load_weights, read_pretrained
 from codec.training.checks import check_loss_names, check_windows
 from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
@@ -136,8 +136,9 @@ def build_trainer(
             processes,
         )
         if parts.pretrained is not None:
-            trainer.average.load_state_dict(parts.pretrained.state["average"])
-            _log_pretrained(parts.pretrained, parts.adversarial, logger)
+            if cfg.init_from_parts is None:
+                trainer.average.load_state_dict(parts.pretrained.state["average"])
+            _log_pretrained(cfg, parts.pretrained, parts.adversarial, logger)
         return trainer
     except BaseException:
         logger.close()
@@ -242,11 +243,16 @@ def _load_init_from(
 ) -> Pretrained | None:
     """Loads the weights of `init_from` into codec and discriminator; None if the run has none or is resumed."""
     # A run with its own checkpoint resumes from that; the run that it started from may have been deleted.
+    if cfg.init_from is None and cfg.init_from_parts is not None:
+        raise ValueError("init_from_parts names parts of a trained codec: set init_from as well")
     if cfg.init_from is None or CheckpointStore(folder / "checkpoints").paths():
         return None
     try:
         pretrained = read_pretrained(Path(cfg.init_from))
-        load_weights(pretrained.state, codec, adversarial)
+        if cfg.init_from_parts is None:
+            load_weights(pretrained.state, codec, adversarial)
+        else:
+            load_parts(pretrained.state, codec, adversarial, list(cfg.init_from_parts))
     except (CheckpointError, ValueError) as error:
         raise ValueError(f"init_from={cfg.init_from}: {error}") from error
     return pretrained
@@ -298,7 +304,12 @@ def _log_corpus(corpus: Corpus, clips: Sequence[HeldOutClip], logger: RunLogger)
     logger.message(f"{corpus.name}: {minutes:.1f} min of training audio, {len(clips)} held-out clips")
 
 
-def _log_pretrained(pretrained: Pretrained, adversarial: AdversarialTraining | None, logger: RunLogger) -> None:
+def _log_pretrained(
+    cfg: DictConfig, pretrained: Pretrained, adversarial: AdversarialTraining | None, logger: RunLogger
+) -> None:
+    if cfg.init_from_parts is not None:
+        logger.message(f"starts with {', '.join(cfg.init_from_parts)} of {pretrained.description}; the rest is random")
+        return
     logger.message(f"starts with the weights of {pretrained.description}")
     if adversarial is not None and "adversarial" not in pretrained.state:
         logger.message("it has no discriminator; the discriminator starts with random weights")

@@ -15,7 +15,18 @@ __all__ = ["CHANGEABLE_ON_RESUME", "KEYS", "check_folder", "check_keys", "check_
 # unknown names. A misspelled one in an experiment file would have no effect here, so `check_keys` refuses it.
 KEYS = {
     "": (
-        *("name", "runs_folder", "seed", "init_from", "codec", "discriminator", "adversarial", "losses", "balancer"),
+        *(
+            "name",
+            "runs_folder",
+            "seed",
+            "init_from",
+            "init_from_parts",
+            "codec",
+            "discriminator",
+            "adversarial",
+            "losses",
+            "balancer",
+        ),
         *("data", "optimizer", "trainer", "logger", "validation", "checkpoints"),
     ),
     "losses": ("terms", "adversarial", "weights"),

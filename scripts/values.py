@@ -24,6 +24,7 @@ _READ_HERE: dict[str, Any] = {
     "runs_folder": str,
     "seed": NonNegativeInt,
     "init_from": str | None,
+    "init_from_parts": list[str] | None,
     "losses.weights": dict[str, NonNegativeFloat],
     "data.segment_seconds": PositiveFloat,
     "data.batch_size": PositiveInt,

@@ -39,7 +39,9 @@ def train(runs: Path, *overrides: str, steps: int = 3) -> None:
 
 def first_state(runs: Path, *overrides: str) -> dict[str, Any]:
     """The state of a new run before its first step."""
-    with open_run(composed("train", *TINY, f"runs_folder={runs}", "name=fresh", *overrides)) as trainer:
+    network = any(item.startswith("codec=seanet_istft") for item in overrides)  # it has other settings
+    tiny = [item for item in TINY if not (network and item.startswith("codec.network."))]
+    with open_run(composed("train", *tiny, f"runs_folder={runs}", "name=fresh", *overrides)) as trainer:
         return trainer.state_dict()
 
 
@@ -178,6 +180,66 @@ def test_another_architecture_is_refused_in_one_line(origin: Path, tmp_path: Pat
     assert line.endswith("weight is [2, 2, 3, 9] there and [4, 2, 3, 9] here")
     line = refusal(tmp_path, start, "discriminator.windows=[64]")
     assert "there and missing here" in line
+
+
+# The encoder of the run there, with another decoder.
+OTHER_DECODER = (
+    "codec=seanet_istft", "codec.network.encoder.filters=2", "codec.network.encoder.strides=[4,5,8]",
+    "codec.network.encoder.latent_dim=8", "codec.network.decoder.hop_samples=160",
+    "codec.network.decoder.decoder_window_samples=320", "codec.network.decoder.decoder_width=6",
+    "codec.network.decoder.decoder_depth=1", "codec.network.decoder.decoder_look_ahead=1",
+)  # fmt: skip
+
+
+def parts_of(state: dict[str, Any], *parts: str) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if name.split(".")[0] in parts}
+
+
+def test_parts_are_loaded_beside_another_decoder(origin: Path, tmp_path: Path) -> None:
+    parts, start = "init_from_parts=[encoder,quantizer]", f"init_from={origin}"
+    taken = first_state(tmp_path, *OTHER_DECODER, start, parts)
+    averaged = dict(read_averaged_codec(origin).state_dict())
+    loaded = parts_of(taken["codec"], "encoder", "quantizer")
+    assert differences(loaded, parts_of(averaged, "encoder", "quantizer")) == []
+    fresh = first_state(tmp_path / "plain", *OTHER_DECODER)
+    assert differences(parts_of(taken["codec"], "decoder"), parts_of(fresh["codec"], "decoder")) == []
+    assert differences(taken["adversarial"], fresh["adversarial"]) == []
+    average = {name.removeprefix("module."): value for name, value in taken["average"].items()}
+    assert int(average.pop("n_averaged")) == 0
+    assert differences(average, taken["codec"]) == []
+    text = (tmp_path / "fresh" / "log.txt").read_text()
+    assert f"starts with encoder, quantizer of {origin} at step 3; the rest is random" in text
+
+
+def test_the_discriminator_is_a_part_as_well(origin: Path, tmp_path: Path) -> None:
+    start = (f"init_from={origin}", "init_from_parts=[discriminator]")
+    taken = first_state(tmp_path, *start)
+    assert differences(taken["adversarial"], load_checkpoint(origin).state["adversarial"]) == []
+    assert differences(taken["codec"], first_state(tmp_path / "plain")["codec"]) == []
+    without = ("discriminator=none", "losses=reconstruction")
+    tiny = [item for item in TINY if not item.startswith(("discriminator.", "+losses.terms.tonality"))]
+    settings = composed("train", *tiny, *without, *start, f"runs_folder={tmp_path}", "name=none")
+    with pytest.raises(ValueError, match="there is no discriminator here"), open_run(settings):
+        pass
+
+
+def test_parts_that_do_not_fit_are_refused_in_one_line(origin: Path, tmp_path: Path) -> None:
+    start = f"init_from={origin}"
+    line = refusal(tmp_path, *OTHER_DECODER, start, "init_from_parts=[encoder,decoder]")
+    assert line.startswith(f"{start}: the decoder there has another architecture: decoder.name is SEANet there and ")
+    line = refusal(
+        tmp_path, *OTHER_DECODER, start, "init_from_parts=[encoder]", "codec.network.encoder.padding=reflect"
+    )
+    assert line == (
+        f"{start}: the encoder there has another architecture: encoder.padding is constant there and reflect here"
+    )
+    line = refusal(tmp_path, start, "init_from_parts=[quantizer]", "codec.quantizer.num_codebooks=5")
+    assert "the quantizer there has another architecture: quantizer.num_codebooks is 4 there and 5 here" in line
+    for parts in ("[]", "[vocoder]"):
+        assert "expected at least one of the parts encoder, quantizer, " in refusal(
+            tmp_path, start, f"init_from_parts={parts}"
+        )
+    assert "set init_from as well" in refusal(tmp_path, "init_from_parts=[encoder]")
 
 
 def audio_of_clips() -> torch.Tensor:

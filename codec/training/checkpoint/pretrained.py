@@ -1,20 +1,30 @@
 """Starting a run from trained weights: those of another run's checkpoint, or of a model file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from codec.config import flatten_settings
+from codec.config import flatten_settings, part_settings
 from codec.model import Codec
 from codec.model_file import fingerprint, load_model, make_codec
 from codec.training.adversarial import AdversarialTraining
 from codec.training.checkpoint.file import CheckpointError
 from codec.training.checkpoint.store import load_checkpoint
 
-__all__ = ["Pretrained", "check_architecture", "load_weights", "read_averaged_codec", "read_pretrained"]
+__all__ = [
+    "Part",
+    "Pretrained",
+    "check_architecture",
+    "load_parts",
+    "load_weights",
+    "read_averaged_codec",
+    "read_pretrained",
+]
+
+Part = Literal["encoder", "quantizer", "decoder", "discriminator"]
 
 # Settings that no weight depends on: the offered bandwidths, and how long audio is split into segments.
 _FREE_TO_DIFFER = ("bandwidths_kbps", "segment_seconds", "overlap")
@@ -80,7 +90,11 @@ def check_architecture(state: Mapping[str, Any], codec: Codec) -> None:
     Raises:
         ValueError: Names the first settings that differ.
     """
-    ours, theirs = flatten_settings(codec.config.to_dict()), flatten_settings(state["codec_config"])
+    _check_equal("codec", codec.config.to_dict(), state["codec_config"])
+
+
+def _check_equal(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    ours, theirs = flatten_settings(ours), flatten_settings(theirs)
     names = [name for name in [*ours, *theirs] if name not in _FREE_TO_DIFFER]
     differing = [
         f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
@@ -89,7 +103,7 @@ def check_architecture(state: Mapping[str, Any], codec: Codec) -> None:
     ]
     if differing:
         raise ValueError(
-            f"the codec there has another architecture: {'; '.join(differing[:3])}{'; ...' if differing[3:] else ''}"
+            f"the {what} there has another architecture: {'; '.join(differing[:3])}{'; ...' if differing[3:] else ''}"
         )
 
 
@@ -109,6 +123,46 @@ def load_weights(state: Mapping[str, Any], codec: Codec, adversarial: Adversaria
     _check_shapes(state["adversarial"], adversarial)
     adversarial.load_state_dict(state["adversarial"])
     return True
+
+
+def load_parts(
+    state: Mapping[str, Any], codec: Codec, adversarial: AdversarialTraining | None, parts: Sequence[Part]
+) -> None:
+    """Loads some parts from the state of a `Trainer`; the others may have any architecture and are left unchanged.
+
+    The encoder and the decoder get the averaged weights, which is what the run there exports.
+
+    Args:
+        parts: Of `encoder`, `quantizer`, `decoder` and `discriminator`, at least one.
+
+    Raises:
+        ValueError: A part is unknown or missing on either side, or has another architecture. The message names it.
+    """
+    if not parts or set(parts) - set(get_args(Part)):
+        raise ValueError(f"expected at least one of the parts {', '.join(get_args(Part))}, got {list(parts)}")
+    ours, theirs = codec.config.to_dict(), state["codec_config"]
+    for part in parts:
+        if part == "discriminator":
+            if adversarial is None or "adversarial" not in state:
+                raise ValueError(f"there is no discriminator {'here' if adversarial is None else 'there'}")
+            _check_shapes(state["adversarial"], adversarial)
+        else:
+            _check_equal(part, *(_of_part(settings, part) for settings in (ours, theirs)))
+    averaged = {name.removeprefix("module."): value for name, value in state["average"].items()}
+    for part in parts:
+        if part == "discriminator":
+            assert adversarial is not None
+            adversarial.load_state_dict(state["adversarial"])
+        else:
+            prefix, source = f"{part}.", state["codec"] if part == "quantizer" else averaged
+            weights = {name.removeprefix(prefix): value for name, value in source.items() if name.startswith(prefix)}
+            codec.get_submodule(part).load_state_dict(weights)
+
+
+def _of_part(settings: Mapping[str, Any], part: Literal["encoder", "quantizer", "decoder"]) -> dict[str, Any]:
+    """The settings of a codec on which the weights of one part depend."""
+    signal = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
+    return signal | {part: part_settings(settings, part)}
 
 
 def _check_shapes(state: Mapping[str, Any], module: nn.Module) -> None:
