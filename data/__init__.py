@@ -12,7 +12,17 @@ from data.scan import scan_folder
 from data.segments import Segment, SegmentDataset, TrainingDataset
 from data.sources import SourceReader, level_dbfs, limit_peak
 from data.stream import IterableTrainingDataset, is_iterable, stream_batches
-from data.transforms import RandomGain, Transform, TransformedDataset, transformed
+from data.transforms import (
+    NeedsMoreSamples,
+    RandomGain,
+    RandomNoise,
+    RandomSpeed,
+    Transform,
+    TransformedDataset,
+    input_samples,
+    mix_at_snr,
+    transformed,
+)
 
 __all__ = [
     "Batch",
@@ -22,7 +32,10 @@ __all__ = [
     "HeldOutClip",
     "IterableTrainingDataset",
     "Manifest",
+    "NeedsMoreSamples",
     "RandomGain",
+    "RandomNoise",
+    "RandomSpeed",
     "Segment",
     "SegmentDataset",
     "SourceReader",
@@ -32,11 +45,13 @@ __all__ = [
     "clips",
     "folder",
     "held_out_clips",
+    "input_samples",
     "is_iterable",
     "large",
     "level_dbfs",
     "limit_peak",
     "manifests",
+    "mix_at_snr",
     "scan_folder",
     "starter",
     "stream_batches",

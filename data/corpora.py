@@ -13,7 +13,7 @@ from data.manifest import Manifest
 from data.packages import Package, fetch
 from data.scan import scan_folder
 
-__all__ = ["Corpus", "clips", "folder", "large", "manifests", "starter"]
+__all__ = ["Corpus", "clips", "folder", "large", "load_manifest", "manifests", "starter"]
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def folder(
     """
     if not 0 < held_out_fraction < 1:
         raise DataError(f"expected a held_out_fraction between 0 and 1, got {held_out_fraction}")
-    found = _load(root, minimum_seconds, minimum_sample_rate, by_subfolder=source_weights is not None)
+    found = load_manifest(root, minimum_seconds, minimum_sample_rate, by_subfolder=source_weights is not None)
     held = _held_out_paths(found, held_out_fraction)
     if not held:
         raise DataError(
@@ -194,11 +194,23 @@ def manifests(
         minimum_seconds, minimum_sample_rate, source_weights: As in `folder`.
     """
     limits = minimum_seconds, minimum_sample_rate, source_weights is not None
-    train_manifest = Manifest(Path(), []) if train is None else _load(train, *limits)
-    return Corpus("manifests", train_manifest, _load(held_out, *limits), source_weights)
+    train_manifest = Manifest(Path(), []) if train is None else load_manifest(train, *limits)
+    return Corpus("manifests", train_manifest, load_manifest(held_out, *limits), source_weights)
 
 
-def _load(path: str, minimum_seconds: float, minimum_sample_rate: int, by_subfolder: bool) -> Manifest:
+def load_manifest(
+    path: str, minimum_seconds: float = 0.1, minimum_sample_rate: int = 8000, by_subfolder: bool = False
+) -> Manifest:
+    """A manifest from its file, or that of a folder.
+
+    Args:
+        path: Folder, or a file of JSON lines. An initial ~ stands for the home folder.
+        minimum_seconds, minimum_sample_rate: As in `folder`.
+        by_subfolder: The folders directly below are sources; otherwise all files are one source.
+
+    Raises:
+        DataError: There is no usable audio.
+    """
     path = os.path.expanduser(path)  # no shell expands the ~ of data.root=~/audio
     if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES and os.path.isfile(path):
         raise DataError(f"{readable(path)}: expected a folder of audio or a manifest, this is one audio file")

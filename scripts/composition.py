@@ -31,7 +31,7 @@ from codec.training.checks import check_loss_names, check_windows
 from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
 from codec.training.logging.run_logger import Sink
-from data import Corpus, HeldOutClip, held_out_clips, transformed
+from data import Corpus, HeldOutClip, held_out_clips, input_samples, transformed
 from scripts.run_folder import check_folder, check_keys, resolve, save_config
 from scripts.values import check_values
 
@@ -263,17 +263,19 @@ def _build_data(
 ) -> tuple[Corpus, TrainingData, list[HeldOutClip]]:
     rate, channels = codec.sample_rate, codec.channels
     corpus: Corpus = instantiate(cfg.data.corpus)
+    transforms = list(instantiate(cfg.data.transforms))
+    samples = round(cfg.data.segment_seconds * rate)
     # Called here, because hydra would turn the manifest, a dataclass, into a config.
     dataset = instantiate(cfg.data.dataset, _partial_=True)(
         manifest=corpus.train,
         sample_rate=rate,
         channels=channels,
-        segment_seconds=cfg.data.segment_seconds,
+        segment_seconds=input_samples(transforms, samples) / rate,
         seed=cfg.seed,
         source_weights=corpus.source_weights,
     )
-    if cfg.data.transforms:
-        dataset = transformed(dataset, instantiate(cfg.data.transforms), cfg.seed)
+    if transforms:
+        dataset = transformed(dataset, transforms, cfg.seed, samples)
     clips = held_out_clips(corpus.held_out, rate, channels, **instantiate(cfg.data.held_out))
     data = TrainingData(dataset, cfg.data.batch_size, cfg.data.num_workers, processes.rank, processes.world_size)
     return corpus, data, clips

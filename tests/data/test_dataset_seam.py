@@ -97,6 +97,18 @@ def test_a_dataset_and_a_transform_from_outside_are_trained_on(outside: None, tm
         assert trainer.step == 3
 
 
+def test_a_run_reads_the_samples_that_its_transforms_need(outside: None, tmp_path: Path) -> None:
+    speed = "data.transforms=[{_target_: data.RandomSpeed, minimum: 2, maximum: 2}]"
+    settings = (*DATASET, speed, "name=fast", f"runs_folder={tmp_path}")
+    with open_run(composed("train", *TINY, *settings)) as trainer:
+        rate = trainer.codec.config.sample_rate
+        batch = trainer.data.batch(0)
+        slow = Sines(rate, 1, 0.0667, 100.0)
+        assert batch.shape == (2, 1, slow.segment_samples)
+        spectra = [torch.fft.rfft(audio, 10 * rate).abs().argmax(-1) / 10 for audio in (batch[0], slow[0].audio)]
+        assert float(spectra[0]) == pytest.approx(2 * float(spectra[1]), rel=0.05)
+
+
 def test_a_stream_from_outside_is_trained_on_and_resumes_to_the_same_bits(outside: None, tmp_path: Path) -> None:
     """Three steps with two workers in one go, and with a stop after the first step; the third is of the first shard."""
     settings = (

@@ -133,6 +133,19 @@ def test_transforms_draw_by_segment_and_resume() -> None:
     assert torch.equal(take(second, 2)[1].audio, whole[3].audio)
 
 
+def test_transforms_of_a_stream_may_need_more_samples() -> None:
+    class First:
+        def input_samples(self, samples: int) -> int:
+            return 2 * samples
+
+        def __call__(self, audio: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            return audio[:, :1]
+
+    stream = transformed(Numbers(20), [First()], segment_samples=1)
+    assert stream.segment_samples == 1
+    assert numbers(take(TrainingData(stream, 2, 2), 2)) == [[0, 2], [1, 3]]
+
+
 class Misshapen(Numbers):
     def shard(self, num_shards: int, index: int) -> "Numbers":
         return self

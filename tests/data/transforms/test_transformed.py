@@ -1,6 +1,5 @@
 """Augmentation: deterministic by seed and index, and open to functions from outside."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,15 @@ import soundfile
 import torch
 from torch import Tensor
 
-from data import DataError, RandomGain, SegmentDataset, TransformedDataset, level_dbfs, scan_folder, training_batches
+from data import (
+    DataError,
+    RandomGain,
+    SegmentDataset,
+    TransformedDataset,
+    input_samples,
+    scan_folder,
+    training_batches,
+)
 
 RATE = 8000
 
@@ -51,27 +58,34 @@ def test_batches_hold_transformed_segments(segments: SegmentDataset, num_workers
     assert torch.equal(batch.audio, torch.stack([dataset[index].audio for index in (6, 7, 8)]))
 
 
-def test_a_transform_must_keep_the_shape(segments: SegmentDataset) -> None:
-    dataset = TransformedDataset(segments, [lambda audio, _: audio[:, 1:]])
-    with pytest.raises(DataError, match=r"\[1, 800\], got \[1, 799\]"):
+@pytest.mark.parametrize("cut", [slice(1, None), slice(None, -1)])
+def test_a_transform_must_keep_the_shape(segments: SegmentDataset, cut: slice) -> None:
+    dataset = TransformedDataset(segments, [lambda audio, _: audio[:, cut]])
+    with pytest.raises(DataError, match=r"\[1, 800\] from the transform <lambda>, got \[1, 799\]"):
         dataset[0]
 
 
-def test_random_gain_is_uniform_in_db() -> None:
-    tone = 0.1 * torch.sin(torch.arange(1000) / 5)[None]
-    gain = RandomGain(-12, 6)
-    generator = torch.Generator().manual_seed(0)
-    levels = np.array([level_dbfs(gain(tone, generator)) - level_dbfs(tone) for _ in range(500)])
-    assert -12 <= levels.min() < -11.5
-    assert 5.5 < levels.max() <= 6 + 1e-4
-    assert np.mean(levels) == pytest.approx(-3, abs=4 * 18 / math.sqrt(12 * 500))  # four standard deviations
+class Slope:
+    """Differences between samples: needs one more than it returns, or as many more as it is told."""
+
+    def __init__(self, more: int = 1) -> None:
+        self.more = more
+
+    def input_samples(self, samples: int) -> int:
+        return samples + self.more
+
+    def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:
+        return audio.diff(dim=-1)
 
 
-def test_random_gain_does_not_exceed_full_scale() -> None:
-    audio = torch.tensor([[0.9, -0.5]])
-    loud = RandomGain(20, 20)(audio, torch.Generator())
-    torch.testing.assert_close(loud, audio / 0.9)
-    assert torch.equal(RandomGain(20, 20)(torch.zeros(1, 5), torch.Generator()), torch.zeros(1, 5))
-    assert RandomGain()(torch.zeros(1, 0), torch.Generator()).shape == (1, 0)
-    with pytest.raises(DataError, match="minimum_db <= maximum_db, got 6 and -12"):
-        RandomGain(6, -12)
+def test_a_transform_may_need_more_samples_than_it_returns(segments: SegmentDataset) -> None:
+    """The dataset gives 800 samples. Each transform is given what the later ones need, and no more."""
+    transforms = [Slope(3), lambda audio, _: 2 * audio, Slope()]
+    assert input_samples(transforms, 796) == 800
+    dataset = TransformedDataset(segments, transforms, segment_samples=796)
+    assert dataset.segment_samples == 796
+    assert torch.equal(dataset[1].audio, (2 * segments[1].audio.diff(dim=-1)).diff(dim=-1)[:, :796])
+    with pytest.raises(DataError, match="need segments of 804 samples to return 800, the dataset gives 800"):
+        TransformedDataset(segments, transforms)
+    with pytest.raises(DataError, match=r"\[1, 800\] from the transform Slope, got \[1, 799\]"):
+        TransformedDataset(segments, [Slope(0)])[0]

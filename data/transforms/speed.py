@@ -1,0 +1,54 @@
+"""Faster and slower playback: pitch, formants and tempo change together, so one speaker sounds like many."""
+
+import torch
+from torch import Tensor
+
+from codec.audio import resampling_filter
+from data.entries import DataError
+from data.transforms.draws import draw
+
+__all__ = ["RandomSpeed"]
+
+_STEPS = 100  # speeds are multiples of 1 / _STEPS, so that few filters are needed
+
+
+class RandomSpeed:
+    """Plays a segment faster or slower by a random factor (Ko et al., Audio Augmentation for Speech Recognition, 2015).
+
+    The segment is resampled with the project's resampler, so it equals a part of the whole recording at that speed. For
+    that, it is given as many samples as the highest speed needs, and the reach of the filter on both sides.
+
+    Args:
+        minimum, maximum: Range of the factor, which is uniform in steps of 0.01. 1.1 is 10 % faster and 1.65 semitones
+            higher.
+        probability: Of a change at all.
+
+    Raises:
+        DataError: The range is empty or reaches beyond [0.25, 4], or the probability is not in [0, 1].
+    """
+
+    def __init__(self, minimum: float = 0.9, maximum: float = 1.1, probability: float = 1.0) -> None:
+        if not 0.25 <= minimum <= maximum <= 4 or not 0 <= probability <= 1:
+            raise DataError(
+                "expected 0.25 <= minimum <= maximum <= 4 and a probability in [0, 1], "
+                f"got {minimum:g}, {maximum:g} and {probability:g}"
+            )
+        self.minimum = minimum
+        self.maximum = maximum
+        self.probability = probability
+
+    def input_samples(self, samples: int) -> int:
+        """As in `NeedsMoreSamples`: what the speed that needs most needs."""
+        factors = range(round(self.minimum * _STEPS), round(self.maximum * _STEPS) + 1)
+        ranges = [resampling_filter(factor, _STEPS).input_range(0, samples) for factor in factors]
+        return max(samples, *(last - first for first, last in ranges))
+
+    def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:
+        """Shape: [C, T] -> [C, T'], T' samples or more where T is `input_samples(T')`."""
+        changes = draw(0, 1, generator) < self.probability
+        factor = draw(self.minimum, self.maximum, generator)
+        if not changes:
+            return audio
+        apply = resampling_filter(round(factor * _STEPS), _STEPS)
+        first = apply.input_range(0, 1)[0]
+        return apply(audio, first, 0, apply.outputs_before(first + audio.shape[-1]))
