@@ -57,11 +57,12 @@ _TRAIN = (
 )
 _HELD_OUT = (
     # Greek, Slovenian and Walloon: no training package has these languages, so it has none of these voices.
+    # Single words of about a second, so they are a source of their own.
     Package(
         "ktuberling-data",
         "4:22.12.3-1",
         "fba44c875bfa31ea488dadd9263e87a4dcaea0bd47d28817f6c0dc6d2af970ed",
-        "speech",
+        "words",
         "GPL-2+",
         tuple(f"*/sounds/{language}/*.{suffix}" for language in ("el", "sl", "wa") for suffix in ("ogg", "wav")),
     ),
@@ -255,7 +256,14 @@ def _packaged(
     missing = {package.source for package in train} - set(parts[0].sources)
     if source_weights is not None:
         source_weights = {source: weight for source, weight in source_weights.items() if source not in missing}
-    return Corpus(name, parts[0], parts[1], source_weights)
+    held_out = replace(parts[1], entries=[*_sentences(), *parts[1].entries])
+    return Corpus(name, parts[0], held_out, source_weights)
+
+
+def _sentences() -> list[Entry]:
+    """The held-out speech of `clips`: five whole sentences, which scores of speech need."""
+    found = Manifest.load(CLIPS / "held_out.jsonl").of_source("speech")
+    return [replace(entry, path=found.path(entry)) for entry in found.entries]
 
 
 def _package_manifest(root: Path, file: str, packages: Sequence[Package], minimum_sample_rate: int) -> Manifest:
@@ -263,6 +271,8 @@ def _package_manifest(root: Path, file: str, packages: Sequence[Package], minimu
     path = root / file
     if path.exists():
         manifest = Manifest.load(path)
+        sources = {package.name: package.source for package in packages}
+        manifest.entries[:] = [replace(e, source=sources.get(e.package, e.source)) for e in manifest.entries]
         if all((root / package).is_dir() for package in {entry.package for entry in manifest.entries}):
             return _usable(manifest, minimum_sample_rate)
     manifest = Manifest(root, [])

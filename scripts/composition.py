@@ -1,5 +1,6 @@
 """Builds a training run from its configuration: every part is created here and handed to the trainer."""
 
+import subprocess
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch import nn
 
 from balancer import Balancer
 from codec.config import CodecConfig
-from codec.evaluation import select_metrics
+from codec.evaluation import check_packages, select_metrics
 from codec.model import Codec
 from codec.training import (
     AdversarialTraining,
@@ -26,6 +27,7 @@ from codec.training import (
     TrainingData,
     Validation,
 )
+from codec.training.best_score import BestScore
 from codec.training.checkpoint.pretrained import Pretrained, load_parts, load_weights, read_pretrained
 from codec.training.checks import check_loss_names, check_windows
 from codec.training.distributed import Processes, process_group
@@ -119,9 +121,7 @@ def build_trainer(
     logger = _build_logger(cfg, folder, config, console, [*sinks, *parts.sinks], processes)
     try:
         _log_corpus(corpus, clips, logger)
-        validation = Validation(
-            clips, folder / "samples", parts.bandwidth_kbps, cfg.validation.samples_per_group, cfg.validation.metrics
-        )
+        validation = _build_validation(cfg, folder, clips)
         trainer = Trainer(
             parts.codec,
             parts.losses,
@@ -156,7 +156,6 @@ class _Parts:
     balancer: Balancer
     optimizer: Callable[..., torch.optim.Optimizer]
     sinks: Sequence[Sink]
-    bandwidth_kbps: float  # of the validation
     pretrained: Pretrained | None  # weights that codec and discriminator have been loaded with
 
 
@@ -169,7 +168,7 @@ def _build_parts(cfg: DictConfig, folder: Path, processes: Processes, device: to
     losses, balancer = instantiate(cfg.losses.terms), instantiate(cfg.balancer)
     check_loss_names(losses, adversarial, balancer)
     check_windows(losses, adversarial, round(cfg.data.segment_seconds * codec.config.sample_rate))
-    bandwidth_kbps = _check_validation(cfg, codec.config)
+    _check_validation(cfg, codec.config)
     pretrained = _load_init_from(cfg, folder, codec, adversarial)
     if pretrained is not None:
         config = replace(config, init="random")  # the weights are trained already
@@ -179,7 +178,7 @@ def _build_parts(cfg: DictConfig, folder: Path, processes: Processes, device: to
         )
     _store(cfg, folder)
     sinks = instantiate(cfg.logger.sinks)
-    return _Parts(config, codec, adversarial, losses, balancer, optimizer, sinks, bandwidth_kbps, pretrained)
+    return _Parts(config, codec, adversarial, losses, balancer, optimizer, sinks, pretrained)
 
 
 def select_device(requested: str) -> str:
@@ -217,18 +216,24 @@ def _checked_optimizer(cfg: DictConfig, part: str) -> Callable[..., torch.optim.
     return optimizer
 
 
-def _check_validation(cfg: DictConfig, codec: CodecConfig) -> float:
-    """The bitrate of the validation in kbps."""
-    bandwidth = float(cfg.validation.bandwidth_kbps)
+def _check_validation(cfg: DictConfig, codec: CodecConfig) -> None:
     for key, check in (
-        ("bandwidth_kbps", lambda: codec.codebooks_for(bandwidth)),
-        ("metrics", lambda: select_metrics(cfg.validation.metrics)),
+        ("bandwidth_kbps", lambda: codec.codebooks_for(float(cfg.validation.bandwidth_kbps))),
+        ("metrics", lambda: check_packages(select_metrics(cfg.validation.metrics).values())),
+        ("best", lambda: check_packages([BestScore.parse(cfg.validation.best).metric])),
     ):
         try:
             check()
         except ValueError as error:
             raise ValueError(f"validation.{key}: {error}") from error
-    return bandwidth
+
+
+def _build_validation(cfg: DictConfig, folder: Path, clips: Sequence[HeldOutClip]) -> Validation:
+    settings = instantiate(cfg.validation)
+    try:
+        return Validation(clips, folder / "samples", **settings)
+    except ValueError as error:  # a group that the held-out clips do not have
+        raise ValueError(f"validation: {error}") from error
 
 
 def _store(cfg: DictConfig, folder: Path, **arguments: Any) -> CheckpointStore:
@@ -302,8 +307,17 @@ def _log_corpus(corpus: Corpus, clips: Sequence[HeldOutClip], logger: RunLogger)
     if skipped:
         logger.message(f"skipped files: {len(skipped)}, listed in {logger.folder / 'skipped_files.txt'}")
     minutes = corpus.train.seconds / 60
-    logger.describe(corpus=f"{corpus.name}, {minutes:.1f} min in {len(corpus.train.entries)} files")
+    logger.describe(corpus=f"{corpus.name}, {minutes:.1f} min in {len(corpus.train.entries)} files", commit=_commit())
     logger.message(f"{corpus.name}: {minutes:.1f} min of training audio, {len(clips)} held-out clips")
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with `-dirty` after local changes; None if it is no git repository."""
+    command = ["git", "-C", str(CONFIGS.parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _log_pretrained(

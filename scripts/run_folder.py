@@ -33,7 +33,7 @@ KEYS = {
     "data": ("root", "corpus", "dataset", "transforms", "segment_seconds", "batch_size", "num_workers", "held_out"),
     "optimizer": ("codec", "discriminator"),
     "logger": ("sinks",),
-    "validation": ("bandwidth_kbps", "samples_per_group", "metrics"),
+    "validation": ("bandwidth_kbps", "samples_per_group", "metrics", "speech_groups", "best"),
 }
 
 # Settings that may change when a run is resumed: its length, and what does not affect the result.

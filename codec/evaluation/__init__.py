@@ -1,6 +1,7 @@
 """Evaluation: the registry of metrics, baselines, rate-distortion curves, and the report page of a training run."""
 
 from codec.evaluation.codebook_usage import bitrate_efficiency, codebook_usage, codes_used, count_codes
+from codec.evaluation.groups import select_speech_groups
 from codec.evaluation.metrics import (
     METRICS,
     Metric,
@@ -31,6 +32,7 @@ __all__ = [
     "score_audio",
     "score_codes",
     "select_metrics",
+    "select_speech_groups",
     "si_sdr_db",
     "stft_distance",
     "stoi",

@@ -93,7 +93,8 @@ def _predict_each_clip(
 def _distillmos_model() -> Any:
     from distillmos import ConvTransformerSQAModel  # takes seconds to import
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights lie
+    # It prints where its weights lie, and it draws initial weights, which must not change the training around it.
+    with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
         return ConvTransformerSQAModel().eval()
 
 

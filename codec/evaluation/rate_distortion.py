@@ -20,6 +20,7 @@ from codec.coding import bitrate_kbps
 from codec.config import CodecConfig
 from codec.evaluation.codebook_usage import codebook_usage
 from codec.evaluation.coders import Coder
+from codec.evaluation.groups import select_speech_groups
 from codec.evaluation.metrics import METRICS, Metric, score_audio, score_codes
 from data import scan_folder
 
@@ -143,15 +144,10 @@ def _speech_groups(
 ) -> tuple[Collection[str], list[str]]:
     """The groups that metrics of speech apply to, and a note where that is a guess."""
     groups = list(groups)
-    if chosen is not None:
-        missing = sorted(set(chosen) - set(groups))
-        if missing:
-            raise ValueError(f"there is no group {missing[0]}; the folder has {', '.join(groups)}")
-        return chosen, []
-    named = [group for group in groups if "speech" in group.lower()]
+    speech = select_speech_groups(groups, chosen)
     labels = ", ".join(metric.label for metric in metrics.values() if metric.domain == "speech")
-    notes = [f"{labels}: meaningful for speech only; --speech-groups names the groups"] if labels and not named else []
-    return named or groups, notes
+    guessed = chosen is None and labels and not any("speech" in group.lower() for group in groups)
+    return speech, [f"{labels}: meaningful for speech only; --speech-groups names the groups"] if guessed else []
 
 
 def score_clip(

@@ -1,4 +1,4 @@
-"""An evaluation as a table on the terminal, as JSON and CSV, and as rate-distortion curves."""
+"""An evaluation as a table on the terminal, as JSON, CSV and Markdown, and as rate-distortion curves."""
 
 import csv
 import json
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.atomic_file import atomic_write
+from codec.evaluation.markdown import markdown_tables
 from codec.evaluation.rate_distortion import Evaluation, Point
 from codec.evaluation.report.charts import colors
 
@@ -68,7 +69,7 @@ def _format(value: float, digits: int) -> str:
 
 
 def write_evaluation(evaluation: Evaluation, about: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes evaluation.json, evaluation.csv and rate_distortion.png.
+    """Writes evaluation.json, evaluation.csv, evaluation.md (for a model card) and rate_distortion.png.
 
     Args:
         evaluation: Result to write.
@@ -76,12 +77,17 @@ def write_evaluation(evaluation: Evaluation, about: Mapping[str, Any], folder: P
         folder: Existing folder.
 
     Returns:
-        Paths of the three files.
+        Paths of the files.
 
     Raises:
         OSError: A file cannot be written.
     """
-    writers = {"evaluation.json": _write_json, "evaluation.csv": _write_csv, "rate_distortion.png": _write_plot}
+    writers = {
+        "evaluation.json": _write_json,
+        "evaluation.csv": _write_csv,
+        "evaluation.md": _write_markdown,
+        "rate_distortion.png": _write_plot,
+    }
     for name, write in writers.items():
         with atomic_write(folder / name) as temporary:
             write(evaluation, about, temporary)
@@ -118,6 +124,10 @@ def _write_csv(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> 
             scores = (measurement.scores.get(name, math.nan) for name in names)
             cells = ("" if math.isnan(value) else value for value in scores)
             writer.writerow([*(getattr(measurement, field) for field in fields), *cells])
+
+
+def _write_markdown(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> None:
+    path.write_text(markdown_tables(evaluation, about), encoding="utf-8", errors="backslashreplace")
 
 
 def _write_plot(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> None:

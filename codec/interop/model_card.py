@@ -27,7 +27,7 @@ def model_card(codec: Codec, run: Path | None, licence: str | None) -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
-        run: Folder of the run. The card uses config.yaml, metrics.jsonl and evaluation/evaluation.json if they exist.
+        run: Folder of the run. The card uses config.yaml, metrics.jsonl and evaluation/evaluation.md if they exist.
         licence: Licence of the weights; None is shown as "not stated".
     """
     config = codec.config
@@ -91,7 +91,7 @@ def _scores(record: dict[str, Any]) -> dict[str, str]:
     return {
         name: f"{value:.4g}"
         for name, value in record.items()
-        if name.startswith("all/") and isinstance(value, int | float)
+        if "/" in name and not name.startswith("codebook/") and isinstance(value, int | float)
     }
 
 
@@ -104,21 +104,6 @@ def _brief(value: Any) -> str:
 
 
 def _evaluation(run: Path) -> list[str]:
-    """Mean scores over all clips, one row per bitrate."""
-    path = run / "evaluation" / "evaluation.json"
-    if not path.is_file():
-        return []
-    evaluation = json.loads(path.read_text(encoding="utf-8"))
-    # With a single group of clips there is no group `all`.
-    points = [point for point in evaluation["points"] if point["group"] == "all"] or evaluation["points"]
-    if not points:
-        return []
-    names = list(points[0]["scores"])
-    rows = [["coder", "kbps", *names], ["---"] * (len(names) + 2)]
-    for point in points:
-        scores = (point["scores"][name] for name in names)
-        rows.append(
-            [point["coder"], f"{point['payload_kbps']:.2f}", *("" if s is None else f"{s:.3g}" for s in scores)]
-        )
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return [f"## Scores\n\nMeans over the clips of `{evaluation['data']}`.\n\n{table}"]
+    """The tables of `codec evaluate`."""
+    path = run / "evaluation" / "evaluation.md"
+    return [f"## Scores\n\n{path.read_text(encoding='utf-8').rstrip()}"] if path.is_file() else []

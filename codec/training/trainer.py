@@ -236,7 +236,7 @@ class Trainer:
                 self._log()
             scores = self.validate() if done or self.step % self.config.validate_every == 0 else {}
             if done or self.step % self.config.checkpoint_every == 0:
-                self.save(scores.get("all/mel_distance"))
+                self.save(self.validation.best.cost(scores))
             elif self.interruptions.save:
                 self.save(None, regular=False)
             if self.interruptions.stop and not done:

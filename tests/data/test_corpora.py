@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from codec.audio import AudioFile
 from data import (
     Corpus,
     DataError,
+    Manifest,
     SegmentDataset,
     clips,
     folder,
@@ -134,6 +137,21 @@ def test_a_manifest_is_accepted_in_place_of_a_folder(tmp_path: Path) -> None:
     assert paths(corpus) == ({"audio/a.wav", "audio/b.wav"}, {"c.wav"})
     with pytest.raises(DataError, match=r"a\.wav: expected a folder of audio or a manifest, this is one audio file"):
         folder(str(tmp_path / "audio/a.wav"))
+
+
+def test_the_held_out_speech_of_the_starter_has_whole_sentences(tmp_path: Path) -> None:
+    """Also with the manifest of an earlier fetch, in which single words were the source `speech`."""
+    for package in ("klettres-data", "ktuberling-data"):
+        write(tmp_path / package / "a.wav")
+        entry = replace(scan_folder(tmp_path / package).entries[0], path="a.wav", source="speech", package=package)
+        name = "starter-train.jsonl" if package == "klettres-data" else "starter-held-out.jsonl"
+        Manifest(tmp_path, [replace(entry, path=f"{package}/a.wav")]).save(tmp_path / name)
+    corpus = starter(str(tmp_path), source_weights={"speech": 1, "music": 1, "effects": 1})
+    assert corpus.source_weights == {"speech": 1}
+    assert set(corpus.held_out.sources) == {"speech", "words"}
+    found = held_out_clips(corpus.held_out, 24000, 1, {"speech": None, "words": 0.5}, 8)
+    assert Counter(clip.group for clip in found) == {"speech": 5, "words": 8}
+    assert all(clip.audio.shape[-1] > 2 * 24000 for clip in found if clip.group == "speech")
 
 
 def test_names_of_sources_are_text(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,63 @@ def test_names_of_clips_are_short_unique_and_plain(tmp_path: Path) -> None:
     assert len(set(names)) == 6
     assert names[:2] == ["a-b-00-caf", "a-b-01-caf"]
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in names)
+
+
+def test_whole_sentences_of_the_repository() -> None:
+    manifest = clips().held_out
+    found = held_out_clips(manifest, 24000, 1, {"speech": None, "music": 1.0, "effects": 0.5}, 8)
+    assert Counter(clip.group for clip in found) == {"effects": 8, "music": 8, "speech": 5}
+    sentences = [clip for clip in found if clip.group == "speech"]
+    expected = [entry.seconds for entry in manifest.of_source("speech").entries]
+    assert [clip.audio.shape[-1] / 24000 for clip in sentences] == pytest.approx(expected, abs=1e-3)
+    assert [clip.name for clip in sentences] == [f"speech-0{i}-new_world_fr_{i}" for i in range(5)]
+    short = held_out_clips(manifest.of_source("speech"), 24000, 1, None, 2, max_seconds=0.75)
+    assert [clip.audio.shape for clip in short] == [(1, 18000)] * 2
+
+
+def whole_files(manifest: Manifest, count: int) -> list[str]:
+    """Stems of the chosen files."""
+    return [clip.name.rpartition("-")[2] for clip in held_out_clips(manifest, RATE, 1, None, count)]
+
+
+def test_whole_files_are_spread_over_speakers(tmp_path: Path) -> None:
+    """Each speaker has a file before one has two, and two files of a speaker are not neighbours."""
+    for speaker, count in (("a", 8), ("b", 2), ("c", 1)):
+        for number in range(count):
+            write(tmp_path / f"{speaker}/{speaker}{number}.wav", noise(2.5, number))
+    manifest = scan_folder(tmp_path)
+    assert whole_files(manifest, 1) == ["a0"]
+    assert whole_files(manifest, 2) == ["a0", "b0"]
+    assert whole_files(manifest, 3) == ["a0", "b0", "c0"]
+    assert whole_files(manifest, 7) == ["a0", "a2", "a4", "a6", "b0", "b1", "c0"]
+    assert len(whole_files(manifest, 50)) == 11
+    # The speakers of a manifest take precedence over the folders.
+    named = [replace(entry, further={"speaker": int(entry.path[3]) % 2}) for entry in manifest.entries]
+    assert whole_files(replace(manifest, entries=named), 2) == ["a0", "a1"]
+
+
+def test_whole_files_are_sentences_if_there_are_any(tmp_path: Path) -> None:
+    for name, seconds in (("0.wav", 0.3), ("1.wav", 13.0), ("2.wav", 2.5), ("3.wav", 0.4), ("4.wav", 13.0)):
+        write(tmp_path / "a" / name, noise(seconds))
+    manifest = scan_folder(tmp_path)
+    assert whole_files(manifest, 1) == ["2"]
+    assert whole_files(manifest, 2) == ["1", "2"]  # of the files 0 and 1, and of the others
+    long, _ = held_out_clips(manifest, RATE, 1, None, 2)
+    assert long.audio.shape == (1, 12 * RATE)
+    write(tmp_path / "a/2.wav", noise(2.5) * 0.001)
+    assert whole_files(scan_folder(tmp_path), 1) == ["1"]  # the sentence is too quiet
+
+
+def test_every_source_needs_a_length(tmp_path: Path) -> None:
+    write(tmp_path / "2020/a.wav", noise(3))
+    manifest = scan_folder(tmp_path, source_of=lambda path: path.split("/")[0])
+    (clip,) = held_out_clips(manifest, RATE, 1, {2020: 0.5, "unused": None}, 1)  # type: ignore[dict-item]
+    assert clip.audio.shape == (1, RATE // 2)
+    with pytest.raises(DataError, match=r"seconds has no length for the source 2020: add 2020: 3\.0, or null"):
+        held_out_clips(manifest, RATE, 1, {"speech": 3.0}, 1)
+    for seconds, most in ((-1.0, 12.0), (None, 0.0), ({"2020": 0.0}, 12.0)):
+        with pytest.raises(DataError, match="expected clips of more than 0 s"):
+            held_out_clips(manifest, RATE, 1, seconds, 1, max_seconds=most)
 
 
 @pytest.mark.parametrize("arguments", [(0.0, 1, 0), (1.0, 0, 0), (1.0, 1, -1)])

@@ -92,7 +92,7 @@ def test_three_steps_with_parts_from_outside_the_packages(
     assert [record["step"] for record in steps] == [1, 2, 3]
     for name in ("energy", "adversarial", "feature_matching", "mel"):
         assert all(record[f"loss/{name}"] is not None for record in steps), name
-    assert [record["all/peak"] > 0 for record in records if record["split"] == "validation"] == [True] * 3
+    assert [record["speech/peak"] > 0 for record in records if record["split"] == "validation"] == [True] * 3
 
     tones = outside_parts.ToneDataset(24_000, 1, 0.0667, seed=0)
     for step, batch in enumerate(batches):

@@ -138,8 +138,8 @@ def _validation(seed: int) -> list[dict[str, Any]]:
         {
             "split": "validation",
             "step": step,
-            "all/mel_distance": 1 / (1 + step) + 0.01 * seed,
-            "all/si_sdr_db": step / 9,
+            "speech/mel_distance": 1 / (1 + step) + 0.01 * seed,
+            "speech/si_sdr_db": step / 9,
         }
         for step in (0, 20, 40)
     ]

@@ -88,15 +88,18 @@ def _skipped_step_advice(train: Sequence[Record]) -> list[str]:
 
 
 def _ripple_advice(train: Sequence[Record], validation: Sequence[Record]) -> list[str]:
-    ripple = _column(validation[-1:], "all/ripple_db")
-    if not train or not len(ripple) or ripple[-1] <= _RIPPLE_DB:
+    latest = validation[-1] if validation else {}
+    ripple = {key.rpartition("/")[0]: value for key, value in latest.items() if key.endswith("/ripple_db")}
+    loud = {group: value for group, value in ripple.items() if isinstance(value, int | float) and value > _RIPPLE_DB}
+    if not train or not loud:
         return []
+    found = ", ".join(f"{value:.1f} dB in {group}" for group, value in loud.items())
     changes = ["Raise losses.weights.tonality (losses=starter has that loss)"]
     if any(key.startswith("discriminator/") for record in train for key in record):
         changes += ["set discriminator.compression=0.3", "lower adversarial.start_fraction"]
     return [
         f"The decoder turns noise in the treble into tones, which sound like a buzz: the ripple of the held-out clips "
-        f"is {ripple[-1]:.1f} dB, where two independent noises score 1. The mel distance does not show it. "
+        f"is {found}, where two independent noises score 1. The mel distance does not show it. "
         f"{', or '.join(changes)}."
     ]
 

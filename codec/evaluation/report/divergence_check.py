@@ -86,11 +86,12 @@ class DivergenceCheck:
             if key.startswith("all/") and key.endswith("_loss"):
                 name = f"untrained/loss/{key[len('all/') : -len('_loss')]}"
                 self.references.setdefault(name, finite_or_infinity(record[key]))
-        if "all/mel_distance" not in record:
+        distances = [finite_or_infinity(value) for name, value in record.items() if name.endswith("/mel_distance")]
+        if not distances:
             return
         # The scores of quantized latents are not comparable with those of latents that are not quantized.
         key = "mel/quantized" if "codebook/0/perplexity" in record else "mel/not_quantized"
-        mel = finite_or_infinity(record["all/mel_distance"])
+        mel = sum(distances) / len(distances)  # over the groups: a diverging run is worse in all of them
         best = self.references.get(key, math.inf)
         self.references[key] = min(best, mel)
         self.worse = self.worse + 1 if mel > _MEL_RISE * best + _MEL_SLACK else 0

@@ -11,6 +11,7 @@ import numpy as np
 
 from codec.evaluation.metrics import METRICS, Metric
 from codec.evaluation.report.records import format_fixed, read_last_record, to_float
+from codec.evaluation.report.scores import score_keys
 from codec.evaluation.report.status import RunStatus, read_status
 from codec.evaluation.report.templates import environment
 
@@ -21,7 +22,12 @@ class _Run(NamedTuple):
     name: str
     link: str  # empty if the run has no report
     status: RunStatus
-    scores: Sequence[tuple[str, float]]  # text and value, one for each metric of the page
+    scores: Sequence[tuple[str, float]]  # text and value, one for each column
+
+
+class _Column(NamedTuple):
+    group: str
+    metric: Metric
 
 
 class _Ablation(NamedTuple):
@@ -38,23 +44,29 @@ def write_index(runs_folder: Path, metrics: Mapping[str, Metric] = METRICS) -> P
 
     Args:
         runs_folder: Holds a folder for each run; other entries are passed over.
-        metrics: Registry of the scores that are shown, in the order of the columns.
+        metrics: Registry of the scores that are shown, in the order of the columns. Each group of clips has its own.
 
     Returns:
         Path of the page.
     """
     folders = sorted(path for path in runs_folder.iterdir() if _is_run(path))
     scores = [_latest_scores(path) for path in folders]
-    shown = [metric for metric in metrics.values() if any(f"all/{metric.name}" in each for each in scores)]
+    groups = sorted({key.rpartition("/")[0] for each in scores for key in each})
+    columns = [
+        _Column(group, metric)
+        for metric in metrics.values()
+        for group in groups
+        if any(f"{group}/{metric.name}" in each for each in scores)
+    ]
     runs = [
-        _Run(path.name, _link(path / "report.html"), read_status(path), [_score(each, m) for m in shown])
+        _Run(path.name, _link(path / "report.html"), read_status(path), [_score(each, c) for c in columns])
         for path, each in zip(folders, scores, strict=True)
     ]
     runs.sort(key=lambda run: run.status.alive_at or 0.0, reverse=True)
     text = (
         environment()
         .get_template("index.html.j2")
-        .render(runs=runs, metrics=shown, ablations=_ablations(runs_folder / "ablations"))
+        .render(runs=runs, columns=columns, ablations=_ablations(runs_folder / "ablations"))
     )
     path = runs_folder / "index.html"
     temporary = path.with_name(f"index.html.{secrets.token_hex(8)}.partial")
@@ -72,12 +84,12 @@ def _is_run(path: Path) -> bool:
 
 def _latest_scores(folder: Path) -> Mapping[str, float]:
     record = read_last_record(folder / "metrics.jsonl", "validation") or {}
-    return {key: to_float(value) for key, value in record.items() if key.startswith("all/")}
+    return {key: to_float(record[key]) for key in score_keys([record]) if not key.endswith("_loss")}
 
 
-def _score(scores: Mapping[str, float], metric: Metric) -> tuple[str, float]:
-    value = scores.get(f"all/{metric.name}", np.nan)
-    return format_fixed(value, metric.digits), value
+def _score(scores: Mapping[str, float], column: _Column) -> tuple[str, float]:
+    value = scores.get(f"{column.group}/{column.metric.name}", np.nan)
+    return format_fixed(value, column.metric.digits), value
 
 
 def _ablations(folder: Path) -> list[_Ablation]:

@@ -8,7 +8,7 @@ import numpy as np
 from codec.evaluation.metrics import METRICS, Metric, describe
 from codec.evaluation.report.records import MINUS, UNKNOWN, Record, format_fixed, format_number, to_float
 
-__all__ = ["MetricRow", "Score", "format_scores", "metric_rows", "score_keys", "score_table"]
+__all__ = ["GroupScore", "MetricRow", "Score", "format_scores", "metric_rows", "score_keys", "score_table"]
 
 
 class Score(NamedTuple):
@@ -21,36 +21,44 @@ class Score(NamedTuple):
     change: str
 
 
-class MetricRow(NamedTuple):
-    """One metric of the report: over all clips at the first and the latest validation, and now for each group."""
+class GroupScore(NamedTuple):
+    """One metric in one group of clips, at the first and at the latest validation, as text."""
 
-    metric: Metric
     first: str
     latest: str
     change: str
     verdict: str  # "better", "worse" or ""
-    groups: Sequence[str]  # in the order of `metric_rows`
+
+
+class MetricRow(NamedTuple):
+    """One metric of the report."""
+
+    metric: Metric
+    groups: Sequence[GroupScore]  # in the order of `metric_rows`
 
 
 def metric_rows(
     validation: Sequence[Record], metrics: Mapping[str, Metric] = METRICS
 ) -> tuple[list[str], list[MetricRow]]:
-    """The groups of clips, and a row for each metric that was measured over all clips. Losses have no row."""
+    """The groups of clips, and a row for each metric. Losses have no row."""
     keys = [key for key in score_keys(validation) if not key.endswith("_loss")]
-    groups = [group for group in dict.fromkeys(key.rpartition("/")[0] for key in keys) if group != "all"]
+    groups = list(dict.fromkeys(key.rpartition("/")[0] for key in keys))
     rows = []
     for name in dict.fromkeys(key.rpartition("/")[2] for key in keys):
         metric = describe(name, metrics)
-        first, latest = (to_float(record.get(f"all/{name}")) for record in (validation[0], validation[-1]))
-        difference = latest - first
-        change = format_fixed(difference, metric.digits, signed=True) if len(validation) > 1 else ""
-        verdict = "" if not np.isfinite(difference) or not metric.sign * difference else "better"
-        if metric.sign * difference < 0:
-            verdict = "worse"
-        now = [format_fixed(to_float(validation[-1].get(f"{group}/{name}")), metric.digits) for group in groups]
-        before, after = (format_fixed(value, metric.digits) for value in (first, latest))
-        rows.append(MetricRow(metric, before, after, change, verdict, now))
+        rows.append(MetricRow(metric, [_group_score(validation, f"{group}/{name}", metric) for group in groups]))
     return groups, rows
+
+
+def _group_score(validation: Sequence[Record], key: str, metric: Metric) -> GroupScore:
+    first, latest = (to_float(record.get(key)) for record in (validation[0], validation[-1]))
+    difference = latest - first
+    change = format_fixed(difference, metric.digits, signed=True) if len(validation) > 1 else ""
+    verdict = "" if not np.isfinite(difference) or not metric.sign * difference else "better"
+    if metric.sign * difference < 0:
+        verdict = "worse"
+    before, after = (format_fixed(value, metric.digits) for value in (first, latest))
+    return GroupScore(before, after, change, verdict)
 
 
 def score_table(validation: Sequence[Record], metrics: Mapping[str, Metric] = METRICS) -> list[Score]:
@@ -73,22 +81,17 @@ def score_table(validation: Sequence[Record], metrics: Mapping[str, Metric] = ME
 
 
 def format_scores(scores: Mapping[str, float], metrics: Mapping[str, Metric] = METRICS) -> str:
-    """One line: the scores over all clips, and those of each group for the first metric.
-
-    Without scores over all clips, the line holds everything except codebook usage.
-    """
-    names = [key.removeprefix("all/") for key in scores if key.startswith("all/") and not key.endswith("_loss")]
-    if not names:
+    """One line: the scores of each group of clips. Without groups, it holds everything except codebook usage."""
+    keys = [key for key in score_keys([scores]) if not key.endswith("_loss")]
+    if not keys:
         return "  ".join(f"{key} {value:.4g}" for key, value in scores.items() if not key.startswith("codebook/"))
-    groups = {key.removesuffix(f"/{names[0]}"): value for key, value in scores.items() if key.endswith(f"/{names[0]}")}
-    of_groups = ", ".join(f"{group} {value:.3g}" for group, value in groups.items() if group != "all")
-    parts = []
-    for name in names:
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        group, _, name = key.rpartition("/")
         metric = describe(name, metrics)
-        parts.append(f"{metric.label} {scores[f'all/{name}']:.4g}{f' {metric.unit}' if metric.unit else ''}")
-    if of_groups:
-        parts[0] += f" ({of_groups})"
-    return "  ".join(parts)
+        unit = f" {metric.unit}" if metric.unit else ""
+        groups.setdefault(group, []).append(f"{metric.label} {scores[key]:.4g}{unit}")
+    return "  ".join(f"{group}: {', '.join(parts)}" for group, parts in groups.items())
 
 
 def score_keys(validation: Sequence[Record]) -> list[str]:

@@ -34,6 +34,7 @@ class LiveReport:
         self._min_interval_seconds = min_interval_seconds
         self._max_interval_seconds = max_interval_seconds
         self._written_at = -math.inf
+        self._folder: Path | None = None  # known once the log is opened
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> None:
         self._folder = folder
@@ -43,20 +44,22 @@ class LiveReport:
 
     def metrics(self, split: str, step: int, values: Mapping[str, float]) -> None:
         interval = self._min_interval_seconds if split == "validation" else self._max_interval_seconds
-        if time.monotonic() - self._written_at >= interval:
-            self._write(running=True)
+        if self._folder is not None and time.monotonic() - self._written_at >= interval:
+            self._write(self._folder, running=True)
             self._written_at = time.monotonic()
 
     def audio(self, name: str, step: int, audio: Tensor, sample_rate: int) -> None:
         """Does nothing: the report reads the files in samples/."""
 
     def close(self) -> None:
-        if (self._folder / "metrics.jsonl").exists():  # a run that failed to start has nothing to report
-            self._write(running=False)
+        # A run that failed to start has nothing to report.
+        if self._folder is not None and (self._folder / "metrics.jsonl").exists():
+            self._write(self._folder, running=False)
 
-    def _write(self, running: bool) -> None:
+    @staticmethod
+    def _write(folder: Path, running: bool) -> None:
         try:
-            write_report(self._folder, running)
-            write_index(self._folder.parent)
+            write_report(folder, running)
+            write_index(folder.parent)
         except OSError as error:
             _LOGGER.warning(f"report.html could not be written: {error}")

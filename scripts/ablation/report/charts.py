@@ -9,6 +9,7 @@ import numpy as np
 from codec.evaluation import describe
 from codec.evaluation.report.charts import Chart, Series, area_chart, colors, line_chart
 from codec.evaluation.report.records import read_metrics
+from codec.evaluation.report.scores import score_keys
 from scripts.ablation.report.runs import Condition, number
 
 __all__ = ["ChartGroup", "chart_groups"]
@@ -17,7 +18,6 @@ Record = Mapping[str, Any]
 
 _STRATEGIES_PER_CHART = 7  # beside the baseline: one per color
 _BASELINE_COLOR = "#8a8a8a"
-_VALIDATION = {f"all/{metric}": describe(metric).heading for metric in ("mel_distance", "si_sdr_db", "ripple_db")}
 
 
 class ChartGroup(NamedTuple):
@@ -57,11 +57,22 @@ def chart_groups(conditions: Sequence[Condition], baseline: str) -> tuple[list[C
     pairs = {key: name.replace("/", " and ") for key, name in cosines.items()}
     groups = [
         ChartGroup("Training losses", _charts_per_metric(all_curves, "train", losses, smooth=True)),
-        ChartGroup("Held-out scores", _charts_per_metric(all_curves, "validation", _VALIDATION)),
+        ChartGroup("Held-out scores", _charts_per_metric(all_curves, "validation", _score_titles(all_curves))),
         _charts_per_strategy("Share of the balanced gradient", all_curves, shares, stacked=True),
         _charts_per_strategy("Cosine between gradients", all_curves, pairs, stacked=False),
     ]
     return [group for group in groups if group.charts], notes
+
+
+def _score_titles(all_curves: Sequence[_Curves]) -> dict[str, str]:
+    """Title of each score of the validations, GROUP/METRIC."""
+    records = [record for curves in all_curves for seed in curves.validation for record in seed]
+    titles = {}
+    for key in score_keys(records):
+        group, _, name = key.rpartition("/")
+        if not name.endswith("_loss"):
+            titles[key] = f"{describe(name).heading}, {group}"
+    return titles
 
 
 def _charts_per_metric(

@@ -35,6 +35,7 @@ def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsy
     assert sorted(path.name for path in folder.iterdir()) == [
         "evaluation.csv",
         "evaluation.json",
+        "evaluation.md",
         "rate_distortion.png",
     ]
     with (folder / "evaluation.csv").open(newline="") as file:
@@ -113,7 +114,7 @@ def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytes
         (["--data", str(audio_folder), "--clips", "0"], "at least 1 clip"),
         (
             ["--data", str(audio_folder), "--speech-groups", "talk"],
-            "there is no group talk; the folder has music, speech",
+            "there is no group talk; the groups are music, speech",
         ),
         (["--data", str(audio_folder), "--against", "cp {in}"], "expected a command with {in} and {out}"),
         (["--data", str(audio_folder), "--output", str(tmp_path / "file")], "file: File exists"),

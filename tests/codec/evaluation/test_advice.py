@@ -26,7 +26,7 @@ NO_CONFLICT = "No pair of losses conflicts: "
 
 def log(count: int = 40, measured_every: int = 1, **changed: float | Callable[[int], Any]) -> list[dict[str, Any]]:
     """Records of a healthy run. `changed` are values, or functions of the record's number, with __ for a slash."""
-    records: list[dict[str, Any]] = [{"split": "validation", "step": 0, "all/mel_distance": 2.0}]
+    records: list[dict[str, Any]] = [{"split": "validation", "step": 0, "speech/mel_distance": 2.0}]
     for number in range(count):
         record = dict(HEALTHY)
         for name, value in changed.items():
@@ -58,7 +58,7 @@ def test_a_healthy_run_gets_one_entry() -> None:
 
 def test_no_advice_without_training_records() -> None:
     assert advice([]) == []
-    assert advice([{"split": "validation", "step": 0, "all/mel_distance": 2.0}]) == []
+    assert advice([{"split": "validation", "step": 0, "speech/mel_distance": 2.0}]) == []
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_no_advice_without_training_records() -> None:
 )
 def test_ripple_in_the_treble(changed: dict[str, float], settings: list[str]) -> None:
     first, *train = log(**changed)
-    scores = [{"split": "validation", "step": step, "all/ripple_db": db} for step, db in ((0, 3.0), (400, 6.26))]
+    scores = [{"split": "validation", "step": step, "speech/ripple_db": db} for step, db in ((0, 3.0), (400, 6.26))]
     entry = only([first, scores[0], *train, scores[1]], "ripple")
     assert "6.3 dB" in entry
     known = ("losses.weights.tonality", "discriminator.compression=0.3", "adversarial.start_fraction")
@@ -280,7 +280,7 @@ def test_every_setting_that_an_entry_names_exists() -> None:
         log(share__mel=0.95, projection__l1=-0.05, commitment_ratio=50.0, weight__adversarial=0.0, skipped_steps=3),
         log(commitment_ratio=0.001, weight__l1=lambda n: min(99.0, 1.5**n), weight__mel=0.0, norm__l1=lambda n: n),
         log(4),
-        [*log(discriminator__loss=1.0), {"split": "validation", "step": 400, "all/ripple_db": 9.0}],
+        [*log(discriminator__loss=1.0), {"split": "validation", "step": 400, "speech/ripple_db": 9.0}],
     ]
     text = " ".join(entry for records in provoked for entry in advice(records))
     config = compose("train", overrides=["experiment=starter"])

@@ -35,7 +35,9 @@ def train_records(count: int = 60, **changed: Any) -> list[dict[str, Any]]:
 
 def validation_records(*mel_distances: float, **values: float) -> list[dict[str, Any]]:
     common = {"codebook/0/perplexity": 9.0} | values
-    return [{"split": "validation", "step": n, "all/mel_distance": mel} | common for n, mel in enumerate(mel_distances)]
+    return [
+        {"split": "validation", "step": n, "speech/mel_distance": mel} | common for n, mel in enumerate(mel_distances)
+    ]
 
 
 def active(records: list[dict[str, Any]]) -> list[str]:
@@ -119,7 +121,7 @@ def test_a_divergence_is_detected_within_five_records(changed: dict[str, Any], a
 
 
 def test_the_first_record_can_be_a_divergence() -> None:
-    untrained = {"split": "validation", "step": 0, "all/mel_distance": 1.8, "all/mel_loss": 0.9}
+    untrained = {"split": "validation", "step": 0, "speech/mel_distance": 1.8, "all/mel_loss": 0.9}
     assert active([untrained, *train_records(1, loss__mel=95.0)]) == [DIVERGENCE]
     assert active([untrained, *train_records(1, loss__mel=5.0)]) == []
 

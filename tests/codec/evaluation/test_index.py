@@ -32,8 +32,10 @@ def make_run(folder: Path, scores: dict[str, Any] | None = None, status: dict[st
 def test_all_runs_are_listed_with_state_scores_and_links(tmp_path: Path) -> None:
     now = time.time()
     status = {"state": "running", "updated": now, "step": 40, "total_steps": 4000, "bandwidth_kbps": 6.0}
-    make_run(tmp_path / "new", {"all/mel_distance": 0.5, "all/si_sdr_db": -1.5, "speech/pesq": 3.0}, status)
-    old = make_run(tmp_path / "old", {"all/mel_distance": 0.25, "all/l1_loss": 3.0}, {"state": "failed", "updated": 5})
+    make_run(tmp_path / "new", {"music/mel_distance": 0.5, "speech/si_sdr_db": -1.5, "speech/pesq": 3.0}, status)
+    old = make_run(
+        tmp_path / "old", {"speech/mel_distance": 0.25, "all/l1_loss": 3.0}, {"state": "failed", "updated": 5}
+    )
     (old / "report.html").unlink()
     (old / "config.yaml").write_text("trainer: {max_steps: 60}\nvalidation: {bandwidth_kbps: 1.5}\n", encoding="utf-8")
     make_run(tmp_path / "killed", None, {"state": "running", "updated": now - 7200})
@@ -50,19 +52,21 @@ def test_all_runs_are_listed_with_state_scores_and_links(tmp_path: Path) -> None
         "last alive",
         "steps",
         "kbit/s",
-        "mel distance ↓",
-        "SI-SDR, dB ↑",
+        "speech: PESQ ↑",
+        "music: mel distance ↓",
+        "speech: mel distance ↓",
+        "speech: SI-SDR, dB ↑",
     ]
     for part in (f"{MINUS}1.50", "0.5000", "0.2500", "40 / 4,000", "30 / 60", ">6<", ">1.5<"):
         assert part in (page.source if part[0] == ">" else page.text)
-    assert "PESQ" not in page.text  # no score over all clips
+    assert "loss" not in page.text
     assert re.findall(r'class="state \w+">(\w+)<', page.source) == ["running", "running", "failed"]
 
 
 def test_any_name_of_a_run_is_escaped_and_its_link_leads_to_its_report(tmp_path: Path) -> None:
     names = [HOSTILE.replace("/", "|"), "100% #1?", "\udce9t\udce9"]
     for name in names:
-        make_run(tmp_path / name, {"all/mel_distance": 1.0})
+        make_run(tmp_path / name, {"speech/mel_distance": 1.0})
     page = Page(write_index(tmp_path))
     links = [str(tag["href"]) for name, tag in page.elements if name == "a"]
     folders = {Path(unquote(link, errors="surrogateescape")).parent.name for link in links}
@@ -72,7 +76,7 @@ def test_any_name_of_a_run_is_escaped_and_its_link_leads_to_its_report(tmp_path:
 
 @pytest.mark.parametrize("status", ["", "[]", "{", '{"state": 3, "updated": "now", "step": null, "progress": NaN}'])
 def test_a_corrupt_status_is_as_good_as_none(tmp_path: Path, status: str) -> None:
-    run = make_run(tmp_path / "run", {"all/mel_distance": 1.0})
+    run = make_run(tmp_path / "run", {"speech/mel_distance": 1.0})
     (run / "status.json").write_text(status, encoding="utf-8")
     (run / "config.yaml").write_text("a: [", encoding="utf-8")
     found = read_status(run, running=True)
@@ -81,7 +85,7 @@ def test_a_corrupt_status_is_as_good_as_none(tmp_path: Path, status: str) -> Non
 
 
 def test_the_state_of_a_run_without_status(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", {"all/mel_distance": 1.0})
+    run = make_run(tmp_path / "run", {"speech/mel_distance": 1.0})
     assert [read_status(run, running).state for running in (None, True, False)] == ["unknown", "running", "stopped"]
     (run / "summary.txt").touch()
     assert read_status(run).state == "finished"
@@ -103,7 +107,7 @@ def test_the_last_record_is_found_behind_many_others(tmp_path: Path) -> None:
 
 def test_concurrent_updates_leave_a_complete_page(tmp_path: Path) -> None:
     for index in range(3):
-        make_run(tmp_path / f"run{index}", {"all/mel_distance": 1.0})
+        make_run(tmp_path / f"run{index}", {"speech/mel_distance": 1.0})
     broken: list[str] = []
 
     def update() -> None:

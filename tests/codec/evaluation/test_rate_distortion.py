@@ -15,6 +15,7 @@ from codec.coding import PreparedCodec
 from codec.evaluation import METRICS, pesq, select_metrics, si_sdr_db, stft_distance
 from codec.evaluation.baselines import code_with_opus, packet_bytes, possible_opus_bitrates
 from codec.evaluation.coders import codec_coders, command_coders, opus_coders, recording
+from codec.evaluation.markdown import markdown_tables
 from codec.evaluation.rate_distortion import Evaluation, Measurement, evaluate_folder, score_clip, summarize
 from evaluation_inputs import coding_codec, write_groups
 
@@ -179,6 +180,43 @@ def test_intervals_are_those_of_student() -> None:
     assert math.isnan(point.file_kbps)
 
 
+def test_the_tables_of_a_model_card() -> None:
+    """By bitrate, a table for each group, and only metrics that have a score there."""
+    measurements = [
+        Measurement(name, group, coder, kbps, 1.0, size, size, scores, None)
+        for name, group, coder, kbps, size, scores in (
+            ("a", "my|speech", "codec", 6.0, 750, {"pesq": 2.0, "si_sdr_db": -1.25}),
+            ("b", "my|speech", "codec", 6.0, 750, {"pesq": 3.0, "si_sdr_db": -1.25}),
+            ("a", "my|speech", "opus", 6.0, 700, {"pesq": 2.25, "si_sdr_db": 1.0}),
+            ("a", "my|speech", "recording", None, None, {"pesq": 4.5, "si_sdr_db": math.inf}),
+            ("c", "music", "codec", 6.0, 750, {"si_sdr_db": 3.0}),
+        )
+    ]
+    metrics = select_metrics(["pesq", "si_sdr_db"])
+    points = summarize(measurements, [4], metrics)
+    text = markdown_tables(Evaluation(measurements, points, metrics, ["a note"], []), {"data": "clips"})
+    minus, unknown = "\N{MINUS SIGN}", "\N{EN DASH}"
+    half = 12.7062 * math.sqrt(0.5 / 2)  # t(0.975, 1) times the standard error of 2 and 3
+    assert text.splitlines()[1:] == [
+        "",
+        "### my|speech, 2 clips",
+        "",
+        "|  | kbit/s | PESQ ↑ | SI-SDR, dB ↑ |",
+        "| --- | ---: | ---: | ---: |",
+        f"| recording | {unknown} | 4.50 | {unknown} |",
+        "| opus 6 | 5.60 | 2.25 | 1.00 |",
+        f"| codec 6 | 6.00 | 2.50 ± {half:.2f} | {minus}1.25 ± 0.00 |",
+        "",
+        "### music, 1 clip",
+        "",
+        "|  | kbit/s | SI-SDR, dB ↑ |",
+        "| --- | ---: | ---: |",
+        "| codec 6 | 6.00 | 3.00 |",
+        "",
+        "- a note",
+    ]
+
+
 def test_metrics_of_speech_are_for_groups_of_speech(audio_folder: Path) -> None:
     codec = coding_codec()
     metrics = select_metrics(["si_sdr_db", "stoi"])
@@ -190,7 +228,7 @@ def test_metrics_of_speech_are_for_groups_of_speech(audio_folder: Path) -> None:
     both = ["si_sdr_db", "stoi"]
     assert scored() == {"music": ["si_sdr_db"], "speech": both}
     assert scored(speech_groups=["music"]) == {"music": both, "speech": ["si_sdr_db"]}
-    with pytest.raises(ValueError, match="there is no group talk; the folder has music, speech"):
+    with pytest.raises(ValueError, match="there is no group talk; the groups are music, speech"):
         scored(speech_groups=["talk"])
 
 

@@ -74,8 +74,8 @@ def validation_records() -> list[dict[str, Any]]:
         {
             "step": step,
             "seconds": step * 0.3,
-            "all/mel_distance": 4.0 / (1 + step),
-            "all/si_sdr_db": -30.0 + step,
+            "music/mel_distance": 4.0 / (1 + step),
+            "music/si_sdr_db": -30.0 + step,
             "speech/mel_distance": 5.0,
             "codebook/0/perplexity": 100.0 + step,
             "codebook/1/perplexity": 50.0,
@@ -158,11 +158,13 @@ def test_a_whole_run(tmp_path: Path) -> None:
         "skipped steps",
     ]
     assert len(charts(page)) == len(captions(page))
-    head, mel, si_sdr = rows(page)
-    assert head == ["on held-out clips", "step 0", "now, step 30", "change", "speech, now"]
-    minus = "\N{MINUS SIGN}"
-    assert mel == ["mel distance ↓ lower is better", "4.0000", "0.1290", f"{minus}3.8710 better", "5.0000"]
-    assert si_sdr == ["SI-SDR, dB ↑ higher is better", f"{minus}30.00", "0.00", "+30.00 better", "\N{EN DASH}"]
+    groups, head, mel, si_sdr = rows(page)
+    assert groups == ["", "music", "speech"]
+    assert head == ["score", *["step 0", "now", "change"] * 2]
+    minus, unknown = "\N{MINUS SIGN}", "\N{EN DASH}"
+    of_music, of_speech = ["4.0000", "0.1290", f"{minus}3.8710 better"], ["5.0000", "5.0000", "+0.0000"]
+    assert mel == ["mel distance ↓ lower is better", *of_music, *of_speech]
+    assert si_sdr == ["SI-SDR, dB ↑ higher is better", f"{minus}30.00", "0.00", "+30.00 better", *[unknown] * 3]
     assert METRICS["mel_distance"].explanation in page.text
     for fact in ("600 of 1,200 steps", "3 min 0 s", "6 kbit/s", "seed: 7 # <first>"):
         assert fact in page.text
@@ -268,12 +270,12 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
         "\n",
         '{"split": "train", "step": 1',
         '{"split": "train", "step": 1}\n',
-        '{"split": "validation", "step": 0, "all/mel_distance": null}\n',
+        '{"split": "validation", "step": 0, "music/mel_distance": null}\n',
         '{"split": "train", "step": 1, "seconds": null, "loss/l1": null, "share/l1": null, "share/mel": 1.0}\n',
         '{"split": "train", "step": 1, "loss/l1": "high", "share/l1": NaN, "norm/l1": Infinity}\n',
         '{"split": "train", "step": 1, "loss/l1": 0.0, "loss/mel": -1.0, "share/l1": -0.5}\n',
-        '{"split": "validation", "step": 5, "all/mel_distance": 0.0}\n'
-        '{"split": "validation", "step": 9, "all/mel_distance": 1}\n',
+        '{"split": "validation", "step": 5, "music/mel_distance": 0.0}\n'
+        '{"split": "validation", "step": 9, "music/mel_distance": 1}\n',
         '[1]\n3\n{"step": 1}\n{"split": "train", "step": "one"}\n',
         '{"split": "train", "step": 1, "codebook/x/perplexity": 1, "codebook/0": 2, "codebook/3/bits": null}\n',
         '{"split": "rehearsal", "step": 1, "loss/l1": 1.0}\n',

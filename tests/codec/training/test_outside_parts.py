@@ -128,7 +128,7 @@ def test_a_network_and_a_quantizer_from_outside_train_and_resume(tmp_path: Path,
     scores = trainer.run()
     assert trainer.skipped.total == 0
     assert differences(before, trainer.codec.state_dict())
-    assert "all/mel_distance" in scores
+    assert "speech/mel_distance" in scores
     assert metric_lines(trainer)[-1]["codebook/1/perplexity"] == 5
     resumed = tiny_trainer(tmp_path, codec=outside_codec(), adversarial=adversarial(), max_steps=3)
     assert resumed.resume()

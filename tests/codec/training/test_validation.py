@@ -1,5 +1,6 @@
 """What strategies hear of a run beside its steps: held-out losses after validations, priors before the first step."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor
 
 from balancer import Balancer, Keep, Statistics, Sum
+from codec.evaluation import METRICS, Metric
 from codec.model_file import fingerprint
 from codec.training import Trainer, Validation
+from codec.training.best_score import BestScore
+from codec.training.validation import ValidationResult
 from data import HeldOutClip
 from losses import L1, MultiScaleMel, constant_baselines
 from tiny_run import (
@@ -134,6 +138,96 @@ def test_weights_that_are_not_finite_change_nothing(tmp_path: Path) -> None:
     (metrics,) = take_steps(trainer, 1)
     assert metrics
     assert fingerprint(trainer.codec) != before
+
+
+def level_of_error(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
+    return (estimate - reference).abs().mean((1, 2))
+
+
+SPEECH_ONLY = Metric("likeness", "likeness", lambda e, r, rate: -level_of_error(e, r, rate), True, domain="speech")
+
+
+def clips_of(*groups: str) -> list[HeldOutClip]:
+    audio = tones(len(groups), 1600, seed=4)
+    return [HeldOutClip(f"{i}", group, each) for i, (group, each) in enumerate(zip(groups, audio, strict=True))]
+
+
+def test_groups_are_never_averaged_together_and_metrics_of_speech_are_for_speech() -> None:
+    clips = clips_of("my speech", "my speech", "music")
+    metrics = ["mel_distance", SPEECH_ONLY, "codes_used"]
+    codec = initialized(tiny_codec()).eval()
+    together = Validation(clips, Path("unused"), 3.2, 0, metrics).run(codec, {}, step=0).scores
+    names = {key for key in together if not key.startswith("codebook/")}
+    assert names == {
+        *("my speech/mel_distance", "my speech/likeness", "my speech/codes_used"),
+        *("music/mel_distance", "music/codes_used"),
+    }
+    for group in ("my speech", "music"):
+        own = [clip for clip in clips if clip.group == group]
+        alone = Validation(own, Path("unused"), 3.2, 0, metrics, speech_groups=[]).run(codec, {}, step=0).scores
+        for name in ("mel_distance", "codes_used"):
+            assert together[f"{group}/{name}"] == pytest.approx(alone[f"{group}/{name}"], rel=1e-6)
+    assert 0 < together["music/codes_used"] < 1
+    chosen = Validation(clips, Path("unused"), 3.2, 0, metrics, speech_groups=["music"]).run(codec, {}, step=0).scores
+    assert {key for key in chosen if key.endswith("likeness")} == {"music/likeness"}
+    unnamed = Validation(clips_of("audio"), Path("unused"), 3.2, 0, metrics).run(codec, {}, step=0).scores
+    assert "audio/likeness" in unnamed  # without a group of speech, all groups may be speech
+
+
+@pytest.mark.parametrize(("best", "sign"), [("si_sdr_db", 1), ("speech/si_sdr_db", 1), ("music/ripple_db", -1)])
+def test_the_best_checkpoint_has_the_best_score_of_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: str, sign: int
+) -> None:
+    """Whatever the training does, best.pt is the checkpoint whose logged score is the best one."""
+    trainer = tiny_trainer(tmp_path, max_steps=6, log_every=100, validate_every=1, checkpoint_every=1)
+    clips, folder = trainer.validation.clips, trainer.validation.samples_folder
+    trainer.validation = Validation(clips, folder, 3.2, 0, [], best=best)
+    score, given = trainer.validation.run, iter([0.5, 0.25, 0.75, 0.5, 1.0, 0.625, 0.125])
+
+    def made_up(*arguments: Any) -> ValidationResult:
+        result = score(*arguments)
+        value = next(given)
+        return result._replace(
+            scores={key: value for key in result.scores if key.rpartition("/")[2] == best.rpartition("/")[2]}
+        )
+
+    monkeypatch.setattr(trainer.validation, "run", made_up)
+    trainer.run()
+    found = trainer.store.load_best()
+    assert found is not None
+    assert (found.step, found.score) == ((4, -1.0) if sign > 0 else (6, 0.125))
+
+
+def test_a_score_that_is_nan_or_missing_ranks_no_checkpoint() -> None:
+    best = BestScore.parse("speech/distillmos")
+    assert best.metric is METRICS["distillmos"]
+    assert best.cost({"speech/distillmos": 3.5, "words of speech/distillmos": 1.0}) == -3.5
+    assert best.cost({"speech/distillmos": math.nan}) is None
+    assert best.cost({"music/distillmos": 3.0, "speech/pesq": 2.0}) is None
+    assert BestScore.parse("mel_distance").cost({"a/mel_distance": 1.0, "b/mel_distance": 3.0, "c/pesq": 9.0}) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("best", "message"),
+    [
+        ("speech/distilmos", "there is no metric distilmos; choose from distillmos, "),
+        ("likeness", "there is no metric likeness"),
+        ("singing/mel_distance", "no score singing/mel_distance; it is measured in music, speech"),
+        ("music/stoi", "no score music/stoi; it is measured in speech"),
+        (f"{__name__}:UNDIRECTED", "undirected has no direction"),
+    ],
+)
+def test_a_score_that_cannot_choose_a_checkpoint_is_refused(tmp_path: Path, best: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Validation(clips_of("speech", "music"), tmp_path, 6.0, best=best)
+
+
+UNDIRECTED = Metric("undirected", "undirected", level_of_error)
+
+
+def test_a_group_of_speech_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no group talk; the groups are speech, music"):
+        Validation(clips_of("speech", "music"), tmp_path, 6.0, speech_groups=["talk"])
 
 
 @pytest.mark.parametrize("count", [-1, 1.5])

@@ -98,7 +98,7 @@ def test_a_learning_rate_that_is_100_times_too_high_is_lowered_until_training_co
     assert rates == [0.5**n for n in range(1, len(rates) + 1)]
     assert trainer.divergence_monitor.rollbacks == len(rates)
     first, *_, last = metric_lines(trainer, "validation")
-    assert last["all/mel_distance"] < 0.7 * first["all/mel_distance"]
+    assert last["speech/mel_distance"] < 0.7 * first["speech/mel_distance"]
     log = metric_lines(trainer)
     assert [line["step"] for line in log] == list(range(2, 41, 2))  # the removed steps are not in the log
     assert log[-1]["lr"] == rates[-1]
@@ -249,7 +249,7 @@ def monitored(events: str) -> DivergenceMonitor:
         if event == "s":
             monitor.register_checkpoint(step)
         elif event == "v":
-            monitor.update("validation", step, {"all/mel_distance": 1.0})
+            monitor.update("validation", step, {"speech/mel_distance": 1.0})
         else:
             monitor.update("train", step, {"loss/mel": 1.0 if event == "." else 9.0})
     return monitor

@@ -55,7 +55,7 @@ def test_the_report_reloads_itself_during_a_run_and_the_summary_lists_the_result
     assert out.endswith(f"\n{summary}")
     assert re.match(r"Trained for 2 steps in \d+ s\.\n", summary)
     assert re.search(r"\nHeld-out clips at 2.4 kbps +start +now +change\n", summary)
-    assert re.search(r"\n  mel distance, all +\d\S+ +\d\S+ +[+\N{MINUS SIGN}]?\d+%\n", summary)
+    assert re.search(r"\n  mel distance, speech +\d\S+ +\d\S+ +[+\N{MINUS SIGN}]?\d+%\n", summary)
     for place in ("model.safetensors", "checkpoints", "samples", "report.html"):
         assert str(folder / place) in summary
     for command in (
@@ -68,7 +68,7 @@ def test_the_report_reloads_itself_during_a_run_and_the_summary_lists_the_result
 
 def test_the_report_of_a_stopped_run_does_not_reload_itself(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path, [LiveReport()])
-    logger.metrics("validation", 0, 0.0, {"all/mel_distance": 2.0})
+    logger.metrics("validation", 0, 0.0, {"speech/mel_distance": 2.0})
     assert refreshes(tmp_path / "report.html")
     logger.close()
     assert not refreshes(tmp_path / "report.html")
@@ -79,7 +79,7 @@ def test_updates_are_at_least_the_interval_apart(tmp_path: Path, interval: float
     logger = RunLogger(tmp_path, [LiveReport(interval)])
     pages = []
     for step in (0, 1):
-        logger.metrics("validation", step, 0.0, {"all/mel_distance": 2.0 - step})
+        logger.metrics("validation", step, 0.0, {"speech/mel_distance": 2.0 - step})
         pages.append((tmp_path / "report.html").read_bytes())
     assert (pages[0] == pages[1]) == (interval > 0)
     logger.close()
@@ -91,7 +91,7 @@ def test_a_training_record_updates_the_report_after_the_longest_interval(tmp_pat
     pages = []
     for interval in (0.0, 1000.0):
         logger = RunLogger(tmp_path / "run", [LiveReport(max_interval_seconds=interval)])
-        logger.metrics("validation", 0, 0.0, {"all/mel_distance": 2.0})
+        logger.metrics("validation", 0, 0.0, {"speech/mel_distance": 2.0})
         (tmp_path / "run" / "report.html").unlink()
         logger.metrics("train", 7, 0.0, {"loss/l1": 2.0})
         pages.append((tmp_path / "run" / "report.html").exists())
@@ -105,10 +105,16 @@ def test_a_run_that_failed_to_start_has_no_report(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_report_whose_log_was_never_opened_is_closed() -> None:
+    report = LiveReport()
+    report.metrics("validation", 0, {"speech/mel_distance": 2.0})
+    report.close()
+
+
 def test_a_report_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "report.html").mkdir()
     logger = RunLogger(tmp_path, [LiveReport()])
-    logger.metrics("validation", 0, 0.0, {"all/mel_distance": 2.0})
+    logger.metrics("validation", 0, 0.0, {"speech/mel_distance": 2.0})
     logger.close()
     assert caplog.text.count("report.html could not be written") == 2
 

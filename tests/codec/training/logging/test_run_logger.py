@@ -57,8 +57,8 @@ def test_metrics_are_written_at_once_as_flat_lines(tmp_path: Path) -> None:
     assert lines_of(tmp_path / "run") == [
         {"split": "train", "step": 10, "seconds": 2.346, "loss/l1": 0.5, "num_codebooks": 8}
     ]
-    logger.metrics("validation", 10, 3, {"all/mel_distance": 1.25})
-    assert lines_of(tmp_path / "run")[1]["all/mel_distance"] == 1.25
+    logger.metrics("validation", 10, 3, {"speech/mel_distance": 1.25})
+    assert lines_of(tmp_path / "run")[1]["speech/mel_distance"] == 1.25
     logger.close()
     logger.close()
 
@@ -144,14 +144,14 @@ def test_messages_and_validations_are_printed_and_logged(tmp_path: Path, capsys:
     for text in ("first [bold]session[/]", "second"):
         logger = RunLogger(tmp_path)
         logger.message(text)
-        logger.metrics("validation", 5, 1.0, {"all/mel_distance": 1.23456, "codebook/0/bits": 3.0})
+        logger.metrics("validation", 5, 1.0, {"speech/mel_distance": 1.23456, "codebook/0/bits": 3.0})
         logger.close()
     log = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
     assert [line[20:] for line in log] == [
         "first [bold]session[/]",
-        "validation at step 5:  mel distance 1.235",
+        "validation at step 5:  speech: mel distance 1.235",
         "second",
-        "validation at step 5:  mel distance 1.235",
+        "validation at step 5:  speech: mel distance 1.235",
     ]
     assert capsys.readouterr().out.splitlines() == [line[20:] for line in log]
 
