@@ -63,6 +63,7 @@ def write_report(run_folder: str | Path, running: bool | None = None, metrics: M
             sections=sections(train, validation),
             clips=clips,
             versions=versions_of(clips),
+            rateable=any(clip.is_rateable for clip in clips),
             notes=notes,
             clip_notes=clip_notes,
             config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else "",

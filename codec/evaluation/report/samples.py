@@ -30,6 +30,7 @@ class Version(NamedTuple):
     label: str
     audio: str  # data URI
     rate: int  # Hz
+    system: str  # the label without what differs from clip to clip
 
 
 class Clip(NamedTuple):
@@ -38,6 +39,11 @@ class Clip(NamedTuple):
     name: str
     seconds: float
     versions: Sequence[Version]
+
+    @property
+    def is_rateable(self) -> bool:
+        """Whether there is something to compare with the reference."""
+        return len(self.versions) > 1 and self.versions[0].key == "reference"
 
 
 class _File(NamedTuple):
@@ -130,7 +136,7 @@ def _embed(file: _File) -> tuple[Version, float]:
         coded = code_with_opus(torch.from_numpy(audio.T.copy()), rate, file.opus_kbps)
         label = f"Opus, {coded.payload_bytes * 8 / 1000 / seconds:.1f} kbit/s"
         audio = coded.audio.T.numpy()
-    return Version(file.key, label, audio_uri(audio, rate), rate), seconds
+    return Version(file.key, label, audio_uri(audio, rate), rate, file.label), seconds
 
 
 def read_audio(path: Path, seconds: float | None = None) -> tuple[np.ndarray, int]:

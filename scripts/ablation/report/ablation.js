@@ -40,7 +40,7 @@ function blindTest(form) {
   for (const button of form.querySelectorAll("[data-answer]")) {
     button.addEventListener("click", () => vote(button.dataset.answer));
   }
-  document.getElementById("export").addEventListener("click", save);
+  document.getElementById("export").addEventListener("click", () => downloadCsv("votes.csv", columns, votes));
   document.getElementById("clear").addEventListener("click", () => {
     if (votes.length && confirm(`Delete ${votes.length} votes?`)) {
       votes = [];
@@ -160,16 +160,6 @@ function blindTest(form) {
     };
   }
 
-  function save() {
-    const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
-    const lines = [columns.join(","), ...votes.map((v) => columns.map((column) => quoted(v[column])).join(","))];
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
-    link.download = "votes.csv";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  }
-
   // If the browser refuses to store data, votes are lost when the page is closed.
   function stored() {
     try {
@@ -204,16 +194,4 @@ function twoSided(k, n) {
 
 function shown(p) {
   return p < 0.001 ? "< 0.001" : p.toFixed(3);
-}
-
-// mulberry32, seeded by the FNV-1a hash of the text: the same seed gives the same trials in every browser.
-function generator(text) {
-  let state = 0x811c9dc5;
-  for (const character of text) state = Math.imul(state ^ character.codePointAt(0), 0x01000193);
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
-  };
 }

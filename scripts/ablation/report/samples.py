@@ -94,7 +94,7 @@ def _compare(clip: str, seed: int, files: Sequence[tuple[str, Path]]) -> tuple[C
         except (OSError, soundfile.SoundFileError, ValueError) as error:
             notes.append(f"{path.parents[1].name}/{path.name} cannot be read: {str(error).rstrip('.')}.")
             continue
-        versions.append(Version(label, label, audio_uri(audio, rate), rate))
+        versions.append(Version(label, label, audio_uri(audio, rate), rate, label))
         seconds = max(seconds, len(audio) / rate)
     if len(versions) < 2 or versions[0].key != "reference":
         return None, notes

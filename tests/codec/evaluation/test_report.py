@@ -119,7 +119,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert page.source.startswith("<!DOCTYPE html>")
 
     # The reference, the newest estimate, the newest of the first half and Opus, in this order, losslessly.
-    labels = re.findall(r'<figure data-version="(\w+)"><figcaption>(.*?)</figcaption>', page.source)
+    labels = re.findall(r'<figure data-version="(\w+)" data-system="[^"]*"><figcaption>(.*?)</figcaption>', page.source)
     assert labels[:3] == [("reference", "reference"), ("now", "now, step 600"), ("earlier", "step 280")]
     assert labels[3][0] == "opus"
     assert re.fullmatch(r"Opus, \d\.\d kbit/s", labels[3][1])
@@ -246,7 +246,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     clip = HOSTILE.replace("/", "|")
     soundfile.write(run / "samples" / f"{clip}.reference.wav", sine(0.1), SAMPLE_RATE)
     page = Page(write_report(run))
-    assert page.count("script") == 6  # the page's own
+    assert page.count("script") == 8  # the page's own
     assert "<script>alert" not in page.source
     assert page.text.count(HOSTILE) >= 3
     assert f"{HOSTILE.replace('/', ' and ')} and b conflict: " in page.text

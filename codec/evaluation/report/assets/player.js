@@ -243,6 +243,7 @@ class Version {
   constructor(figure) {
     this.figure = figure;
     this.label = figure.querySelector("figcaption").textContent;
+    this.system = figure.dataset.system;
     this.audio = figure.querySelector("audio");
     this.audio.hidden = true;  // it serves browsers without JavaScript
     this.picture = document.createElement("div");
