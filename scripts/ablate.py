@@ -152,17 +152,17 @@ def _raise_failures(folder: Path, jobs: list[str]) -> None:
 def _print_scores(folder: Path, baseline: str, metrics: Mapping[str, Metric]) -> None:
     runs, _, _ = read_runs(folder)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    columns = described((name for run in runs for name in run.scores), metrics)
+    measured = described((name for run in runs for name in run.scores), metrics)
     for weights, conditions in conditions_by_weights(runs, baseline).items():
-        scores = score_table(
-            f"loss weights: {weights}", conditions, columns, lambda run, name: run.scores.get(name, float("nan"))
-        )
-        shown = Table(*scores.head, title=scores.caption, box=SIMPLE_HEAD)
-        for body in scores.bodies:
-            for row in body:
-                shown.add_row(row.name, *(entry.text for entry in row.entries))
-            shown.add_section()
-        console.print(shown)
+        for group, columns in measured.items():
+            caption = f"{group or 'codes of all clips'}, loss weights: {weights}"
+            scores = score_table(caption, conditions, columns, lambda run, name: run.scores.get(name, float("nan")))
+            shown = Table(*scores.head, title=scores.caption, box=SIMPLE_HEAD)
+            for body in scores.bodies:
+                for row in body:
+                    shown.add_row(row.name, *(entry.text for entry in row.entries))
+                shown.add_section()
+            console.print(shown)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from codec import Codec
 from codec.atomic_file import atomic_write
-from codec.evaluation import METRICS, Metric, count_codes, score_codes, select_metrics
+from codec.evaluation import METRICS, Metric, count_codes, score_codes, select_metrics, select_speech_groups
 from codec.training import Trainer, TrainingError
 from codec.training.startup.malloc import keep_freed_memory
 from data import HeldOutClip
@@ -50,7 +50,7 @@ def run_job(cfg: DictConfig) -> None:
             "train": resolve(train),
             "run": None if grid_run is None else grid_run._asdict(),
             "metrics": list(cfg.metrics),
-            "speech_groups": list(cfg.speech_groups),
+            "speech_groups": None if cfg.speech_groups is None else list(cfg.speech_groups),
             "error_path": str(path),
         }
     )
@@ -97,7 +97,7 @@ def error_path(folder: Path, job: str) -> Path:
 
 
 def _train_and_score(
-    train: DictConfig, grid_run: GridRun, metrics: Mapping[str, Metric], speech_groups: Sequence[str]
+    train: DictConfig, grid_run: GridRun, metrics: Mapping[str, Metric], speech_groups: Sequence[str] | None
 ) -> None:
     failure: str | None = None
     scores: dict[str, float] = {}
@@ -140,22 +140,24 @@ def _train_and_score(
 @torch.no_grad()
 def score(
     codec: Codec,
-    clips: Iterable[HeldOutClip],
+    clips: Sequence[HeldOutClip],
     bandwidth_kbps: float,
     metrics: Mapping[str, Metric],
-    speech_groups: Sequence[str],
+    speech_groups: Sequence[str] | None = None,
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """Encodes and decodes the clips at one bandwidth and compares the result with the original.
 
     Args:
         metrics: Metrics of audio and of codes; the registered metrics of codes are added.
-        speech_groups: Groups of clips that metrics of speech are computed for.
+        speech_groups: Groups of clips that metrics of speech are computed for; None for the rule of
+            `select_speech_groups`.
 
     Returns:
-        Scores by name: metrics of audio are means over the clips where they are finite. Then the group and the scores
-        of each clip; a score that is not defined is NaN.
+        The metrics of codes over all clips. Then the group and the scores of each clip; a score that is not defined is
+        NaN.
     """
     audio_metrics = {name: metric for name, metric in metrics.items() if metric.domain != "codes"}
+    speech = select_speech_groups(dict.fromkeys(clip.group for clip in clips), speech_groups)
     config = codec.config
     device = next(codec.parameters()).device
     sizes = list(config.codebook_sizes[: config.codebooks_for(bandwidth_kbps)])
@@ -169,16 +171,10 @@ def score(
         estimate = codec.decode_segments(segments, reference.shape[-1])
         per_clip[clip.name] = {"group": clip.group}
         for name, metric in audio_metrics.items():
-            applies = metric.domain != "speech" or clip.group in speech_groups
+            applies = metric.domain != "speech" or clip.group in speech
             value = float(metric.function(estimate, reference, config.sample_rate)) if applies else math.nan
             per_clip[clip.name][name] = value
-    means = {name: _finite_mean([scores[name] for scores in per_clip.values()]) for name in audio_metrics}
-    return means | score_codes(counts, sizes, {**METRICS, **metrics}), per_clip
-
-
-def _finite_mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
+    return score_codes(counts, sizes, {**METRICS, **metrics}), per_clip
 
 
 def _seconds_per_step(trainer: Trainer) -> float:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -213,10 +212,8 @@ def test_result_and_files_of_a_run(ablation: Ablate, base: Path) -> None:
     }
     assert 0 < found["seconds_per_step"] < found["seconds"]
     assert (found["skipped_steps"], found["failure"]) == (0, None)
-    assert set(found["scores"]) == {"mel_distance", "si_sdr_db", "codes_used", "bitrate_efficiency"}
+    assert set(found["scores"]) == {"codes_used", "bitrate_efficiency"}
     assert {clip["group"] for clip in found["clips"].values()} == {"speech", "music", "effects"}
-    mean = np.mean([clip["mel_distance"] for clip in found["clips"].values()])
-    assert found["scores"]["mel_distance"] == pytest.approx(mean)
     # The last validation measures the same codec on the same clips.
     last = [line for line in metric_lines(folder, name) if line["split"] == "validation"][-1]
     for clip in found["clips"].values():  # one of each group

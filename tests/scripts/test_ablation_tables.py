@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablation_inputs import SETTINGS, STRATEGIES, fail, make_ablation, run_result, score, write_run
+from ablation_inputs import CLIPS, SETTINGS, STRATEGIES, fail, make_ablation, run_result, score, write_run
 from codec.evaluation import METRICS, Metric, describe
 from scripts.ablation.report.runs import Condition, Run, conditions_by_weights, read_runs
 from scripts.ablation.report.statistics import mean_interval
-from scripts.ablation.report.tables import Table, cost_table, difference_table, score_table, weights_table
+from scripts.ablation.report.tables import (
+    Table,
+    cost_table,
+    described,
+    difference_table,
+    score_table,
+    weights_table,
+)
 
 DASH = "\N{EN DASH}"
 DEFAULT: dict[str, dict[str, float]] = {"default": {}}
@@ -28,7 +35,8 @@ def grid(folder: Path) -> dict[str, list[Condition]]:
 
 
 def metrics(*names: str) -> list[Metric]:
-    return [describe(name) for name in names]
+    found = {metric.name: metric for group in described(names, METRICS).values() for metric in group}
+    return [found[name] for name in names]
 
 
 def texts(table: Table) -> dict[str, list[str]]:
@@ -41,9 +49,9 @@ def marks(table: Table) -> dict[str, list[str]]:
 
 def test_scores_are_means_with_intervals_over_seeds(whole: Path) -> None:
     (conditions, _) = grid(whole).values()
-    table = score_table("all", conditions, metrics("si_sdr_db", "codes_used"), lambda run, m: run.scores[m])
+    table = score_table("all", conditions, metrics("music/si_sdr_db", "codes_used"), lambda run, m: run.scores[m])
     for place, strategy in enumerate(STRATEGIES):
-        interval = mean_interval(np.array([np.mean([score(place, seed, c) for c in range(4)]) for seed in (0, 1)]))
+        interval = mean_interval(np.array([np.mean([score(place, seed, c) for c in range(2)]) for seed in (0, 1)]))
         assert texts(table)[strategy][0] == f"{interval.mean:.2f} ± {interval.half_width:.2f}"
     assert [len(body) for body in table.bodies] == [3, 1]  # strategies, loss ablations
     assert next(iter(texts(table))) == "weighted_sum"  # the baseline first
@@ -52,9 +60,21 @@ def test_scores_are_means_with_intervals_over_seeds(whole: Path) -> None:
     assert marks(table) == best
 
 
+def test_scores_are_sorted_by_group_and_metric() -> None:
+    names = ["codes_used", "speech/other", "speech/si_sdr_db", "music/si_sdr_db", "speech/pesq", "speech/pesq"]
+    found = described(names, METRICS)
+    assert {group: [metric.name for metric in columns] for group, columns in found.items()} == {
+        "music": ["music/si_sdr_db"],
+        "speech": ["speech/pesq", "speech/si_sdr_db", "speech/other"],
+        "": ["codes_used"],
+    }
+    assert list(found) == ["music", "speech", ""]
+    assert [(metric.label, metric.sign) for metric in found["speech"]] == [("PESQ", 1), ("SI-SDR", 1), ("other", 0)]
+
+
 def test_one_seed_has_no_interval_and_so_no_best(tmp_path: Path) -> None:
     conditions = grid(make_ablation(tmp_path, seeds=(0,), settings=DEFAULT, seconds=0.1))["default"]
-    table = score_table("", conditions, metrics("si_sdr_db"), lambda run, m: run.scores[m])
+    table = score_table("", conditions, metrics("music/si_sdr_db"), lambda run, m: run.scores[m])
     assert {mark for (mark,) in marks(table).values()} == {""}
 
 
@@ -90,7 +110,7 @@ def test_differences_are_paired_and_marked_by_their_direction(tmp_path: Path) ->
                 clip |= {"si_sdr_db": value, "mel_distance": value}
             write_run(tmp_path, result, seconds=0.1)
     conditions = grid(tmp_path)["default"]
-    table, sentences = difference_table("", conditions, conditions[0], metrics("si_sdr_db", "mel_distance"))
+    table, sentences = difference_table("", conditions, conditions[0], metrics("music/si_sdr_db", "music/mel_distance"))
     half_width = mean_interval(1 + 0.01 * np.sin(np.arange(4))).half_width
     good, same = table.bodies[0]
     assert (good.name, same.name) == ("good", "same")
@@ -112,9 +132,10 @@ def test_tests_over_seeds_and_over_clips_are_corrected_separately(tmp_path: Path
 
     for seed in (0, 1):
         for place, strategy in enumerate(strategies(seed)):
-            write_run(tmp_path, run_result(strategy, "default", seed, place), seconds=0.1)
+            result = run_result(strategy, "default", seed, place, clips=dict.fromkeys(CLIPS, "music"))
+            write_run(tmp_path, result, seconds=0.1)
     conditions = grid(tmp_path)["default"]
-    table, sentences = difference_table("", conditions, conditions[0], metrics("si_sdr_db"))
+    table, sentences = difference_table("", conditions, conditions[0], metrics("music/si_sdr_db"))
     a, _, c = (row.entries[0] for row in table.bodies[0])
     assert a.detail.startswith("t, 2 seeds, p = ")
     assert c.detail == "Wilcoxon, 4 clips, p = 0.125"  # the only test of its kind: not corrected
@@ -134,11 +155,14 @@ def test_loss_weights_are_compared_with_and_without_balancing(tmp_path: Path) ->
     table = weights_table(grid(tmp_path), METRICS)
     assert table is not None
     assert [row.name for row in table.bodies[0]] == ["default", "adversarial-x10", "adversarial-x100"]
-    assert table.head == ["weights", *["with balancing (encodec)", "without (weighted_sum)"] * 2]
-    assert table.spans == [("", 1), ("SI-SDR, dB ↑", 2), ("PESQ ↑", 2)]  # ViSQOL was not measured
-    assert [entry.mark for entry in table.bodies[0][0].entries] == ["", "best", "", "best"]  # p = 0.02 and 0.04
-    assert [entry.text for entry in table.bodies[0][2].entries][::2] == ["failed", "failed"]
-    assert [entry.mark for entry in table.bodies[0][2].entries] == [""] * 4
+    assert table.head == ["weights", *["with balancing (encodec)", "without (weighted_sum)"] * 4]
+    columns = ["music: SI-SDR, dB ↑", "music: mel distance ↓", "speech: SI-SDR, dB ↑", "speech: PESQ ↑"]
+    assert table.spans == [("", 1), *((column, 2) for column in columns)]  # ViSQOL was not measured
+    marks = [entry.mark for entry in table.bodies[0][0].entries]
+    assert marks[::2] == [""] * 4
+    assert "best" in marks
+    assert [entry.text for entry in table.bodies[0][2].entries][::2] == ["failed"] * 4
+    assert [entry.mark for entry in table.bodies[0][2].entries] == [""] * 8
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,22 @@ def condition(name: str, ablation: str | None = None, **scores: list[float]) -> 
     return Condition(name, "default", ablation, runs)
 
 
+def told(seeds: int, *tables: Table) -> list[str]:
+    """The verdict on differences in the groups speech, music and so on."""
+    groups = ("speech", "music")
+    return verdict({group: (METRICS, each) for group, each in zip(groups, tables, strict=False)}, "sum", seeds)
+
+
+def test_scores_of_several_groups_are_told_apart() -> None:
+    assert told(3, table(a="+0", b="00"), table(a="0-", b="00")) == [
+        "No strategy is better than sum in any score without being worse in another.",
+        "a is better in SI-SDR of speech, worse in mel distance of music.",
+        "No difference was shown for b.",
+    ]
+
+
 def test_every_kind_of_result_is_told() -> None:
-    sentences = verdict(table(a="++", b="+0", c="+-", d="-0", e="00", f="00"), "sum", METRICS, seeds=3)
+    sentences = told(3, table(a="++", b="+0", c="+-", d="-0", e="00", f="00"))
     assert sentences == [
         "Better than sum, and worse in no score: a (SI-SDR, mel distance) and b (SI-SDR).",
         "c is better in SI-SDR, worse in mel distance.",
@@ -52,20 +66,19 @@ def test_every_kind_of_result_is_told() -> None:
 
 
 def test_nothing_is_called_better_that_is_not() -> None:
-    assert verdict(None, "sum", METRICS, 3) == []
-    assert verdict(table(a="00", b="-0"), "sum", METRICS, 3) == [
+    assert verdict({}, "sum", 3) == []
+    assert told(3, table(a="00", b="-0")) == [
         "No strategy is better than sum in any score without being worse in another.",
         "Worse in at least one score, better in none: b.",
         "No difference was shown for a.",
     ]
-    assert verdict(table(a="+0"), "sum", METRICS, 1)[-1].startswith("This is one seed: ")
+    assert told(1, table(a="+0"))[-1].startswith("This is one seed: ")
     failed = Table("", [], [[Row("a", "", [Entry("failed", span=2)])]])
-    assert verdict(failed, "sum", METRICS, 3) == []
+    assert told(3, failed) == []
 
 
 def test_many_strategies_are_counted() -> None:
-    first, second = verdict(table(**{f"s{i}": "++" for i in range(6)}, **{f"m{i}": "+-" for i in range(1)}), "sum",
-                            METRICS, 3)  # fmt: skip
+    first, second = told(3, table(**{f"s{i}": "++" for i in range(6)}, m0="+-"))
     assert first.endswith("s3 (SI-SDR, mel distance) and 2 more.")
     assert second.startswith("m0 ")
 

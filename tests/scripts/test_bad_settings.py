@@ -124,7 +124,7 @@ def settings() -> DictConfig:
         ("data.batch_size=0", "data.batch_size must be above 0, got 0"),
         ("data.num_workers=-1", "data.num_workers must be at least 0, got -1"),
         ("data.segment_seconds=.nan", "data.segment_seconds must be a finite number, got nan"),
-        ("data.held_out.seconds=0", "data.held_out.seconds must be above 0.0 or a mapping or null, got 0"),
+        ("data.held_out.seconds=0", "data.held_out.seconds must be above 0.0 or a mapping, got 0"),
         ("data.held_out.max_seconds=0", "data.held_out.max_seconds must be above 0.0, got 0"),
         ("data.held_out.clips_per_source=0", "data.held_out.clips_per_source must be above 0, got 0"),
         ("data.held_out.second=1", "there is no setting data.held_out.second, did you mean data.held_out.seconds?"),

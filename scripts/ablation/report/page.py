@@ -23,7 +23,6 @@ from scripts.ablation.report.runs import (
 from scripts.ablation.report.samples import compare_clips, output_similarity
 from scripts.ablation.report.tables import (
     Table,
-    clip_metrics,
     cost_table,
     described,
     difference_table,
@@ -51,10 +50,9 @@ class WeightSetting(NamedTuple):
 
     weights: str
     verdict: Sequence[str]
-    scatter: Scatter | None
-    scores: Table
-    groups: Sequence[Table]
-    differences: Table | None
+    scatters: Mapping[str, Scatter]  # by group of clips
+    scores: Sequence[Table]  # one for each group
+    differences: Sequence[Table]
     sentences: Sequence[str]
     similarity: Similarity | None
     charts: Sequence[ChartGroup]
@@ -82,11 +80,11 @@ def write_ablation_report(
         raise FileNotFoundError(f"{folder} is not a folder: expected the folder of an ablation")
     runs, unfinished, notes = read_runs(folder)
     settings = conditions_by_weights(runs, baseline)
-    columns = described((name for run in runs for name, value in run.scores.items() if np.isfinite(value)), metrics)
-    write_results(folder / "results.csv", runs, [metric.name for metric in columns])
+    measured = described((name for run in runs for name, value in run.scores.items() if np.isfinite(value)), metrics)
+    write_results(folder / "results.csv", runs, [metric.name for group in measured.values() for metric in group])
     shown = []
     for conditions in settings.values():
-        setting, setting_notes = _weight_setting(conditions, columns, clip_metrics(conditions, metrics), baseline)
+        setting, setting_notes = _weight_setting(conditions, measured, baseline)
         shown.append(setting)
         notes += setting_notes
     clips, clip_notes = compare_clips([condition for conditions in settings.values() for condition in conditions])
@@ -116,35 +114,36 @@ def write_ablation_report(
 
 
 def _weight_setting(
-    conditions: Sequence[Condition], columns: Sequence[Metric], per_clip: Sequence[Metric], baseline: str
+    conditions: Sequence[Condition], measured: Mapping[str, Sequence[Metric]], baseline: str
 ) -> tuple[WeightSetting, list[str]]:
-    runs = [run for condition in conditions for run in condition.finished]
-    groups = sorted({clip.group for run in runs for clip in run.clips.values()})
-
-    def group_table(group: str) -> Table:
-        measured = [
-            metric for metric in per_clip if any(np.isfinite(run.group_score(group, metric.name)) for run in runs)
-        ]
-        return score_table(group, conditions, measured, lambda run, name: run.group_score(group, name))
-
+    groups = {group: metrics for group, metrics in measured.items() if group}
     base = next((c for c in conditions if c.is_strategy(baseline) and c.finished), None)
-    differences = None
+    differences: dict[str, tuple[Sequence[Metric], Table]] = {}
     if base is None:
         sentences = [f"No run of {baseline} has finished, so there is nothing to compare with."]
     elif len(conditions) == 1:
         sentences = [f"Only {baseline} has finished, so there is nothing to compare."]
     else:
-        caption = f"Difference to {baseline}, paired by seed and clip"
-        differences, sentences = difference_table(caption, conditions, base, per_clip)
+        sentences = []
+        for group, metrics in groups.items():
+            caption = f"{group}: difference to {baseline}, paired by seed and clip"
+            table, found = difference_table(caption, conditions, base, metrics)
+            differences[group] = (metrics, table)
+            sentences += [f"{group}: {sentence}" for sentence in found]
     charts, notes = chart_groups(conditions, baseline)
     seeds = max((len(condition.finished) for condition in conditions), default=0)
+    scatters = {group: quality_scatter(conditions, baseline, metrics) for group, metrics in groups.items()}
     setting = WeightSetting(
         weights=conditions[0].weights,
-        verdict=verdict(differences, baseline, per_clip, seeds),
-        scatter=quality_scatter(conditions, baseline, columns),
-        scores=score_table("all clips", conditions, columns, lambda run, name: run.scores.get(name, np.nan)),
-        groups=[group_table(group) for group in groups] if len(groups) > 1 else [],
-        differences=differences,
+        verdict=verdict(differences, baseline, seeds),
+        scatters={group: scatter for group, scatter in scatters.items() if scatter is not None},
+        scores=[
+            score_table(
+                group or "codes of all clips", conditions, metrics, lambda run, name: run.scores.get(name, np.nan)
+            )
+            for group, metrics in (measured or {"": []}).items()
+        ],
+        differences=[table for _, table in differences.values()],
         sentences=sentences,
         similarity=_similarity([condition for condition in conditions if condition.finished]),
         charts=charts,

@@ -36,14 +36,8 @@ class Run(NamedTuple):
     peak_memory_mib: float
     skipped_steps: int
     failure: str | None  # one line if the run diverged
-    scores: Mapping[str, float]
+    scores: Mapping[str, float]  # GROUP/METRIC: mean over the clips of a group; METRIC for metrics of codes
     clips: Mapping[str, ClipScores]
-
-    def group_score(self, group: str, metric: str) -> float:
-        """Mean over the clips of `group` with a finite score; NaN if there is none."""
-        values = [clip.scores.get(metric, np.nan) for clip in self.clips.values() if clip.group == group]
-        finite = [value for value in values if np.isfinite(value)]
-        return float(np.mean(finite)) if finite else np.nan
 
 
 class Condition(NamedTuple):
@@ -70,10 +64,11 @@ class Condition(NamedTuple):
         """Whether this is the strategy `name`, not a loss ablation."""
         return self.strategy == name and self.loss_ablation is None
 
-    def clip_scores(self, metric: str) -> dict[int, dict[str, float]]:
-        """Seed -> clip -> score."""
+    def clip_scores(self, score: str) -> dict[int, dict[str, float]]:
+        """Seed -> clip -> its score, for the clips of the group in GROUP/METRIC."""
+        group, _, metric = score.rpartition("/")
         return {
-            run.seed: {name: clip.scores.get(metric, np.nan) for name, clip in run.clips.items()}
+            run.seed: {name: clip.scores.get(metric, np.nan) for name, clip in run.clips.items() if clip.group == group}
             for run in self.finished
         }
 
@@ -114,9 +109,19 @@ def _run(folder: Path, result: Mapping[str, Any]) -> Run:
         peak_memory_mib=number(result["peak_memory_mib"]),
         skipped_steps=int(result["skipped_steps"]),
         failure=None if result["failure"] is None else " ".join(str(result["failure"]).split()),
-        scores={name: number(value) for name, value in result["scores"].items()},
+        scores=_group_means(clips) | {name: number(value) for name, value in result["scores"].items()},
         clips=clips,
     )
+
+
+def _group_means(clips: Mapping[str, ClipScores]) -> dict[str, float]:
+    """GROUP/METRIC -> mean over the clips of the group with a finite score; left out if there is none."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for clip in clips.values():
+        for metric, value in clip.scores.items():
+            if np.isfinite(value):
+                values[f"{clip.group}/{metric}"].append(value)
+    return {key: float(np.mean(each)) for key, each in values.items()}
 
 
 def number(value: Any) -> float:
@@ -147,20 +152,16 @@ def ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:
     return known + sorted(present - set(known))
 
 
-def write_results(path: Path, runs: Sequence[Run], metrics: Sequence[str]) -> None:
-    """Writes a CSV row per run: its settings, its cost, its scores over all clips, and `GROUP/METRIC` per group."""
-    clips = [clip for run in runs for clip in run.clips.values()]
-    measured = {metric for clip in clips for metric in clip.scores}
-    by_group = [(group, m) for group in sorted({clip.group for clip in clips}) for m in ordered(measured, metrics)]
+def write_results(path: Path, runs: Sequence[Run], scores: Sequence[str]) -> None:
+    """Writes a CSV row per run: its settings, its cost, and its scores by name."""
     fields = ("strategy", "weights", "loss_ablation", "seed", "failure", "steps", "seconds", "seconds_per_step",
               "peak_memory_mib", "skipped_steps")  # fmt: skip
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
-        writer.writerow(["run", *fields, *metrics, *(f"{group}/{metric}" for group, metric in by_group)])
+        writer.writerow(["run", *fields, *scores])
         for run in runs:
             values = [getattr(run, field) for field in fields]
-            values += [run.scores.get(metric, np.nan) for metric in metrics]
-            values += [run.group_score(group, metric) for group, metric in by_group]
+            values += [run.scores.get(score, np.nan) for score in scores]
             writer.writerow([run.folder.name, *("" if _is_unknown(value) else value for value in values)])
 
 

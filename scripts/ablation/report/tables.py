@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,6 @@ __all__ = [
     "Entry",
     "Row",
     "Table",
-    "clip_metrics",
     "cost_table",
     "described",
     "difference_table",
@@ -62,15 +62,27 @@ class Table(NamedTuple):
     spans: Sequence[tuple[str, int]] = ()  # headings above `head`, with the number of columns that they span
 
 
-def described(names: Iterable[str], metrics: Mapping[str, Metric]) -> list[Metric]:
-    """The metrics of these names: those in `metrics` in its order, then the others by name."""
-    return [describe(name, metrics) for name in ordered(names, metrics)]
+def described(names: Iterable[str], metrics: Mapping[str, Metric]) -> dict[str, list[Metric]]:
+    """The scores of these names by group of clips; metrics of codes, which have no group, are last under "".
 
+    Args:
+        names: GROUP/METRIC or METRIC.
+        metrics: Labels and directions. Their order is that of the result, before others by name.
 
-def clip_metrics(conditions: Sequence[Condition], metrics: Mapping[str, Metric]) -> list[Metric]:
-    """The metrics that were computed per clip."""
-    clips = [clip for condition in conditions for run in condition.finished for clip in run.clips.values()]
-    return described((name for clip in clips for name in clip.scores), metrics)
+    Returns:
+        Group -> its metrics, whose `name` is the whole name of the score.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        group, _, metric = name.rpartition("/")
+        groups.setdefault(group, []).append(metric)
+    return {
+        group: [
+            replace(describe(name, metrics), name=f"{group}/{name}" if group else name)
+            for name in ordered(groups[group], metrics)
+        ]
+        for group in sorted(groups, key=lambda group: (not group, group))
+    }
 
 
 def score_table(
@@ -186,13 +198,18 @@ def weights_table(settings: Mapping[str, Sequence[Condition]], metrics: Mapping[
             pairs[weights] = (named[_BALANCED], named[_UNBALANCED])
     if len(pairs) < 2:
         return None
-    # Table A.4 has SI-SDR and ViSQOL; if one was not measured, the next metric replaces it.
-    measured = clip_metrics([condition for pair in pairs.values() for condition in pair], metrics)
-    columns = sorted(measured, key=lambda metric: [metric.name != name for name in _TABLE_A4])[:2]
+    # Table A.4 has SI-SDR and ViSQOL; if one was not measured in a group, the next metric replaces it.
+    runs = [run for pair in pairs.values() for condition in pair for run in condition.finished]
+    measured = described((name for run in runs for name in run.scores), metrics)
+    columns = {
+        group: sorted(scores, key=lambda metric: [not metric.name.endswith(f"/{name}") for name in _TABLE_A4])[:2]
+        for group, scores in measured.items()
+        if group
+    }
     rows = []
     for weights, pair in pairs.items():
         entries = []
-        for metric in columns:
+        for metric in (metric for of_group in columns.values() for metric in of_group):
             scores = [np.array([run.scores.get(metric.name, np.nan) for run in c.finished]) for c in pair]
             intervals = [mean_interval(values) for values in scores]
             best = _best(pair, metric, lambda run, name: run.scores.get(name, np.nan))
@@ -200,8 +217,9 @@ def weights_table(settings: Mapping[str, Sequence[Condition]], metrics: Mapping[
                 text = _interval(interval, metric.digits) if condition.finished else "failed"
                 entries.append(Entry(text, interval.mean, mark="best" if condition is best else ""))
         rows.append(Row(weights, "", entries))
-    head = ["weights", *(f"with balancing ({_BALANCED})", f"without ({_UNBALANCED})") * len(columns)]
-    spans = [("", 1), *((_heading(metric), 2) for metric in columns)]
+    spans = [("", 1)]
+    spans += [(f"{group}: {_heading(metric)}", 2) for group, of_group in columns.items() for metric in of_group]
+    head = ["weights", *(f"with balancing ({_BALANCED})", f"without ({_UNBALANCED})") * (len(spans) - 1)]
     caption = "Loss weights with and without balancing, as in EnCodec's table A.4; mean ± 95 % interval over seeds"
     return Table(caption, head, [rows], spans)
 

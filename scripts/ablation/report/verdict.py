@@ -14,7 +14,7 @@ __all__ = ["Scatter", "quality_scatter", "verdict"]
 
 _NAMED = 4  # strategies that a sentence names with their scores
 _ACCENT, _BASELINE = "#4a86c5", "#8a8a8a"
-_PREFERRED = ("mel_distance", "visqol")  # horizontal and vertical axis
+_PREFERRED = ("mel_distance", "distillmos", "visqol")  # the first two that were measured: horizontal and vertical axis
 
 
 class Scatter(NamedTuple):
@@ -31,23 +31,20 @@ class Scatter(NamedTuple):
         return {"kind": "scatter", "xLabel": x, "yLabel": y, "points": self.points}
 
 
-def verdict(differences: Table | None, baseline: str, metrics: Sequence[Metric], seeds: int) -> list[str]:
+def verdict(differences: Mapping[str, tuple[Sequence[Metric], Table]], baseline: str, seeds: int) -> list[str]:
     """Sentences on which strategies differ from the baseline beyond chance; none without a comparison.
 
     Args:
-        differences: The table of `difference_table` with the columns `metrics`.
+        differences: Group of clips -> columns and table of `difference_table`.
         seeds: Largest number of seeds of a strategy.
     """
-    if differences is None:
-        return []
-    marks = {
-        row.name: [
-            [metric.label for metric, entry in zip(metrics, row.entries, strict=True) if entry.mark == mark]
-            for mark in ("better", "worse")
-        ]
-        for row in differences.bodies[0]
-        if len(row.entries) == len(metrics)  # not failed
-    }
+    marks: dict[str, tuple[list[str], list[str]]] = {}
+    for group, (metrics, table) in differences.items():
+        labels = [f"{metric.label} of {group}" if len(differences) > 1 else metric.label for metric in metrics]
+        for row in table.bodies[0]:
+            if len(row.entries) == len(metrics):  # not failed
+                for mark, found in zip(("better", "worse"), marks.setdefault(row.name, ([], [])), strict=True):
+                    found += [label for label, entry in zip(labels, row.entries, strict=True) if entry.mark == mark]
     better = {name: good for name, (good, bad) in marks.items() if good and not bad}
     mixed = {name: both for name, both in marks.items() if all(both)}
     worse = [name for name, (good, bad) in marks.items() if bad and not good]
@@ -71,9 +68,13 @@ def verdict(differences: Table | None, baseline: str, metrics: Sequence[Metric],
 
 
 def quality_scatter(conditions: Sequence[Condition], baseline: str, metrics: Sequence[Metric]) -> Scatter | None:
-    """ViSQOL over the mel distance, or else the first two metrics that have a direction; None without two points."""
+    """The first two of `_PREFERRED`, or else of all metrics, that have a direction.
+
+    Returns:
+        None without two points.
+    """
     directed = [metric for metric in metrics if metric.sign]
-    preferred = [metric for name in _PREFERRED for metric in directed if metric.name == name]
+    preferred = [metric for name in _PREFERRED for metric in directed if metric.name.rpartition("/")[2] == name]
     others = [metric for metric in directed if metric not in preferred]
     if len(directed) < 2:
         return None
