@@ -10,11 +10,16 @@
 # bash scripts/bench.sh precision  losses of 200 steps in bfloat16 and float32 over three seeds; with a plot
 # bash scripts/bench.sh all        everything: about 90 minutes on two cores
 # Results are printed and written to runs/bench/*.json. Training steps are timed in float32 and in the best precision of the
-# machine. More arguments go to the benchmark.
+# machine. More arguments go to the benchmark; .venv/bin/python -m scripts.bench.step --help lists those of step.
 set -euo pipefail
+case " $* " in *" -h "* | *" --help "*) exec sed -n '2,/^set /s/^# \{0,1\}//p' "$0" ;; esac # the comment above
 cd "$(dirname "$0")/.."
 what=step
-case ${1:-} in step | balancers | coding | streaming | startup | data | growth | precision | all) what=$1 && shift ;; esac
+case ${1:-} in
+  step | balancers | coding | streaming | startup | data | growth | precision | all) what=$1 && shift ;;
+  "" | -*) ;;
+  *) echo "error: there is no benchmark $1; bash scripts/bench.sh --help lists them" >&2 && exit 1 ;;
+esac
 mkdir -p runs/bench
 
 bench() { # name, module, arguments; writes runs/bench/NAME.json

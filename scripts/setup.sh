@@ -4,12 +4,16 @@
 #   bash scripts/setup.sh evaluation   also `codec evaluate`; needs a C compiler
 #   bash scripts/setup.sh onnx         also `codec export --to onnx`
 #   bash scripts/setup.sh tokens       also `codec tokenize --format parquet`
+#   bash scripts/setup.sh tensorboard  also logger=tensorboard
+#   bash scripts/setup.sh joblib       also ablations with hydra/launcher=joblib; submitit for a SLURM cluster
 #   bash scripts/setup.sh test         all of these, and what the tests need
+# Several are separated by commas: evaluation,onnx.
 # Environment variables:
 #   TORCH=cpu|cuda   the build of torch; by default cuda where there is an NVIDIA driver, else cpu
 #   PYTHON=...       the interpreter, by default python3; 3.11 or later
 #   VENV=...         the folder of the environment, by default .venv
 set -euo pipefail
+case " $* " in *" -h "* | *" --help "*) exec sed -n '2,/^set /s/^# \{0,1\}//p' "$0" ;; esac # the comment above
 cd "$(dirname "$0")/.."
 
 cpu_wheels=https://download.pytorch.org/whl/cpu # PyTorch's own index of CPU builds for Linux
@@ -18,6 +22,17 @@ venv=${VENV:-.venv}
 python=${PYTHON:-python3}
 stamp=$venv/.ready
 build=$(cat "$venv/.torch" 2>/dev/null || true)
+known=$(sed -n '/^\[project.optional-dependencies\]/,/^$/s/^\([a-z0-9_-]*\) = \[.*/\1/p' pyproject.toml | tr '\n' ' ')
+for extra in ${extras//,/ }; do
+  case " $known" in
+    *" $extra "*) ;;
+    *) echo "error: there is no extra $extra; expected one or more of ${known% }, separated by commas" >&2 && exit 1 ;;
+  esac
+done
+if [ $# -gt 1 ]; then
+  echo "error: expected one argument, got $#: separate extras by commas, as in evaluation,onnx" >&2
+  exit 1
+fi
 case ${TORCH:-} in
   "" | cpu | cuda) ;;
   *) echo "error: TORCH is '$TORCH'; expected cpu or cuda" >&2 && exit 1 ;;
@@ -40,9 +55,9 @@ if [ ! -x "$venv/bin/python" ]; then
   fi
 fi
 
-pip() { "$venv/bin/python" -m pip "$@" --quiet --disable-pip-version-check >&2; }
+pip() { "$venv/bin/python" -m pip "$@" --disable-pip-version-check >&2; }
 
-# torch and torchaudio in one call, since they must come from the same build.
+# torch and torchaudio in one call, since they must come from the same build. pip shows the progress of the download.
 install_torch() {
   local requirements
   requirements=$(grep -oE '"torch(audio)?[<>=][^"]*"' pyproject.toml | tr -d '"')
@@ -68,12 +83,12 @@ if [ -z "$wish" ]; then
   if command -v nvidia-smi >/dev/null; then wish=cuda; else wish=cpu; fi
 fi
 if [ "$wish" != "$build" ]; then
-  [ -z "${TORCH:-}" ] || [ ! -e "$stamp" ] || pip uninstall --yes torch torchaudio
+  [ -z "${TORCH:-}" ] || [ ! -e "$stamp" ] || pip uninstall --quiet --yes torch torchaudio
   build=$wish
   install_torch
   echo "$build" > "$venv/.torch"
 fi
-echo "installing the other packages${extras:+ of [$extras]} into $venv" >&2
-pip install --editable ".${extras:+[$extras]}"
+echo "installing the other packages${extras:+ of [$extras]} into $venv: one or two minutes without output" >&2
+pip install --quiet --editable ".${extras:+[$extras]}"
 grep -qsF "$wanted" "$stamp" || : > "$stamp"
 echo "$wanted${extras:+ $extras}" >> "$stamp"

@@ -10,6 +10,7 @@
 # The pages of reports are also tested in Chromium. On a machine with apt-get, root installs it; elsewhere, without
 # Chromium, these tests are skipped.
 set -euo pipefail
+case " $* " in *" -h "* | *" --help "*) exec sed -n '2,/^set /s/^# \{0,1\}//p' "$0" ;; esac # the comment above
 cd "$(dirname "$0")/.."
 
 lint=yes

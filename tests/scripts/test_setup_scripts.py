@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 COMMANDS = [path.name for path in SCRIPTS if path.name != "setup.sh"]
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
-TOOLS = ("bash", "env", "dirname", "basename", "cat", "cksum", "cp", "cut", "grep", "mkdir", "rm", "tr", "uname")
+TOOLS = ("bash", "env", "dirname", "basename", "cat", "cksum", "cp", "cut", "grep", "mkdir", "rm", "sed", "tr", "uname")
 
 # Records its folder, name and arguments, and the variables that select an instruction set. Makes the environment it is
 # asked for. Fails at the call whose arguments contain FAIL_AT.
@@ -119,7 +119,7 @@ def test_setup_installs_once(checkout: Path) -> None:
     version, venv, *_, package = calls(checkout)
     assert version.startswith("python -c import sys")
     assert venv == "python -m venv .venv"
-    assert package == "python -m pip install --editable . --quiet --disable-pip-version-check"
+    assert package == "python -m pip install --quiet --editable . --disable-pip-version-check"
     assert (checkout / ".venv" / ".ready").read_text() == f"{digest(checkout)}\n"
 
     second = start(checkout, "scripts/setup.sh")
@@ -140,7 +140,7 @@ def test_setup_does_nothing_when_the_stamp_matches(checkout: Path) -> None:
 def test_setup_adds_extras_and_notices_a_changed_pyproject(checkout: Path) -> None:
     start(checkout, "scripts/setup.sh")
     start(checkout, "scripts/setup.sh", "test")
-    assert pip_calls(checkout)[-1].startswith("install --editable .[test]")
+    assert pip_calls(checkout)[-1].startswith("install --quiet --editable .[test]")
     assert (checkout / ".venv" / ".ready").read_text() == f"{digest(checkout)}\n{digest(checkout)} test\n"
 
     with open(checkout / "pyproject.toml", "a", encoding="utf-8") as file:
@@ -180,14 +180,42 @@ def test_a_python_that_is_too_old_is_refused_in_one_line(checkout: Path) -> None
     assert not (checkout / ".venv").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["foo"], ["foo", "evaluation", "tensorboard", "test"]),
+        (["--foo"], ["--foo", "evaluation"]),
+        (["evaluation,onx"], ["onx", "evaluation", "onnx"]),
+        (["evaluation", "onnx"], ["evaluation,onnx"]),
+    ],
+)
+def test_an_extra_that_does_not_exist_is_refused_before_anything_is_installed(
+    arguments: list[str], words: list[str], checkout: Path
+) -> None:
+    done = start(checkout, "scripts/setup.sh", *arguments)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert all(word in line for word in words)
+    assert calls(checkout) == []
+    assert not (checkout / ".venv").exists()
+
+
+def test_setup_knows_every_extra(checkout: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = ",".join(project["optional-dependencies"])
+    assert start(checkout, "scripts/setup.sh", extras).returncode == 0
+    assert pip_calls(checkout)[-1].startswith(f"install --quiet --editable .[{extras}] ")
+    assert all(extra in start(checkout, "scripts/setup.sh", "--help").stdout for extra in extras.split(","))
+
+
 TORCH_REQUIREMENTS = "torch>=2.6,<2.15 torchaudio>=2.6"
 
 
 def test_torch_comes_from_the_cpu_index_where_there_is_no_nvidia_driver(checkout: Path) -> None:
     """torch and torchaudio in one call from one index, so that both are of the same build."""
     done = start(checkout, "scripts/setup.sh")
-    assert pip_calls(checkout)[0].startswith(f"install --index-url {CPU_WHEELS} {TORCH_REQUIREMENTS} ")
-    assert "0.2 GB" in done.stderr  # the size is printed before the download
+    assert pip_calls(checkout)[0] == f"install --index-url {CPU_WHEELS} {TORCH_REQUIREMENTS} --disable-pip-version-check"
+    assert "0.2 GB" in done.stderr  # the size is printed before the download, and pip shows its progress
 
     executable(checkout.parent / "bin" / "nvidia-smi", STUB)
     shutil.rmtree(checkout / ".venv")
@@ -220,7 +248,7 @@ def test_torch_chooses_the_build_and_a_new_choice_replaces_the_old_one(checkout:
         assert calls(checkout) == []
     start(checkout, "scripts/setup.sh", TORCH="cpu")
     uninstall, install, _ = pip_calls(checkout)
-    assert uninstall.startswith("uninstall --yes torch torchaudio ")
+    assert uninstall.startswith("uninstall --quiet --yes torch torchaudio ")
     assert install.startswith(f"install --index-url {CPU_WHEELS} {TORCH_REQUIREMENTS} ")
 
     refused = start(checkout, "scripts/setup.sh", TORCH="rocm")
@@ -234,10 +262,10 @@ def test_torch_chooses_the_build_and_a_new_choice_replaces_the_old_one(checkout:
 @pytest.mark.parametrize("script", COMMANDS)
 def test_commands_work_from_any_folder_and_pass_on_arguments_and_status(script: str, checkout: Path) -> None:
     installed(checkout)
-    done = start(checkout, f"scripts/{script}", "seed=1", "name=two words")
+    done = start(checkout, f"scripts/{script}", "--seed=1", "name=two words")
     assert (done.returncode, done.stderr) == (0, "")
-    assert calls(checkout)[-1].endswith("seed=1 name=two words")
-    assert start(checkout, f"scripts/{script}", "seed=1", FAIL_AT="seed=1").returncode == 3
+    assert calls(checkout)[-1].endswith("--seed=1 name=two words")
+    assert start(checkout, f"scripts/{script}", "--seed=1", FAIL_AT="seed=1").returncode == 3
 
 
 def test_train_runs_the_training_module(checkout: Path) -> None:
@@ -246,12 +274,18 @@ def test_train_runs_the_training_module(checkout: Path) -> None:
     assert calls(checkout) == ["python -m scripts.train seed=1"]
 
 
-@pytest.mark.parametrize("script", ["train", "ablate"])
+@pytest.mark.parametrize("script", [path.name for path in SCRIPTS])
 def test_help_installs_nothing(script: str, checkout: Path) -> None:
+    text = ROOT / "scripts" / "help" / script.replace(".sh", ".txt")
     for arguments in (["--help"], ["seed=1", "-h"]):
-        done = start(checkout, f"scripts/{script}.sh", *arguments)
+        done = start(checkout, f"scripts/{script}", *arguments)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == (ROOT / "scripts" / "help" / f"{script}.txt").read_text(encoding="utf-8")
+        assert f"bash scripts/{script}" in done.stdout
+        if text.exists():
+            assert done.stdout == text.read_text(encoding="utf-8")
+        else:  # the comment at the top
+            comment = "\n".join(f"# {line}".rstrip() for line in done.stdout.splitlines())
+            assert (ROOT / "scripts" / script).read_text().startswith(f"#!/usr/bin/env bash\n{comment}\nset ")
     assert calls(checkout) == []
 
 
@@ -336,7 +370,7 @@ def test_the_lowest_versions_get_an_environment_of_their_own(checkout: Path) -> 
     assert (checkout / ".venv-lowest" / "constraints.txt").read_text() == "torch==2.6\n"
     first, *_, package, tests = calls(checkout)
     assert first == "() python -m scripts.lowest_versions"
-    assert package.startswith("(constraints.txt) python -m pip install --editable .[test] ")
+    assert package.startswith("(constraints.txt) python -m pip install --quiet --editable .[test] ")
     assert tests == f"() {PYTEST} -W default -x"
     assert (checkout / ".venv" / ".ready").read_text().splitlines() == [digest(checkout), f"{digest(checkout)} test"]
 
@@ -429,3 +463,6 @@ def test_bench_chooses_what_it_measures(checkout: Path) -> None:
     single = ["coding", "streaming", "startup", "data", "growth", "precision"]
     assert modules == ["step", "step", "balancers", "balancers", *single]
     assert len({call.split()[4] for call in asked}) == 10
+    refused = start(checkout, "scripts/bench.sh", "codng")
+    assert (refused.returncode, calls(checkout)) == (1, [])
+    assert "codng" in refused.stderr
