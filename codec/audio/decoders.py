@@ -1,6 +1,7 @@
 """Decoding of any part of a file: by libsndfile, of the file as it is or of corrected views of it."""
 
 import io
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, Protocol
@@ -39,6 +40,7 @@ _VORBIS_LAYOUTS = {
     7: "FL FC FR SL SR BC LFE",
     8: "FL FC FR SL SR BL BR LFE",
 }
+_MPEG_SUFFIXES = (b".mp3", b".mp2", b".mp1", b".mpga")
 _MAX_KNOWN_BYTES = 0x7FFFF000  # a header with this length or more means that the length is unknown
 
 
@@ -97,14 +99,15 @@ def open_decoder(file: BinaryIO, name: str, path: bytes | None) -> Decoder:
         if (finding := inspect(file, start, file_bytes)) is not None:
             return _open_finding(finding, whole, name)
     decoder, refused = None, None
-    # MP3 may begin with anything. libmpg123 would print what it skips.
-    is_likely_mp3 = start > 0 or read_at(file, 0, 1) in (b"\xff", b"\0") or (path or b"").lower().endswith(b".mp3")
-    if not is_likely_mp3:
+    # MPEG audio may begin with anything. libmpg123 would print what it skips.
+    suffix = os.path.splitext((path or b"").lower())[1]
+    is_likely_mpeg = start > 0 or read_at(file, 0, 1) in (b"\xff", b"\0") or suffix in _MPEG_SUFFIXES
+    if not is_likely_mpeg:
         try:
             decoder = _SoundFile(whole, name)
         except AudioFileError as error:
             refused = error
-    if decoder is not None and not decoder.is_mp3:
+    if decoder is not None and not decoder.is_mpeg:
         return decoder
     if (mpeg := _open_mpeg(file, start, file_bytes, name)) is not None:
         return mpeg
@@ -149,7 +152,7 @@ class _SoundFile:
         self.sample_rate: int = self._file.samplerate
         self.channels: int = self._file.channels
         self.frames: int = self._file.frames
-        self.is_mp3 = self._file.format == "MP3"
+        self.is_mpeg = self._file.format == "MP3"
         self.layout: Sequence[str] | None = None if finding is None else finding.layout
         if self._file.format == "OGG" and self.channels in _VORBIS_LAYOUTS:
             self.layout = _VORBIS_LAYOUTS[self.channels].split()
@@ -178,7 +181,7 @@ class _SoundFile:
 
 
 class _Mpeg:
-    """An MP3 file. Every part is decoded as a stream of its own. See `Decoder`."""
+    """A file of MPEG audio. Every part is decoded as a stream of its own. See `Decoder`."""
 
     block_frames = _MPEG_BLOCK_FRAMES
     layout: Sequence[str] | None = None

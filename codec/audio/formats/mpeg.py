@@ -1,10 +1,11 @@
-"""Frames of MPEG-1, 2 and 2.5 Layer III (ISO 11172-3, 13818-3): MP3.
+"""Frames of MPEG-1, 2 and 2.5 audio (ISO 11172-3, 13818-3): MP3, which is Layer III, and MP2 and MP1.
 
-libmpg123, with which libsndfile decodes MP3, estimates the length of a file without a Xing frame from its first frame.
+libmpg123, with which libsndfile decodes them, estimates the length of a file without a Xing frame from its first frame.
 After a seek it decodes too few frames, prints errors, and returns wrong samples. Here the frames are counted, and a
 part of a file becomes a stream of its own. It begins with frames whose samples are dropped: some are needed for their
-bytes only (the bit reservoir), and the last two set the state of the decoder. Equal samples then have equal bits in
-every part, because a part begins at a multiple of 8 frames, after which the decoder's ring buffer is in the same phase.
+bytes only (the bit reservoir of Layer III), and the last two set the state of the decoder. Equal samples then have
+equal bits in every part, because a part begins at a multiple of 8 frames, after which the decoder's ring buffer is in
+the same phase.
 """
 
 import re
@@ -13,7 +14,7 @@ from array import array
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from codec.audio.formats.mpeg_header import frame_bytes, parse_header, silent_frame, xing_frame
+from codec.audio.formats.mpeg_header import frame_bytes, parse_header, silent_frame, smallest_frame, xing_frame
 from codec.audio.formats.tags import audio_end, id3_bytes
 from codec.audio.formats.view import read_at
 
@@ -35,7 +36,7 @@ class MpegPart(NamedTuple):
 
 
 class MpegFrames:
-    """The frames of an MP3 file.
+    """The frames of an MP3, MP2 or MP1 file.
 
     Attributes:
         sample_rate, channels: Of all frames.
@@ -48,7 +49,7 @@ class MpegFrames:
         file_bytes: Size of the file.
 
     Raises:
-        ValueError: There are no frames of Layer III.
+        ValueError: There are no frames.
     """
 
     def __init__(self, file: BinaryIO, start: int, file_bytes: int) -> None:
@@ -93,12 +94,26 @@ class MpegFrames:
         available = min(stop, last * size - self._delay) - start
         if available <= 0:
             return MpegPart(b"", 0, 0)
+        if self._format.layer < 3:
+            return self._plain_part(first, last, start - first * size, available)
         begin, exact = self._warm_up(first)
         silent = 0 if begin else _PHASE_FRAMES
         stream = [xing_frame(self._header, silent + last - begin), silent_frame(self._header) * silent]
         stream.extend(self._decodable(begin, exact, last))
         dropped = (silent + first - begin) * size - _DECODER_DELAY + start + self._delay - first * size
         return MpegPart(b"".join(stream), dropped, available)
+
+    def _plain_part(self, first: int, last: int, dropped: int, available: int) -> MpegPart:
+        """A part of Layer I or II, whose frames are decoded one by one.
+
+        libmpg123 estimates the length from the first frame. That is the smallest one, so the estimate is not too short.
+        """
+        begin = max(0, first - 2)
+        begin -= begin % _PHASE_FRAMES
+        silent = smallest_frame(self._header)
+        frames = (read_at(self._file, self._starts[index], self._sizes[index]) for index in range(begin, last))
+        stream = b"".join([silent * _PHASE_FRAMES, *frames, silent])
+        return MpegPart(stream, (_PHASE_FRAMES + first - begin) * self._format.samples + dropped, available)
 
     def _decodable(self, begin: int, exact: int, last: int) -> Iterator[bytes]:
         """Frames [begin, last). Those before `exact`, and those that refer to missing bytes, are made silent."""
@@ -162,7 +177,7 @@ class MpegFrames:
             if count == 4 or (count and start + at == self._stop) or (count > 1 and start + at > self._stop):
                 self._position = start + position
                 return
-        raise ValueError("no MPEG frames of Layer III")
+        raise ValueError("no frames of MPEG audio")
 
     def _size_of(self, header: int) -> int:
         """Bytes of a frame; 0 if it is none, or differs from the first in version, rate or number of channels."""
@@ -225,6 +240,8 @@ class MpegFrames:
 
         The number is right if the stated number of bytes is there. Without a Xing frame the delay is None.
         """
+        if self._format.layer < 3:
+            return 0, False, None, 0
         first = self._position
         frame = read_at(self._file, first, frame_bytes(self._header))
         side = 4 if frame[1] & 1 else 6

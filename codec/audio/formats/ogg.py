@@ -1,8 +1,12 @@
-"""Pages of Ogg files (RFC 3533): joined streams, which libsndfile reads only the first of, and missing ends."""
+"""Pages of Ogg files (RFC 3533): joined streams, which libsndfile reads only the first of, and missing ends.
+
+libsndfile does not read FLAC in Ogg (RFC 9639, section 10.1). What its pages contain is native FLAC behind 9 bytes.
+"""
 
 from itertools import pairwise
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
+from codec.audio.formats.flac import inspect_flac
 from codec.audio.formats.view import Finding, View, read_at
 
 __all__ = ["inspect_ogg"]
@@ -11,10 +15,12 @@ _HEAD_BYTES = 27
 _MAX_PAGE_BYTES = _HEAD_BYTES + 255 + 255 * 255
 _PROBES = 8
 _FIRST, _LAST = 2, 4  # flags of the first and the last page of a stream
+_FLAC_MAGIC, _FLAC_HEAD_BYTES = b"\x7fFLAC", 9
 
 
 class _Page(NamedTuple):
     start: int
+    content: int  # where it begins
     stop: int
     flags: int
     serial: int
@@ -34,7 +40,8 @@ def inspect_ogg(file: BinaryIO, start: int, file_bytes: int) -> Finding | None:
     if first is None:
         return None
     last = _last_page(file, first.stop, file_bytes) or first
-    if _is_one_stream(file, first, last):
+    is_flac = _is_flac(file, first)
+    if not is_flac and _is_one_stream(file, first, last):
         return Finding(notes=_missing_end([last], file_bytes), last_seeks=[_last_seek(file, start, last)])
     pages = _all_pages(file, start, file_bytes)
     if len(pages) > 1 and pages[1].flags & _FIRST:  # audio beside video, which is no chain
@@ -46,8 +53,30 @@ def inspect_ogg(file: BinaryIO, start: int, file_bytes: int) -> Finding | None:
     lost = len({page.serial for page in pages} - {page.serial for page in pages if page.flags & _FIRST})
     if lost:
         notes.append(f"{lost} streams without a first page are not read.")
+    if is_flac:
+        streams = [[page for page in pages if begin <= page.start < stop] for begin, stop in pairwise(starts)]
+        return _flac_finding(file, [stream for stream in streams if _is_flac(file, stream[0])], notes, file_bytes)
     last_seeks = [_last_seek(file, first, end) for first, end in zip(starts[:-1], ends, strict=True)]
     return Finding([View(file, [part]) for part in pairwise(starts)], notes, last_seeks=last_seeks)
+
+
+def _is_flac(file: BinaryIO, page: _Page) -> bool:
+    return read_at(file, page.content, len(_FLAC_MAGIC)) == _FLAC_MAGIC
+
+
+def _flac_finding(file: BinaryIO, streams: list[list[_Page]], notes: list[str], file_bytes: int) -> Finding:
+    """Native FLAC of each stream: what its pages contain, one after the other."""
+    views: list[View] = []
+    flac_notes: list[str] = []
+    for pages in streams:
+        own = [page for page in pages if page.serial == pages[0].serial]
+        contents = [(page.content, min(page.stop, file_bytes)) for page in own]
+        flac = View(file, [(contents[0][0] + _FLAC_HEAD_BYTES, contents[0][1]), *contents[1:]])
+        found = inspect_flac(cast(BinaryIO, flac), 0, flac.size)
+        flac.seek(0)
+        views += [flac] if found is None or found.views is None else found.views
+        flac_notes += [] if found is None else found.notes
+    return Finding(views, flac_notes or notes)  # one note for an end that is missing
 
 
 def _last_seek(file: BinaryIO, start: int, last: _Page) -> int:
@@ -79,7 +108,7 @@ def _page_at(file: BinaryIO, position: int) -> _Page | None:
     table = head[_HEAD_BYTES : _HEAD_BYTES + head[26]]
     stop = position + _HEAD_BYTES + head[26] + sum(table)
     serial, number = (int.from_bytes(head[at : at + 4], "little") for at in (14, 18))
-    return _Page(position, stop, head[5], serial, number)
+    return _Page(position, position + _HEAD_BYTES + head[26], stop, head[5], serial, number)
 
 
 def _next_page(file: BinaryIO, position: int, stop: int) -> _Page | None:
@@ -121,7 +150,7 @@ def _is_one_stream(file: BinaryIO, first: _Page, last: _Page) -> bool:
 def _all_pages(file: BinaryIO, start: int, stop: int) -> list[_Page]:
     pages = []
     position = start
-    while (page := _next_page(file, position, stop)) is not None:
+    while (page := _page_at(file, position) or _next_page(file, position, stop)) is not None:
         position = page.stop
         if position < stop and _page_at(file, position) is None:
             inner = _next_page(file, page.start + _HEAD_BYTES, position)

@@ -1,6 +1,7 @@
 """A file made of ranges of another file and of new bytes, such as a corrected header."""
 
 import io
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -10,6 +11,9 @@ __all__ = ["Finding", "View", "read_at"]
 class View(io.RawIOBase):
     """A seekable file to read from. Closing it does not close the file below.
 
+    Attributes:
+        size: In bytes.
+
     Args:
         file: Open for reading and seekable.
         parts: In order: bytes, or the (start, stop) of a range of `file`.
@@ -18,12 +22,13 @@ class View(io.RawIOBase):
     def __init__(self, file: BinaryIO, parts: Sequence[bytes | tuple[int, int]]) -> None:
         self._file = file
         self._parts: list[tuple[int, int, bytes | int]] = []  # start and stop in the view; bytes or start in the file
-        self._size = self._position = 0
+        self.size = self._position = 0
         for part in parts:
             length = len(part) if isinstance(part, bytes) else part[1] - part[0]
             source = part if isinstance(part, bytes) else part[0]
-            self._parts.append((self._size, self._size + length, source))
-            self._size += length
+            self._parts.append((self.size, self.size + length, source))
+            self.size += length
+        self._starts = [start for start, _, _ in self._parts]
 
     def readable(self) -> bool:
         return True
@@ -35,17 +40,17 @@ class View(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fills the buffer unless the view ends before."""
         target, filled = memoryview(buffer), 0
-        for start, stop, source in self._parts:
-            length = min(stop - self._position, len(target) - filled)
-            if self._position < start or length <= 0:
-                continue
+        index = max(0, bisect_right(self._starts, self._position) - 1)
+        while filled < len(target) and index < len(self._parts):
+            start, stop, source = self._parts[index]
+            length = max(0, min(stop - self._position, len(target) - filled))
             if isinstance(source, bytes):
                 piece = source[self._position - start :][:length]
             else:
@@ -53,6 +58,9 @@ class View(io.RawIOBase):
             target[filled : filled + len(piece)] = piece
             filled += len(piece)
             self._position += len(piece)
+            if len(piece) < length:  # the file is shorter than stated
+                break
+            index += 1
         return filled
 
 

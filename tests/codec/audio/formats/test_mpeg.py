@@ -1,4 +1,4 @@
-"""MP3: lengths are counted, and every part has the samples of the whole file."""
+"""MP3, MP2 and MP1: lengths are counted, and every part has the samples of the whole file."""
 
 import io
 import struct
@@ -142,6 +142,48 @@ def test_frames_behind_bytes_that_are_no_audio_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples[: 19 * 576], whole[: 19 * 576])
     np.testing.assert_array_equal(samples[40 * 576 :], whole[40 * 576 :])
     assert notes == ["100 bytes between its frames are no audio of 24000 Hz."]
+
+
+def layer_2_silence(frames: int) -> bytes:
+    """Stereo at 44.1 kHz and 128 kbit/s, where a frame takes 417.96 bytes: all but a few have a byte of padding."""
+    return b"".join(
+        b"\xff\xfd" + (b"\x80" if n % 24 == 0 else b"\x82") + bytes(415 - (n % 24 == 0)) for n in range(frames)
+    )
+
+
+def layer_1_noise(frames: int) -> bytes:
+    """Mono at 44.1 kHz and 160 kbit/s: frames of 172 bytes with random samples of 2 bits in all 32 bands."""
+    rng = np.random.default_rng(0)
+    audio = b""
+    for _ in range(frames):
+        samples = "".join(format(value, "02b") for value in rng.integers(0, 3, 12 * 32))
+        bits = "0001" * 32 + format(10, "06b") * 32 + samples  # allocation, scale factors, samples
+        audio += (b"\xff\xff\x50\xc0" + int(bits, 2).to_bytes(len(bits) // 8, "big")).ljust(172, b"\0")
+    return audio
+
+
+def test_frames_of_layer_2_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = layer_2_silence(101)
+    for content in (data, data + b"TAG" + bytes(125), bytes(300) + data):
+        samples, notes = read_in_all_ways(tmp_path / "a.mp2", content)
+        assert (samples.shape, notes) == ((101 * 1152, 2), [])
+    samples, notes = read_in_all_ways(tmp_path / "a.mp2", data[:-5])
+    assert (len(samples), notes) == (100 * 1152, ["The end of the file is missing: its last frame is cut."])
+    assert capfd.readouterr().err == ""
+
+
+def test_every_part_of_layer_1_has_the_samples_of_the_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = layer_1_noise(100)
+    samples, notes = read_in_all_ways(tmp_path / "a.mp1", data)
+    assert (samples.shape, notes) == ((100 * 384, 1), [])
+    np.testing.assert_array_equal(samples, decoded(data)[: len(samples)])
+    assert 0.01 < samples.std() < 1
+    rng = np.random.default_rng(1)
+    for start in rng.integers(0, len(samples) - 10, 20):
+        stop = min(len(samples), start + int(rng.integers(1, 9000)))
+        part = read_range(tmp_path / "a.mp1", 44_100, 1, int(start), stop).T.numpy()
+        np.testing.assert_array_equal(part, samples[start:stop])
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfb\x90\x00" * 3, b"\xff" * 3000, b"ID3\4\0\0\0\0\0\0" + bytes(500)])

@@ -1,4 +1,4 @@
-"""Ogg files that are joined or cut."""
+"""Ogg files that are joined or cut, and FLAC in Ogg."""
 
 import io
 from pathlib import Path
@@ -15,6 +15,50 @@ from codec.audio.decoders import open_decoder
 A = {sub: encoded(noise(90_000, 2), "OGG", sub, 48_000) for sub in ("VORBIS", "OPUS")}
 B = {sub: encoded(noise(70_000, 2, seed=4), "OGG", sub, 48_000) for sub in A}
 MONO = {sub: encoded(noise(10_000, 1, seed=5), "OGG", sub, 24_000) for sub in A}
+
+
+FLAC = encoded(noise(50_000, 2, seed=6), "FLAC", rate=48_000)
+
+
+def page(number: int, flags: int, packet: bytes) -> bytes:
+    """A page with one packet of less than 65 kB. Its checksum is left out, because it is not checked."""
+    lacing = bytes([255] * (len(packet) // 255) + [len(packet) % 255])
+    head = b"OggS\0" + bytes([flags]) + bytes(8) + (7).to_bytes(4, "little") + number.to_bytes(4, "little") + bytes(4)
+    return head + bytes([len(lacing)]) + lacing + packet
+
+
+def ogg_flac(flac: bytes, packet_bytes: int = 3000) -> bytes:
+    """FLAC in Ogg, see RFC 9639, section 10.1. Packets are frames there, here they are pieces of any size."""
+    first = b"\x7fFLAC\1\0\0\1" + flac[:42]
+    packets = [first, *(flac[at : at + packet_bytes] for at in range(42, len(flac), packet_bytes))]
+    flags = [2, *[0] * (len(packets) - 2), 4]
+    return b"".join(
+        page(number, flag, packet) for number, (flag, packet) in enumerate(zip(flags, packets, strict=True))
+    )
+
+
+def test_flac_in_ogg_is_read(tmp_path: Path) -> None:
+    whole = decoded(FLAC)
+    without_total = (int.from_bytes(FLAC[18:26], "big") >> 36 << 36).to_bytes(8, "big")
+    for data, expected in (
+        (ogg_flac(FLAC), whole),
+        (ogg_flac(FLAC[:18] + without_total + FLAC[26:]), whole),
+        (ogg_flac(FLAC) * 2, np.concatenate([whole, whole])),
+        (b"ID3\3\0\0\0\0\1\0" + bytes(128) + ogg_flac(FLAC, 50_000), whole),
+    ):
+        samples, notes = read_in_all_ways(tmp_path / "a.oga", data)
+        np.testing.assert_array_equal(samples, expected)
+        assert notes == []
+
+
+def test_flac_in_ogg_whose_end_is_missing_is_read_to_its_last_frame(tmp_path: Path) -> None:
+    data = ogg_flac(FLAC)
+    for cut in (len(data) // 2, data.rfind(b"OggS"), len(data) - 20):
+        samples, notes = read_in_all_ways(tmp_path / "a.oga", data[:cut])
+        assert 20_000 < len(samples) < 50_000
+        np.testing.assert_array_equal(samples, decoded(FLAC)[: len(samples)])
+        assert len(notes) == 1
+        assert f"The end of the stream is missing: it ends after {len(samples)} samples" in notes[0]
 
 
 def decoded(data: bytes) -> np.ndarray:
