@@ -167,7 +167,7 @@ def _print_scores(folder: Path, baseline: str, metrics: Mapping[str, Metric]) ->
 
 def main() -> None:
     """The command; see the module docstring."""
-    execute(ablate, "stopped; run the same command again to continue with the unfinished runs")
+    execute(ablate, "stopped; continue with the unfinished runs with")
 
 
 if __name__ == "__main__":

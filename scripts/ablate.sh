@@ -13,4 +13,4 @@ for argument in "$@"; do
   esac
 done
 bash scripts/setup.sh "$extras"
-exec .venv/bin/python -m scripts.ablate "$@"
+STARTED_AS="bash $0" exec .venv/bin/python -m scripts.ablate "$@"

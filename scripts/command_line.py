@@ -7,6 +7,7 @@ HYDRA_FULL_ERROR=1 in the environment, errors are shown with their traceback.
 import io
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -27,13 +28,19 @@ from scripts.errors import describe_error
 from scripts.overrides import prepare
 from scripts.printed_config import commented_yaml
 
-__all__ = ["compose", "execute", "hydra_arguments"]
+__all__ = ["compose", "execute", "hydra_arguments", "typed_command"]
 
 HELP = Path(__file__).parent / "help"
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM outside of training. As after Ctrl-C, files are closed and child processes are stopped."""
+
+
+def typed_command() -> str | None:
+    """The command as the user typed it, for messages; None if it was not started by its shell script."""
+    script = os.environ.get("STARTED_AS")
+    return None if script is None else " ".join([script, *map(shlex.quote, sys.argv[1:])])
 
 
 def compose(config_name: str, plan: Callable[[DictConfig], Any] = copy) -> list[Any]:
@@ -106,8 +113,9 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
     """Runs a command. If it fails, prints one line and ends the process with the exit status above.
 
     Args:
-        interrupted: The line for a user who interrupted the command.
+        interrupted: For a user who interrupted the command; the command follows.
     """
+    again = typed_command() or shlex.join(sys.orig_argv)
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors that it would print otherwise
     before = signal.signal(signal.SIGTERM, _terminate)
@@ -126,7 +134,7 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
                 print(stop, file=sys.stderr)
         sys.exit(stop.exit_status)
     except KeyboardInterrupt as stop:
-        print(interrupted, file=sys.stderr)
+        print(f"{interrupted}: {again}", file=sys.stderr)
         sys.exit(128 + signal.SIGTERM if isinstance(stop, Terminated) else 130)
     except Exception as error:
         if show_traceback:

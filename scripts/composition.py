@@ -68,21 +68,23 @@ def _check_settings(cfg: DictConfig) -> Path:
 
 
 @contextmanager
-def open_run(cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sink] = ()) -> Iterator[Trainer]:
+def open_run(
+    cfg: DictConfig, console: TextIO | None = None, sinks: Sequence[Sink] = (), resume_command: str | None = None
+) -> Iterator[Trainer]:
     """A trainer that is ready to start or resume. Its logger is closed at the end; errors are written to log.txt.
 
     The run's folder is made when all parts are built, so a mistake in the settings or the audio leaves no folder. Under
     torchrun this process is one of several that train together.
 
     Args:
-        console, sinks: See `build_trainer`.
+        console, sinks, resume_command: See `build_trainer`.
 
     Raises:
         ValueError: A setting is invalid, or the folder holds a run with other settings.
     """
     folder = _check_settings(cfg)
     with process_group(select_device(cfg.trainer.device)) as (processes, device):
-        trainer = build_trainer(cfg, folder, console, processes, device, sinks)
+        trainer = build_trainer(cfg, folder, console, processes, device, sinks, resume_command)
         try:
             if processes.is_main:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +105,7 @@ def build_trainer(
     processes: Processes | None = None,
     device: torch.device | str = "cpu",
     sinks: Sequence[Sink] = (),
+    resume_command: str | None = None,
 ) -> Trainer:
     """Creates all parts of a run. Parts that need no audio come first, so that a mistake is reported at once.
 
@@ -112,6 +115,7 @@ def build_trainer(
         processes: The processes that train together; this one alone if None.
         device: The device of this process.
         sinks: Receive metrics and audio, in addition to `logger.sinks` of the settings.
+        resume_command: The command that resumes the run, for messages; None for that of this process.
     """
     processes = processes or Processes()
     parts = _build_parts(cfg, folder, processes, device)
@@ -134,6 +138,7 @@ def build_trainer(
             _store(cfg, folder, report=logger.message),
             logger,
             processes,
+            resume_command,
         )
         if parts.pretrained is not None:
             if cfg.init_from_parts is None:

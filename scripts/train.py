@@ -21,7 +21,7 @@ from codec.evaluation.report.records import format_duration, read_metrics
 from codec.evaluation.report.scores import Score, score_table
 from codec.training import Trainer
 from codec.training.logging.live_report import LiveReport
-from scripts.command_line import compose, execute
+from scripts.command_line import compose, execute, typed_command
 from scripts.composition import check_run, open_run
 from scripts.overrides import swept_keys
 from scripts.run_name import name_run
@@ -29,12 +29,15 @@ from scripts.run_name import name_run
 SUMMARY = "summary.txt"  # in the run's folder; written last, so it marks a finished run
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, resume_command: str | None = None) -> None:
     """Trains with a report page, then prints a summary: scores, files, advice and the next commands.
 
     A run that was finished before has its summary already.
+
+    Args:
+        resume_command: See `open_run`.
     """
-    with open_run(cfg, sinks=[LiveReport()]) as trainer:
+    with open_run(cfg, sinks=[LiveReport()], resume_command=resume_command) as trainer:
         folder = trainer.logger.folder
         trainer.logger.message(f"report: {folder / 'report.html'} (updated every {cfg.trainer.validate_every} steps)")
         trainer.run()
@@ -101,7 +104,7 @@ def train() -> None:
             raise ValueError(f"{len(runs)} runs would share the folder {repeated[0]}: remove repeated values")
         print(f"{len(runs)} runs: {', '.join(readable(folder) for folder in folders)}", flush=True)
     for cfg in runs:
-        run(cfg)
+        run(cfg, typed_command())
 
 
 def _named(cfg: DictConfig) -> DictConfig:
@@ -111,7 +114,7 @@ def _named(cfg: DictConfig) -> DictConfig:
 
 def main() -> None:
     """The command; see the module docstring."""
-    execute(train, "stopped; run the same command again to resume from the last checkpoint")
+    execute(train, "stopped; resume from the last checkpoint with")
 
 
 if __name__ == "__main__":

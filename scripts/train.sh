@@ -8,4 +8,4 @@ for argument in "$@"; do
   case $argument in -h | --help) exec cat scripts/help/train.txt ;; esac # before anything is installed
 done
 bash scripts/setup.sh
-exec .venv/bin/python -m scripts.train "$@"
+STARTED_AS="bash $0" exec .venv/bin/python -m scripts.train "$@"

@@ -31,6 +31,7 @@ from scripts.train import run
 __all__ = ["error_path", "peak_memory_mib", "perform", "run_job", "score", "start_process"]
 
 ROOT = Path(__file__).resolve().parents[2]
+_RESUME_COMMAND = "the command of the ablation"
 
 
 def run_job(cfg: DictConfig) -> None:
@@ -84,7 +85,7 @@ def perform(job: Mapping[str, Any]) -> None:
     train = OmegaConf.create(job["train"])
     try:
         if job["run"] is None:
-            run(train)
+            run(train, _RESUME_COMMAND)
         else:
             _train_and_score(train, GridRun(**job["run"]), select_metrics(job["metrics"]), job["speech_groups"])
     except Exception as error:
@@ -102,7 +103,7 @@ def _train_and_score(
     failure: str | None = None
     scores: dict[str, float] = {}
     clips: dict[str, dict[str, Any]] = {}
-    with open(os.devnull, "w") as nowhere, open_run(train, nowhere) as trainer:
+    with open(os.devnull, "w") as nowhere, open_run(train, nowhere, resume_command=_RESUME_COMMAND) as trainer:
         try:
             trainer.run()
         except TrainingError as error:

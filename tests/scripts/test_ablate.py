@@ -291,12 +291,13 @@ def test_ctrl_c_exits_with_130_and_says_how_to_continue(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "train_step", interrupted)
+    monkeypatch.setenv("STARTED_AS", "bash scripts/ablate.sh")
     monkeypatch.setattr(sys, "argv", ["ablate", *settings(base, tmp_path)])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 130
     (line,) = capsys.readouterr().err.splitlines()
-    assert "same command again" in line
+    assert "bash scripts/ablate.sh" in line
 
 
 def test_a_diverged_run_is_recorded_and_the_others_continue(
@@ -479,19 +480,27 @@ def test_launchers_run_jobs_in_other_processes(launcher: str, base: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_an_interrupted_process_can_be_resumed(base: Path, tmp_path: Path, ablation: Ablate) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_grid_that_is_stopped_saves_its_run_and_says_how_to_continue(
+    number: signal.Signals, status: int, base: Path, tmp_path: Path, ablation: Ablate
+) -> None:
     overrides = ["strategies=[weighted_sum]", "max_steps=20"]
     process = subprocess.Popen(
         [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), *overrides], cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "STARTED_AS": "bash scripts/ablate.sh"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     run = tmp_path / "tiny" / "runs" / "weighted_sum.default.seed0"
-    while not list((run / "checkpoints").glob("step_*.pt")) and process.poll() is None:
+    while not (run / "checkpoints" / "step_0000002.pt").exists() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert len(errors.splitlines()) == 1
+    assert process.returncode == status, errors
+    (line,) = errors.splitlines()
+    assert "bash scripts/ablate.sh" in line
+    assert line.endswith(overrides[-1])
+    saved = re.search(r"saved at step (\d+); resume with: the command of the ablation", (run / "log.txt").read_text())
+    assert saved
     assert finished(tmp_path / "tiny") == set()
     assert finished(ablation(*overrides)) == {"weighted_sum.default.seed0"}
-    assert "resumed at step" in (run / "log.txt").read_text()
+    assert f"resumed at step {saved[1]}" in (run / "log.txt").read_text()

@@ -40,7 +40,7 @@ def train() -> Iterator[Train]:
     server = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "support" / "forked_runs.py")],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "STARTED_AS": "bash scripts/train.sh"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -148,7 +148,9 @@ def test_a_run_that_is_stopped_by_signals_saves_and_ends_with_the_same_bits(
     """Every signal reaches the loader's worker, too. Steps are not at an interval of the log or of checkpoints."""
 
     def stopped() -> int:
-        found = re.search(r"^saved at step (\d+); resume with: .*python", (tmp_path / "errors.txt").read_text(), re.M)
+        found = re.search(
+            r"^saved at step (\d+); resume with: bash scripts/train.sh ", (tmp_path / "errors.txt").read_text(), re.M
+        )
         assert found, (tmp_path / "errors.txt").read_text()
         assert _steps(tmp_path)[-1] == int(found[1])
         status = json.loads((tmp_path / "tiny" / "status.json").read_text())

@@ -214,7 +214,8 @@ TORCH_REQUIREMENTS = "torch>=2.6,<2.15 torchaudio>=2.6"
 def test_torch_comes_from_the_cpu_index_where_there_is_no_nvidia_driver(checkout: Path) -> None:
     """torch and torchaudio in one call from one index, so that both are of the same build."""
     done = start(checkout, "scripts/setup.sh")
-    assert pip_calls(checkout)[0] == f"install --index-url {CPU_WHEELS} {TORCH_REQUIREMENTS} --disable-pip-version-check"
+    install = pip_calls(checkout)[0]
+    assert install == f"install --index-url {CPU_WHEELS} {TORCH_REQUIREMENTS} --disable-pip-version-check"
     assert "0.2 GB" in done.stderr  # the size is printed before the download, and pip shows its progress
 
     executable(checkout.parent / "bin" / "nvidia-smi", STUB)
@@ -272,6 +273,14 @@ def test_train_runs_the_training_module(checkout: Path) -> None:
     installed(checkout)
     start(checkout, "scripts/train.sh", "seed=1")
     assert calls(checkout) == ["python -m scripts.train seed=1"]
+
+
+@pytest.mark.parametrize("script", ["train", "ablate"])
+def test_the_command_knows_how_the_user_started_it(script: str, checkout: Path) -> None:
+    installed(checkout)
+    executable(checkout / ".venv" / "bin" / "python", '#!/bin/sh\necho "$STARTED_AS"\n')
+    (checkout / ".venv" / ".ready").write_text(f"{digest(checkout)} test\n")
+    assert start(checkout, f"scripts/{script}.sh").stdout == f"bash {checkout}/scripts/{script}.sh\n"
 
 
 @pytest.mark.parametrize("script", [path.name for path in SCRIPTS])

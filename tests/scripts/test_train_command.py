@@ -47,16 +47,24 @@ def test_hydra_full_error_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setenv("STARTED_AS", "bash scripts/train.sh")
+    monkeypatch.setattr(sys, "argv", ["train", "name=two words"])
     monkeypatch.setattr("scripts.train.run", interrupted)
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "stopped; run the same command again to resume from the last checkpoint\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(": bash scripts/train.sh 'name=two words'")
+
+    monkeypatch.delenv("STARTED_AS")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "scripts.train", "name=two words"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.endswith(": python -m scripts.train 'name=two words'\n")
 
 
 @pytest.mark.slow
