@@ -10,28 +10,17 @@ Shape legend of the whole project: B batch, C channels, T samples, F frames, K c
 Audio is [B, C, T] float in about [-1, 1]; codes are int64 [B, K, F].
 """
 
-from codec.coding import CodingResult, decode_file, encode_file
-from codec.config import CodecConfig
-from codec.model import Codec, CodecOutput, EncodedSegment
-from codec.model_file import ModelFileError, fingerprint, make_codec
-from codec.model_file import save_model as save
-from codec.models import load
-from codec.network import SEANet
-from codec.quantization import ResidualVectorQuantizer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Codec",
-    "CodecConfig",
-    "CodecOutput",
-    "CodingResult",
-    "EncodedSegment",
-    "ModelFileError",
-    "ResidualVectorQuantizer",
-    "SEANet",
-    "decode_file",
-    "encode_file",
-    "fingerprint",
-    "load",
-    "make_codec",
-    "save",
-]
+if TYPE_CHECKING:
+    from codec.api import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """The names of `codec.api`, which imports torch. So the program's --help does not wait for that."""
+    if not name.startswith("_"):
+        api = import_module("codec.api")
+        if name in api.__all__:
+            return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

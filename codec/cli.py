@@ -9,33 +9,13 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
 from typing import NoReturn
 
-from codec.commands import (
-    completion,
-    decode,
-    detokenize,
-    encode,
-    evaluate,
-    export,
-    import_model,
-    info,
-    tokenize,
-    train_entropy,
-)
-from codec.commands.messages import print_error
-from codec.commands.parser import Parser
-
 __all__ = ["main"]
-
-_EXAMPLES = """examples:
-  codec encode in.wav                  audio to in.ecdc, with the bundled model
-  codec decode in.ecdc -o back.wav     and back
-  codec info in.ecdc                   what is in a file
-  codec COMMAND --help                 all options of a command
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,19 +28,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    if arguments is None:
-        signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
-    options = make_parser().parse_args(arguments)
+    if arguments is None:
+        signal.signal(signal.SIGTERM, _terminate)
+        with _ending_at_interrupt():
+            command, options = _parse(None)
+    else:
+        command, options = _parse(arguments)
     try:
-        status: int = options.run(options)
+        status: int = command.run(options)
         _flush_output()
     except BrokenPipeError:
         _drop_output()
         return 128 + signal.SIGPIPE
     # Invalid input raises a ValueError with a message for the user.
     except (ValueError, OSError) as error:
+        from codec.commands.messages import print_error
+
         print_error(error)
         _drop_output()
         return 1
@@ -70,16 +55,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the program, with all commands."""
-    description = "Encodes and decodes audio with a neural codec."
-    parser: argparse.ArgumentParser = Parser(prog="codec", description=description, epilog=_EXAMPLES)
-    parser.add_argument("--version", action="version", version=f"codec {version('neural-codec-trainer')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for command in (encode, decode, info, tokenize, detokenize, evaluate, import_model, export, train_entropy):
-        command.add(commands)
-    completion.add(commands, make_parser)
-    return parser
+def _parse(arguments: Sequence[str] | None) -> tuple[ModuleType, argparse.Namespace]:
+    """The module of the command and its options. Only the module imports torch: --help and wrong usage end before."""
+    from codec.commands.options.program import make_parser  # imported here, because it can be interrupted
+
+    options = make_parser().parse_args(arguments)
+    return import_module(options.module), options
+
+
+@contextmanager
+def _ending_at_interrupt() -> Iterator[None]:
+    """An interrupt ends the process at once. A `KeyboardInterrupt` could be swallowed by what is being imported."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else it is ignored, in the background of a shell
+        signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)
 
 
 def _flush_output() -> None:

@@ -5,23 +5,16 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from codec.bundled import DEFAULT, bundled_models
 from codec.model import Codec
 from codec.model_file import ModelFileError, load_model, stored_fingerprint
 
-__all__ = ["BUNDLED", "MODEL_NAME", "RUNS", "bundled_models", "describe_fingerprint", "find_model", "load",
-           "model_name", "model_path"]  # fmt: skip
+__all__ = ["BUNDLED", "MODEL_NAME", "RUNS", "describe_fingerprint", "find_model", "load", "model_name",
+           "model_path"]  # fmt: skip
 
 MODEL_NAME = "model.safetensors"
 RUNS = Path("runs")
 BUNDLED = "bundled"  # stands for the default bundled model
-_BUNDLED_FOLDER = Path(__file__).resolve().parent / "bundled"
-_DEFAULT = "general"
-
-
-def bundled_models() -> dict[str, Path]:
-    """Files of the models that ship with this package, by their names. The default comes first."""
-    found = {path.parent.name: path for path in sorted(_BUNDLED_FOLDER.glob(f"*/{MODEL_NAME}"))}
-    return {_DEFAULT: found[_DEFAULT]} | found
 
 
 def model_path(source: str | os.PathLike[str] | None = None) -> Path:
@@ -37,7 +30,7 @@ def model_path(source: str | os.PathLike[str] | None = None) -> Path:
     bundled = bundled_models()
     text = BUNDLED if source is None else os.fspath(source)
     if text == BUNDLED:
-        return bundled[_DEFAULT]
+        return bundled[DEFAULT]
     if text in bundled:
         return bundled[text]
     path = Path(text)

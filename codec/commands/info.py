@@ -12,41 +12,17 @@ from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.encodec.header import is_encodec_format
 from codec.bitstream.encodec.segments import EncodecReader
 from codec.bitstream.layout import MAGIC
+from codec.bundled import bundled_models
 from codec.coding.targets import ENCODED_SUFFIX
 from codec.commands.facts import Facts, of_audio, of_encodec_file, of_encoded_file, of_model
 from codec.commands.messages import error_text, print_notes, print_table
-from codec.models import MODEL_NAME, bundled_models, load, model_path
+from codec.models import MODEL_NAME, load, model_path
 
-__all__ = ["add"]
-
-_EXAMPLES = """examples:
-  codec info in.ecdc                   length, bitrate, model
-  codec info runs/starter              a model: architecture and bitrates
-  codec info --json coded              one JSON object per line for every file in a folder
-"""
+__all__ = ["run"]
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declares the command."""
-    info = commands.add_parser(
-        "info",
-        help="describe encoded files, models or audio files",
-        description="Checks whole files and describes them.",
-        epilog=_EXAMPLES,
-    )
-    info.add_argument(
-        "inputs",
-        metavar="IN",
-        nargs="+",
-        type=Path,
-        help=f"encoded file, audio file, model file, run folder ({MODEL_NAME}), bundled model ("
-        f"{', '.join(bundled_models())}), or folder of encoded and audio files",
-    )
-    info.add_argument("--json", action="store_true", help="print one JSON object per line and file")
-    info.set_defaults(run=_info)
-
-
-def _info(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Runs the command and returns the exit status."""
     paths = [path for given in options.inputs for path in _files(given)]
     failed: list[str] = []
     for number, path in enumerate(paths):

@@ -9,17 +9,7 @@ from contextlib import contextmanager
 
 from codec.audio import readable
 
-__all__ = ["FileProgress", "add_jobs_option", "count", "duration", "number_of_jobs"]
-
-
-def add_jobs_option(command: argparse.ArgumentParser) -> None:
-    """Adds --jobs."""
-    command.add_argument(
-        "--jobs",
-        metavar="N",
-        type=int,
-        help="number of processes, each with one thread. The result does not depend on it. Default: one per CPU",
-    )
+__all__ = ["FileProgress", "count", "duration", "number_of_jobs"]
 
 
 def number_of_jobs(options: argparse.Namespace, files: int) -> int:
@@ -40,14 +30,15 @@ class FileProgress:
     Args:
         title: Beside the bar.
         total: Number of files.
+        quiet: There is no bar.
 
     Attributes:
         files, failed: Numbers of files that were done in this run.
     """
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str, total: int, quiet: bool = False) -> None:
         self.files = self.failed = 0
-        self._title, self._total = title, total
+        self._title, self._total, self._quiet = title, total, quiet
         self._audio_seconds = 0.0
         self._started = time.monotonic()
 
@@ -69,7 +60,7 @@ class FileProgress:
             TimeRemainingColumn(),
         )
         speed = TextColumn("{task.fields[speed]}")
-        with Progress(*counts, speed, console=console, disable=not console.is_terminal) as bar:
+        with Progress(*counts, speed, console=console, disable=self._quiet or not console.is_terminal) as bar:
             self._bar = bar
             self._task = bar.add_task(self._title, total=self._total, completed=done, speed="")
             self._started = time.monotonic()

@@ -7,66 +7,30 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
 from codec.audio import AudioFile, describe_skipped, find_audio, readable
+from codec.bitstream.entropy.coding_sizes import coding_sizes, print_coding_sizes
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
+from codec.bitstream.entropy.network import EntropyConfig
+from codec.bitstream.entropy.training import minutes_progress, split, steps_progress, train
+from codec.bundled import bundled_models
 from codec.coding import PreparedCodec
 from codec.coding.encode import encode_codes
+from codec.commands.loading import load_codec
 from codec.commands.messages import print_error
-from codec.commands.model_options import add_model_options, load_codec
-from codec.models import bundled_models, model_path
+from codec.models import model_path
 
-__all__ = ["add"]
+__all__ = ["run"]
 
 _CONTEXT_SECONDS = 3.5
-_DEFAULT_MINUTES = 20.0
 _HELD_OUT = "held out"  # row of the table if there is no --held-out
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declares the command."""
-    command = commands.add_parser(
-        "train-entropy",
-        help="train an entropy model, which makes encoded files smaller",
-        description="Trains the small transformer of codec encode --coding transformer on the codes of audio files. "
-        f"Writes it to {ENTROPY_NAME} in the folder of the model, where encode and decode find it. Prints what each "
-        "coding saves on held-out audio. A file that cannot be read is reported on stderr, and the exit status is 1.",
-    )
-    command.add_argument("--data", metavar="FOLDER", type=Path, nargs="+", required=True, help="audio to train on")
-    command.add_argument(
-        "--held-out",
-        metavar="FOLDER",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="audio for the table, one row for each folder. Default: 5 %% of the data, in whole files",
-    )
-    budget = command.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--minutes", type=float, help=f"duration of the training, after encoding. Default: {_DEFAULT_MINUTES:g}"
-    )
-    budget.add_argument(
-        "--steps", type=int, help="number of training steps instead. On a CPU the result is then reproducible"
-    )
-    command.add_argument("--seed", type=int, default=0, help="seed of weights and draws. Default: %(default)d")
-    command.add_argument(
-        "--output", metavar="FILE", type=Path, help=f"default: {ENTROPY_NAME} in the folder of the model"
-    )
-    add_model_options(command)
-    command.set_defaults(run=_train_entropy)
-
-
-def _train_entropy(options: argparse.Namespace) -> int:
-    # Imported here, because only this command trains.
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from codec.bitstream.entropy.coding_sizes import coding_sizes, print_coding_sizes
-    from codec.bitstream.entropy.network import EntropyConfig
-    from codec.bitstream.entropy.training import minutes_progress, split, steps_progress, train
-
-    minutes = _DEFAULT_MINUTES if options.minutes is None else options.minutes
-    _check_options(minutes, options.steps)
+def run(options: argparse.Namespace) -> int:
+    """Runs the command and returns the exit status."""
+    _check_options(options.minutes, options.steps)
     model = model_path(options.model)
     if options.output is None and model in bundled_models().values():
         raise ValueError(
@@ -97,7 +61,9 @@ def _train_entropy(options: argparse.Namespace) -> int:
         context_frames = math.ceil(_CONTEXT_SECONDS * config.frame_rate_hz)
         size = EntropyConfig(config.num_codebooks, max(config.codebook_sizes), context_frames)
         codebook_counts = sorted({config.codebooks_for(kbps) for kbps in config.bandwidths_kbps})
-        training_progress = minutes_progress(minutes) if options.steps is None else steps_progress(options.steps)
+        training_progress = (
+            minutes_progress(options.minutes) if options.steps is None else steps_progress(options.steps)
+        )
         codebooks = prepared.codec.quantizer.inference_state().get("embed")  # None for a quantizer without vectors
         network = train(data, size, codebook_counts, training_progress, options.seed, codebooks, report)
         entropy = EntropyModel.from_network(network, prepared.fingerprint)

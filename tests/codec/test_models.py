@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import codec
+from codec.bundled import bundled_models
 from codec.model_file import ModelFileError, stored_fingerprint
-from codec.models import bundled_models, describe_fingerprint, find_model, model_name, model_path
+from codec.models import describe_fingerprint, find_model, model_name, model_path
 from coding_inputs import save_tiny, tiny_codec
 
 

@@ -2,14 +2,19 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from codec.bitstream.entropy.model_file import ENTROPY_NAME
+from codec.bitstream.header import CODINGS
 from codec.cli import main
 from codec.model_file import fingerprint, load_model
+from codec.models import MODEL_NAME
+from codec.tokens.shards import FORMATS
 from coding_inputs import ROOT, noise, save_tiny, start_codec, write_wav
 
 
@@ -72,6 +77,48 @@ def test_help_has_groups_and_examples(capsys: pytest.CaptureFixture[str]) -> Non
         text = capsys.readouterr().out
         parts = ["positional arguments:", "common options:", "streaming:", "advanced options:", "examples:"]
         assert sorted(parts, key=text.index) == parts
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("encode", [",".join(CODINGS), ENTROPY_NAME]),
+        ("tokenize", [",".join(FORMATS)]),
+        ("train-entropy", [ENTROPY_NAME, "Default: 20"]),
+        ("info", [MODEL_NAME]),
+        ("import", [MODEL_NAME]),
+    ],
+)
+def test_help_repeats_what_the_program_defines(
+    command: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The options do not import these, because help must not wait for torch."""
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in words)
+
+
+IMPORT_THAT_HIDES_AN_INTERRUPT = """
+import time
+print("importing", flush=True)
+try:
+    time.sleep(60)
+except BaseException:
+    raise ImportError("hidden") from None
+"""
+
+
+def test_an_interrupt_while_torch_is_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(IMPORT_THAT_HIDES_AN_INTERRUPT)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    line = [sys.executable, "-m", "codec", "info", "in.ecdc"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == (b"", b"interrupted\n")
+    assert process.returncode == 130
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,19 @@ def test_beams_and_bitrate(here: Path, audio: Path, one_thread: None) -> None:
     assert card.command.startswith(f"codec tokenize {audio} tokens")
 
 
+def test_quiet_and_verbose(here: Path, audio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_tiny("causal", here)
+    commands = (("tokenize", audio, "tokens"), ("detokenize", "tokens", "back"))
+    for line in commands:
+        assert run_codec(*line, "--jobs", "1", "--model", model, "-q") == 0
+        assert capsys.readouterr() == ("", "")
+    for line in commands:
+        assert run_codec(*line, "-f", "--jobs", "1", "--model", model, "-v") == 0
+        printed = capsys.readouterr()
+        assert f"{len(FILES)} file" in printed.out
+        assert all(word in printed.err for word in ("causal", "cpu", "2.4 kbit/s", "npz"))
+
+
 def test_several_processes_write_the_same_bytes(here: Path, audio: Path) -> None:
     model = save_tiny("segments", here)
     options = ("--format", "parquet", "--model", model)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-__all__ = ["add_file_options"]
+__all__ = ["add_file_options", "add_jobs_option", "add_output_options"]
 
 
 def add_file_options(
@@ -32,5 +32,20 @@ def add_file_options(
     group.add_argument(
         "--jobs", metavar="N", type=int, default=1, help="processes for many files, each with its own model. Default: 1"
     )
-    group.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors and notes")
-    group.add_argument("-v", "--verbose", action="store_true", help="print the model, the device and the formats")
+    add_output_options(group, "the model, the device and the formats")
+
+
+def add_jobs_option(command: argparse._ActionsContainer) -> None:
+    """Adds --jobs."""
+    command.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        help="number of processes, each with one thread. The result does not depend on it. Default: one per CPU",
+    )
+
+
+def add_output_options(command: argparse._ActionsContainer, details: str) -> None:
+    """Adds --quiet and --verbose, which prints details."""
+    command.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors and notes")
+    command.add_argument("-v", "--verbose", action="store_true", help=f"print {details}")

@@ -1,0 +1,58 @@
+"""The options of `codec evaluate`."""
+
+import argparse
+from pathlib import Path
+
+from codec.commands.options.model import add_beams_option, add_model_options
+
+__all__ = ["add"]
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declares the command."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="scores and bitrates of a model on held-out audio",
+        description="Encodes and decodes the audio of a folder at each bitrate, and with Opus at 6, 12 and 24 kbps. "
+        "Prints the mean scores of each subfolder and writes evaluation.json, evaluation.csv (one row per clip and "
+        "bitrate), evaluation.md (the tables of a model card) and rate_distortion.png. ViSQOL takes most of the time, "
+        "about the duration of the audio for each bitrate.",
+    )
+    evaluate.add_argument(
+        "--data", metavar="FOLDER", type=Path, required=True, help="audio that was not used for training"
+    )
+    evaluate.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="default: evaluation/ in the folder of the model; here for a bundled one",
+    )
+    evaluate.add_argument(
+        "--bitrates", metavar="KBPS", type=float, nargs="+", help="some of the model's bitrates. Default: all"
+    )
+    evaluate.add_argument(
+        "--clips", metavar="N", type=int, default=20, help="maximum number of files per subfolder. Default: %(default)s"
+    )
+    evaluate.add_argument(
+        "--seconds", metavar="S", type=float, default=10.0, help="maximum seconds per file. Default: %(default)g"
+    )
+    evaluate.add_argument(
+        "--metrics", metavar="NAME", nargs="+", help="metrics by name or as my_package.my_module:METRIC. Default: all"
+    )
+    evaluate.add_argument(
+        "--speech-groups",
+        metavar="GROUP",
+        nargs="+",
+        help="subfolders with speech, for metrics of speech. Default: those with `speech` in their name, or all",
+    )
+    evaluate.add_argument(
+        "--against",
+        metavar="COMMAND",
+        action="append",
+        default=[],
+        help="another codec in the same table: a line for the shell with {in} (WAV), {out} (audio) and, if it has "
+        "them, {kbps} and {encoded}, the file whose size is measured. It can be given several times",
+    )
+    add_beams_option(evaluate)
+    add_model_options(evaluate)
+    evaluate.set_defaults(module="codec.commands.evaluate")
