@@ -1,17 +1,16 @@
 """One line of a manifest: what is known of an audio file."""
 
 import json
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from sys import intern
 from typing import Any
 
+from codec.audio import ManifestLine
+
 __all__ = ["DataError", "Entry", "SkippedEntry", "format_line", "parse_line"]
 
 _MAX_NUMBER = 2**48  # more frames than any file has; sums of them still fit into 64 bits
-_PATH_KEYS = ("path", "audio_filepath")  # the second is NeMo's
 
 
 class DataError(ValueError):
@@ -71,43 +70,24 @@ def format_line(entry: Entry | SkippedEntry, path: str) -> str:
     return json.dumps(line | {key: value for key, value in (entry.further or {}).items() if key not in line})
 
 
-def parse_line(text: str) -> Entry | SkippedEntry:
+def parse_line(line: ManifestLine) -> Entry | SkippedEntry:
     """Inverse of `format_line`, which also takes the lines of other programs.
 
-    The path may be named `audio_filepath`, as in NeMo. Further keys are kept. A whole number may be written as 24000.0.
-    Without a sample rate, channels or frames, the entry is not complete.
+    Further keys are kept. A whole number may be written as 24000.0. Without a sample rate, channels or frames, the
+    entry is not complete.
 
     Raises:
-        DataError: The line is not JSON, or a value is missing or wrong. The message has the key, but not the line.
+        DataError: A value is wrong. The message has the file, the line and the key.
     """
+    further = dict(line.further)
+    if line.skipped is not None:
+        return SkippedEntry(line.path, line.skipped, further or None)
     try:
-        line = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"expected one JSON object, got {text.strip()[:40]!r} ({error})") from error
-    if not isinstance(line, dict):
-        raise DataError(f"expected one JSON object, got {text.strip()[:40]!r}")
-    path = _take_path(line)
-    if "skipped" in line:
-        reason = line.pop("skipped")
-        if not isinstance(reason, str):
-            raise DataError(f"skipped: expected a reason as text, got {_shown(reason)}")
-        return SkippedEntry(path, reason, line or None)
-    known: dict[str, Any] = {name: _take_number(line, name, least) for name, least in _NUMBERS.items()}
-    known |= {name: value for name in _TEXTS if (value := _take_text(line, name)) is not None}
-    return Entry(path, **known, further=line or None)
-
-
-def _take_path(line: dict[str, Any]) -> str:
-    key = next((key for key in _PATH_KEYS if key in line), None)
-    if key is None:
-        raise DataError("path: this key is missing (audio_filepath is accepted, too)")
-    path = line.pop(key)
-    try:
-        if isinstance(path, str) and path and b"\0" not in os.fsencode(path):
-            return path
-    except UnicodeEncodeError:
-        pass  # a surrogate that stands for no byte
-    raise DataError(f"{key}: expected the name of a file, got {_shown(path)}")
+        known: dict[str, Any] = {name: _take_number(further, name, least) for name, least in _NUMBERS.items()}
+        known |= {name: value for name in _TEXTS if (value := _take_text(further, name)) is not None}
+    except DataError as error:
+        raise DataError(f"{line.where}: {error}") from error
+    return Entry(line.path, **known, further=further or None)
 
 
 def _take_number(line: dict[str, Any], name: str, least: int) -> int:
@@ -115,7 +95,7 @@ def _take_number(line: dict[str, Any], name: str, least: int) -> int:
     value = line.pop(name, None)
     if value is None:
         return 0
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= _MAX_NUMBER or value != int(value):
         raise DataError(f"{name}: expected a whole number of at least {least}, got {_shown(value)}")
     return int(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.atomic_file import atomic_write
-from codec.audio import readable
+from codec.audio import ManifestError, read_manifest, readable
 from data.entries import DataError, Entry, SkippedEntry, format_line, parse_line
 from data.headers import read_headers
 
@@ -75,18 +75,21 @@ class Manifest:
         """Reads what `save` wrote, or the JSON lines of another program.
 
         A line needs no more than `path`. If it lacks `sample_rate`, `channels` or `frames`, all three are read from the
-        file. Bytes that are not UTF-8 in a name stand for themselves.
+        file. See `codec.audio.read_manifest` for what a line may be.
 
         Raises:
             DataError: The file is missing, has a line that is no entry, or lists no usable file.
         """
         manifest = cls(Path(path).parent, [])
         try:
-            # "\n" alone ends a line: a name may contain U+2028. A BOM and the "\r" of Windows are ignored.
-            with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        manifest._add_line(line, f"{readable(path)}, line {number}")
+            for line in read_manifest(path):
+                entry = parse_line(line)
+                if isinstance(entry, Entry):
+                    manifest.entries.append(entry)
+                else:
+                    manifest._skip(entry.path, entry.reason, entry.further)
+        except ManifestError as error:
+            raise DataError(str(error)) from error
         except OSError as error:
             raise DataError(f"{readable(path)}: not a readable manifest ({error.strerror})") from error
         manifest._complete()
@@ -94,16 +97,6 @@ class Manifest:
             raise DataError(f"{readable(path)}: the manifest lists no usable file{manifest._first_reason()}")
         manifest.entries.sort(key=lambda entry: entry.path)
         return manifest
-
-    def _add_line(self, line: str, where: str) -> None:
-        try:
-            entry = parse_line(line)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-        if isinstance(entry, Entry):
-            self.entries.append(entry)
-        else:
-            self._skip(entry.path, entry.reason, entry.further)
 
     def _complete(self) -> None:
         """Reads the numbers that lines lack from the files."""

@@ -15,6 +15,7 @@ from codec.audio.files import (
     readable,
 )
 from codec.audio.levels import Levels
+from codec.audio.manifest import ManifestError, ManifestLine, read_manifest
 from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, open_audio, wav_pipe_writer
 from codec.audio.reader import AudioFile, AudioReader, read_header, read_range
 from codec.audio.resampling import ResamplingFilter, StreamResampler, resample, resampled_length, resampling_filter
@@ -33,6 +34,8 @@ __all__ = [
     "AudioWriter",
     "FoundFiles",
     "Levels",
+    "ManifestError",
+    "ManifestLine",
     "RawFormat",
     "RawWriter",
     "ResamplingFilter",
@@ -44,6 +47,7 @@ __all__ = [
     "find_files",
     "open_audio",
     "read_header",
+    "read_manifest",
     "read_range",
     "readable",
     "resample",

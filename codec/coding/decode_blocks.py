@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -15,11 +15,24 @@ from codec.coding.segments import SegmentDecoder
 from codec.model import Codec, EncodedSegment
 from codec.streaming import StreamingDecoder
 
-__all__ = ["DecodedPiece", "EncodedReader", "SampleRange", "decode_blocks"]
+__all__ = ["BlockReader", "DecodedPiece", "EncodedReader", "SampleRange", "decode_blocks"]
 
 EncodedReader = BitstreamReader | EncodecReader
 
 _STEP_SAMPLES = 1 << 15  # decoded at a time
+
+
+class BlockReader(Protocol):
+    """The codes of one signal. For a codec with segments, each block is a segment."""
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks in order, from where `seek` has moved to."""
+
+    def seek(self, frame: int) -> int:
+        """Moves to the last block that starts at or before `frame` and can be decoded; returns its first frame."""
+
+    def corrupt(self, reason: str) -> ValueError:
+        """The error for codes that do not fit the codec."""
 
 
 class SampleRange(NamedTuple):
@@ -66,7 +79,7 @@ class DecodedPiece(NamedTuple):
     encoded_bytes: float  # of the file, for the samples of the range in blocks that were decoded since the last piece
 
 
-def decode_blocks(codec: Codec, reader: EncodedReader, part: SampleRange) -> Iterator[DecodedPiece]:
+def decode_blocks(codec: Codec, reader: BlockReader, part: SampleRange) -> Iterator[DecodedPiece]:
     """Decodes the whole frames of a part of the file. The pieces may start before the part and end after it.
 
     Within the part, a codec with segments gives bit-identical audio to decoding the whole file; only segments that
@@ -76,11 +89,11 @@ def decode_blocks(codec: Codec, reader: EncodedReader, part: SampleRange) -> Ite
 
     Args:
         codec: In eval mode.
-        reader: Before its first block. Its `samples` is set once its end is reached.
+        reader: Before its first block.
         part: Samples to decode.
 
     Raises:
-        BitstreamError: The file is corrupt, or its blocks do not fit the codec.
+        ValueError: The blocks do not fit the codec, or the file is corrupt (`BitstreamError`).
     """
     if codec.config.can_stream:
         yield from _decode_stream(codec, reader, part)
@@ -90,7 +103,7 @@ def decode_blocks(codec: Codec, reader: EncodedReader, part: SampleRange) -> Ite
         yield from _decode_segments(codec, reader, part)
 
 
-def _decode_stream(codec: Codec, reader: EncodedReader, part: SampleRange) -> Iterator[DecodedPiece]:
+def _decode_stream(codec: Codec, reader: BlockReader, part: SampleRange) -> Iterator[DecodedPiece]:
     hop = codec.config.hop_samples
     step_frames = max(1, _STEP_SAMPLES // hop)
     stream = StreamingDecoder(codec)
@@ -112,7 +125,7 @@ def _decode_stream(codec: Codec, reader: EncodedReader, part: SampleRange) -> It
     yield DecodedPiece(position, stream.flush(), 0.0)
 
 
-def _decode_segments(codec: Codec, reader: EncodedReader, part: SampleRange) -> Iterator[DecodedPiece]:
+def _decode_segments(codec: Codec, reader: BlockReader, part: SampleRange) -> Iterator[DecodedPiece]:
     hop, stride = codec.config.hop_samples, codec.config.segment_stride(0)
     full_frames = math.ceil(codec.config.segment_samples_or(0) / hop)
     # Segment i has the samples from i * stride to i * stride + full_frames * hop. The first that ends after `start`:
@@ -135,7 +148,7 @@ def _decode_segments(codec: Codec, reader: EncodedReader, part: SampleRange) -> 
     yield DecodedPiece(position, decoder.flush(), 0.0)
 
 
-def _decode_whole(codec: Codec, reader: EncodedReader, part: SampleRange) -> Iterator[DecodedPiece]:
+def _decode_whole(codec: Codec, reader: BlockReader, part: SampleRange) -> Iterator[DecodedPiece]:
     blocks = list(reader.blocks())
     if not blocks:
         return
@@ -158,7 +171,7 @@ def _gain(block: Block, codec: Codec) -> Tensor | None:
     return None if block.gain is None else torch.tensor([block.gain], device=next(codec.parameters()).device)
 
 
-def _codes(block: Block, codec: Codec, reader: EncodedReader) -> Tensor:
+def _codes(block: Block, codec: Codec, reader: BlockReader) -> Tensor:
     for k, (codes, size) in enumerate(zip(block.codes, codec.config.codebook_sizes, strict=False)):
         if codes.max() >= size:
             raise reader.corrupt(f"codebook {k} has {size} codes, but a block has the code {codes.max()}")

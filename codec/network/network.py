@@ -20,6 +20,9 @@ class Network(Protocol):
     - `decoder.output_layer`, the last `nn.Conv1d` or `nn.Linear`: it stays in float32 for the same reason, and
       gradient-norm strategies such as GradNorm measure gradients at its weight.
 
+    An encoder may have the attribute `mixes_lengths`. True says that signals of several lengths may share a padded
+    batch: only `codec.network.conv.Conv1d` pads, and no layer takes an average over the signal.
+
     A causal network must stream: both modules hold their layers in order as `layers`, and every layer is pointwise or
     has the methods `stream()` and `past_inputs()`, see `codec.network.stream`. If yours cannot, say `causal = False`.
 

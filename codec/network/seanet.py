@@ -109,10 +109,14 @@ class Encoder(nn.Module):
     """Waveform to latent.
 
     Shape: audio [B, C, T] -> latent [B, D, F] with F = ceil(T / hop).
+
+    Attributes:
+        mixes_lengths: See `Network`. A group norm is an average over the signal.
     """
 
     def __init__(self, net: SEANet) -> None:
         super().__init__()
+        self.mixes_lengths = net.norm != "time_group_norm"
         width = net.filters
         layers: list[nn.Module] = [_conv(net, net.channels, width, net.kernel_size)]
         for stride in net.strides:

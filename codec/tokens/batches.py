@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from codec.model import Codec, EncodedSegment
 from codec.network.conv import Conv1d
-from codec.network.seanet import Encoder
 
 __all__ = ["encode_signals", "mixes_lengths", "shortest_of_batch"]
 
@@ -51,12 +50,10 @@ def encode_signals(
 def mixes_lengths(codec: Codec) -> bool:
     """Whether a batch may have signals of several lengths.
 
-    A group norm and the RMS are averages over the whole signal. A network from outside may have any layers. With those
-    only signals of equal length share a batch, such as the segments of the 48 kHz model.
+    The encoder says so, see `codec.network.Network`, and the RMS is an average over the whole signal. Otherwise only
+    signals of equal length share a batch, such as the segments of the 48 kHz model.
     """
-    encoder = codec.encoder
-    has_norm = any(isinstance(module, nn.GroupNorm) for module in encoder.modules())
-    return isinstance(encoder, Encoder) and not has_norm and not codec.config.normalize
+    return getattr(codec.encoder, "mixes_lengths", False) and not codec.config.normalize
 
 
 def shortest_of_batch(codec: Codec) -> int:

@@ -5,21 +5,19 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from codec.audio import readable, writing_audio
-from codec.coding.segments import SegmentDecoder
-from codec.model import Codec, EncodedSegment
-from codec.streaming import StreamingDecoder
+from codec.bitstream import Block
+from codec.coding import SampleRange
+from codec.coding.decode_blocks import decode_blocks
+from codec.model import Codec
 from codec.tokens.card import Card
 from codec.tokens.encode import Failure, failure
 from codec.tokens.processes import map_in_order
 from codec.tokens.read import StoredTokens, read_tokens
 
 __all__ = ["Decoded", "Job", "Result", "decode_tokens", "detokenize", "output_path", "write_decoded"]
-
-_STEP_SAMPLES = 1 << 15  # decoded at a time
 
 
 class Job(NamedTuple):
@@ -103,36 +101,33 @@ def decode_tokens(codec: Codec, card: Card, tokens: StoredTokens) -> Iterator[Te
     Raises:
         ValueError: The codes do not fit the codec or the number of samples.
     """
-    samples: int = tokens.line["samples"]
-    frames = card.segment_frames(samples)
+    left: int = tokens.line["samples"]
+    frames = card.segment_frames(left)
     _check(card, tokens, frames)
-    left = samples
-    if not samples:
+    if not left:
         return
-    for audio in _decode(codec, card, tokens, frames):
-        piece = audio[0, :, :left].cpu()
-        left -= piece.shape[-1]
-        yield piece
+    for piece in decode_blocks(codec, _Blocks(tokens, frames), SampleRange()):
+        audio = piece.audio[0, :, :left].cpu()
+        left -= audio.shape[-1]
+        yield audio
 
 
-def _decode(codec: Codec, card: Card, tokens: StoredTokens, frames: list[int]) -> Iterator[Tensor]:
-    device = next(codec.parameters()).device
-    codes = torch.from_numpy(tokens.codes.astype(np.int64))[None].to(device)
-    gains: list[Tensor | None] = [None] * len(frames)
-    if tokens.gains is not None:
-        gains = list(torch.from_numpy(tokens.gains.astype(np.float32)).to(device).split(1))
-    if codec.config.can_stream:
-        stream = StreamingDecoder(codec)
-        for step in codes.split(max(1, _STEP_SAMPLES // codec.config.hop_samples), -1):
-            yield stream.push(step)
-        yield stream.flush()
-    elif codec.config.segment_seconds is None:
-        yield codec.decode_segment(EncodedSegment(codes, gains[0]))
-    else:
-        decoder = SegmentDecoder(codec)
-        for segment, gain in zip(codes.split(frames, -1), gains, strict=True):
-            yield decoder.push(EncodedSegment(segment, gain))
-        yield decoder.flush()
+class _Blocks:
+    """The segments of a file, as blocks. See `BlockReader`."""
+
+    def __init__(self, tokens: StoredTokens, frames: list[int]) -> None:
+        self._tokens, self._frames = tokens, frames
+
+    def blocks(self) -> Iterator[Block]:
+        codes = np.split(self._tokens.codes.astype(np.int64), np.cumsum(self._frames)[:-1], axis=1)
+        gains = [None] * len(codes) if self._tokens.gains is None else self._tokens.gains.tolist()
+        yield from map(Block, codes, gains)
+
+    def seek(self, frame: int) -> int:
+        return 0
+
+    def corrupt(self, reason: str) -> ValueError:
+        return ValueError(reason)
 
 
 def _check(card: Card, tokens: StoredTokens, frames: list[int]) -> None:

@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codec.audio import Skipped, find_audio, readable
+from codec.audio import ManifestError, ManifestLine, Skipped, find_audio, read_manifest, readable
 from codec.tokens.card import RESERVED, TokensError
 
 __all__ = ["Entry", "EntryList", "folder_entries", "manifest_entries"]
 
-_PATH_KEYS = ("path", "audio_filepath")  # ours, and that of NeMo
 _RENAMED = "input_"
 _TYPES = {bool: "bool", int: "int64", float: "double", str: "string"}
 _INT64 = range(-(2**63), 2**63)
@@ -74,33 +72,32 @@ def folder_entries(folder: Path) -> EntryList:
 
 
 def manifest_entries(manifest: Path) -> EntryList:
-    """The lines of a manifest: JSON objects with `path` (or `audio_filepath`) and any further keys.
+    """The lines of a manifest, see `codec.audio.read_manifest`.
 
     A path is relative to the folder of the manifest. Lines with the key `skipped` are passed over, as in the manifests
     of `data`. The whole manifest is checked at once, line by line in bounded memory.
 
     Raises:
-        TokensError: A line is not such an object, or no line has a file; the message names file, line and key.
+        TokensError: A line is invalid, or no line has a file; the message names file, line and key.
         OSError: The manifest cannot be read.
     """
     if manifest.exists() and not manifest.is_file():
         raise TokensError(f"{readable(manifest)}: expected a file or a folder, because a manifest is read twice")
 
     def iterate() -> Iterator[Entry]:
-        for number, (_, line) in enumerate(_lines(manifest)):
-            columns = {_column(key): value for key, value in line.items() if key not in _PATH_KEYS}
-            name = next(line[key] for key in _PATH_KEYS if key in line)
-            yield Entry(number, name, manifest.parent / name, columns)
+        for number, line in enumerate(_used_lines(manifest)):
+            columns = {_column(key): value for key, value in line.further.items()}
+            yield Entry(number, line.path, manifest.parent / line.path, columns)
 
     columns: dict[str, str] = {}
     count = 0
 
     def identities() -> Iterator[bytes]:
         nonlocal count
-        for where, line in _lines(manifest):
+        for line in _used_lines(manifest):
             count += 1
-            _add_columns(columns, line, where)
-            yield json.dumps(line).encode() + b"\n"
+            _add_columns(columns, line)
+            yield json.dumps([line.path, line.further]).encode() + b"\n"
 
     digest = _digest(identities())
     if not count:
@@ -108,33 +105,11 @@ def manifest_entries(manifest: Path) -> EntryList:
     return EntryList(count, digest, dict(sorted(columns.items())), [], iterate)
 
 
-def _lines(manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a manifest that name a file, each with its place for messages."""
-    with manifest.open("rb") as file:
-        for number, data in enumerate(file, 1):  # bytes: only line feeds end a line, not U+2028
-            where = f"{readable(manifest)}, line {number}"
-            line = data.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else data.strip()
-            if not line:
-                continue
-            try:
-                found = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
-            except ValueError as error:
-                raise TokensError(f'{where}: expected a JSON object such as {{"path": ...}} ({error})') from error
-            if not isinstance(found, dict):
-                raise TokensError(f"{where}: expected a JSON object, got {readable(str(found)[:40])}")
-            if "skipped" in found:
-                continue
-            name = next((found[key] for key in _PATH_KEYS if key in found), None)
-            if not isinstance(name, str) or not name or "\0" in name:
-                raise TokensError(f"{where}: expected the path of a file under the key path, got {name!r}")
-            yield where, found
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for key, value in pairs:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{key} is {value}, which is not JSON")
-    return dict(pairs)
+def _used_lines(manifest: Path) -> Iterator[ManifestLine]:
+    try:
+        yield from (line for line in read_manifest(manifest) if line.skipped is None)
+    except ManifestError as error:
+        raise TokensError(str(error)) from error
 
 
 def _column(key: str) -> str:
@@ -142,13 +117,11 @@ def _column(key: str) -> str:
     return _RENAMED + key if key in RESERVED else key
 
 
-def _add_columns(columns: dict[str, str], line: dict[str, Any], where: str) -> None:
-    for key, value in line.items():
-        if key in _PATH_KEYS:
-            continue
+def _add_columns(columns: dict[str, str], line: ManifestLine) -> None:
+    for key, value in line.further.items():
         name = _column(key)
-        if name != key and name in line:
-            raise TokensError(f"{where}: rename {name} or {key}, because {key} becomes {name} in the output")
+        if name != key and name in line.further:
+            raise TokensError(f"{line.where}: rename {name} or {key}, because {key} becomes {name} in the output")
         found = None if value is None else _type(value)
         known = columns.get(name)
         if known is None or known == "null":

@@ -133,7 +133,7 @@ def test_a_manifest_moves_with_its_folder(tmp_path: Path) -> None:
         ('{"path": "a.wav", "sample_rate": 22050.5}', "sample_rate: expected a whole number"),
         ('{"path": "a.wav", "channels": 0}', "channels: expected a whole number of at least 1, got 0"),
         ('{"path": "a.wav", "channels": true}', "channels: expected a whole number of at least 1, got True"),
-        ('{"path": "a.wav", "frames": NaN}', "frames: expected a whole number of at least 1, got nan"),
+        ('{"path": "a.wav", "frames": NaN}', "frames: expected a finite number, got nan"),
         ('{"path": "a.wav", "frames": 1e300}', "frames: expected a whole number"),
         ('{"path": "a.wav", "bytes": -1}', "bytes: expected a whole number of at least 0, got -1"),
         ('{"path": "a.wav", "source": ["a"]}', "source: expected text"),
