@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from codec.audio import describe_skipped, readable
+from data.bandwidth import measure_bandwidths
 from data.entries import DataError
 from data.scan import scan_folder
 
@@ -13,11 +14,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m data", description="Lists the audio of a folder in a manifest.")
     parser.add_argument("folder", help="searched for audio, with all folders below it")
     parser.add_argument("manifest", help="file to write, with the suffix .jsonl")
+    parser.add_argument("--bandwidth", action="store_true", help="also measure where the spectrum of each file ends")
     options = parser.parse_args(arguments)
     try:
         if not options.manifest.endswith(".jsonl"):
             raise DataError(f"{readable(options.manifest)}: expected a name that ends in .jsonl for the manifest")
         manifest = scan_folder(options.folder)
+        if options.bandwidth:
+            manifest = measure_bandwidths(manifest)
         manifest.save(options.manifest)
     except (DataError, OSError) as error:
         print(readable(str(error)), file=sys.stderr)

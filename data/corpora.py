@@ -150,6 +150,7 @@ def folder(
     minimum_seconds: float = 0.1,
     minimum_sample_rate: int = 8000,
     source_weights: Mapping[str, float] | None = None,
+    by_subfolder: bool = False,
 ) -> Corpus:
     """A folder of audio of any kind, or a manifest of it. Some of its files are held out.
 
@@ -161,15 +162,16 @@ def folder(
         held_out_fraction: Expected fraction of the files that are held out, above 0 and below 1.
         minimum_seconds: Shorter files are skipped.
         minimum_sample_rate: In Hz; files with a lower rate are skipped.
-        source_weights: By the names of the folders directly below `root`, which become the sources. None makes one
-            source of all files.
+        source_weights: By the names of the folders directly below `root`, which become the sources. None weights by
+            duration.
+        by_subfolder: Make sources of those folders also without weights; otherwise all files are one source then.
 
     Raises:
         DataError: There is no usable audio, or too little to hold a file out.
     """
     if not 0 < held_out_fraction < 1:
         raise DataError(f"expected a held_out_fraction between 0 and 1, got {held_out_fraction}")
-    found = load_manifest(root, minimum_seconds, minimum_sample_rate, by_subfolder=source_weights is not None)
+    found = load_manifest(root, minimum_seconds, minimum_sample_rate, by_subfolder or source_weights is not None)
     held = _held_out_paths(found, held_out_fraction)
     if not held:
         raise DataError(

@@ -1,7 +1,7 @@
 """Training segments: of equal length, from files of any length, each a function of the seed and its index alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -9,13 +9,22 @@ import torch
 from torch import Tensor
 
 from codec.audio import AudioFileError, readable
+from data.bandwidth import bandwidth_weights
 from data.entries import DataError
 from data.manifest import Manifest
 from data.sources import SourceReader, level_dbfs
 
-__all__ = ["Segment", "SegmentDataset", "TrainingDataset", "numpy_generator", "torch_generator"]
+__all__ = [
+    "SILENCE_DBFS",
+    "Segment",
+    "SegmentDataset",
+    "TrainingDataset",
+    "checked_weights",
+    "numpy_generator",
+    "torch_generator",
+]
 
-_SILENCE_DBFS = -60.0
+SILENCE_DBFS = -60.0
 _MAX_QUIET_ATTEMPTS = 8
 _MAX_ATTEMPTS = 100
 
@@ -63,6 +72,8 @@ class SegmentDataset:
         segment_seconds: Length of each segment.
         seed: Any number >= 0.
         source_weights: Relative frequency of each source by name. None weights the sources by duration.
+        full_band_hz: Files whose spectrum ends below are drawn less often, see `data.bandwidth`. None treats all alike.
+        narrow_band_weight: How often they are drawn, relative to their duration.
 
     Raises:
         DataError: Sources and weights do not match, or a number is out of range.
@@ -76,6 +87,8 @@ class SegmentDataset:
         segment_seconds: float,
         seed: int = 0,
         source_weights: Mapping[str, float] | None = None,
+        full_band_hz: float | None = None,
+        narrow_band_weight: float = 0.1,
     ) -> None:
         if sample_rate < 1 or channels < 1 or seed < 0:
             raise DataError(f"expected sample_rate and channels >= 1, seed >= 0, got {sample_rate}, {channels}, {seed}")
@@ -86,10 +99,16 @@ class SegmentDataset:
         self.sample_rate = sample_rate
         self.channels = channels
         self.seed = seed
-        weights = _checked_weights(manifest, source_weights)
+        weights = checked_weights(manifest, source_weights)
         self.sources = list(weights)
         self._cumulative = np.cumsum(list(weights.values())) / sum(weights.values())
-        self._readers = {name: SourceReader(manifest.of_source(name), sample_rate, channels) for name in self.sources}
+        self._readers: dict[str, SourceReader] = {}
+        for name in self.sources:
+            files = manifest.of_source(name)
+            file_weights = None
+            if full_band_hz is not None:
+                file_weights = bandwidth_weights(files.entries, full_band_hz, narrow_band_weight)
+            self._readers[name] = SourceReader(files, sample_rate, channels, file_weights)
 
     def __len__(self) -> int:
         """Number of segments that have the duration of the manifest."""
@@ -101,26 +120,52 @@ class SegmentDataset:
         Raises:
             DataError: Most of the corpus does not decode.
         """
-        skipped_files: list[str] = []
-        quiet = 0
-        for attempt in range(_MAX_ATTEMPTS):
-            random = numpy_generator(self.seed, index, attempt)
-            drawn = int(np.searchsorted(self._cumulative, random.random(), side="right"))
-            source = self.sources[min(drawn, len(self.sources) - 1)]
-            try:
-                audio = self._readers[source].read(random.random(), self.segment_samples)
-            except AudioFileError as error:
-                skipped_files.append(error.name)
-                last = error
-                continue
-            silent = level_dbfs(audio) < _SILENCE_DBFS
-            quiet += silent
-            if not silent or quiet > _MAX_QUIET_ATTEMPTS:
-                return Segment(audio, source, tuple(dict.fromkeys(skipped_files)))
-        raise DataError(
-            f"{len(skipped_files)} of {_MAX_ATTEMPTS} reads for segment {index} failed, most of the corpus is corrupt: "
-            f"{last}"
-        )
+        return self.draw(index)
+
+    def draw(self, index: int, stream: int = 0) -> Segment:
+        """As `self[index]`; each stream of random numbers has segments of its own.
+
+        Shape: audio [C, T].
+        """
+        return draw_segment(self._read, self.seed, index, stream)
+
+    def _read(self, random: np.random.Generator) -> tuple[Tensor, str]:
+        drawn = int(np.searchsorted(self._cumulative, random.random(), side="right"))
+        source = self.sources[min(drawn, len(self.sources) - 1)]
+        return self._readers[source].read(random.random(), self.segment_samples), source
+
+
+def draw_segment(
+    read: Callable[[np.random.Generator], tuple[Tensor, str]], seed: int, index: int, stream: int = 0
+) -> Segment:
+    """Reads until a segment decodes and is not silent. Up to 8 segments below -60 dBFS are passed over.
+
+    Args:
+        read: Returns the audio [C, T] and the source of a random segment.
+        seed, index, stream: As in `numpy_generator`.
+
+    Shape: audio [C, T].
+
+    Raises:
+        DataError: None of 100 reads succeeds.
+    """
+    skipped_files: list[str] = []
+    quiet = 0
+    for attempt in range(_MAX_ATTEMPTS):
+        try:
+            audio, source = read(numpy_generator(seed, index, attempt, stream))
+        except AudioFileError as error:
+            skipped_files.append(error.name)
+            last = error
+            continue
+        silent = level_dbfs(audio) < SILENCE_DBFS
+        quiet += silent
+        if not silent or quiet > _MAX_QUIET_ATTEMPTS:
+            return Segment(audio, source, tuple(dict.fromkeys(skipped_files)))
+    raise DataError(
+        f"{len(skipped_files)} of {_MAX_ATTEMPTS} reads for segment {index} failed, most of the corpus is corrupt: "
+        f"{last}"
+    )
 
 
 def numpy_generator(seed: int, index: int, attempt: int = 0, stream: int = 0) -> np.random.Generator:
@@ -139,8 +184,15 @@ def torch_generator(seed: int, index: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(numpy_generator(seed, index, stream=stream).integers(2**63)))
 
 
-def _checked_weights(manifest: Manifest, weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Weights above zero by source, in the order of the names. YAML reads a name such as 2020 as a number."""
+def checked_weights(manifest: Manifest, weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Weights above zero by source, in the order of the names. YAML reads a name such as 2020 as a number.
+
+    Args:
+        weights: None is the duration of each source.
+
+    Raises:
+        DataError: Weights and sources do not match, or a weight is not a finite number >= 0, or all are 0.
+    """
     seconds = manifest.sources
     if not seconds:
         raise DataError(f"{readable(manifest.root)}: no files to read segments from")

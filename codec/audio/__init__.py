@@ -18,7 +18,7 @@ from codec.audio.levels import Levels
 from codec.audio.manifest import ManifestError, ManifestLine, read_manifest
 from codec.audio.pipe import AudioPipe, RawFormat, RawWriter, open_audio, wav_pipe_writer
 from codec.audio.reader import AudioFile, AudioReader, read_header, read_range
-from codec.audio.resampling import ResamplingFilter, StreamResampler, resample, resampled_length, resampling_filter
+from codec.audio.resampling import ResamplingFilter, StreamResampler, resample, resampled_length
 from codec.audio.source import AudioFileError, AudioHeader, AudioSource
 from codec.audio.writer import AudioSink, AudioWriter, write_audio, writing_audio
 
@@ -52,7 +52,6 @@ __all__ = [
     "readable",
     "resample",
     "resampled_length",
-    "resampling_filter",
     "wav_pipe_writer",
     "write_audio",
     "writing_audio",

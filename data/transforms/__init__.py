@@ -5,8 +5,12 @@ generator alone gives the same result for the same seed and segment, in any work
 needs more samples than it returns has a method `input_samples`, see `NeedsMoreSamples`.
 """
 
+from data.transforms.band_limit import RandomBandLimit
 from data.transforms.gain import RandomGain
-from data.transforms.noise import RandomNoise, mix_at_snr
+from data.transforms.loudness import NormalizeLoudness
+from data.transforms.noise import RandomNoise, mix_at_snr, noise_at_snr
+from data.transforms.polarity import RandomPolarity
+from data.transforms.reverb import RandomReverb
 from data.transforms.speed import RandomSpeed
 from data.transforms.transformed import (
     NeedsMoreSamples,
@@ -19,13 +23,18 @@ from data.transforms.transformed import (
 
 __all__ = [
     "NeedsMoreSamples",
+    "NormalizeLoudness",
+    "RandomBandLimit",
     "RandomGain",
     "RandomNoise",
+    "RandomPolarity",
+    "RandomReverb",
     "RandomSpeed",
     "Transform",
     "TransformedDataset",
     "TransformedStream",
     "input_samples",
     "mix_at_snr",
+    "noise_at_snr",
     "transformed",
 ]

@@ -11,7 +11,7 @@ from data.entries import DataError
 from data.sources import SourceReader, limit_peak
 from data.transforms.draws import draw
 
-__all__ = ["RandomNoise", "mix_at_snr"]
+__all__ = ["RandomNoise", "mix_at_snr", "noise_at_snr"]
 
 _MAX_ATTEMPTS = 20
 
@@ -84,7 +84,13 @@ def mix_at_snr(audio: Tensor, noise: Tensor, snr_db: float) -> Tensor:
 
     Shape: [C, T], [C, T] -> [C, T].
     """
+    return limit_peak(audio + noise_at_snr(audio, noise, snr_db))
+
+
+def noise_at_snr(audio: Tensor, noise: Tensor, snr_db: float) -> Tensor:
+    """The noise, scaled to a power of `snr_db` below that of the audio; zeros if one of them is silent.
+
+    Shape: [C, T], [C, T] -> [C, T].
+    """
     power, noise_power = (float(each.double().square().mean()) for each in (audio, noise))
-    if not power or not noise_power:
-        return audio
-    return limit_peak(audio + noise * (power / noise_power * 10 ** (-snr_db / 10)) ** 0.5)
+    return noise * (power / noise_power * 10 ** (-snr_db / 10)) ** 0.5 if noise_power else noise

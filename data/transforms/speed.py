@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from codec.audio import resampling_filter
+from codec.audio import ResamplingFilter
 from data.entries import DataError
 from data.transforms.draws import draw
 
 __all__ = ["RandomSpeed"]
 
-_STEPS = 100  # speeds are multiples of 1 / _STEPS, so that few filters are needed
+_STEPS = 100  # speeds are multiples of 1 / _STEPS, so that few filters are needed; each is kept
 
 
 class RandomSpeed:
@@ -36,12 +36,13 @@ class RandomSpeed:
         self.minimum = minimum
         self.maximum = maximum
         self.probability = probability
+        self._filters: dict[int, ResamplingFilter] = {}
 
     def input_samples(self, samples: int) -> int:
-        """As in `NeedsMoreSamples`: what the speed that needs most needs."""
-        factors = range(round(self.minimum * _STEPS), round(self.maximum * _STEPS) + 1)
-        ranges = [resampling_filter(factor, _STEPS).input_range(0, samples) for factor in factors]
-        return max(samples, *(last - first for first, last in ranges))
+        """As in `NeedsMoreSamples`: what the highest speed needs, or 0.99 if that is 1, which needs no filter."""
+        lowest, highest = round(self.minimum * _STEPS), round(self.maximum * _STEPS)
+        filters = map(self._filter, (highest, max(lowest, min(highest, _STEPS - 1))))
+        return max(samples, *(last - first for first, last in (each.input_range(0, samples) for each in filters)))
 
     def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:
         """Shape: [C, T] -> [C, T'], T' samples or more where T is `input_samples(T')`."""
@@ -49,6 +50,11 @@ class RandomSpeed:
         factor = draw(self.minimum, self.maximum, generator)
         if not changes:
             return audio
-        apply = resampling_filter(round(factor * _STEPS), _STEPS)
+        apply = self._filter(round(factor * _STEPS))
         first = apply.input_range(0, 1)[0]
         return apply(audio, first, 0, apply.outputs_before(first + audio.shape[-1]))
+
+    def _filter(self, steps: int) -> ResamplingFilter:
+        if steps not in self._filters:
+            self._filters[steps] = ResamplingFilter(steps, _STEPS)
+        return self._filters[steps]

@@ -51,6 +51,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "data=large": ("data.root=nowhere",),
     "data=folder": (f"data.root={CLIPS / 'train' / 'speech'}",),
     "data=manifest": (f"data.corpus.train={CLIPS}/train.jsonl", f"data.corpus.held_out={CLIPS}/held_out.jsonl"),
+    "data=encodec_mix": (f"data.root={CLIPS / 'train'}",),
     "discriminator=none": ("losses=reconstruction",),
     "losses=reconstruction": ("discriminator=none",),
     "logger=wandb": ("logger.sinks.0.mode=disabled",),

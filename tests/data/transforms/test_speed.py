@@ -35,13 +35,15 @@ def test_what_a_higher_speed_moves_beyond_nyquist_is_removed() -> None:
 
 
 def test_factors_are_uniform_in_steps_of_a_hundredth() -> None:
-    hertz, samples, generator = 1000.0, 4096, torch.Generator().manual_seed(0)
+    hertz, samples, generator = 1000.0, 480, torch.Generator().manual_seed(0)
     speed = RandomSpeed(0.9, 1.2)
-    spectra = [torch.fft.rfft(played(speed, hertz, samples, generator), 16 * samples).abs() for _ in range(400)]
-    factors = np.array([float(spectrum.argmax()) * RATE / (16 * samples) / hertz for spectrum in spectra])
-    np.testing.assert_allclose(factors * 100, np.round(factors * 100), atol=0.04)  # half a bin
+    time = torch.arange(input_samples([speed], samples)) / RATE
+    audio = torch.sin(2 * torch.pi * hertz * time)[None]
+    spectra = [torch.fft.rfft(speed(audio, generator)[:, :samples], RATE).abs() for _ in range(300)]
+    factors = np.array([float(spectrum.argmax()) / hertz for spectrum in spectra])  # in steps of 1 Hz
+    np.testing.assert_allclose(factors * 100, np.round(factors * 100), atol=0.3)
     assert len(set(np.round(factors * 100))) == 31
-    assert np.mean(factors) == pytest.approx(1.05, abs=4 * 0.3 / np.sqrt(12 * 400))  # four standard deviations
+    assert np.mean(factors) == pytest.approx(1.05, abs=4 * 0.3 / np.sqrt(12 * 300))  # four standard deviations
 
 
 @pytest.mark.parametrize("samples", [1, 100, 5000, 24000])
@@ -50,7 +52,7 @@ def test_every_factor_returns_enough_samples(samples: int) -> None:
     speed = RandomSpeed(0.7, 1.0)
     audio = torch.zeros(2, speed.input_samples(samples))
     generator = torch.Generator().manual_seed(1)
-    for _ in range(60):
+    for _ in range(40):
         assert speed(audio, generator).shape[1] >= samples
     assert RandomSpeed(1.0, 1.0).input_samples(samples) == samples
 

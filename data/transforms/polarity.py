@@ -1,0 +1,29 @@
+"""Polarity."""
+
+import torch
+from torch import Tensor
+
+from data.entries import DataError
+from data.transforms.draws import draw
+
+__all__ = ["RandomPolarity"]
+
+
+class RandomPolarity:
+    """Multiplies all channels of a segment by -1. Listeners do not hear it, and a codec should not depend on it.
+
+    Args:
+        probability: Of a change.
+
+    Raises:
+        DataError: The probability is not in [0, 1].
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        if not 0 <= probability <= 1:
+            raise DataError(f"expected a probability in [0, 1], got {probability:g}")
+        self.probability = probability
+
+    def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:
+        """Shape: [C, T] -> [C, T]."""
+        return -audio if draw(0, 1, generator) < self.probability else audio
