@@ -7,6 +7,7 @@ from data.bandwidth import bandwidth_hz, measure_bandwidths
 from data.corpora import Corpus, clips, folder, large, manifests, starter
 from data.entries import DataError, Entry
 from data.held_out import HeldOutClip, held_out_clips
+from data.hugging_face import HuggingFaceDataset
 from data.loudness import loudness_lufs
 from data.manifest import Manifest
 from data.mixtures import Mixture, MixtureDataset, is_clipped
@@ -15,6 +16,7 @@ from data.scan import scan_folder
 from data.segments import Segment, SegmentDataset, TrainingDataset
 from data.sources import SourceReader, level_dbfs, limit_peak
 from data.stream import IterableTrainingDataset, is_iterable, stream_batches
+from data.tar import TarDataset
 from data.transforms import (
     NeedsMoreSamples,
     NormalizeLoudness,
@@ -37,6 +39,7 @@ __all__ = [
     "DataError",
     "Entry",
     "HeldOutClip",
+    "HuggingFaceDataset",
     "IterableTrainingDataset",
     "Manifest",
     "Mixture",
@@ -52,6 +55,7 @@ __all__ = [
     "Segment",
     "SegmentDataset",
     "SourceReader",
+    "TarDataset",
     "TrainingDataset",
     "Transform",
     "TransformedDataset",

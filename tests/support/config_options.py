@@ -1,5 +1,9 @@
 """Configurations of tests/scripts that are small where the size is not tested, and the options of configs/."""
 
+import atexit
+import shutil
+import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +47,17 @@ SMALL = (
     "discriminator.filters=2",
     "data=clips",
 )
+
+
+def _archive() -> str:
+    """The clips as a tar archive."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    with tarfile.open(f"{folder}/clips.tar", "w") as tar:
+        tar.add(CLIPS / "train", "clips")
+    return f"{folder}/clips.tar"
+
+
 # Settings that an option needs in addition.
 NEEDS: dict[str, tuple[str, ...]] = {
     "codec=audiocraft_16khz": ("validation.bandwidth_kbps=2.2",),
@@ -52,6 +67,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "data=folder": (f"data.root={CLIPS / 'train' / 'speech'}",),
     "data=manifest": (f"data.corpus.train={CLIPS}/train.jsonl", f"data.corpus.held_out={CLIPS}/held_out.jsonl"),
     "data=encodec_mix": (f"data.root={CLIPS / 'train'}",),
+    "data=tar": (f"data.dataset.shards={_archive()}", f"data.corpus.held_out={CLIPS}/held_out.jsonl"),
     "discriminator=none": ("losses=reconstruction",),
     "losses=reconstruction": ("discriminator=none",),
     "logger=wandb": ("logger.sinks.0.mode=disabled",),
