@@ -160,6 +160,8 @@ class TrainingConfig:
         checkpoint_minutes: Longest time between checkpoints; more are saved where steps are slow. None sets no limit.
         init: Initial weights of a codec that is not pretrained: `random`, or `pca` (see `startup.pca_init`).
         encoder_lr_factor: Learning rate of the encoder relative to that of the decoder; 0 freezes the encoder.
+        freeze_encoder_until: Share of the run before which the encoder is frozen. A decoder with random weights cannot
+            use the phase in the latents yet, so losses of magnitudes would make the encoder discard it.
         freeze_encoder_at: Share of the run after which the encoder is frozen with its averaged weights. k-means then
             initializes the codebooks again, because averages of small batches lag behind latents that change.
         gradient_clip_norm: Largest Euclidean norm of the codec's gradient; None disables clipping.
@@ -185,6 +187,7 @@ class TrainingConfig:
     checkpoint_minutes: float | None = _number(10.0, "(0, inf)")
     init: Literal["random", "pca"] = "random"
     encoder_lr_factor: float = _number(1.0, "[0, inf)")
+    freeze_encoder_until: float = _number(0.0, "[0, 1)")
     freeze_encoder_at: float = _number(1.0, "(0, 1]")
     gradient_clip_norm: float | None = _number(None, "(0, inf)")
     ema_decay: float = _number(0.99, "[0, 1)")
@@ -205,6 +208,16 @@ class TrainingConfig:
                 "trainer.freeze_encoder_at must be greater than trainer.codebooks.start_fraction, "
                 f"got {self.freeze_encoder_at} and {self.codebooks.start_fraction}"
             )
+        if not self.freeze_encoder_until < self.freeze_encoder_at:
+            raise ValueError(
+                "trainer.freeze_encoder_at must be greater than trainer.freeze_encoder_until, "
+                f"got {self.freeze_encoder_at} and {self.freeze_encoder_until}"
+            )
+
+    def freezes_encoder(self, progress: float) -> bool:
+        """Whether the encoder is frozen at this share of the run."""
+        trains = self.freeze_encoder_until <= progress < self.freeze_encoder_at
+        return self.encoder_lr_factor == 0 or not trains
 
     def in_steps(self, steps_per_epoch: float) -> "TrainingConfig":
         """The same settings with `max_epochs` converted to `max_steps`."""

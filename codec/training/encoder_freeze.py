@@ -32,6 +32,10 @@ class EncoderFreeze:
         self.codec.quantizer.reset()
         self._set(True)
 
+    def unfreeze(self) -> None:
+        """Trains the encoder from now on."""
+        self._set(False)
+
     def _set(self, frozen: bool) -> None:
         if frozen != self.frozen:
             self.frozen = frozen

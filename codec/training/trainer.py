@@ -76,7 +76,7 @@ class Trainer:
         self.processes = processes or Processes()
         self.codec = codec.to(self.device)
         self.optimizer = make_codec_optimizer(optimizer, codec.encoder, codec.decoder, config.encoder_lr_factor)
-        self.encoder = EncoderFreeze(codec, self.processes, self.device, frozen=config.encoder_lr_factor == 0)
+        self.encoder = EncoderFreeze(codec, self.processes, self.device, config.freezes_encoder(0.0))
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversarial = None if adversarial is None else adversarial.to(self.device)
         self.balancer = balancer.to(self.device)
@@ -263,7 +263,12 @@ class Trainer:
         return batch.audio.to(self.device, non_blocking=True)
 
     def _freeze_encoder(self) -> None:
-        if not self.encoder.frozen and self.progress >= self.config.freeze_encoder_at:
+        if self.config.freezes_encoder(self.progress) == self.encoder.frozen:
+            return
+        if self.encoder.frozen:
+            self.encoder.unfreeze()
+            self.logger.message(f"encoder trained from step {self.step}")
+        else:
             self.encoder.freeze(self.averaged_codec)
             self.logger.message(f"encoder frozen at step {self.step}")
 

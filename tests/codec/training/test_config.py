@@ -142,6 +142,8 @@ def test_the_commitment_loss_is_a_weighted_mean_or_sum_over_codebooks() -> None:
         *((TrainingConfig, ONE_STEP | {"checkpoint_minutes": value}) for value in (0, -1.0, "often")),
         *((TrainingConfig, ONE_STEP | {"encoder_lr_factor": value}) for value in (-1.0, math.nan)),
         *((TrainingConfig, ONE_STEP | {"freeze_encoder_at": value}) for value in (0.0, 1.1)),
+        *((TrainingConfig, ONE_STEP | {"freeze_encoder_until": value}) for value in (-0.1, 1.0)),
+        (TrainingConfig, ONE_STEP | {"freeze_encoder_at": 0.3, "freeze_encoder_until": 0.3}),
         (TrainingConfig, ONE_STEP | {"freeze_encoder_at": 0.3, "codebooks": CodebookConfig(start_fraction=0.3)}),
         (TrainingConfig, ONE_STEP | {"ema_decay": 1.0}),
         (TrainingConfig, ONE_STEP | {"max_skipped_steps": 0}),

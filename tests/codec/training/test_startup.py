@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec.model_file import make_codec
 from codec.training import Trainer
@@ -160,6 +160,37 @@ def test_loading_an_earlier_state_unfreezes_the_encoder(tmp_path: Path) -> None:
     trainer.load_state_dict(before)
     assert not trainer.encoder.frozen
     assert all(parameter.requires_grad for parameter in trainer.codec.encoder.parameters())
+
+
+def test_the_encoder_is_frozen_until_a_share_of_the_run(tmp_path: Path) -> None:
+    """Its weights change from the third of six steps on. The codebooks are not initialized again."""
+    trainer = tiny_trainer(tmp_path, freeze_encoder_until=0.4)
+    weights: list[Tensor] = []
+    step = trainer.train_step
+
+    def look(audio: Tensor) -> dict[str, Tensor]:
+        weights.append(nn.utils.parameters_to_vector(trainer.codec.encoder.parameters()).detach())
+        return step(audio)
+
+    trainer.train_step = look  # type: ignore[method-assign]
+    trainer.run()
+    changes = [not torch.equal(weights[i], weights[i + 1]) for i in range(5)]
+    assert changes == [False, False, False, True, True]
+    assert "encoder trained from step 3" in messages(trainer)
+    assert sum(message.startswith("codebooks initialized") for message in messages(trainer)) == 1
+
+
+@pytest.mark.parametrize("stop", [1, 5])
+def test_a_run_interrupted_before_or_after_unfreezing_ends_with_the_same_bits(tmp_path: Path, stop: int) -> None:
+    whole, stopped, resumed = (
+        tiny_trainer(tmp_path / name, freeze_encoder_until=0.4) for name in ("whole", "stopped", "stopped")
+    )
+    whole.run()
+    interrupt_at(stopped, stop)
+    take_steps_until_interrupted(stopped)
+    assert stopped.encoder.frozen == (stop == 1)
+    resumed.run()
+    assert differences(resumed.codec.state_dict(), whole.codec.state_dict()) == []
 
 
 def test_an_encoder_frozen_from_the_start_is_not_frozen_again(tmp_path: Path) -> None:
