@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
         "model": str(model),
         "fingerprint": prepared.fingerprint,
         "data": str(options.data),
+        "sample_rate": config.sample_rate,
         "beams": options.beams,
     }
     for path in write_evaluation(result, about, output):

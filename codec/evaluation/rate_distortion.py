@@ -6,6 +6,7 @@ The file also holds headers, checksums and Ogg pages: several hundred bytes, whi
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,7 @@ class Measurement(NamedTuple):
     file_bytes: int | None
     scores: dict[str, float]  # metrics of speech only for speech
     code_counts: Tensor | None  # [K, largest codebook size]; None for other codecs
+    audio: Tensor | None = None  # [C, T], of the clips to listen to
 
 
 class Point(NamedTuple):
@@ -75,6 +77,7 @@ def evaluate_folder(
     metrics: Mapping[str, Metric] = METRICS,
     speech_groups: Collection[str] | None = None,
     track: Callable[[Sequence[str]], Iterable[str]] = iter,
+    listen_to: int = 2,
 ) -> Evaluation:
     """Codes and scores the audio of a folder with each coder.
 
@@ -90,6 +93,7 @@ def evaluate_folder(
         speech_groups: Groups that metrics of speech are computed for. None for the groups with `speech` in their name,
             or for all groups if there is none.
         track: Wraps the files that are iterated over, for a progress bar.
+        listen_to: Number of clips per group whose decoded audio is kept.
 
     Raises:
         ValueError: No file could be read, a speech group does not exist, a command failed, or a number is out of range.
@@ -107,6 +111,7 @@ def evaluate_folder(
         if count < len(found):
             notes.append(f"{count} of {len(found)} files of {group} were evaluated; --clips N evaluates more")
     measurements: list[Measurement] = []
+    heard: Counter[str] = Counter()
     for name in track(names):
         try:
             audio, audio_notes = _read_start(folder / name, config.sample_rate, config.channels, seconds)
@@ -115,7 +120,9 @@ def evaluate_folder(
             continue
         notes += [f"{readable(name)}: {note}" for note in audio_notes]
         applied = {key: m for key, m in metrics.items() if m.domain != "speech" or _group(name) in speech}
-        measurements += [_measure(name, audio, config.sample_rate, coder, applied) for coder in coders]
+        keep = heard[_group(name)] < listen_to
+        heard[_group(name)] += 1
+        measurements += [_measure(name, audio, config.sample_rate, coder, applied, keep) for coder in coders]
     if not measurements:
         raise ValueError(f"none of the {len(names)} files of {folder} could be read, for example {skipped_files[-1]}")
     notes += _undefined_notes(measurements)
@@ -123,7 +130,9 @@ def evaluate_folder(
     return Evaluation(measurements, points, metrics, notes, skipped_files)
 
 
-def _measure(name: str, audio: Tensor, sample_rate: int, coder: Coder, metrics: Mapping[str, Metric]) -> Measurement:
+def _measure(
+    name: str, audio: Tensor, sample_rate: int, coder: Coder, metrics: Mapping[str, Metric], keep: bool
+) -> Measurement:
     """Shape: audio [C, T]."""
     coded = coder.code(audio)
     return Measurement(
@@ -136,6 +145,7 @@ def _measure(name: str, audio: Tensor, sample_rate: int, coder: Coder, metrics: 
         coded.file_bytes,
         score_clip(coded.audio, audio, sample_rate, metrics),
         coded.code_counts,
+        coded.audio if keep else None,
     )
 
 

@@ -20,6 +20,7 @@ from codec.atomic_file import atomic_write
 from codec.evaluation.markdown import markdown_tables
 from codec.evaluation.rate_distortion import Evaluation, Point
 from codec.evaluation.report.charts import colors
+from codec.evaluation.report.listening import write_listening_page
 
 __all__ = ["print_evaluation", "write_evaluation"]
 
@@ -69,11 +70,11 @@ def _format(value: float, digits: int) -> str:
 
 
 def write_evaluation(evaluation: Evaluation, about: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes evaluation.json, evaluation.csv, evaluation.md (for a model card) and rate_distortion.png.
+    """Writes evaluation.json, evaluation.csv, evaluation.md (for a model card), rate_distortion.png and listening.html.
 
     Args:
         evaluation: Result to write.
-        about: Further entries of the JSON file, such as the model and the data.
+        about: Further entries of the JSON file, among them `model`, `data` and `sample_rate` in Hz.
         folder: Existing folder.
 
     Returns:
@@ -87,6 +88,7 @@ def write_evaluation(evaluation: Evaluation, about: Mapping[str, Any], folder: P
         "evaluation.csv": _write_csv,
         "evaluation.md": _write_markdown,
         "rate_distortion.png": _write_plot,
+        "listening.html": _write_listening_page,
     }
     for name, write in writers.items():
         with atomic_write(folder / name) as temporary:
@@ -116,7 +118,7 @@ def _with_null(value: Any) -> Any:
 def _write_csv(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         first, *_ = evaluation.measurements
-        fields = [name for name in first._fields if name not in ("scores", "code_counts")]
+        fields = [name for name in first._fields if name not in ("scores", "code_counts", "audio")]
         writer = csv.writer(file)
         names = [name for name, metric in evaluation.metrics.items() if metric.domain != "codes"]
         writer.writerow([*fields, *names])
@@ -128,6 +130,11 @@ def _write_csv(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> 
 
 def _write_markdown(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> None:
     path.write_text(markdown_tables(evaluation, about), encoding="utf-8", errors="backslashreplace")
+
+
+def _write_listening_page(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> None:
+    title = f"{Path(about['model']).resolve().parent.name} on {about['data']}"
+    write_listening_page(evaluation.measurements, about["sample_rate"], title, path)
 
 
 def _write_plot(evaluation: Evaluation, about: Mapping[str, Any], path: Path) -> None:

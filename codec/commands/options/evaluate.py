@@ -15,8 +15,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="scores and bitrates of a model on held-out audio",
         description="Encodes and decodes the audio of a folder at each bitrate, and with Opus at 6, 12 and 24 kbps. "
         "Prints the mean scores of each subfolder and writes evaluation.json, evaluation.csv (one row per clip and "
-        "bitrate), evaluation.md (the tables of a model card) and rate_distortion.png. ViSQOL takes most of the time, "
-        "about the duration of the audio for each bitrate.",
+        "bitrate), evaluation.md (the tables of a model card), rate_distortion.png and listening.html (a MUSHRA test "
+        "of two clips of each subfolder). ViSQOL takes most of the time, about the duration of the audio for each "
+        "bitrate.",
     )
     evaluate.add_argument(
         "--data", metavar="FOLDER", type=Path, required=True, help="audio that was not used for training"

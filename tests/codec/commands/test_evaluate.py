@@ -1,16 +1,19 @@
 """`codec evaluate`: what it prints and writes, and its errors."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import pytest
+import soundfile
 from PIL import Image
 
 from codec.cli import main
 from codec.evaluation import Metric
 from codec.model_file import fingerprint, save_model
 from evaluation_inputs import coding_codec, write_groups
+from report_page import Page
 
 SCORES = ["distillmos", "dnsmos", "pesq", "stoi", "visqol_speech", "visqol", "mel_distance", "stft_distance",
           "si_sdr_db", "ripple_db"]  # fmt: skip
@@ -36,6 +39,7 @@ def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsy
         "evaluation.csv",
         "evaluation.json",
         "evaluation.md",
+        "listening.html",
         "rate_distortion.png",
     ]
     with (folder / "evaluation.csv").open(newline="") as file:
@@ -65,6 +69,14 @@ def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsy
     assert point["scores"]["mel_distance"] == pytest.approx(sum(mels[:2]) / 2)
     assert point["intervals"]["mel_distance"] > 0
     assert point["scores"]["visqol"] is None
+    page = Page(folder / "listening.html")
+    assert all(load.startswith("data:audio/") for load in page.loads())
+    versions = [tag["data-version"] for name, tag in page.elements if tag.get("role") == "radio"]
+    systems = ["codec, 0.6 kbit/s", "codec, 1.2 kbit/s", "opus, 6 kbit/s", "opus, 12 kbit/s", "opus, 24 kbit/s", "cp"]
+    assert versions == ["reference", *systems]
+    assert page.count("audio") == 4 * len(versions)  # two clips of each group
+    sounds = page.content("audio/wav")
+    assert soundfile.read(io.BytesIO(sounds[0]))[0] == pytest.approx(soundfile.read(io.BytesIO(sounds[6]))[0], abs=1e-4)
     with Image.open(folder / "rate_distortion.png") as image:
         colors = image.convert("RGB").getcolors(1 << 24)
     assert colors is not None
