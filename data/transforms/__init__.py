@@ -9,6 +9,7 @@ from data.transforms.band_limit import RandomBandLimit
 from data.transforms.gain import RandomGain
 from data.transforms.loudness import NormalizeLoudness
 from data.transforms.noise import RandomNoise, mix_at_snr, noise_at_snr
+from data.transforms.phase import RandomPhase
 from data.transforms.polarity import RandomPolarity
 from data.transforms.reverb import RandomReverb
 from data.transforms.speed import RandomSpeed
@@ -20,6 +21,7 @@ from data.transforms.transformed import (
     input_samples,
     transformed,
 )
+from data.transforms.vorbis import RandomVorbis
 
 __all__ = [
     "NeedsMoreSamples",
@@ -27,9 +29,11 @@ __all__ = [
     "RandomBandLimit",
     "RandomGain",
     "RandomNoise",
+    "RandomPhase",
     "RandomPolarity",
     "RandomReverb",
     "RandomSpeed",
+    "RandomVorbis",
     "Transform",
     "TransformedDataset",
     "TransformedStream",

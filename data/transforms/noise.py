@@ -19,8 +19,7 @@ _MAX_ATTEMPTS = 20
 class RandomNoise:
     """Mixes recordings from a folder or a manifest into segments, at a random signal-to-noise ratio (SNR).
 
-    HILCodec mixes noise into speech (Ahn et al., 2024, section IV-A). `data.MixtureDataset` mixes the sources of the
-    corpus itself.
+    Data for speech enhancement is made so. `data.MixtureDataset` mixes the sources of the corpus itself.
 
     Args:
         root: A folder, or a manifest.

@@ -14,7 +14,7 @@ from data import DataError, Manifest, Mixture, MixtureDataset, is_clipped, scan_
 
 RATE = 8000
 SOURCES = {"music": 500, "speech": 1000, "effects": 2000}  # Hz; a segment of 0.1 s has whole periods of each
-ENCODEC = OmegaConf.load(Path(__file__).parents[2] / "configs/data/encodec_mix.yaml").dataset
+CONFIGS = Path(__file__).parents[2] / "configs/data"
 
 
 def write_tone(path: Path, hertz: float, amplitude: float = 0.05) -> None:
@@ -51,7 +51,7 @@ class Marker:
 
 def test_the_mixtures_of_encodec_have_the_frequencies_of_the_paper(manifest: Manifest) -> None:
     """Section 4.1: 0.32 music, 0.32 another source, 0.24 two of all, 0.12 three without music."""
-    settings = OmegaConf.to_container(ENCODEC)
+    settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / "encodec_mix.yaml").dataset)
     engine = {key: settings[key] for key in ("roles", "mixtures", "level_dbfs", "minimum_gain_db", "maximum_gain_db")}
     mixed = dataset(manifest, source_weights=dict.fromkeys(SOURCES, 1.0), reverb=Marker(), **engine)
     kinds: Counter[str] = Counter()
@@ -66,6 +66,17 @@ def test_the_mixtures_of_encodec_have_the_frequencies_of_the_paper(manifest: Man
     for kind, probability in expected.items():
         tolerance = 4 * np.sqrt(probability * (1 - probability) / 800)
         assert kinds[kind] / 800 == pytest.approx(probability, abs=tolerance)
+
+
+def test_the_mixtures_of_hilcodec_have_noise_in_half_of_the_speech(manifest: Manifest) -> None:
+    """Its configuration: 0.67 speech, mixed with noise with a probability of 0.5, and 0.33 music; -10 to 6 dB."""
+    settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / "hilcodec_mix.yaml").dataset)
+    engine = {key: settings[key] for key in ("mixtures", "minimum_gain_db", "maximum_gain_db")}
+    mixed = dataset(manifest, roles=settings["roles"] | {"noise": ["effects"]}, **engine)
+    kinds = Counter(mixed[index].source for index in range(400))
+    for kind, probability in {"speech": 0.335, "speech+effects": 0.335, "music": 0.33}.items():
+        tolerance = 4 * np.sqrt(probability * (1 - probability) / 400)
+        assert kinds[kind] / 400 == pytest.approx(probability, abs=tolerance)
 
 
 def test_recordings_get_a_level_and_a_gain_that_is_uniform_in_db(manifest: Manifest) -> None:
