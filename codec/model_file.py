@@ -16,7 +16,7 @@ from codec.atomic_file import atomic_write
 from codec.config import CodecConfig
 from codec.model import Codec
 from codec.network import EncoderDecoder, ISTFTNetwork, SEANet
-from codec.quantization import ResidualVectorQuantizer
+from codec.quantization import FactorizedQuantizer, FiniteScalarQuantizer, ResidualVectorQuantizer, SimVQ
 
 __all__ = [
     "ModelFileError",
@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 # The parts that a file may name. A file is data from strangers, so it never chooses what is imported.
-_PARTS: dict[str, type] = {
-    part.__name__: part for part in (SEANet, ISTFTNetwork, EncoderDecoder, ResidualVectorQuantizer)
-}
+_NETWORKS = (SEANet, ISTFTNetwork, EncoderDecoder)
+_QUANTIZERS = (ResidualVectorQuantizer, FactorizedQuantizer, FiniteScalarQuantizer, SimVQ)
+_PARTS: dict[str, type] = {part.__name__: part for part in (*_NETWORKS, *_QUANTIZERS)}
 _PREFIX = "quantizer."
 
 

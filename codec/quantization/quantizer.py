@@ -13,8 +13,8 @@ class QuantizerOutput(NamedTuple):
 
     latent: Tensor  # [B, D, F] quantized; its gradient passes straight through to the input
     codes: Tensor  # [B, K, F] int64
-    commitment: Tensor  # [K] mean squared distance between the input of a codebook and its code
-    residuals: Tensor  # [K, N, D] input of each codebook, N = B * F; detached; `update` reads it
+    commitment: Tensor  # [K] loss of each codebook: how far its input is from its code
+    residuals: Tensor  # [K, N, D] input of each codebook, N = B * F; detached; only `update` reads it; may be empty
 
 
 class CodebookUsage(NamedTuple):
@@ -26,7 +26,7 @@ class CodebookUsage(NamedTuple):
 
 
 class Quantizer(Protocol):
-    """An `nn.Module` with these members. `ResidualVectorQuantizer` is one.
+    """An `nn.Module` with these members. Its parameters, if it has any, are trained with those of encoder and decoder.
 
     A quantizer of your own is named by `codec.quantizer._target_`. Codes of the first k codebooks alone must decode,
     for every k, since a codec offers several bitrates.

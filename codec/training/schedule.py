@@ -3,21 +3,22 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 
+from codec.model import Codec
 from codec.training.config import LRSchedule
 
 __all__ = ["LRScheduler", "make_codec_optimizer"]
 
 
 def make_codec_optimizer(
-    make: Callable[[Iterable[Any]], Optimizer], encoder: nn.Module, decoder: nn.Module, encoder_lr_factor: float
+    make: Callable[[Iterable[Any]], Optimizer], codec: Codec, encoder_lr_factor: float
 ) -> Optimizer:
-    """An optimizer of both networks; the encoder's learning rate is `encoder_lr_factor` times the decoder's."""
+    """An optimizer of all weights; the encoder's learning rate is `encoder_lr_factor` times that of the others."""
+    encoder, others = [*codec.encoder.parameters()], [*codec.decoder.parameters(), *codec.quantizer.parameters()]
     if encoder_lr_factor == 1:
-        return make([*encoder.parameters(), *decoder.parameters()])
-    optimizer = make([{"params": [*encoder.parameters()]}, {"params": [*decoder.parameters()]}])
+        return make([*encoder, *others])
+    optimizer = make([{"params": encoder}, {"params": others}])
     optimizer.param_groups[0]["lr"] *= encoder_lr_factor
     return optimizer
 

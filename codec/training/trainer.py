@@ -75,7 +75,7 @@ class Trainer:
         self.device = torch.device(config.device)
         self.processes = processes or Processes()
         self.codec = codec.to(self.device)
-        self.optimizer = make_codec_optimizer(optimizer, codec.encoder, codec.decoder, config.encoder_lr_factor)
+        self.optimizer = make_codec_optimizer(optimizer, codec, config.encoder_lr_factor)
         self.encoder = EncoderFreeze(codec, self.processes, self.device, config.freezes_encoder(0.0))
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversarial = None if adversarial is None else adversarial.to(self.device)

@@ -75,9 +75,20 @@ def test_each_yaml_spells_out_all_settings(path: Path) -> None:
 
 
 def test_every_yaml_of_a_seanet_is_listed_here() -> None:
-    seanets = {path.stem for path in YAMLS if OmegaConf.load(path).network["_target_"] == "codec.network.SEANet"}
-    assert seanets == set(PUBLISHED)
-    assert {path.stem for path in YAMLS} - seanets == {"istft", "seanet_istft"}
+    nodes = {path.stem: OmegaConf.load(path) for path in YAMLS}
+    kinds = {name: (node.network["_target_"], node.quantizer["_target_"]) for name, node in nodes.items()}
+    published = ("codec.network.SEANet", "codec.quantization.ResidualVectorQuantizer")
+    assert {name for name, kind in kinds.items() if kind == published} == set(PUBLISHED)
+    assert set(kinds) - set(PUBLISHED) == {"istft", "seanet_istft", "factorized", "fsq", "simvq"}
+
+
+@pytest.mark.parametrize("name", ["factorized", "fsq", "simvq"])
+def test_codecs_with_other_quantizers_have_the_network_of_the_starter(name: str) -> None:
+    config = composed(YAMLS[0].with_name(f"{name}.yaml")).config
+    starter = composed(YAMLS[0].with_name("starter.yaml")).config
+    assert config.network == starter.network
+    assert config.kbps_per_codebook == starter.kbps_per_codebook
+    assert [config.codebooks_for(bandwidth) for bandwidth in config.bandwidths_kbps] == [2, 4, 8]
 
 
 @pytest.mark.parametrize("name", ["istft", "seanet_istft"])
