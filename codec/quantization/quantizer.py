@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["CodebookUsage", "Quantizer", "QuantizerOutput"]
 
@@ -96,6 +96,9 @@ class Quantizer(Protocol):
         Raises:
             ValueError: Names or shapes differ.
         """
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As in `nn.Module`; they are trained like those of the decoder."""
 
     def buffers(self) -> Iterator[Tensor]:
         """As in `nn.Module`; the first process sends them to the others after `initialize`."""
