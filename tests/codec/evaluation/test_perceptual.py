@@ -18,6 +18,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from codec.evaluation import distillmos, dnsmos, pesq, stoi, visqol, visqol_speech
+from codec.evaluation.predicted_mos import _distillmos_model
 
 CLIP = Path(__file__).parents[3] / "data/clips/held_out/speech/new_world_fr_4.ogg"
 METRICS = [stoi, pesq, visqol, visqol_speech, distillmos, dnsmos]
@@ -186,3 +187,10 @@ def test_dnsmos_repeats_short_clips_and_clips_at_full_scale() -> None:
     torch.testing.assert_close(dnsmos(audio, audio, 16_000), dnsmos(repeated, repeated, 16_000))
     loud = 30 * audio
     torch.testing.assert_close(dnsmos(loud, loud, 16_000), dnsmos(loud.clamp(-1, 1), loud, 16_000))
+
+
+def test_the_model_of_distillmos_leaves_the_random_numbers_of_training_alone() -> None:
+    _distillmos_model.cache_clear()
+    before = torch.get_rng_state()
+    _distillmos_model()
+    assert torch.equal(torch.get_rng_state(), before)

@@ -322,12 +322,6 @@ def test_the_card_of_a_model_without_a_run(tmp_path: Path) -> None:
     assert "## Scores" not in card
 
 
-def test_one_group_of_clips_is_all_of_them(tmp_path: Path) -> None:
-    codec = run_folder(tmp_path)
-    export_transformers(codec, tmp_path / "out", tmp_path)
-    assert (tmp_path / "out" / "README.md").read_text().count("| opus |") == 1
-
-
 @pytest.mark.parametrize("kind", ["causal", "segments"])
 def test_the_code_on_the_card_runs(kind: str, tmp_path: Path) -> None:
     codec = codec_of(**KINDS[kind])
