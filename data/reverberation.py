@@ -55,6 +55,6 @@ def convolve(audio: Tensor, response: Tensor) -> Tensor:
     """
     length = audio.shape[-1]
     response = response[:length]
-    size = length + len(response) - 1
+    size = 1 << (length + len(response) - 2).bit_length()  # a power of two, at least the length of the convolution
     spectrum = torch.fft.rfft(audio, size) * torch.fft.rfft(response.to(audio.dtype), size)
     return torch.fft.irfft(spectrum, size)[:, :length]
