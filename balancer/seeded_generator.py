@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from balancer.checks import check_range
+
 __all__ = ["SeededGenerator"]
 
 
@@ -13,10 +15,14 @@ class SeededGenerator(nn.Module):
 
     Args:
         seed: Seed of the generator.
+
+    Raises:
+        ValueError: The seed is negative.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
+        check_range("[0, inf)", seed=seed)
         self.generator = torch.Generator().manual_seed(seed)
 
     def get_extra_state(self) -> Tensor:

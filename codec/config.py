@@ -108,7 +108,7 @@ class CodecConfig:
         count = bandwidth_kbps / self.kbps_per_codebook
         if not 1 <= count + 1e-6 < self.num_codebooks + 1:
             raise ValueError(
-                f"a bandwidth of {bandwidth_kbps} kbps needs {count:.3g} codebooks of {self.kbps_per_codebook} kbps, "
+                f"a bitrate of {bandwidth_kbps} kbps needs {count:.3g} codebooks of {self.kbps_per_codebook} kbps, "
                 f"but this codec has 1 to {self.num_codebooks}"
             )
         return math.floor(count + 1e-6)

@@ -1,9 +1,15 @@
 """Checks and precision of the signals that losses and discriminators receive."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 
-__all__ = ["at_least_float32", "check_audio", "check_pair", "without_autocast"]
+__all__ = ["Size", "at_least_float32", "check_audio", "check_pair", "without_autocast"]
+
+# Of a window, or of a layer. The limit is far above sensible values; beyond it, memory and time would run out.
+Size = Annotated[int, Gt(0), Le(1 << 17)]
 
 
 def check_pair(estimate: Tensor, reference: Tensor, minimum_samples: int = 1) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import at_least_float32, check_pair, without_autocast
+from losses.inputs import Size, at_least_float32, check_pair, without_autocast
 from losses.stft import STFT
 
 __all__ = ["MultiScaleMagnitude"]
@@ -43,7 +43,7 @@ class MultiScaleMagnitude(nn.Module):
     """
 
     def __init__(
-        self, windows: Sequence[int] = (2048, 1024, 512, 256, 128), linear_weight: float = 10.0, floor: float = 1e-3
+        self, windows: Sequence[Size] = (2048, 1024, 512, 256, 128), linear_weight: float = 10.0, floor: float = 1e-3
     ) -> None:
         super().__init__()
         if not windows or any(window < 4 or window % 4 for window in windows):

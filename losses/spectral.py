@@ -8,14 +8,15 @@ import functools
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
 import torchaudio
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import at_least_float32, check_audio, check_pair, without_autocast
+from losses.inputs import Size, at_least_float32, check_audio, check_pair, without_autocast
 from losses.stft import STFT
 
 __all__ = ["MultiResolutionSTFT", "MultiScaleMel", "mel_distance"]
@@ -57,8 +58,8 @@ class MultiScaleMel(nn.Module):
     def __init__(
         self,
         sample_rate: int,
-        window_exponents: Sequence[int],
-        mels: int = 64,
+        window_exponents: Sequence[Annotated[int, Ge(2), Le(17)]],
+        mels: Size = 64,
         f_min_hz: float = 0.0,
         f_max_hz: float | None = None,
         alpha: float | Sequence[float] = 1.0,
@@ -217,9 +218,9 @@ class MultiResolutionSTFT(nn.Module):
 
     def __init__(
         self,
-        ffts: Sequence[int] = (1024, 2048, 512),
-        hops: Sequence[int] = (120, 240, 50),
-        windows: Sequence[int] = (600, 1200, 240),
+        ffts: Sequence[Size] = (1024, 2048, 512),
+        hops: Sequence[Size] = (120, 240, 50),
+        windows: Sequence[Size] = (600, 1200, 240),
     ) -> None:
         super().__init__()
         if not len(ffts) == len(hops) == len(windows) or not ffts:

@@ -53,6 +53,7 @@ class GradNorm(nn.Module):
         super().__init__()
         check_choice(("output", "last_layer", "all_shared"), norm_on=norm_on)
         check_range("[0, inf)", alpha=alpha)
+        check_range("(0, inf)", lr=lr)
         self.norm_on = norm_on
         self.alpha = alpha
         self.lr = lr

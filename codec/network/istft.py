@@ -6,8 +6,9 @@ layers are cheap. The encoder begins as an MDCT, to which its blocks add little 
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Le
 from torch import Tensor, nn
 
 from codec.network.istft_layers import ConvNeXtBlock, FrameInput, ISTFTOutput, LatentOutput, SpectralInput, overhang
@@ -44,13 +45,13 @@ class ISTFTNetwork:
     channels: int = 1
     hop_samples: int = 320
     latent_dim: int = 96
-    encoder_window_samples: int = 1280
+    encoder_window_samples: Annotated[int, Le(1 << 17)] = 1280
     encoder_width: int = 192
-    encoder_depth: int = 4
+    encoder_depth: Annotated[int, Le(100)] = 4
     encoder_look_ahead: int = 0
-    decoder_window_samples: int = 1280
+    decoder_window_samples: Annotated[int, Le(1 << 17)] = 1280
     decoder_width: int = 256
-    decoder_depth: int = 6
+    decoder_depth: Annotated[int, Le(100)] = 6
     decoder_look_ahead: int = 3
     expansion: int = 3
     kernel_size: int = 7

@@ -6,9 +6,10 @@ The layers of `Encoder` and `Decoder` are numbered as in the encodec package, so
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+from annotated_types import Le
 from torch import Tensor, nn
 
 from codec.network.activations import Activation, make_activation
@@ -54,13 +55,13 @@ class SEANet:
     filters: int = 32
     strides: Sequence[int] = (2, 4, 5, 8)
     latent_dim: int = 128
-    kernel_size: int = 7
-    residual_kernel_size: int = 3
-    residual_layers: int = 1
+    kernel_size: Annotated[int, Le(1 << 17)] = 7
+    residual_kernel_size: Annotated[int, Le(1 << 17)] = 3
+    residual_layers: Annotated[int, Le(100)] = 1
     dilation_base: int = 2
     compress: int = 2
     activation: Activation = "elu"
-    lstm_layers: int = 2
+    lstm_layers: Annotated[int, Le(100)] = 2
     causal: bool = True
     norm: Norm = "weight_norm"
     padding: Padding = "reflect"

@@ -6,10 +6,11 @@ loss was finite. So a non-finite batch never reaches the codebooks.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
+from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,7 +69,7 @@ class ResidualVectorQuantizer(nn.Module):
         num_codebooks: int = 32,
         codebook_size: int = 1024,
         decay: float = 0.99,
-        kmeans_iterations: int = 50,
+        kmeans_iterations: Annotated[int, Ge(0)] = 50,
         dead_code_threshold: float = 0.1,
         energy_exponent: float = 0.0,
     ) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import check_audio
+from losses.inputs import Size, check_audio
 from losses.protocols import DiscriminatorOutput
 
 __all__ = ["MultiPeriodDiscriminator"]
@@ -34,8 +34,8 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def __init__(
         self,
-        periods: Sequence[int] = (2, 3, 5, 7, 11),
-        channels: Sequence[int] = (32, 128, 512, 1024, 1024),
+        periods: Sequence[Size] = (2, 3, 5, 7, 11),
+        channels: Sequence[Size] = (32, 128, 512, 1024, 1024),
         negative_slope: Annotated[float, Ge(0)] = 0.1,
     ) -> None:
         super().__init__()

@@ -3,13 +3,13 @@
 import itertools
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import check_audio
+from losses.inputs import Size, check_audio
 from losses.protocols import DiscriminatorOutput
 
 __all__ = ["MultiScaleDiscriminator"]
@@ -34,9 +34,9 @@ class MultiScaleDiscriminator(nn.Module):
 
     def __init__(
         self,
-        num_sub_discriminators: int = 3,
-        filters: int = 16,
-        max_filters: int = 1024,
+        num_sub_discriminators: Annotated[int, Gt(0), Le(10)] = 3,
+        filters: Size = 16,
+        max_filters: Size = 1024,
         negative_slope: Annotated[float, Ge(0)] = 0.2,
     ) -> None:
         super().__init__()

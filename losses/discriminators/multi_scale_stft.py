@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import check_audio
+from losses.inputs import Size, check_audio
 from losses.protocols import DiscriminatorOutput
 from losses.stft import STFT
 
@@ -44,8 +44,8 @@ class MultiScaleSTFTDiscriminator(nn.Module):
 
     def __init__(
         self,
-        filters: int = 32,
-        windows: Sequence[int] = (2048, 1024, 512, 256, 128),
+        filters: Size = 32,
+        windows: Sequence[Size] = (2048, 1024, 512, 256, 128),
         kernel: Sequence[int] = (3, 9),
         dilations: Sequence[Annotated[int, Gt(0)]] = (1, 2, 4),
         negative_slope: Annotated[float, Ge(0)] = 0.2,

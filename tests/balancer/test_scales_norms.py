@@ -206,6 +206,12 @@ def test_gradnorm_without_rates_makes_norms_equal(norms: list[float]) -> None:
         assert_close(factors, double(0.5, 1.5), atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize("lr", [0.0, -1.0])
+def test_gradnorm_needs_a_learning_rate(lr: float) -> None:
+    with pytest.raises(ValueError, match=rf"lr must be in \(0, inf\), got {lr}"):
+        GradNorm(lr=lr)
+
+
 def test_gradnorm_does_not_depend_on_the_common_norm() -> None:
     one, other = prepared(GradNorm(), "abc"), prepared(GradNorm(), "abc")
     for seed in range(50):

@@ -1,6 +1,7 @@
 """Mistakes in the settings give one clear line, before any audio is read, and leave no folder."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bad_input import from_folder, line_of, refused, tiny
 from scripts.composition import check_run
+from scripts.values import check_values
 from tiny_command import composed
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -76,7 +78,7 @@ pytestmark = pytest.mark.usefixtures("no_report")
         ),
         (
             ["validation.bandwidth_kbps=13"],
-            "validation.bandwidth_kbps: a bandwidth of 13.0 kbps needs 17.3 codebooks of 0.75 kbps, but this codec has "
+            "validation.bandwidth_kbps: a bitrate of 13.0 kbps needs 17.3 codebooks of 0.75 kbps, but this codec has "
             "1 to 16",
         ),
         (["codec.bandwidths_kbps=[24]"], "needs 32 codebooks of 0.75 kbps, but this codec has 1 to 16"),
@@ -143,12 +145,23 @@ def settings() -> DictConfig:
         ("codec.network.causal=3", "codec.network.causal must be true or false, got 3"),
         ("codec.network.filters=1", "compress must be at most filters (1), got 2 (in codec.network)"),
         ("codec.network.filters=100000000", "not enough memory: lower data.batch_size, data.segment_seconds or"),
+        (
+            "codec.network.residual_layers=1000000000",
+            "codec.network.residual_layers must be at most 100, got 1000000000",
+        ),
+        ("codec.network.lstm_layers=101", "codec.network.lstm_layers must be at most 100, got 101"),
+        ("codec.quantizer.kmeans_iterations=-1", "codec.quantizer.kmeans_iterations must be at least 0, got -1"),
         ("codec.quantizer.decay=.nan", "codec.quantizer.decay must be a finite number, got nan"),
         ("codec.overlap=null", "codec.overlap must be a number, got None"),
+        ("discriminator.filters=0", "discriminator.filters must be above 0, got 0"),
+        ("discriminator.windows=[1000000000]", "discriminator.windows.0 must be at most 131072, got 1000000000"),
         ("discriminator.dilations=[0]", "discriminator.dilations.0 must be above 0, got 0"),
         ("discriminator.kernel=[3,-1]", "expected a kernel of two odd sizes, got [3, -1]"),
         ("discriminator.negative_slope=-1", "discriminator.negative_slope must be at least 0.0, got -1"),
+        ("losses.terms.mel.mels=0", "losses.terms.mel.mels must be above 0, got 0"),
+        ("losses.terms.mel.window_exponents=[1000000000]", "window_exponents.0 must be at most 17, got 1000000000"),
         ("losses.terms.mel=3", "losses.terms.mel must be a mapping, got 3"),
+        ("balancer.direction={_target_: balancer.PCGrad, seed: -1}", "seed must be in [0, inf), got -1"),
         ("balancer.scale.decay=x", "balancer.scale.decay must be a number, got 'x'"),
         ("optimizer.codec.lr=x", "optimizer.codec.lr must be a number, got 'x'"),
         ("optimizer.codec.lr=-1", "optimizer.codec: Invalid learning rate: -1"),
@@ -169,3 +182,23 @@ def test_a_value_that_is_refused_names_the_key_and_what_is_expected(
     cfg.runs_folder = str(tmp_path) if key != "runs_folder" else cfg.runs_folder
     assert line in line_of(lambda: check_run(cfg))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), "text", [[]]], ids=["nan", "text", "list"])
+def test_every_number_is_refused_as_another_kind_of_value(value: object, settings: DictConfig) -> None:
+    """With a line that begins with its key, and before anything is built."""
+    cfg = copy.deepcopy(settings)
+    for key in _numbers(OmegaConf.to_container(cfg)):
+        number = OmegaConf.select(cfg, key)
+        OmegaConf.update(cfg, key, value)
+        line = line_of(lambda: check_values(cfg))
+        assert re.match(rf"{re.escape(key)}(\.0)? must be .+, got ", line), line
+        OmegaConf.update(cfg, key, number)
+    check_values(cfg)
+
+
+def _numbers(value: object, path: str = "") -> list[str]:
+    """The settings that are numbers. Those of a list, and interpolations, are left out."""
+    if isinstance(value, dict):
+        return [key for name, each in value.items() for key in _numbers(each, f"{path}.{name}" if path else str(name))]
+    return [path] if isinstance(value, int | float) and not isinstance(value, bool) else []

@@ -309,7 +309,7 @@ def test_a_config_of_transformers_with_defaults_left_out(tmp_path: Path) -> None
         ({"norm_type": "layer_norm"}, "norm must be one of weight_norm, time_group_norm, none, got 'layer_norm'"),
         ({"chunk_length_s": 1.0, "overlap": None}, "chunk_length_s is given without overlap"),
         ({"num_filters": 5}, "the weights do not fit the settings: encoder.layers.0.conv.bias should be [5], is [4]"),
-        ({"target_bandwidths": [9.6]}, "a bandwidth of 9.6 kbps needs 24 codebooks"),
+        ({"target_bandwidths": [9.6]}, "a bitrate of 9.6 kbps needs 24 codebooks"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
