@@ -15,7 +15,7 @@ from torch import Tensor
 from codec.atomic_file import atomic_write
 from codec.config import CodecConfig
 from codec.model import Codec
-from codec.network import EncoderDecoder, ISTFTNetwork, SEANet
+from codec.network import DACNetwork, EncoderDecoder, ISTFTNetwork, SEANet
 from codec.quantization import FactorizedQuantizer, FiniteScalarQuantizer, ResidualVectorQuantizer, SimVQ
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # The parts that a file may name. A file is data from strangers, so it never chooses what is imported.
-_NETWORKS = (SEANet, ISTFTNetwork, EncoderDecoder)
+_NETWORKS = (SEANet, ISTFTNetwork, DACNetwork, EncoderDecoder)
 _QUANTIZERS = (ResidualVectorQuantizer, FactorizedQuantizer, FiniteScalarQuantizer, SimVQ)
 _PARTS: dict[str, type] = {part.__name__: part for part in (*_NETWORKS, *_QUANTIZERS)}
 _PREFIX = "quantizer."

@@ -16,6 +16,8 @@ _GAIN = 1e6
 def activation_problem(config: CodecConfig) -> str | None:
     """Why `with_elu` cannot convert a codec of this config, or None."""
     network = config.network
+    if network["activation"] == "snake":
+        return "activation is snake, expected elu or relu"
     if network["activation"] == "elu" or (network["lstm_layers"] == 0 and network["norm"] != "time_group_norm"):
         return None
     reason = "an LSTM" if network["lstm_layers"] else "group norms"

@@ -23,6 +23,19 @@ decoded = model.decode(**encoded, padding_mask=inputs["padding_mask"]).audio_val
 ```"""
 
 
+_USE_DAC = """```python
+from transformers import AutoProcessor, DacModel
+
+model = DacModel.from_pretrained("PATH")
+processor = AutoProcessor.from_pretrained("PATH")
+
+audio = ...  # numpy, [{shape}] samples of one second
+inputs = processor(raw_audio=audio, sampling_rate={sample_rate}, return_tensors="pt")
+codes = model.encode(inputs["input_values"]).audio_codes
+decoded = model.decode(audio_codes=codes).audio_values
+```"""
+
+
 def model_card(codec: Codec, run: Path | None, licence: str | None) -> str:
     """Markdown with the front matter that model hubs read.
 
@@ -33,9 +46,12 @@ def model_card(codec: Codec, run: Path | None, licence: str | None) -> str:
     config = codec.config
     front = [*([f"license: {json.dumps(licence)}"] if licence else []), "library_name: transformers"]
     shape = str(config.sample_rate) if config.channels == 1 else f"{config.channels}, {config.sample_rate}"
-    use = _USE.format(shape=shape, sample_rate=config.sample_rate, bandwidth=max(config.bandwidths_kbps))
+    kind = "dac" if config.network["name"] == "DACNetwork" else "encodec"
+    use = (_USE_DAC if kind == "dac" else _USE).format(
+        shape=shape, sample_rate=config.sample_rate, bandwidth=max(config.bandwidths_kbps)
+    )
     parts = [
-        "\n".join(["---", *front, "tags: [audio, neural-codec, encodec]", "---"]),
+        "\n".join(["---", *front, f"tags: [audio, neural-codec, {kind}]", "---"]),
         f"# Neural audio codec, {config.sample_rate / 1000:g} kHz",
         _architecture(codec),
         use,
@@ -49,9 +65,10 @@ def _architecture(codec: Codec) -> str:
     config: CodecConfig = codec.config
     weights = sum(parameter.numel() for parameter in codec.parameters())
     rates = ", ".join(f"{rate:g}" for rate in sorted(config.bandwidths_kbps))
+    style = "DAC" if config.network["name"] == "DACNetwork" else "EnCodec-style"
     segments = "" if config.segment_seconds is None else f", in segments of {config.segment_seconds:g} s"
     return (
-        f"EnCodec-style, {'causal' if config.causal else 'not causal'}, {config.channels} channel(s){segments}; "
+        f"{style}, {'causal' if config.causal else 'not causal'}, {config.channels} channel(s){segments}; "
         f"{weights / 1e6:.2f} million weights, {config.frame_rate_hz} frames per second, {config.num_codebooks} "
         f"codebooks of {config.codebook_size} codes; {rates} kbps. Fingerprint of the exported codec: "
         f"`{fingerprint(codec)}`."

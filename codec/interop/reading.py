@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from codec.interop.audiocraft import read_checkpoint, settings_of_audiocraft, state_of_checkpoint
+from codec.interop.dac import is_dac
 from codec.interop.encodec import settings_of_encodec
 from codec.interop.transformers import read_transformers
 from codec.interop.weights import ForeignModelError, codec_with, translated
@@ -35,7 +36,9 @@ def read_foreign(source: Path) -> ForeignModel:
             message names the setting.
     """
     if source.is_dir() and (source / "config.json").is_file():
-        return ForeignModel(read_transformers(source), "transformers' EncodecModel")
+        codec = read_transformers(source)
+        kind = "DacModel" if is_dac(codec) else "EncodecModel"
+        return ForeignModel(codec, f"transformers' {kind}")
     path = source / _AUDIOCRAFT_FILE if source.is_dir() else source
     if not path.is_file():
         expected = "a file, or a folder with config.json or compression_state_dict.bin"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from codec.atomic_file import atomic_write
 from codec.config import CodecConfig
+from codec.interop.dac import codec_of_dac, dac_config, dac_preprocessor, dac_state, is_dac
 from codec.interop.elu import activation_problem, with_elu
 from codec.interop.model_card import model_card
 from codec.interop.silent_lstm import with_silent_lstm, without_silent_lstm
@@ -52,6 +53,8 @@ def read_transformers(folder: Path) -> Codec:
     """
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if isinstance(settings, dict) and settings.get("model_type") == "dac":
+            return codec_of_dac(settings, _state(folder))
         config = _config_of(settings)
         weights = translated(_state(folder))
         layers = without_silent_lstm(weights.layers)
@@ -98,10 +101,11 @@ def _config_of(settings: Any) -> dict[str, Any]:
 
 
 def export_transformers(codec: Codec, folder: Path, run: Path | None = None, licence: str | None = None) -> list[Path]:
-    """Writes a folder from which `EncodecModel` and `AutoProcessor` load `from_pretrained`, with a model card.
+    """Writes a folder from which transformers' models and `AutoProcessor` load `from_pretrained`, with a model card.
 
-    `EncodecModel` always has an LSTM; a codec without one gets one whose weights are zero, which is the identity.
-    Its activations are ELUs; a codec with `activation: relu` is exported at a scale at which the two agree to 1e-6.
+    A codec with the network and the quantizer of DAC becomes a `DacModel`, others an `EncodecModel`. An `EncodecModel`
+    always has an LSTM; a codec without one gets one whose weights are zero, which is the identity. Its activations are
+    ELUs; a codec with `activation: relu` is exported at a scale at which the two agree to 1e-6.
 
     Args:
         folder: Created if it is missing; an earlier export in it is replaced.
@@ -112,20 +116,24 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
         The files that were written.
 
     Raises:
-        ForeignModelError: `EncodecModel` cannot express this codec, or the folder holds other files with these names;
+        ForeignModelError: The model there cannot express this codec, or the folder holds other files with these names;
             nothing was written.
     """
     config = codec.config
-    check_expressible(config)
+    if is_dac(codec):
+        state, settings = dac_state(codec), (dac_config(codec), dac_preprocessor(codec))
+    else:
+        check_expressible(config)
+        state, settings = _their_state(with_elu(codec)), (_their_config(config), _their_preprocessor(config))
     there = [name for name in _FILES if (folder / name).exists()]
     if there and "config.json" not in there:
         raise ForeignModelError(f"{folder} holds a {there[0]} that was not exported from here: choose another folder")
     card = model_card(codec, run, licence)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "model.safetensors") as temporary:
-        save_file(_their_state(with_elu(codec)), temporary, metadata={"format": "pt"})
-    settings = (json.dumps(each, indent=2) + "\n" for each in (_their_config(config), _their_preprocessor(config)))
-    for name, text in zip(_FILES[1:], (*settings, card), strict=True):
+        save_file(state, temporary, metadata={"format": "pt"})
+    texts = (json.dumps(each, indent=2) + "\n" for each in settings)
+    for name, text in zip(_FILES[1:], (*texts, card), strict=True):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in _FILES]

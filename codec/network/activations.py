@@ -7,16 +7,36 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["ELU", "Activation", "make_activation"]
+__all__ = ["ELU", "Activation", "Snake", "make_activation"]
 
-Activation = Literal["elu", "relu"]
+Activation = Literal["elu", "relu", "snake"]
 
 _LOWEST = -40.0  # exp of it is 0 beside 1, even in float64; exp2 of subnormal results is ten times as slow
 
 
-def make_activation(name: Activation) -> nn.Module:
-    """A new activation module: `elu` (all published EnCodec models) or `relu`."""
+def make_activation(name: Activation, width: int) -> nn.Module:
+    """A new activation module for `width` channels: `elu` (all published EnCodec models), `relu` or `snake` (DAC)."""
+    if name == "snake":
+        return Snake(width)
     return ELU() if name == "elu" else nn.ReLU()
+
+
+class Snake(nn.Module):
+    """Snake (Ziyin et al. 2020): x + sin^2(alpha x) / alpha, periodic with a learned frequency (BigVGAN, DAC).
+
+    Attributes:
+        alpha: [1, width, 1], 1 at first.
+
+    Shape: [B, width, T] -> [B, width, T].
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, width, 1))
+
+    def forward(self, input: Tensor) -> Tensor:
+        # The offset is DAC's.
+        return input + (self.alpha * input).sin().square() / (self.alpha + 1e-9)
 
 
 class ELU(nn.ELU):

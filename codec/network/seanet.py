@@ -39,7 +39,7 @@ class SEANet:
         residual_layers: Residual units before each stride, with dilations `dilation_base ** layer`.
         dilation_base: See `residual_layers`.
         compress: A residual unit works on `width / compress` channels.
-        activation: `elu` (all published models) or `relu`.
+        activation: `elu` (all published EnCodec models), `relu`, or `snake` (DAC).
         lstm_layers: LSTM layers between convolutions and latent; 0 for none.
         causal: Left padding only, so that a frame needs no future sample.
         norm: `weight_norm` (24 kHz model), `time_group_norm` (a group norm with one group, over channels and time: the
@@ -122,11 +122,11 @@ class Encoder(nn.Module):
         layers: list[nn.Module] = [_conv(net, net.channels, width, net.kernel_size)]
         for stride in net.strides:
             layers += [ResidualUnit(net, width, net.dilation_base**i) for i in range(net.residual_layers)]
-            layers += [make_activation(net.activation), _conv(net, width, 2 * width, 2 * stride, stride=stride)]
+            layers += [make_activation(net.activation, width), _conv(net, width, 2 * width, 2 * stride, stride=stride)]
             width *= 2
         if net.lstm_layers:
             layers.append(ResidualLSTM(width, net.lstm_layers))
-        layers += [make_activation(net.activation), _conv(net, width, net.latent_dim, net.kernel_size)]
+        layers += [make_activation(net.activation, width), _conv(net, width, net.latent_dim, net.kernel_size)]
         self.layers = nn.Sequential(*layers)
 
     @property
@@ -153,13 +153,13 @@ class Decoder(nn.Module):
             layers.append(ResidualLSTM(width, net.lstm_layers))
         for stride in reversed(net.strides):
             layers += [
-                make_activation(net.activation),
+                make_activation(net.activation, width),
                 ConvTranspose1d(width, width // 2, 2 * stride, stride=stride, causal=net.causal, norm=net.norm),
             ]
             width //= 2
             layers += [ResidualUnit(net, width, net.dilation_base**i) for i in range(net.residual_layers)]
         output = _conv(net, width, net.channels, net.kernel_size)
-        self.layers = nn.Sequential(*layers, make_activation(net.activation), output)
+        self.layers = nn.Sequential(*layers, make_activation(net.activation, width), output)
 
     @property
     def output_layer(self) -> nn.Conv1d:
@@ -184,9 +184,9 @@ class ResidualUnit(nn.Module):
         super().__init__()
         hidden = width // net.compress
         self.block = nn.Sequential(
-            make_activation(net.activation),
+            make_activation(net.activation, width),
             _conv(net, width, hidden, net.residual_kernel_size, dilation=dilation),
-            make_activation(net.activation),
+            make_activation(net.activation, hidden),
             _conv(net, hidden, width, 1),
         )
         self.shortcut = _conv(net, width, width, 1) if net.skip == "conv" else nn.Identity()

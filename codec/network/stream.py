@@ -11,11 +11,12 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from codec.network import channels_last
+from codec.network.activations import Snake
 
 __all__ = ["Chain", "PointwiseStream", "Stream", "join", "receptive_field", "rest", "stream_of"]
 
 # Layers that treat every sample by itself.
-_POINTWISE = (nn.Identity, nn.ELU, nn.ReLU)
+_POINTWISE = (nn.Identity, nn.ELU, nn.ReLU, Snake)
 
 
 class Stream(Protocol):

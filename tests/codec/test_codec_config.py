@@ -79,7 +79,7 @@ def test_every_yaml_of_a_seanet_is_listed_here() -> None:
     kinds = {name: (node.network["_target_"], node.quantizer["_target_"]) for name, node in nodes.items()}
     published = ("codec.network.SEANet", "codec.quantization.ResidualVectorQuantizer")
     assert {name for name, kind in kinds.items() if kind == published} == set(PUBLISHED)
-    assert set(kinds) - set(PUBLISHED) == {"istft", "seanet_istft", "factorized", "fsq", "simvq"}
+    assert set(kinds) - set(PUBLISHED) == {"istft", "seanet_istft", "factorized", "fsq", "simvq", "dac_24khz"}
 
 
 @pytest.mark.parametrize("name", ["factorized", "fsq", "simvq"])
@@ -167,7 +167,7 @@ def test_a_bandwidth_out_of_reach_names_the_codebooks_needed_and_available(bandw
         ({"sample_rate": 0}, "sample_rate must be a positive whole number, got 0"),
         ({"sample_rate": 24e3}, "sample_rate must be a positive whole number, got 24000.0"),
         ({"filters": -1}, "filters must be a positive whole number, got -1"),
-        ({"activation": "snail"}, "activation must be one of elu, relu, got 'snail'"),
+        ({"activation": "snail"}, "activation must be one of elu, relu, snake, got 'snail'"),
         ({"compress": 33}, r"compress must be at most filters \(32\), got 33"),
         ({"latent_dim": 0}, "latent_dim must be a positive whole number, got 0"),
         ({"kernel_size": 0}, "kernel_size must be a positive whole number, got 0"),

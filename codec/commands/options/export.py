@@ -13,7 +13,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     export = commands.add_parser(
         "export",
         help="model to transformers, ONNX or half-precision weights",
-        description="transformers: a folder for EncodecModel.from_pretrained and AutoProcessor.from_pretrained, with a "
+        description="transformers: a folder for EncodecModel.from_pretrained (DacModel for the network "
+        "of DAC) and AutoProcessor.from_pretrained, with a "
         "model card. onnx: encoder.onnx and decoder.onnx for whole signals, encoder_stream.onnx and "
         "decoder_stream.onnx if the model streams, and onnx.json, which describes them. half: model.safetensors with "
         "float16 weights, half the size. The rounded weights are a model with another fingerprint.",

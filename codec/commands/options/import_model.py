@@ -11,7 +11,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command = commands.add_parser(
         "import",
         help="model of encodec, transformers or audiocraft to a model of this program",
-        description="Converts a state dict of the encodec package (.th), a local folder of transformers' EncodecModel, "
+        description="Converts a state dict of the encodec package (.th), a local folder of transformers' "
+        "EncodecModel or DacModel, "
         "or a compression checkpoint of audiocraft (compression_state_dict.bin, checkpoint.th). The result encodes, "
         "decodes, and can be trained further (init_from=OUT). Nothing is downloaded.",
     )

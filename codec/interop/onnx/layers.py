@@ -13,9 +13,12 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
+from codec.interop.onnx.dac_layers import write_padded_conv, write_snake, write_whole_frames
 from codec.interop.onnx.graph import Graph
 from codec.interop.onnx.istft_layers import FrameLayer, write_frame_layer
+from codec.network.activations import Snake
 from codec.network.conv import Conv1d, ConvTranspose1d
+from codec.network.dac import DACResidualUnit, WholeFrames
 from codec.network.istft_layers import ConvNeXtBlock, FrameInput, ISTFTOutput, LatentOutput, SpectralInput
 from codec.network.seanet import ResidualLSTM, ResidualUnit
 
@@ -63,6 +66,8 @@ class NetworkWriter:
             ValueError: The layer has no ONNX form.
         """
         match layer:
+            case DACResidualUnit():
+                return self.graph.node("Add", x, self.layer(nn.Sequential(*layer), x, name))
             case nn.Sequential():
                 for i, part in enumerate(layer):
                     x = self.layer(part, x, f"{name}_{i}")
@@ -86,6 +91,14 @@ class NetworkWriter:
                 return self.graph.node("Elu", x)
             case nn.ReLU():
                 return self.graph.node("Relu", x)
+            case Snake():
+                return write_snake(self.graph, layer, x, name)
+            case WholeFrames():
+                return write_whole_frames(self.graph, layer, x)
+            case nn.Conv1d() | nn.ConvTranspose1d() if not self.streaming:
+                return write_padded_conv(self.graph, layer, x, name)
+            case nn.Tanh():
+                return self.graph.node("Tanh", x)
             case nn.Identity():
                 return x
         raise ValueError(f"a {type(layer).__name__} has no ONNX form here ({name})")

@@ -65,6 +65,8 @@ def pca_init_(codec: Codec, audio: Tensor) -> None:
     net = part_settings(config.to_dict(), "encoder")
     if net["name"] != "SEANet":
         raise ValueError(f"init=pca needs a SEANet encoder, got {net['name']}: set trainer.init=random")
+    if net["activation"] == "snake":
+        raise ValueError("init=pca works with the activations relu and elu, got snake: set trainer.init=random")
     if net["norm"] == "time_group_norm":
         raise ValueError("init=pca does not work with norm=time_group_norm: set trainer.init=random")
     if net["filters"] < 2 * config.channels:

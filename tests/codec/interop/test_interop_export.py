@@ -244,6 +244,11 @@ def test_a_codec_of_other_parts_is_refused(role: str) -> None:
         check_expressible(config)
 
 
+def test_snake_activations_are_refused() -> None:
+    with pytest.raises(ForeignModelError, match="activation is snake, expected elu or relu"):
+        check_expressible(seanet_config(**TINY | {"activation": "snake"}))
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.33, 0.5])
 def test_segments_that_are_not_refused_run(overlap: float) -> None:
     config = seanet_config(**TINY | SEGMENTED | {"segment_seconds": 0.167, "overlap": overlap})

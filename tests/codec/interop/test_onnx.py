@@ -37,6 +37,7 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "encodec": {},
     "audiocraft": {"padding": "constant", "skip": "identity"},
     "no_lstm": {"skip": "identity", "lstm_layers": 0, "activation": "relu"},
+    "snake": {"skip": "identity", "lstm_layers": 0, "activation": "snake"},
     "dilated": {"residual_layers": 3, "lstm_layers": 1, "strides": (3, 1, 2)},
     "stereo": {"channels": 2, "padding": "constant", "norm": "none", "kernel_size": 4, "residual_kernel_size": 2},
 }

@@ -12,8 +12,8 @@ EDGES = torch.tensor([0.0, -0.0, 1e-8, -1e-8, -1e-4, 3.0, -3.0, -90.0, -1e4, 1e3
 
 def test_names_select_the_activation() -> None:
     x = torch.linspace(-3, 3, 7)
-    assert torch.equal(make_activation("relu")(x), F.relu(x))
-    assert isinstance(make_activation("elu"), nn.ELU)
+    assert torch.equal(make_activation("relu", 1)(x), F.relu(x))
+    assert isinstance(make_activation("elu", 1), nn.ELU)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-15), (torch.float32, 1.2e-7)])

@@ -131,6 +131,7 @@ def test_the_same_audio_gives_the_same_weights() -> None:
             torch.randn(1, 1, 64),
             "set trainer.init=random",
         ),
+        (seanet_config(**BASE | {"activation": "snake"}), torch.randn(1, 1, 64), "relu and elu, got snake"),
         (seanet_config(**BASE | {"channels": 2, "filters": 2}), torch.randn(1, 2, 64), "at least 4 filters, got 2"),
         (MONO, torch.zeros(1, 1, 64), "not silent"),
         (MONO, torch.randn(1, 1, 7), "at least 8 samples"),
