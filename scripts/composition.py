@@ -174,6 +174,7 @@ def _build_parts(cfg: DictConfig, folder: Path, processes: Processes, device: to
     check_loss_names(losses, adversarial, balancer)
     check_windows(losses, adversarial, round(cfg.data.segment_seconds * codec.config.sample_rate))
     _check_validation(cfg, codec.config)
+    _check_freeze(cfg, config)
     pretrained = _load_init_from(cfg, folder, codec, adversarial)
     if pretrained is not None:
         config = replace(config, init="random")  # the weights are trained already
@@ -248,6 +249,16 @@ def _store(cfg: DictConfig, folder: Path, **arguments: Any) -> CheckpointStore:
         raise ValueError(f"checkpoints.{error}") from error
 
 
+def _check_freeze(cfg: DictConfig, config: TrainingConfig) -> None:
+    """Checks that frozen parts are trained already. `init=pca` trains an encoder."""
+    loaded = [] if cfg.init_from is None else cfg.init_from_parts
+    given = {"encoder"} if config.init == "pca" else set()
+    missing = [] if loaded is None else [part for part in config.freeze if part not in given | set(loaded)]
+    if missing:
+        where = "init_from_parts" if cfg.init_from is not None else "init_from"
+        raise ValueError(f"trainer.freeze would keep random weights in the {missing[0]}: set {where} to load it")
+
+
 def _load_init_from(
     cfg: DictConfig, folder: Path, codec: Codec, adversarial: AdversarialTraining | None
 ) -> Pretrained | None:
@@ -261,6 +272,8 @@ def _load_init_from(
         pretrained = read_pretrained(Path(cfg.init_from))
         if cfg.init_from_parts is None:
             load_weights(pretrained.state, codec, adversarial)
+            if "encoder" in cfg.trainer.freeze:  # with the weights that the run there exports
+                load_parts(pretrained.state, codec, adversarial, ["encoder"])
         else:
             load_parts(pretrained.state, codec, adversarial, list(cfg.init_from_parts))
     except (CheckpointError, ValueError) as error:

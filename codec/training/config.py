@@ -164,6 +164,8 @@ class TrainingConfig:
             use the phase in the latents yet, so losses of magnitudes would make the encoder discard it.
         freeze_encoder_at: Share of the run after which the encoder is frozen with its averaged weights. k-means then
             initializes the codebooks again, because averages of small batches lag behind latents that change.
+        freeze: Parts that keep their weights for the whole run, of `encoder` and `quantizer`. With both, codes stay as
+            they are to the bit, and only the decoder is trained.
         gradient_clip_norm: Largest Euclidean norm of the codec's gradient; None disables clipping.
         ema_decay: Decay per step of the averaged weights, which are validated and exported.
         precision: `auto`, `float32` or `bfloat16`; see `startup.precision.choose_precision`.
@@ -189,6 +191,7 @@ class TrainingConfig:
     encoder_lr_factor: float = _number(1.0, "[0, inf)")
     freeze_encoder_until: float = _number(0.0, "[0, 1)")
     freeze_encoder_at: float = _number(1.0, "(0, 1]")
+    freeze: Sequence[Literal["encoder", "quantizer"]] = ()
     gradient_clip_norm: float | None = _number(None, "(0, inf)")
     ema_decay: float = _number(0.99, "[0, 1)")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -208,6 +211,13 @@ class TrainingConfig:
                 "trainer.freeze_encoder_at must be greater than trainer.codebooks.start_fraction, "
                 f"got {self.freeze_encoder_at} and {self.codebooks.start_fraction}"
             )
+        if unknown := set(self.freeze) - {"encoder", "quantizer"}:
+            raise ValueError(f"trainer.freeze must name parts of encoder and quantizer, got {min(unknown)!r}")
+        if list(self.freeze) == ["quantizer"] and self.freeze_encoder_at < 1:
+            raise ValueError(
+                "trainer.freeze=[quantizer] keeps the codebooks, but trainer.freeze_encoder_at="
+                f"{self.freeze_encoder_at} initializes them again: set one of the two"
+            )
         if not self.freeze_encoder_until < self.freeze_encoder_at:
             raise ValueError(
                 "trainer.freeze_encoder_at must be greater than trainer.freeze_encoder_until, "
@@ -217,7 +227,12 @@ class TrainingConfig:
     def freezes_encoder(self, progress: float) -> bool:
         """Whether the encoder is frozen at this share of the run."""
         trains = self.freeze_encoder_until <= progress < self.freeze_encoder_at
-        return self.encoder_lr_factor == 0 or not trains
+        return "encoder" in self.freeze or self.encoder_lr_factor == 0 or not trains
+
+    @property
+    def freezes_quantizer(self) -> bool:
+        """Whether the codebooks keep their codes."""
+        return "quantizer" in self.freeze
 
     def in_steps(self, steps_per_epoch: float) -> "TrainingConfig":
         """The same settings with `max_epochs` converted to `max_steps`."""

@@ -76,6 +76,8 @@ class Trainer:
         self.processes = processes or Processes()
         self.codec = codec.to(self.device)
         self.optimizer = make_codec_optimizer(optimizer, codec, config.encoder_lr_factor)
+        for parameter in codec.quantizer.parameters():
+            parameter.requires_grad_(not config.freezes_quantizer)
         self.encoder = EncoderFreeze(codec, self.processes, self.device, config.freezes_encoder(0.0))
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversarial = None if adversarial is None else adversarial.to(self.device)
@@ -151,7 +153,7 @@ class Trainer:
 
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if output.quantized is not None:
+        if output.quantized is not None and not self.config.freezes_quantizer:
             self.codec.quantizer.update(output.quantized)
         if adversarial is not None:
             adversarial.step()

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 
 from codec import Codec
 from codec.cli import main
-from codec.model_file import fingerprint, load_model
+from codec.model_file import fingerprint, inference_state, load_model
 from codec.training import CheckpointStore, Trainer, load_checkpoint
 from codec.training.checkpoint.pretrained import read_averaged_codec
 from encodec_weights import encodec_model, fill_codebooks
@@ -209,6 +209,37 @@ def test_parts_are_loaded_beside_another_decoder(origin: Path, tmp_path: Path) -
     assert differences(average, taken["codec"]) == []
     text = (tmp_path / "fresh" / "log.txt").read_text()
     assert f"starts with encoder, quantizer of {origin} at step 3; the rest is random" in text
+
+
+@pytest.mark.parametrize("parts", [(), ("init_from_parts=[encoder,quantizer,decoder]",)], ids=["all", "codec"])
+def test_a_frozen_encoder_and_quantizer_keep_the_codes_to_the_bit(
+    origin: Path, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    before = read_averaged_codec(origin)
+    train(tmp_path, "name=tuned", f"init_from={origin}", "trainer.freeze=[encoder,quantizer]", *parts)
+    after = load_model(tmp_path / "tuned" / "model.safetensors")
+    assert torch.equal(after.encode(audio_of_clips(), 24_000), before.encode(audio_of_clips(), 24_000))
+    states = [
+        {k: v for k, v in inference_state(each).items() if not k.startswith("decoder.")} for each in (before, after)
+    ]
+    assert differences(*states) == []
+    names = dict(before.decoder.named_parameters())
+    assert any(not torch.equal(value, names[name]) for name, value in after.decoder.named_parameters())
+
+
+def test_parts_without_trained_weights_cannot_be_frozen(origin: Path, tmp_path: Path) -> None:
+    for settings, message in (
+        (
+            ("trainer.freeze=[encoder]", "trainer.init=random"),
+            "random weights in the encoder: set init_from to load it",
+        ),
+        (("trainer.freeze=[quantizer]", "trainer.init=pca"), "random weights in the quantizer: set init_from"),
+        (
+            (f"init_from={origin}", "init_from_parts=[encoder]", "trainer.freeze=[encoder,quantizer]"),
+            "random weights in the quantizer: set init_from_parts to load it",
+        ),
+    ):
+        assert message in refusal(tmp_path, *settings)
 
 
 def test_the_discriminator_is_a_part_as_well(origin: Path, tmp_path: Path) -> None:

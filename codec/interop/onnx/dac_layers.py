@@ -20,8 +20,8 @@ def write_snake(graph: Graph, layer: Snake, x: str, name: str) -> str:
 def write_padded_conv(graph: Graph, layer: nn.Conv1d | nn.ConvTranspose1d, x: str, name: str) -> str:
     """Shape: that of the layer."""
     weights = [graph.weight(f"{name}_{kind}", getattr(layer, kind)) for kind in ("weight", "bias")]
-    (padding,) = layer.padding
-    settings = {"strides": list(layer.stride), "dilations": list(layer.dilation), "pads": [padding, padding]}
+    assert isinstance(layer.padding, tuple)
+    settings = {"strides": list(layer.stride), "dilations": list(layer.dilation), "pads": [*layer.padding * 2]}
     if isinstance(layer, nn.ConvTranspose1d):
         return graph.node("ConvTranspose", x, *weights, output_padding=list(layer.output_padding), **settings)
     return graph.node("Conv", x, *weights, **settings)

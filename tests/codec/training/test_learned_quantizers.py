@@ -53,6 +53,15 @@ def test_training_moves_all_weights_and_resumes_to_the_bit(kind: str, tmp_path: 
 
 
 @kinds
+def test_a_frozen_encoder_and_quantizer_keep_all_their_state(kind: str, tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, codec=codec_of(kind), max_steps=2, freeze=["encoder", "quantizer"])
+    trainer.run()
+    before, after = codec_of(kind).state_dict(), trainer.codec.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("decoder.")}
+
+
+@kinds
 def test_the_metrics_describe_the_codebooks(kind: str, tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, codec=codec_of(kind), max_steps=2, log_every=1)
     trainer.run()
