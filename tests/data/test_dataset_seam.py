@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,10 +110,26 @@ def test_a_run_reads_the_samples_that_its_transforms_need(outside: None, tmp_pat
         assert float(spectra[0]) == pytest.approx(2 * float(spectra[1]), rel=0.05)
 
 
-def test_a_stream_from_outside_is_trained_on_and_resumes_to_the_same_bits(outside: None, tmp_path: Path) -> None:
+@pytest.fixture
+def archives(tmp_path: Path) -> str:
+    """Two tar archives with two files each."""
+    for number in range(4):
+        write_audio(tmp_path / f"{number}.flac", 0.3 * torch.rand(1, 8000) - 0.15, 24_000)
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for each in (2 * number, 2 * number + 1):
+                tar.add(tmp_path / f"{each}.flac", f"{each}.flac")
+    return str(tmp_path / "*.tar")
+
+
+@pytest.mark.parametrize("kind", ["outside.Bursts", "data.TarDataset"])
+def test_a_stream_is_trained_on_and_resumes_to_the_same_bits(
+    kind: str, outside: None, archives: str, tmp_path: Path
+) -> None:
     """Three steps with two workers in one go, and with a stop after the first step; the third is of the first shard."""
     settings = (
-        "data.dataset._target_=outside.Bursts",
+        f"data.dataset._target_={kind}",
+        *([f"+data.dataset.shards={archives}"] if kind == "data.TarDataset" else []),
         "data.transforms=[{_target_: data.RandomGain}]",
         "data.num_workers=2",
         "trainer.checkpoint_every=1",
