@@ -8,7 +8,8 @@ EnCodec's balancer is (ema_norm, sum, keep), a plain weighted sum (static, sum, 
 multiply after the scale. With a scale that normalises gradients they are therefore shares.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from balancer.checks import check_range
 from balancer.gradient_report import GradientReport, report_gradients
-from balancer.statistics import SharedGradient, Statistics, max_over_processes, mean_over_processes
+from balancer.statistics import Measurement, SharedGradient, Statistics, max_over_processes, mean_over_processes
 from balancer.strategy import (
     CombinedGradient,
     Direction,
@@ -43,7 +44,8 @@ class Balanced(NamedTuple):
     """Result of one step."""
 
     gradient: Tensor  # [B, C, T], the gradient for the decoder output
-    weights: dict[str, Tensor]  # weight of each loss's gradient (the mean, if elements differ); 0 if inactive
+    # Weight of each loss's gradient (the mean, if elements differ); 0 if inactive. Scalars on the host or the device.
+    weights: dict[str, Tensor]
     dropped: tuple[str, ...]  # losses that were left out because their value or gradient was not finite
     is_finite: Tensor  # [] bool: the strategy's weights are finite; otherwise the caller must skip the step
     report: GradientReport | None  # in monitoring steps
@@ -57,6 +59,10 @@ class Balancer(nn.Module):
     gradient is zero or not finite is inactive as well. Without them gradients are not checked one by one, so that
     monitoring does not affect training. Then a loss of exactly 0 counts as inactive, and a finite loss with a NaN
     gradient makes the result NaN, as in a plain sum. The caller must skip that step.
+
+    The balancer's own state stays on the host. A step waits for the device once, when it reads the values of the losses
+    and what the strategy measured in its last step. Only a strategy's first step, monitoring and `refresh_every` with a
+    magnitude wait more often.
 
     Args:
         weights: Weight of each loss by name.
@@ -111,6 +117,7 @@ class Balancer(nn.Module):
         self.register_buffer("last_weights", torch.zeros(len(self.weights), dtype=torch.float64))
         self._refreshed_names: list[str] = []  # losses that last_weights hold for
         self._last_refresh: int | None = None  # step
+        self._measurements: dict[Hashable, Measurement] = {}  # of the last step, which this step reads ahead
 
     def forward(
         self, losses: Mapping[str, Tensor], output: Tensor, shared_gradient: SharedGradient | None = None
@@ -148,27 +155,29 @@ class Balancer(nn.Module):
         refresh = strategy.needs_gradients and not reuse
         monitoring = self.monitor_every > 0 and self.step % self.monitor_every == 0
         gradients = {name: _gradient(losses[name], output) for name in present} if refresh or monitoring else None
-        active, dropped = _classify({name: losses[name] for name in present}, gradients if refresh else None)
+        statistics, dropped = self._read(present, losses, gradients if refresh else None, shared_gradient)
+        active = [list(self.weights)[i] for i in statistics.index.tolist()]
         if not active:
-            is_finite = torch.ones((), dtype=torch.bool, device=output.device)
-            no_weights = self._by_name(active, output.new_zeros(0, dtype=torch.float64))
-            return Balanced(torch.zeros_like(output), no_weights, dropped, is_finite, None)
-        statistics = self._statistics(active, losses, gradients if refresh else None, shared_gradient, output.device)
+            no_weights = self._by_name(active, torch.zeros(0, dtype=torch.float64))
+            return Balanced(torch.zeros_like(output), no_weights, dropped, torch.tensor(True), None)
         combined = CombinedGradient(self.last_weights[statistics.index], None) if reuse else strategy(statistics)
+        if not reuse:
+            self._measurements = statistics.used
         weights = combined.weights if combined.weights.ndim == 1 else combined.weights.double().mean(1)
         is_finite = weights.isfinite().all()
         if refresh:
             self._last_refresh = self.step
         if refresh and self.refresh_every > 1:
-            self.last_weights.zero_()[statistics.index] = weights
+            self.last_weights.zero_()[statistics.index] = weights.cpu()
             reusable = combined.weights.ndim == 1 and not dropped and bool(is_finite)
             self._refreshed_names = present if reusable else []
         gradient = combined.gradient
         if gradient is None:
-            gradient = _gradient((torch.stack([losses[n] for n in active]) * combined.weights).sum(), output).flatten()
+            weighted = torch.stack([losses[n] for n in active]) * combined.weights.to(output.device, non_blocking=True)
+            gradient = _gradient(weighted.sum(), output).flatten()
         report = None
         if monitoring:  # the gradient was computed as in any other step, so that monitoring does not affect training
-            statistics = self._statistics(active, losses, gradients, shared_gradient, output.device)
+            statistics = self._statistics(active, statistics.losses, gradients, shared_gradient)
             report = report_gradients(tuple(active), statistics, CombinedGradient(combined.weights, gradient))
         return Balanced(gradient.view_as(output), self._by_name(active, weights), dropped, is_finite, report)
 
@@ -183,20 +192,48 @@ class Balancer(nn.Module):
         last = self._last_refresh
         return 1 if last is None or last < self.warmup_steps <= self.step else self.step - last
 
-    def _statistics(
+    def _read(
         self,
-        active: list[str],
+        present: list[str],
         losses: Mapping[str, Tensor],
         gradients: Mapping[str, Tensor] | None,
         shared_gradient: SharedGradient | None,
-        device: torch.device,
+    ) -> tuple[Statistics, tuple[str, ...]]:
+        """Statistics of the active losses, and names of the losses that are not finite; the same in all processes.
+
+        All values come from the device in one transfer: loss values, sizes, and what the strategy measured last time.
+        """
+        if not present:
+            return self._statistics([], torch.zeros(0, dtype=torch.float64), None, shared_gradient), ()
+        values = torch.stack([losses[name].detach() for name in present]).double()
+        statistics = self._statistics(present, mean_over_processes(values), gradients, shared_gradient)
+        measured: dict[Hashable, Tensor] = {}
+        if gradients is not None:
+            measured = {name: measure(statistics) for name, measure in self._measurements.items()}
+        parts = [statistics.losses, max_over_processes(_sizes(values, statistics.gradients)), *measured.values()]
+        host = torch.cat([part.double().flatten() for part in parts]).cpu().split([part.numel() for part in parts])
+        known = {name: part.view(each.shape) for (name, each), part in zip(measured.items(), host[2:], strict=True)}
+        active, dropped = _classify({name: losses[name] for name in present}, host[1].tolist())
+        if active == present:
+            return replace(statistics, losses=host[0], known=known), dropped
+        by_name = dict(zip(present, host[0], strict=True))
+        values = torch.stack([by_name[name] for name in active]) if active else host[0][:0]
+        return self._statistics(active, values, gradients, shared_gradient), dropped
+
+    def _statistics(
+        self,
+        active: list[str],
+        losses: Tensor,
+        gradients: Mapping[str, Tensor] | None,
+        shared_gradient: SharedGradient | None,
     ) -> Statistics:
+        """Shape: losses [m]."""
         position = {name: index for index, name in enumerate(self.weights)}
         return Statistics(
-            torch.tensor([position[name] for name in active]).to(device, non_blocking=True),
-            mean_over_processes(torch.stack([losses[name].detach().double() for name in active])),
-            torch.tensor([self.weights[n] for n in active], dtype=torch.float64).to(device, non_blocking=True),
-            None if gradients is None else torch.stack([gradients[name] for name in active]),
+            torch.tensor([position[name] for name in active], dtype=torch.int64),
+            losses,
+            torch.tensor([self.weights[name] for name in active], dtype=torch.float64),
+            torch.stack([gradients[name] for name in active]) if gradients is not None and active else None,
             shared_gradient,
             self._elapsed(),
         )
@@ -251,25 +288,26 @@ def _gradient(loss: Tensor, output: Tensor) -> Tensor:
     return torch.zeros_like(output) if gradient is None else gradient
 
 
-def _classify(
-    losses: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None
-) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the active losses, and of those that are not finite. Reads the device once.
+def _sizes(values: Tensor, gradients: Tensor | None) -> Tensor:
+    """Largest magnitude in each gradient, and infinity where it or the loss is not finite.
 
-    Without gradients only the values are checked: a loss of exactly 0 is at its minimum, like a hinge loss.
+    Without gradients only the values are checked: the size of a finite loss is 1, or 0 if the loss is exactly 0, which
+    is the minimum of a hinge loss.
+
+    Shape: values [m], gradients [m, B, C, T] -> [m] float64.
     """
-    if not losses:
-        return [], ()
-    sizes = torch.stack([loss.detach().double().abs() for loss in losses.values()])
-    if gradients is None:
-        sizes = torch.where(sizes.isfinite(), sizes.sign(), sizes)
-    else:
-        # The largest entry cannot overflow, unlike a norm, and it is NaN or inf if and only if an entry is.
-        peaks = torch.stack([gradient.abs().amax().double() for gradient in gradients.values()])
-        sizes = torch.where(sizes.isfinite(), peaks, sizes)
-    # All processes must leave out the same losses.
-    sizes = max_over_processes(torch.where(sizes.isnan(), float("inf"), sizes))
-    by_name = dict(zip(losses, sizes.tolist(), strict=True))
+    # The largest entry cannot overflow, unlike a norm, and it is NaN or inf if and only if an entry is.
+    peaks = values.sign().abs() if gradients is None else gradients.flatten(1).abs().amax(1).double()
+    return torch.where(values.isfinite() & ~peaks.isnan(), peaks, float("inf"))
+
+
+def _classify(losses: Mapping[str, Tensor], sizes: Sequence[float]) -> tuple[list[str], tuple[str, ...]]:
+    """Names of the active losses, and of those that are not finite.
+
+    Args:
+        sizes: See `_sizes`.
+    """
+    by_name = dict(zip(losses, sizes, strict=True))
     dropped = tuple(name for name, size in by_name.items() if not size < float("inf"))
     # Below the smallest normal float32 a gradient counts as zero: dividing by its norm would overflow.
     smallest = torch.finfo(torch.float32).tiny

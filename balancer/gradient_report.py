@@ -14,7 +14,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 class GradientReport(NamedTuple):
-    """Contribution of each active loss to the combined gradient of one step."""
+    """Contribution of each active loss to the combined gradient of one step. All values are on the host."""
 
     names: tuple[str, ...]
     norms: Tensor  # [m] norms of the raw gradients
@@ -36,13 +36,15 @@ def report_gradients(names: tuple[str, ...], statistics: Statistics, combined: C
     gradient = combined.gradient
     assert gradient is not None, "a report needs a gradient"
     weights, rows = combined.weights.double(), statistics.jacobian.double()
-    norm = statistics.norm(gradient)
-    unit = gradient.double() / norm.clamp_min(_TINY)
+    device_norm = statistics.norm(gradient)
+    unit = gradient.double() / device_norm.clamp_min(_TINY)
     if weights.ndim == 1:
-        terms, along = weights.abs() * statistics.norms, weights * statistics.inner_products(rows, unit)
+        weights = weights.cpu()
+        terms, along = weights.abs() * statistics.norms, weights * statistics.inner_products(rows, unit).cpu()
     else:
         weighted = weights * rows
-        terms, along = statistics.norm(weighted), statistics.inner_products(weighted, unit)
+        terms, along = statistics.norm(weighted).cpu(), statistics.inner_products(weighted, unit).cpu()
+    norm = device_norm.cpu()
     rounding = torch.finfo(torch.float32).eps * terms.sum()
     pairs = torch.ones_like(statistics.cosines, dtype=torch.bool).triu(1)
     return GradientReport(

@@ -1,21 +1,28 @@
-"""What a strategy can use in a step: loss values, and on demand norms and cosines of their gradients at the output."""
+"""What a strategy can use in a step: loss values, and on demand norms and cosines of their gradients at the output.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+The gradients are on the training device. All that has one value per loss is on the host, where the arithmetic of the
+strategies takes place: on a GPU each of its operations would cost a kernel launch.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["SharedGradient", "SharedLayers", "Statistics", "max_over_processes", "mean_over_processes"]
+__all__ = ["SharedGradient", "SharedLayers", "Statistics", "like", "max_over_processes", "mean_over_processes"]
 
 SharedLayers = Literal["last_layer", "all_shared"]
 
 # Vector-Jacobian product: gradient at the output [B, C, T] -> gradient [P] at the parameters that all losses share,
 # those of the last layer before the output or all of them.
 SharedGradient = Callable[[Tensor, SharedLayers], Tensor]
+
+# Computes values on the training device from the gradients in `Statistics`.
+Measurement = Callable[["Statistics"], Tensor]
 
 
 @dataclass
@@ -32,9 +39,14 @@ class Statistics:
             `buffer[index]`. Shape [m] int64.
         losses: Values over the whole batch, detached, float64. Shape [m].
         user_weights: Weights from the config, float64. Shape [m].
-        gradients: d loss_i / d output, or None in steps that do not need them. Shape [m, B, C, T] float32.
+        gradients: d loss_i / d output, or None in steps that do not need them. Shape [m, B, C, T] float32, on the
+            training device.
         shared_gradient: Computes gradients at the shared parameters; None if the caller does not support it.
         elapsed: Steps since the strategy was last called with gradients, 1 if it is called in every step.
+        known: Values that were read from the device before, by the name of the measurement.
+
+    Attributes:
+        used: Measurements that were asked for. The balancer reads them together in the next step.
     """
 
     index: Tensor
@@ -43,6 +55,20 @@ class Statistics:
     gradients: Tensor | None
     shared_gradient: SharedGradient | None = None
     elapsed: int = 1
+    known: dict[Hashable, Tensor] = field(default_factory=dict)
+    used: dict[Hashable, Measurement] = field(default_factory=dict, init=False)
+
+    def measure(self, name: Hashable, measurement: Measurement) -> Tensor:
+        """The result of `measurement` on the host. Without a known value this waits for the device.
+
+        Args:
+            name: The same for the same measurement in every step.
+            measurement: Must not read the device. It gets statistics of losses that may not be on the host.
+        """
+        self.used[name] = measurement
+        if name not in self.known:
+            self.known[name] = measurement(self).cpu()
+        return self.known[name]
 
     def ema_coefficients(self, decay: float) -> tuple[float, float]:
         """Coefficients (kept, added) of a discounted sum over steps: sum = kept * sum + added * value.
@@ -88,24 +114,28 @@ class Statistics:
         return _sum_over_processes(gradients @ others) / _num_processes() ** 2
 
     @cached_property
-    def norms(self) -> Tensor:
-        """L2 norm of each gradient over the whole batch. Shape: [m] float64."""
+    def device_norms(self) -> Tensor:
+        """As `norms`, on the training device."""
         return self.norm(self.jacobian)
 
-    @cached_property
+    @property
+    def norms(self) -> Tensor:
+        """L2 norm of each gradient over the whole batch. Shape: [m] float64."""
+        return self.measure("norms", lambda statistics: statistics.device_norms)
+
+    @property
     def item_norms(self) -> Tensor:
         """L2 norm of each gradient per batch item, averaged over items. Shape: [m] float64."""
-        return self.item_norm(self.jacobian)
+        return self.measure("item_norms", lambda statistics: statistics.item_norm(statistics.jacobian))
 
-    @cached_property
+    @property
     def cosines(self) -> Tensor:
         """Cosine of every pair of gradients; 0 between a zero gradient and another. Shape: [m, m] float64.
 
         Computed from unit rows in float64. In a Gramian of raw rows with very different norms, the small entries would
         be lost to rounding, and TF32 or autocast would round the products.
         """
-        unit = self.jacobian / self.norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        return self.inner_products(unit, unit.t()).clamp(-1, 1).fill_diagonal_(1.0)
+        return self.measure("cosines", _cosines)
 
     @cached_property
     def gramian(self) -> Tensor:
@@ -118,6 +148,10 @@ class Statistics:
         Raises:
             ValueError: The balancer was called without `shared_gradient`.
         """
+        return self.measure(layers, partial(Statistics.device_parameter_norms, layers=layers))
+
+    def device_parameter_norms(self, layers: SharedLayers) -> Tensor:
+        """As `parameter_norms`, on the training device."""
         if self.gradients is None or self.shared_gradient is None:
             raise ValueError(f"norms at {layers} need shared_gradient, but the balancer was called without it")
         norms = [
@@ -134,16 +168,11 @@ class Statistics:
 
         Shape: factors [m].
         """
+        losses = self.losses * factors
         return _Scaled(
-            self.index,
-            self.losses * factors,
-            self.user_weights,
-            self.gradients,
-            self.shared_gradient,
-            self.elapsed,
-            origin=self,
-            factors=factors,
-        )
+            self.index, losses, self.user_weights, self.gradients, self.shared_gradient, self.elapsed,
+            origin=self, factors=factors,
+        )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -153,23 +182,37 @@ class _Scaled(Statistics):
 
     @cached_property
     def jacobian(self) -> Tensor:
-        return self.origin.jacobian * self.factors.to(self.origin.jacobian.dtype)[:, None]
+        return self.origin.jacobian * like(self.factors, self.origin.jacobian)[:, None]
 
-    @cached_property
+    @property
     def norms(self) -> Tensor:
         return self.origin.norms * self.factors.abs()
 
-    @cached_property
+    @property
     def item_norms(self) -> Tensor:
         return self.origin.item_norms * self.factors.abs()
 
-    @cached_property
+    @property
     def cosines(self) -> Tensor:
         sign = self.factors.sign()
         return sign[:, None] * self.origin.cosines * sign
 
     def parameter_norms(self, layers: SharedLayers) -> Tensor:
         return self.origin.parameter_norms(layers) * self.factors.abs()
+
+
+def like(values: Tensor, other: Tensor) -> Tensor:
+    """The values on the device and in the dtype of `other`. The host does not wait for the copy.
+
+    Shape: values [*] -> [*].
+    """
+    return values.to(other.device, other.dtype, non_blocking=True)
+
+
+def _cosines(statistics: Statistics) -> Tensor:
+    """Shape: -> [m, m] float64."""
+    unit = statistics.jacobian / statistics.device_norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+    return statistics.inner_products(unit, unit.t()).clamp(-1, 1).fill_diagonal_(1.0)
 
 
 def mean_over_processes(values: Tensor) -> Tensor:

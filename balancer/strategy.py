@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from balancer.statistics import Statistics
+from balancer.statistics import Statistics, like
 
 __all__ = [
     "CombinedGradient",
@@ -38,7 +38,7 @@ class Direction(Protocol):
         """As in `Scale`."""
 
     def __call__(self, statistics: Statistics) -> Tensor:
-        """Shape: -> [m] float64, or a weight for every element of the output, [m, B * C * T] float32."""
+        """Shape: -> [m] float64, or a weight for every element of the output, [m, B * C * T] float32, on its device."""
 
 
 class Magnitude(Protocol):
@@ -82,7 +82,9 @@ class UsesConstantBaselines(Protocol):
 class CombinedGradient(NamedTuple):
     """One gradient and the weights it was combined with."""
 
-    weights: Tensor  # [m] float64 or [m, B * C * T] float32; the gradient is the sum of weights x raw gradients
+    # [m] float64 or [m, B * C * T] float32; the gradient is the sum of weights x raw gradients. They are on the device
+    # if there is one for every element or a magnitude changed them, else on the host.
+    weights: Tensor
     gradient: Tensor | None  # [B * C * T], None in steps without gradients
 
 
@@ -119,13 +121,14 @@ class Strategy(nn.Module):
         weights = self.direction(scaled)
         if weights.ndim == 2:
             gradient = (weights * scaled.jacobian).sum(0)
-            effective = weights * factors.to(weights.dtype)[:, None]
+            effective = weights * like(factors, weights)[:, None]
         else:
             effective = weights * factors
             if statistics.gradients is None:
                 return CombinedGradient(effective, None)
-            gradient = effective.to(statistics.jacobian.dtype) @ statistics.jacobian
+            gradient = like(effective, statistics.jacobian) @ statistics.jacobian
         if self.magnitude.needs_gradients:
             factor = self.magnitude(scaled, weights, gradient).to(gradient.dtype)
-            gradient, effective = gradient * factor, effective * factor
+            effective = effective.to(gradient.device, non_blocking=True) * factor
+            gradient = gradient * factor
         return CombinedGradient(effective, gradient)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from balancer.checks import check_names, check_range
 from balancer.seeded_generator import SeededGenerator
-from balancer.statistics import Statistics
+from balancer.statistics import Statistics, like
 
 __all__ = ["GradDrop"]
 
@@ -46,11 +46,11 @@ class GradDrop(nn.Module):
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m, B * C * T] float32."""
         rows = statistics.jacobian
-        draws = torch.rand(rows.shape[1], generator=self.draws.generator).to(rows.device)
+        draws = torch.rand(rows.shape[1], generator=self.draws.on(rows.device), device=rows.device)
         # P > draws with both sides multiplied by 2 sum_i |g_i|. If all gradients are zero, the result does not matter.
         positive = rows.sum(0) > (2 * draws - 1) * rows.abs().sum(0)
         kept = ((rows > 0) == positive).to(rows.dtype)  # zeros count as negative, which makes no difference
         if not self.leak:
             return kept
-        leaks = self.leaks[statistics.index].to(rows.dtype)[:, None]
+        leaks = like(self.leaks[statistics.index], rows)[:, None]
         return leaks + (1 - leaks) * kept

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from balancer.statistics import Statistics
+from balancer.statistics import Statistics, like
 
 __all__ = ["norm_ratio"]
 
@@ -15,6 +15,6 @@ def norm_ratio(
 
     Shape: norm [], weights [m] or [m, n], gradient [n] -> [] float64.
     """
-    largest = weights.abs() if weights.ndim == 1 else weights.abs().amax(1)
-    rounding = torch.finfo(torch.float32).eps * (largest * statistics.norms).sum()
+    largest = weights.abs() if weights.ndim == 1 else weights.abs().amax(1).double()
+    rounding = torch.finfo(torch.float32).eps * (largest * like(statistics.norms, largest)).sum()
     return torch.where(statistics.norm(gradient) > rounding, target / norm, torch.zeros_like(norm))

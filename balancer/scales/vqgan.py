@@ -1,14 +1,13 @@
 """VQGAN's adaptive weight of the adversarial loss (Esser et al. 2021, equation 7)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from balancer.checks import check_choice, check_range
-from balancer.statistics import SharedLayers, Statistics
+from balancer.statistics import SharedLayers, Statistics, like
 
 __all__ = ["VQGAN"]
 
@@ -54,14 +53,19 @@ class VQGAN(nn.Module):
 
     def forward(self, statistics: Statistics) -> Tensor:
         """Shape: -> [m] float64."""
+        norms = statistics.measure(("vqgan", self.norm_on), self._norms)
+        adversarial = self.is_adversarial[statistics.index]
+        weight = (norms[0] / (norms[1] + self.eps)).clamp(0, self.limit)
+        both_present = adversarial.any() & ~adversarial.all()
+        return torch.where(adversarial & both_present, weight, 1.0)
+
+    def _norms(self, statistics: Statistics) -> Tensor:
+        """|dL_rec / dW| and |dL_adv / dW|, on the device. Shape: -> [2] float64."""
         assert statistics.gradients is not None
         users, adversarial = statistics.user_weights, self.is_adversarial[statistics.index]
         total = (users * adversarial).sum().clamp_min(torch.finfo(torch.float64).tiny)
         sums = torch.stack([torch.where(adversarial, 0.0, users), torch.where(adversarial, users / total, 0.0)])
         # Gradients are linear in the loss, so those of the two sums are sums of the given ones.
-        rows = torch.tensordot(sums.to(statistics.gradients.dtype), statistics.gradients, dims=1)
-        both = replace(statistics, gradients=rows)
-        norms = both.norms if self.norm_on == "output" else both.parameter_norms(self.norm_on)
-        weight = (norms[0] / (norms[1] + self.eps)).clamp(0, self.limit)
-        both_present = adversarial.any() & ~adversarial.all()
-        return torch.where(adversarial & both_present, weight, 1.0)
+        rows = torch.tensordot(like(sums, statistics.gradients), statistics.gradients, dims=1)
+        both = Statistics(statistics.index, statistics.losses, users, rows, statistics.shared_gradient)
+        return both.device_norms if self.norm_on == "output" else both.device_parameter_norms(self.norm_on)
