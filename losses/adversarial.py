@@ -4,6 +4,7 @@ Logits are one tensor for each of K sub-discriminators, features one list of lay
 elements, then over layers, then over sub-discriminators (the paper's 1/K and 1/KL), in float32.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -133,18 +134,34 @@ def feature_matching_loss(
     if shapes[0] != shapes[1] or not shapes[0] or not all(shapes[0]):
         raise ValueError(f"expected features of the same shapes, got {shapes[0]} and {shapes[1]}")
     # One vector over all layers of all sub-discriminators, and the weight of each: 1/K of 1/L.
-    pairs = [
-        (estimate, reference.detach(), 1 / (len(reference_features) * len(references)))
-        for estimates, references in zip(estimate_features, reference_features, strict=True)
-        for estimate, reference in zip(estimates, references, strict=True)
-    ]
-    distances = torch.stack([_MeanDistance.apply(estimate, reference) for estimate, reference, _ in pairs])
-    weights = distances.new_tensor([weight for _, _, weight in pairs])
+    estimates = [layer for layers in estimate_features for layer in layers]
+    references = [layer.detach() for layers in reference_features for layer in layers]
+    shares = tuple(1 / (len(reference_features) * len(layers)) for layers in reference_features for _ in layers)
+    if estimates[0].device.type == "cpu":
+        distances = torch.stack([_MeanDistance.apply(*pair) for pair in zip(estimates, references, strict=True)])
+    else:
+        distances = _MeanDistances.apply(*estimates, *references)
+    weights = _constant(shares, distances.device)
     if relative:
-        levels = _mean_over_processes(torch.stack([_feature_mean(reference.abs()) for _, reference, _ in pairs]))
+        levels = _mean_over_processes(_mean_magnitudes(references))
         # The smallest normal number keeps the loss finite if all reference features of a layer are zero.
         weights = weights / levels.clamp(min=torch.finfo(levels.dtype).tiny)
     return distances @ weights
+
+
+@functools.lru_cache(maxsize=32)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copied to the device once, because the host waits for such a copy."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
+
+
+def _mean_magnitudes(tensors: Sequence[Tensor]) -> Tensor:
+    """Mean magnitude of each tensor, in float32. Shape: n tensors [*] -> [n]."""
+    if tensors[0].device.type == "cpu":
+        return torch.stack([_feature_mean(tensor.abs()) for tensor in tensors])
+    sums = torch.stack(torch._foreach_norm(list(tensors), 1, dtype=torch.float32))
+    return sums * _constant(tuple(1 / tensor.numel() for tensor in tensors), sums.device)
 
 
 def _mean_over_processes(values: Tensor) -> Tensor:
@@ -173,6 +190,34 @@ class _MeanDistance(torch.autograd.Function):
         estimate, reference = ctx.saved_tensors
         # sign is 0 where the two are equal, the subgradient that torch uses for abs at 0.
         return (estimate - reference).sign_().mul_(gradient / estimate.numel()), None
+
+
+class _MeanDistances(torch.autograd.Function):
+    """`_MeanDistance` of n pairs, in a few kernels for all of them: a launch costs more than these small means.
+
+    Shape: n estimates [*], then n references [*] -> [n].
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        return _mean_magnitudes(_differences(tensors))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        differences = _differences(ctx.saved_tensors)
+        slopes = gradient * _constant(tuple(1 / each.numel() for each in differences), gradient.device)
+        torch._foreach_sign_(differences)
+        for each, slope in zip(differences, slopes.unbind(), strict=True):
+            each.mul_(slope)
+        return (*differences, *[None] * len(differences))
+
+
+def _differences(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The first half of the tensors minus the second. Shape: 2 n tensors [*] -> n tensors [*]."""
+    half = len(tensors) // 2
+    return list(torch._foreach_sub(list(tensors[:half]), list(tensors[half:])))
 
 
 def _mean(logits: Sequence[Tensor], penalty: Callable[[Tensor], Tensor]) -> Tensor:

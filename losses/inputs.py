@@ -5,8 +5,9 @@ from typing import Annotated
 import torch
 from annotated_types import Gt, Le
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["Size", "at_least_float32", "check_audio", "check_pair", "without_autocast"]
+__all__ = ["Size", "at_least_float32", "check_audio", "check_pair", "reflect_pad", "without_autocast"]
 
 # Of a window, or of a layer. The limit is far above sensible values; beyond it, memory and time would run out.
 Size = Annotated[int, Gt(0), Le(1 << 17)]
@@ -44,6 +45,17 @@ def check_audio(audio: Tensor, minimum_samples: int = 1) -> None:
         raise ValueError(f"expected audio [B, C, T], got {list(audio.shape)}")
     if audio.shape[-1] < minimum_samples:
         raise ValueError(f"expected at least {minimum_samples} samples, got audio of {audio.shape[-1]} samples")
+
+
+def reflect_pad(signal: Tensor, left: int, right: int) -> Tensor:
+    """Reflection padding of the last axis. Its gradient is deterministic on CUDA if torch asks for that.
+
+    Shape: [*, T] -> [*, left + T + right]; T is larger than `left` and `right`.
+    """
+    if not (signal.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return F.pad(signal, (left, right), mode="reflect")
+    ends = signal[..., 1 : left + 1].flip(-1), signal[..., signal.shape[-1] - right - 1 : -1].flip(-1)
+    return torch.cat([ends[0], signal, ends[1]], dim=-1)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ that are not saved.
 """
 
 import functools
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
@@ -16,7 +15,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import Size, at_least_float32, check_audio, check_pair, without_autocast
+from losses.inputs import Size, at_least_float32, check_audio, check_pair, reflect_pad, without_autocast
 from losses.stft import STFT
 
 __all__ = ["MultiResolutionSTFT", "MultiScaleMel", "mel_distance"]
@@ -55,6 +54,8 @@ class MultiScaleMel(nn.Module):
         ValueError: A setting is out of range, or the signals have the wrong shape.
     """
 
+    factors: Tensor
+
     def __init__(
         self,
         sample_rate: int,
@@ -85,17 +86,32 @@ class MultiScaleMel(nn.Module):
         self.resolutions = nn.ModuleList(spectrograms)
         self.minimum_samples = max(spectrogram.margin_samples for spectrogram in spectrograms) + 1
         self.window_samples = 2 ** max(window_exponents)
+        self.register_buffer("factors", self._factors([each.filters.shape[-1] for each in spectrograms]), False)
+
+    def _factors(self, filled: Sequence[int]) -> Tensor:
+        """Weight of each term: linear and logarithmic of every resolution.
+
+        Args:
+            filled: Filters with a bin at every resolution. The others are empty, so equal in both signals.
+
+        Shape: -> [2 resolutions].
+        """
+        linear = torch.tensor(filled, dtype=torch.float64) / self.mels
+        logarithmic = linear if self.log_distance == "mse" else torch.full_like(linear, self.mels**-0.5)
+        factors = torch.stack([linear, torch.tensor(self.alphas, dtype=torch.float64) * logarithmic], dim=1)
+        return (factors.flatten() / sum(1 + alpha for alpha in self.alphas)).float()
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
         with without_autocast(estimate):
-            with torch.no_grad():
-                targets = [mel_power(reference) for mel_power in self.resolutions]
-            terms = [
-                self._distance(mel_power(estimate), target, alpha)
-                for mel_power, target, alpha in zip(self.resolutions, targets, self.alphas, strict=True)
-            ]
-            return torch.stack(terms).sum() / sum(1 + alpha for alpha in self.alphas)
+            terms = []
+            for mel_power in self.resolutions:
+                with torch.no_grad():
+                    target = mel_power(reference)
+                    log_target = (target + self.floor).log10()
+                power = mel_power(estimate)
+                terms += [F.l1_loss(power, target), self._logarithmic((power + self.floor).log10(), log_target)]
+            return torch.stack(terms) @ self.factors.to(terms[0])
 
     @torch.no_grad()
     def constant_baseline(self, reference: Tensor) -> Tensor:
@@ -110,25 +126,20 @@ class MultiScaleMel(nn.Module):
         check_audio(reference, self.minimum_samples)
         with without_autocast(reference):
             terms = []
-            for mel_power, alpha in zip(self.resolutions, self.alphas, strict=True):
+            for mel_power in self.resolutions:
                 power = mel_power(reference)
                 logarithm = (power + self.floor).log10()
-                logarithmic = self._logarithmic(_mean_spectrum(logarithm), logarithm)
-                terms.append(self._linear(_median_spectrum(power), power) + alpha * logarithmic)
-            return torch.stack(terms).sum() / sum(1 + alpha for alpha in self.alphas)
-
-    def _distance(self, estimate: Tensor, reference: Tensor, alpha: float) -> Tensor:
-        logarithmic = self._logarithmic((estimate + self.floor).log10(), (reference + self.floor).log10())
-        return self._linear(estimate, reference) + alpha * logarithmic
-
-    def _linear(self, estimate: Tensor, reference: Tensor) -> Tensor:
-        filled = estimate.shape[-1] / self.mels  # the other filters are empty, so equal in both
-        return filled * F.l1_loss(estimate, reference)
+                terms += [
+                    F.l1_loss(_median_spectrum(power), power),
+                    self._logarithmic(_mean_spectrum(logarithm), logarithm),
+                ]
+            return torch.stack(terms) @ self.factors.to(terms[0])
 
     def _logarithmic(self, estimate: Tensor, reference: Tensor) -> Tensor:
+        """Without its factor."""
         if self.log_distance == "mse":
-            return estimate.shape[-1] / self.mels * F.mse_loss(estimate, reference)
-        return torch.linalg.vector_norm(estimate - reference, dim=-1).mean() / math.sqrt(self.mels)
+            return F.mse_loss(estimate, reference)
+        return torch.linalg.vector_norm(estimate - reference, dim=-1).mean()
 
 
 def mel_distance(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
@@ -189,7 +200,7 @@ class _MelPower(nn.Module):
         self.register_buffer("filters", filters.repeat_interleave(2, dim=0), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        audio = F.pad(at_least_float32(audio), (self.margin_samples, self.margin_samples), mode="reflect")
+        audio = reflect_pad(at_least_float32(audio), self.margin_samples, self.margin_samples)
         missing = (2 * self.margin_samples - audio.shape[-1]) % self.hop_samples
         audio = F.pad(audio, (0, missing)).flatten(0, 1)
         return self.stft(audio).square() @ self.filters
@@ -273,7 +284,7 @@ def _log_magnitude(estimate: Tensor, reference: Tensor) -> Tensor:
 
 def _magnitude(stft: nn.Module, margin: int, audio: Tensor) -> Tensor:
     """Shape: audio [B, C, T] -> [B C, F, bins]."""
-    padded = F.pad(at_least_float32(audio).flatten(0, 1), (margin, margin), mode="reflect")
+    padded = reflect_pad(at_least_float32(audio).flatten(0, 1), margin, margin)
     parts = stft(padded).unflatten(-1, (-1, 2)).square()
     return (parts[..., 0] + parts[..., 1]).clamp(min=1e-7).sqrt()
 

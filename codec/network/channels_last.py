@@ -44,6 +44,10 @@ def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
 
     Shape: [B, C, T] -> [B, C, left + T + right].
     """
+    if mode == "reflect" and x.is_cuda and torch.are_deterministic_algorithms_enabled():
+        # The gradient of torch's reflection is not deterministic.
+        ends = x[..., 1 : left + 1].flip(-1), x[..., x.shape[-1] - right - 1 : -1].flip(-1)
+        return torch.cat([ends[0], x, ends[1]], dim=-1)
     return F.pad(x.unsqueeze(2), (left, right, 0, 0), mode).squeeze(2)
 
 

@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["kmeans", "nearest"]
+from codec.quantization.ieee import ieee_float32
+
+__all__ = ["count", "kmeans", "nearest"]
 
 _SAMPLE = 64  # vectors per cluster in the main iterations; more of them hardly change the clusters
 _FULL_ITERATIONS = 2  # over all vectors, after those over the sample
@@ -38,8 +40,18 @@ def kmeans(
     else:
         centroids, _ = _lloyd(vectors[sample], weights[sample], centroids, iterations)
         centroids, index = _lloyd(vectors, weights, centroids, min(iterations, _FULL_ITERATIONS))
-    counts = torch.bincount(index, minlength=clusters).to(vectors.dtype)
-    return centroids, counts, index
+    return centroids, count(index, clusters).to(vectors.dtype), index
+
+
+def count(index: Tensor, clusters: int, weights: Tensor | None = None) -> Tensor:
+    """Number of vectors of each cluster, or the sum of their weights.
+
+    Unlike `torch.bincount`, this does not wait for the device, and it has a deterministic form on CUDA.
+
+    Shape: index [N], weights [N] -> [clusters] float32.
+    """
+    ones = torch.ones((), device=index.device).expand(len(index)) if weights is None else weights
+    return torch.zeros(clusters, dtype=ones.dtype, device=index.device).index_add_(0, index, ones)
 
 
 def _lloyd(vectors: Tensor, weights: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +69,7 @@ def _lloyd(vectors: Tensor, weights: Tensor, centroids: Tensor, iterations: int)
     others = torch.empty_like(own)  # lower bound on the scores of all other centroids
     moved = torch.ones_like(centroids[:, 0], dtype=torch.bool)
     for _ in range(iterations):
-        total = torch.bincount(index, weights, minlength=len(centroids))
+        total = count(index, len(centroids), weights)
         sums = torch.zeros_like(centroids).index_add_(0, index, weighted)
         centroids = torch.where((moved & (total > 0))[:, None], sums / total[:, None], centroids)
         if moved.all():
@@ -107,20 +119,26 @@ def _reassign(vectors: Tensor, centroids: Tensor, index: Tensor, own: Tensor, ot
         own[rows], others[rows] = mine, best  # if a vector changes its cluster, both centroids move
 
 
-def nearest(vectors: Tensor, embed: Tensor) -> Tensor:
+def nearest(vectors: Tensor, embed: Tensor, squares: Tensor | None = None) -> Tensor:
     """Index of the nearest code in Euclidean distance; the first of several.
 
-    Shape: vectors [N, D], embed [size, D] -> [N] int64.
+    Args:
+        squares: Squared norms of the codes, computed if None.
+
+    Shape: vectors [N, D], embed [size, D], squares [size] -> [N] int64.
     """
+    squares = embed.square().sum(1) if squares is None else squares
     # `min` takes a third of the time of `argmin` on a CPU.
-    return torch.cat([_scores(part, embed).min(1).indices for part in vectors.split(_ROWS)])
+    found = [_scores(part, embed, squares).min(1).indices for part in vectors.split(_ROWS)]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _scores(vectors: Tensor, embed: Tensor) -> Tensor:
+def _scores(vectors: Tensor, embed: Tensor, squares: Tensor | None = None) -> Tensor:
     """Squared distances to all codes, less |v|^2, which is the same for all codes.
 
-    Shape: vectors [N, D], embed [size, D] -> [N, size].
+    Shape: vectors [N, D], embed [size, D], squares [size] -> [N, size].
     """
+    squares = embed.square().sum(1) if squares is None else squares
     # bfloat16 has too few bits to tell nearby codes apart.
-    with torch.autocast(vectors.device.type, enabled=False):
-        return torch.addmm(embed.square().sum(1), vectors, embed.t(), alpha=-2)
+    with ieee_float32(vectors.device):
+        return torch.addmm(squares, vectors, embed.t(), alpha=-2)

@@ -13,6 +13,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from codec.quantization.ieee import ieee_float32
+
 __all__ = ["NearestSearch", "exclude_copies"]
 
 _PAIRS = 1 << 14  # pairs of vector and code per float64 distance computation: 16 MB at 128 dimensions
@@ -58,8 +60,8 @@ class NearestSearch:
         """
         residual = rearrange(latent, "b d f -> (b f) d").float()
         codes = []
-        # bfloat16 has too few bits to tell nearby codes apart.
-        with torch.autocast(latent.device.type, enabled=False):
+        # bfloat16 has too few bits to tell nearby codes apart, and the error bound is that of IEEE products.
+        with ieee_float32(latent.device):
             for k in range(len(self.embed)):
                 codes.append(self._nearest(residual, k))
                 residual = residual - F.embedding(codes[-1], self.embed[k])

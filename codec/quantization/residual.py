@@ -13,15 +13,18 @@ import torch.distributed as dist
 from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from codec.quantization.beam_search import BeamSearch
-from codec.quantization.kmeans import kmeans, nearest
+from codec.quantization.kmeans import count, kmeans, nearest
 from codec.quantization.nearest import NearestSearch
 from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
 
 __all__ = ["ResidualVectorQuantizer"]
 
+_GOLDEN = 0.6180339887498949  # multiples of this share of a whole are spread evenly over it
+_HASH_FACTOR = 2_654_435_761  # Knuth's multiplicative hash
 _ENERGY_FLOOR = 0.01  # of the mean energy; quieter latents are weighted as if they had this energy
 
 
@@ -97,6 +100,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.register_buffer("embed_sum", embed.clone())
         self.register_buffer("is_initialized", torch.tensor(False))
         self.register_buffer("updates", torch.tensor(0))
+        self._initialized = False  # equal to the buffer, and known without a look at the device
 
     @property
     def latent_dim(self) -> int:
@@ -111,7 +115,15 @@ class ResidualVectorQuantizer(nn.Module):
     @property
     def initialized(self) -> bool:
         """Whether `initialize` has run."""
-        return bool(self.is_initialized)
+        return self._initialized
+
+    def _set_initialized(self, initialized: bool) -> None:
+        self.is_initialized.fill_(initialized)
+        self._initialized = initialized
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._initialized = bool(self.is_initialized)
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments that make a quantizer of the same architecture."""
@@ -134,7 +146,7 @@ class ResidualVectorQuantizer(nn.Module):
         if expected != found:
             raise ValueError(f"expected a quantizer with {expected}, got {found}")
         self.embed.copy_(state["embed"])
-        self.is_initialized.copy_(state["is_initialized"])
+        self._set_initialized(bool(state["is_initialized"]))
         self.embed_sum.copy_(self.embed)
         self.cluster_size.fill_(1)
         self.updates.zero_()
@@ -150,21 +162,18 @@ class ResidualVectorQuantizer(nn.Module):
         """
         batch = latent.shape[0]
         x = rearrange(latent, "b d f -> (b f) d").float()
-        residual, codes, commitments, residuals = x, [], [], []
-        for embed in self.embed[:num_codebooks]:
-            index = nearest(residual.detach(), embed)
-            code = F.embedding(index, embed)
-            residuals.append(residual.detach())
-            commitments.append(F.mse_loss(residual, code))
-            residual = residual - code
-            codes.append(index)
-        # Straight-through estimator: the value is x - residual, the gradient that of x.
-        quantized = x - residual.detach()
+        residuals, codes, embeds = [x.detach()], [], self.embed[:num_codebooks]
+        for embed, squares in zip(embeds, embeds.square().sum(2), strict=True):
+            codes.append(nearest(residuals[-1], embed, squares))
+            residuals.append(residuals[-1] - F.embedding(codes[-1], embed))
+        stacked = torch.stack(residuals)
+        # Straight-through estimator: the value is x minus the last residual, the gradient that of x.
+        quantized = x - residuals[-1]
         return QuantizerOutput(
             rearrange(quantized, "(b f) d -> b d f", b=batch),
             rearrange(torch.stack(codes), "k (b f) -> b k f", b=batch),
-            torch.stack(commitments),
-            torch.stack(residuals),
+            _Commitment.apply(x, stacked[1:]),
+            stacked[:-1],
         )
 
     def encode(self, latent: Tensor, num_codebooks: int | None = None) -> Tensor:
@@ -225,18 +234,18 @@ class ResidualVectorQuantizer(nn.Module):
             if (counts == 1).any() and (counts > 1).any():
                 centroids = centroids[counts > 1]
                 index = nearest(residual, centroids)
-                counts = torch.bincount(index, minlength=len(centroids)).to(counts.dtype)
+                counts = count(index, len(centroids)).to(counts.dtype)
             # Copies of live codes fill the codebook. The lower index wins a tie, so copies are never chosen.
             self.embed[k] = centroids[torch.arange(size, device=centroids.device) % len(centroids)]
             self.cluster_size[k] = F.pad(counts, (0, size - len(centroids))) / num_batches
             residual = residual - centroids[index]
             advance()
         self.embed_sum.copy_(self.embed * self.cluster_size[..., None])
-        self.is_initialized.fill_(True)
+        self._set_initialized(True)
 
     def reset(self) -> None:
         """Makes `initialized` false; the codes stay until `initialize` is called again."""
-        self.is_initialized.fill_(False)
+        self._set_initialized(False)
 
     @torch.no_grad()
     def update(self, output: QuantizerOutput) -> None:
@@ -249,7 +258,7 @@ class ResidualVectorQuantizer(nn.Module):
         size = self.embed.shape[1]
         index = rearrange(output.codes, "b k f -> k (b f)")
         flat = (index + size * torch.arange(k, device=index.device)[:, None]).flatten()
-        counts = torch.bincount(flat, minlength=k * size).view(k, size).to(residuals.dtype)
+        counts = count(flat, k * size).view(k, size)
         sums = residuals.new_zeros(k * size, dim).index_add_(0, flat, residuals.reshape(k * n, dim))
         self.cluster_size[:k].lerp_(_all_reduce(counts), 1 - self.decay)
         self.embed_sum[:k].lerp_(_all_reduce(sums).view(k, size, dim), 1 - self.decay)
@@ -268,16 +277,16 @@ class ResidualVectorQuantizer(nn.Module):
         Shape: residuals [K, N, D].
         """
         dead = self._dead_codes()[: len(residuals)]
-        if not dead.any():
+        if dead.device.type == "cpu" and not dead.any():  # on another device the question would cost more than the work
             return
-        residuals = _all_gather(residuals)
         k, n, _ = residuals.shape
-        generator = torch.Generator().manual_seed(int(self.updates))
-        order = torch.argsort(torch.rand(k, n, generator=generator), dim=1).to(residuals.device)
+        total = n * _num_processes()
+        # Equally spaced vectors from a start that depends on codebook and update: distinct, and chosen on the device.
+        stride = next(s for s in range(round(total * _GOLDEN) or 1, 0, -1) if math.gcd(s, total) == 1)
+        start = (self.updates + torch.arange(k, device=dead.device)) * _HASH_FACTOR % total
         rank = dead.cumsum(1) - 1
-        dead = dead & (rank < n)
-        chosen = order.gather(1, rank.clamp(0, n - 1))
-        vectors = residuals[torch.arange(k, device=residuals.device)[:, None], chosen]
+        dead = dead & (rank < total)
+        vectors = _gather_vectors(residuals, (start[:, None] + stride * rank) % total)
         average = self.cluster_size[:k].mean(1, keepdim=True).expand_as(rank)
         self.cluster_size[:k] = torch.where(dead, average, self.cluster_size[:k])
         self.embed_sum[:k] = torch.where(dead[..., None], vectors * average[..., None], self.embed_sum[:k])
@@ -304,10 +313,33 @@ def _all_reduce(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _all_gather(residuals: Tensor) -> Tensor:
-    """The vectors of all processes, in the order of their ranks. Shape: [K, N, D] -> [K, processes * N, D]."""
+def _gather_vectors(residuals: Tensor, chosen: Tensor) -> Tensor:
+    """Chosen vectors of all processes, counted in the order of their ranks.
+
+    Shape: residuals [K, N, D], chosen [K, size] < processes * N -> [K, size, D].
+    """
+    k, n, _ = residuals.shape
+    vectors = residuals[torch.arange(k, device=residuals.device)[:, None], chosen % n]
     if _num_processes() == 1:
-        return residuals
-    parts = [torch.empty_like(residuals) for _ in range(_num_processes())]
-    dist.all_gather(parts, residuals.contiguous())
-    return torch.cat(parts, dim=1)
+        return vectors
+    is_own = chosen // n == dist.get_rank()
+    return _all_reduce(torch.where(is_own[..., None], vectors, 0.0))
+
+
+class _Commitment(torch.autograd.Function):
+    """Mean squared residual after each codebook, as a function of the latent: the codes are constants.
+
+    Shape: x [N, D], residuals [K, N, D] -> [K].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, residuals: Tensor) -> Tensor:
+        ctx.save_for_backward(residuals)
+        return residuals.square().mean((1, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (residuals,) = ctx.saved_tensors
+        factors = gradient * (2 / residuals[0].numel())
+        return torch.tensordot(factors.to(residuals.dtype), residuals, dims=1), None

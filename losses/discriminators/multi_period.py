@@ -6,11 +6,10 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import Size, check_audio
+from losses.inputs import Size, check_audio, reflect_pad
 from losses.protocols import DiscriminatorOutput
 
 __all__ = ["MultiPeriodDiscriminator"]
@@ -66,7 +65,7 @@ class _PeriodNetwork(nn.Module):
 
     def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
         missing = -audio.shape[-1] % self.period
-        rows = F.pad(audio, (0, missing), mode="reflect").unflatten(-1, (-1, self.period))
+        rows = reflect_pad(audio, 0, missing).unflatten(-1, (-1, self.period))
         # [N, F, p, 1] viewed as [N, 1, F, p]: with one channel only the strides tell channels_last apart.
         image = rows.unsqueeze(-1).permute(0, 3, 1, 2)
         logits, features = forward_features(self.convs, self.output, image, self.negative_slope)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import Size, check_audio
+from losses.inputs import Size, check_audio, reflect_pad
 from losses.protocols import DiscriminatorOutput
 
 __all__ = ["MultiScaleDiscriminator"]
@@ -81,4 +81,4 @@ class _WaveformNetwork(nn.Module):
         signal = audio.unsqueeze(1)
         for _ in range(self.halvings):
             signal = F.avg_pool1d(signal, 4, stride=2, padding=1, count_include_pad=False)
-        return forward_features(self.convs, self.output, F.pad(signal, (7, 7), mode="reflect"), self.negative_slope)
+        return forward_features(self.convs, self.output, reflect_pad(signal, 7, 7), self.negative_slope)
