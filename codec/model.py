@@ -11,14 +11,17 @@ from codec.audio import resample
 from codec.config import CodecConfig
 from codec.network import Network
 from codec.quantization import Quantizer, QuantizerOutput
+from codec.quantization.ieee import ieee_float32
 from codec.streaming import StreamingDecoder, StreamingEncoder
 from codec.streaming.overlap_add import OverlapAdd
 
 __all__ = ["CANCELLED", "Codec", "CodecOutput", "EncodedSegment"]
 
-# A causal codec on a CPU codes long audio in steps of about this number of samples, over all signals of the batch, so
-# that their activations stay in the processor's caches. Steps of fewer frames cost more than that saves.
+# A causal codec codes long audio in steps of about this number of samples, over all signals of the batch. On a CPU the
+# activations then stay in the processor's caches. Steps of fewer frames cost more than that saves. On other devices a
+# step is large enough for them and bounds the memory, to about 2 GB with 32 filters.
 _STEP_SAMPLES = 1 << 15
+_DEVICE_STEP_SAMPLES = 1 << 22
 _MIN_STEP_FRAMES = 12
 CANCELLED = 0.1  # RMS of the mono mix relative to that of the channels, below which the mix is no measure of the level
 
@@ -175,7 +178,7 @@ class Codec(nn.Module):
     def encode_segments(self, audio: Tensor, bandwidth_kbps: float | None = None) -> list[EncodedSegment]:
         """Codes and gains of `audio`, one entry per segment; a codec without segments gives one.
 
-        Long audio is coded in steps if the codec is causal and on a CPU.
+        Long audio is coded in steps if the codec is causal, so memory does not grow with its length.
 
         Args:
             audio: At the codec's sampling rate, on its device.
@@ -207,8 +210,9 @@ class Codec(nn.Module):
             ValueError: As in `encode_segments`.
         """
         self._check_audio(audio)
-        normalized, gain = self._normalize(audio)
-        codes = self.quantizer.encode(self.encoder(normalized), self.config.codebooks_for(bandwidth_kbps))
+        with ieee_float32(audio.device):
+            normalized, gain = self._normalize(audio)
+            codes = self.quantizer.encode(self.encoder(normalized), self.config.codebooks_for(bandwidth_kbps))
         return EncodedSegment(codes, None if gain is None else gain.flatten())
 
     @torch.no_grad()
@@ -242,7 +246,8 @@ class Codec(nn.Module):
 
         Shape: codes [B, K, F] -> audio [B, C, F * hop].
         """
-        audio = self.decoder(self.quantizer.decode(segment.codes))
+        with ieee_float32(segment.codes.device):
+            audio = self.decoder(self.quantizer.decode(segment.codes))
         return _rescale(audio, None if segment.gain is None else segment.gain.view(-1, 1, 1))
 
     def _normalize(self, audio: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -262,9 +267,10 @@ class Codec(nn.Module):
 
         Shape: batch [B, ...].
         """
-        if batch.device.type != "cpu" or not self.config.can_stream:
+        if not self.config.can_stream:
             return None
-        return max(_MIN_STEP_FRAMES, _STEP_SAMPLES // (max(1, batch.shape[0]) * self.config.hop_samples))
+        step_samples = _STEP_SAMPLES if batch.device.type == "cpu" else _DEVICE_STEP_SAMPLES
+        return max(_MIN_STEP_FRAMES, step_samples // (max(1, batch.shape[0]) * self.config.hop_samples))
 
     def _check_audio(self, audio: Tensor) -> None:
         if audio.dim() != 3 or audio.shape[1] != self.config.channels or audio.shape[2] == 0:

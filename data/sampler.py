@@ -33,6 +33,7 @@ def training_batches(
     start_step: int,
     rank: int = 0,
     world_size: int = 1,
+    pin_memory: bool = False,
 ) -> Generator[Batch, None, None]:
     """Endless batches: that of step i holds the segments i * B to (i + 1) * B - 1, for any number of workers.
 
@@ -45,6 +46,7 @@ def training_batches(
         num_workers: Processes that read ahead; 0 reads in this process.
         start_step: Step of the first batch.
         rank, world_size: Rank r of W processes that train together takes batch i * W + r.
+        pin_memory: See `load_batches`.
 
     Shape: audio [B, C, T].
 
@@ -57,11 +59,11 @@ def training_batches(
             f"got {batch_size}, {num_workers}, {start_step}, {rank}, {world_size}"
         )
     numbers = _BatchNumbers(start_step * world_size + rank, world_size)
-    return load_batches(_Batches(dataset, batch_size), numbers, num_workers)
+    return load_batches(_Batches(dataset, batch_size), numbers, num_workers, pin_memory)
 
 
 def load_batches(
-    batches: Dataset[Batch | str], numbers: Iterable[int] | None, num_workers: int
+    batches: Dataset[Batch | str], numbers: Iterable[int] | None, num_workers: int, pin_memory: bool = False
 ) -> Generator[Batch, None, None]:
     """Reads batches ahead in worker processes.
 
@@ -69,6 +71,8 @@ def load_batches(
         batches: Batches by number, or in an order of their own; an error message in place of one ends the iteration.
         numbers: Of the batches; None for an iterable dataset.
         num_workers: Number of processes; 0 reads in this process.
+        pin_memory: Whether a thread copies the batches to page-locked memory, from which a GPU reads them while it
+            computes. It needs a GPU.
 
     Raises:
         DataError: While iterating, with that message.
@@ -79,6 +83,7 @@ def load_batches(
         sampler=numbers,
         num_workers=num_workers,
         collate_fn=_unchanged,
+        pin_memory=pin_memory,
         worker_init_fn=_ignore_signals if num_workers else None,
         generator=torch.Generator(),  # otherwise torch draws the seeds of the workers from the global generator
     )

@@ -68,6 +68,7 @@ def stream_batches(
     first: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Endless batches, from the shards of this process in turn. Each has the state of its shard after it.
 
@@ -77,13 +78,15 @@ def stream_batches(
         states: State of each shard of this process; None is the initial one.
         first: Number of the shard that gives the first batch.
         rank, world_size: Shard s of S in process r of W is shard r * S + s of W * S.
+        pin_memory: See `load_batches`.
 
     Shape: audio [B, C, T].
 
     Raises:
         DataError: While iterating: the dataset cannot be read, or a shard has no segments.
     """
-    return load_batches(_Shards(dataset, batch_size, list(states), first, rank, world_size), None, num_workers)
+    shards = _Shards(dataset, batch_size, list(states), first, rank, world_size)
+    return load_batches(shards, None, num_workers, pin_memory)
 
 
 class _Shards(IterableDataset[Batch | str]):

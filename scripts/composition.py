@@ -190,17 +190,24 @@ def _build_parts(cfg: DictConfig, folder: Path, processes: Processes, device: to
 def select_device(requested: str) -> str:
     """The device to train on: `requested`, or for `auto` a GPU if there is one.
 
+    Nothing is allocated: that would take memory on the first GPU in each of several processes.
+
     Raises:
         ValueError: The device is not available.
     """
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=requested)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without CUDA
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise ValueError(f"trainer.device={requested} is not available: expected auto, cpu, cuda or cuda:N") from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"trainer.device={requested} is not available: {count} GPUs are visible; expected auto or cpu")
+    if device.type not in ("cpu", "cuda"):
         raise ValueError(
-            f"trainer.device={requested} is not available: expected auto, cpu or a device that torch can use here"
-        ) from error
+            f"trainer.device={requested} is not supported, because statistics need float64: expected auto, cpu or cuda"
+        )
     return requested
 
 

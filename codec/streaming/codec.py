@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from codec.config import CodecConfig
 from codec.network.stream import Chain, receptive_field
 from codec.quantization import Quantizer
+from codec.quantization.ieee import ieee_float32
 
 __all__ = ["StreamableCodec", "StreamingDecoder", "StreamingEncoder"]
 
@@ -62,7 +63,7 @@ class StreamingEncoder:
         Raises:
             ValueError: The shape does not fit the codec or earlier pushes, or the stream was flushed.
         """
-        return self._quantize(self._network.push(self._input.check(audio), last=False))
+        return self._codes(self._input.check(audio), last=False)
 
     @torch.no_grad()
     def flush(self) -> Tensor:
@@ -70,12 +71,14 @@ class StreamingEncoder:
 
         Shape: -> codes [B, K, f] int64.
         """
-        return self._quantize(self._network.push(self._input.end(), last=True))
+        return self._codes(self._input.end(), last=True)
 
-    def _quantize(self, latent: Tensor) -> Tensor:
-        if latent.shape[-1] == 0:
-            return latent.new_zeros(latent.shape[0], self.num_codebooks, 0, dtype=torch.int64)
-        return self._search(latent)
+    def _codes(self, audio: Tensor, last: bool) -> Tensor:
+        with ieee_float32(audio.device):
+            latent = self._network.push(audio, last)
+            if latent.shape[-1] == 0:
+                return latent.new_zeros(latent.shape[0], self.num_codebooks, 0, dtype=torch.int64)
+            return self._search(latent)
 
 
 class StreamingDecoder:
@@ -120,7 +123,8 @@ class StreamingDecoder:
             ValueError: As in `push`.
         """
         self._to_skip += codes.shape[-1]
-        self._push_head(self._input.check(self.codec.quantizer.decode(codes)), last=False)
+        with ieee_float32(codes.device):
+            self._push_head(self._input.check(self.codec.quantizer.decode(codes)), last=False)
 
     @torch.no_grad()
     def push(self, codes: Tensor) -> Tensor:
@@ -131,8 +135,9 @@ class StreamingDecoder:
         Raises:
             ValueError: The shape does not fit earlier pushes, or the stream was flushed.
         """
-        latent = self._input.check(self.codec.quantizer.decode(codes))
-        return self._tail.push(self._push_head(latent, last=False), last=False)
+        with ieee_float32(codes.device):
+            latent = self._input.check(self.codec.quantizer.decode(codes))
+            return self._tail.push(self._push_head(latent, last=False), last=False)
 
     @torch.no_grad()
     def flush(self) -> Tensor:
@@ -140,7 +145,9 @@ class StreamingDecoder:
 
         Shape: -> audio [B, C, t].
         """
-        return self._tail.push(self._push_head(self._input.end(), last=True), last=True)
+        end = self._input.end()
+        with ieee_float32(end.device):
+            return self._tail.push(self._push_head(end, last=True), last=True)
 
     def _push_head(self, latent: Tensor, last: bool) -> Tensor:
         latent = self._head.push(latent, last)

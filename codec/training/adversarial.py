@@ -1,11 +1,14 @@
 """Adversarial training: the discriminator, its loss, its optimizer, and the order of updates."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from codec.training.accumulation import losses_in_parts
 from codec.training.distributed import Processes
 from losses import DiscriminatorOutput, GANLoss
 
@@ -60,8 +63,11 @@ class AdversarialTraining(nn.Module):
         self.processes = processes or Processes()
         self.metrics: dict[str, Tensor] = {}
         self._has_gradients = False
+        self._parts = 1  # of the current batch
 
-    def generator_losses(self, estimate: Tensor, reference: Tensor, update_discriminator: bool) -> dict[str, Tensor]:
+    def generator_losses(
+        self, estimate: Tensor, reference: Tensor, update_discriminator: bool, parts: int = 1
+    ) -> dict[str, Tensor]:
         """The codec's losses by name, for example adversarial and feature matching.
 
         With simultaneous updates this also computes the discriminator's gradients, which `step` applies.
@@ -69,20 +75,28 @@ class AdversarialTraining(nn.Module):
         Args:
             estimate: Leaf tensor at which the codec's gradients are taken.
             update_discriminator: Whether this step updates the discriminator.
+            parts: The batch is computed in this number of parts; see `codec.training.accumulation`.
 
         Shape: estimate [B, C, T], reference [B, C, T] -> scalars.
         """
         self.zero_grad()
         self.metrics = {}
+        self._parts = parts
         if update_discriminator and self.update == "alternating":
-            self._discriminator_backward(*self._outputs(estimate.detach(), reference))
+            for fake, real in zip(estimate.detach().chunk(parts), reference.chunk(parts), strict=True):
+                self._discriminator_backward(*self._joint_outputs(fake, real))
             self.step()
             torch.clear_autocast_cache()  # it may hold casts of the old weights
             update_discriminator = False
         # With frozen parameters only the gradient at the estimate is computed.
         self.discriminator.requires_grad_(update_discriminator)
-        fake, real = self._outputs(estimate, reference)
+        losses = losses_in_parts(partial(self._part_losses, update_discriminator), estimate, reference, parts)
         self.discriminator.requires_grad_(True)
+        return losses
+
+    def _part_losses(self, update_discriminator: bool, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+        """Shape: estimate [B, C, T], reference [B, C, T] -> scalars."""
+        fake, real = self._outputs(estimate, reference)
         losses = self.loss.generator_losses(fake, real)
         if update_discriminator:
             self._discriminator_backward(fake, real)
@@ -91,19 +105,27 @@ class AdversarialTraining(nn.Module):
     def step(self) -> bool:
         """Updates the discriminator if `generator_losses` left gradients for it, and clears them.
 
+        Gradients that are not finite are discarded. Fused optimizers check this on the device, others on the host.
+
         Returns:
-            Whether an update was made. Gradients that are not finite are discarded.
+            Whether an update was made or, with a fused optimizer, is made if the gradients are finite.
         """
         if not self._has_gradients:
             return False
         parameters = list(self.discriminator.parameters())
         self.processes.average_gradients(parameters)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        is_finite = bool(norm.isfinite())
-        if is_finite:
-            self.optimizer.step()
+        optimizer: Any = self.optimizer
+        checks = getattr(optimizer, "_step_supports_amp_scaling", False)
+        if checks:  # as torch.amp.GradScaler does
+            optimizer.grad_scale, optimizer.found_inf = None, (~norm.isfinite()).float()
+        updates = checks or bool(norm.isfinite())
+        if updates:
+            optimizer.step()
+        if checks:
+            del optimizer.grad_scale, optimizer.found_inf
         self.zero_grad()
-        return is_finite
+        return updates
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.optimizer.zero_grad(set_to_none)
@@ -111,16 +133,34 @@ class AdversarialTraining(nn.Module):
 
     def _outputs(self, estimate: Tensor, reference: Tensor) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
         """Shape: estimate [B, C, T], reference [B, C, T]."""
-        return self.discriminator(estimate), self.discriminator(reference)
+        with parametrize.cached():  # weight norm is computed once for both
+            return self.discriminator(estimate), self.discriminator(reference)
+
+    def _joint_outputs(self, estimate: Tensor, reference: Tensor) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
+        """As `_outputs` in one pass. It saves launches if gradients of both are needed.
+
+        Shape: estimate [B, C, T], reference [B, C, T].
+        """
+        both = self.discriminator(torch.cat([estimate, reference]))
+        fake, real = (
+            DiscriminatorOutput(
+                [logits.chunk(2)[half] for logits in both.logits],
+                [[layer.chunk(2)[half] for layer in layers] for layers in both.features],
+            )
+            for half in (0, 1)
+        )
+        return fake, real
 
     def _discriminator_backward(self, fake: DiscriminatorOutput, real: DiscriminatorOutput) -> None:
-        """Computes the gradients of the discriminator's own loss."""
-        loss = self.loss.discriminator_loss(fake, real)
+        """Adds the gradients of the discriminator's own loss for one part of the batch."""
+        loss = self.loss.discriminator_loss(fake, real) / self._parts
         # The graph also leads to the estimate. `inputs` keeps this gradient out of it.
         with torch.autocast(loss.device.type, enabled=False):
             torch.autograd.backward(loss, inputs=list(self.discriminator.parameters()), retain_graph=True)
-        self.metrics = {"discriminator/loss": loss.detach()}
+        metrics = {"discriminator/loss": loss.detach()}
         for name, logits in (("real", real.logits), ("fake", fake.logits)):
             means = [logit.detach().float().mean() for logit in logits]
-            self.metrics[f"discriminator/{name}"] = torch.stack(means).mean()
+            metrics[f"discriminator/{name}"] = torch.stack(means).sum() / (len(means) * self._parts)
+        for name, value in metrics.items():
+            self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
         self._has_gradients = True

@@ -33,6 +33,9 @@ class TrainingData:
         rank: Number of this process.
         world_size: Number of processes; each gets an equal part of every batch.
 
+    Attributes:
+        pin_memory: Whether batches are in page-locked memory, for training on a GPU.
+
     Raises:
         ValueError: A value is out of range, or the processes cannot have equal parts of a batch.
     """
@@ -55,6 +58,7 @@ class TrainingData:
         self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
         self.rank, self.world_size = rank, world_size
         self.has_state = is_iterable(dataset)
+        self.pin_memory = False
         self._step = 0  # of the state
         self._states: list[Any] = [None] * max(1, num_workers)  # of each shard of this process
 
@@ -82,11 +86,13 @@ class TrainingData:
         part_size = self.batch_size // self.world_size
         if not is_iterable(self.dataset):
             by_index = cast(TrainingDataset, self.dataset)
-            return training_batches(by_index, part_size, num_workers, start_step, self.rank, self.world_size)
+            place = self.rank, self.world_size, self.pin_memory
+            return training_batches(by_index, part_size, num_workers, start_step, *place)
         if start_step < self._step:
             raise DataError(f"data.dataset has the state of step {self._step} and cannot go back to step {start_step}")
         first = self._step % len(self._states)
-        batches = stream_batches(self.dataset, part_size, num_workers, self._states, first, self.rank, self.world_size)
+        place = self.rank, self.world_size, self.pin_memory
+        batches = stream_batches(self.dataset, part_size, num_workers, self._states, first, *place)
         return islice(batches, start_step - self._step, None)
 
     @property

@@ -8,7 +8,7 @@ from balancer import Balancer
 from codec.training.adversarial import AdversarialTraining
 from losses import segment_samples
 
-__all__ = ["check_loss_names", "check_windows"]
+__all__ = ["check_loss_names", "check_parts", "check_windows"]
 
 
 def check_loss_names(
@@ -42,3 +42,16 @@ def check_windows(losses: Mapping[str, nn.Module], adversarial: AdversarialTrain
                 f"{name} needs segments of at least {needed} samples, got {num_samples}: "
                 "raise data.segment_seconds or use smaller windows"
             )
+
+
+def check_parts(accumulate: int, batch_size: int, world_size: int) -> None:
+    """Checks that the batch of each process can be computed in equal parts.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if batch_size % (accumulate * world_size):
+        processes = f" times the {world_size} processes" if world_size > 1 else ""
+        raise ValueError(
+            f"data.batch_size must be a multiple of trainer.accumulate, {accumulate}{processes}, got {batch_size}"
+        )

@@ -168,7 +168,11 @@ class TrainingConfig:
             they are to the bit, and only the decoder is trained.
         gradient_clip_norm: Largest Euclidean norm of the codec's gradient; None disables clipping.
         ema_decay: Decay per step of the averaged weights, which are validated and exported.
-        precision: `auto`, `float32` or `bfloat16`; see `startup.precision.choose_precision`.
+        precision: `auto`, `float32`, `tf32` or `bfloat16`; see `startup.precision.choose_precision`.
+        deterministic: On CUDA, use deterministic algorithms only, which are slower. A resumed run then equals an
+            uninterrupted one to the bit, as it does on a CPU without this setting.
+        accumulate: Parts that a batch is computed in, one after the other, to save memory; see
+            `codec.training.accumulation`.
         max_skipped_steps: Number of consecutive non-finite steps that counts as a divergence.
         seed: Seed of all random numbers of the trainer.
         device: Device to train on.
@@ -194,7 +198,9 @@ class TrainingConfig:
     freeze: Sequence[Literal["encoder", "quantizer"]] = ()
     gradient_clip_norm: float | None = _number(None, "(0, inf)")
     ema_decay: float = _number(0.99, "[0, 1)")
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    deterministic: bool = False
+    accumulate: int = _number(1, "[1, inf)")
     max_skipped_steps: int = _number(20, "[1, inf)")
     seed: int = _number(0, "[0, inf)")
     device: str = "cpu"

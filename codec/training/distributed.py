@@ -122,10 +122,14 @@ def process_group(device: torch.device | str) -> Iterator[tuple[Processes, torch
     """Joins the process group that torchrun describes in the environment: gloo on a CPU, NCCL on GPUs.
 
     Args:
-        device: Requested device. With several processes on CUDA, each gets the GPU of its local rank.
+        device: Requested device. With several processes on `cuda`, each gets the GPU of its local rank, or the only one
+            that it sees: SLURM can show every process a GPU of its own.
 
     Yields:
         The processes, and the device of this one.
+
+    Raises:
+        ValueError: Several processes would share one GPU.
     """
     device = torch.device(device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -133,14 +137,24 @@ def process_group(device: torch.device | str) -> Iterator[tuple[Processes, torch
         yield Processes(), device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = _own_gpu(device)
         torch.cuda.set_device(device)
     store, rank, _ = next(dist.rendezvous("env://", timeout=_TIMEOUT))
     # torchrun can keep its store when it restarts a run. The store then holds addresses of processes that are gone.
     attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # Python objects stay on the host
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=_TIMEOUT)
     try:
         yield Processes(rank, world_size), device
     finally:
         dist.destroy_process_group()
+
+
+def _own_gpu(device: torch.device) -> torch.device:
+    """The GPU of this process, one of several."""
+    local_rank, visible = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if device.index is not None:
+        raise ValueError(f"trainer.device={device} would give one GPU to several processes: set trainer.device=cuda")
+    if visible > 1 and local_rank >= visible:
+        raise ValueError(f"{visible} GPUs are visible, and the process of local rank {local_rank} would have none")
+    return torch.device("cuda", local_rank if visible > 1 else 0)

@@ -35,15 +35,22 @@ class SkippedSteps:
         self.processes, self.interruptions = processes, interruptions
         self.total = self.in_a_row = 0
 
-    def vote(self, balanced: Balanced, commitment: Tensor) -> tuple[str, ...]:
-        """Names of what is not finite in any process. Also agrees on interruptions. Reads the device once."""
-        finite = torch.stack([balanced.is_finite, commitment.isfinite()])
-        votes = torch.cat([finite, self.interruptions.votes().to(finite.device)])
-        weights_finite, commitment_finite, *no_interruption = self.processes.all_reduce_and(votes).tolist()
+    def vote(self, balanced: Balanced, commitment: Tensor, gradient_norm: Tensor) -> tuple[str, ...]:
+        """Names of what is not finite in any process. Also agrees on interruptions. Reads the device once.
+
+        Shape: commitment [], gradient_norm [].
+        """
+        host = torch.cat([balanced.is_finite.view(1), self.interruptions.votes().to(balanced.is_finite.device)])
+        finite = torch.stack([commitment, gradient_norm]).isfinite()
+        votes = torch.cat([finite, host.to(finite.device, non_blocking=True)])
+        answers = self.processes.all_reduce_and(votes).tolist()
+        commitment_finite, gradient_finite, weights_finite, *no_interruption = answers
         self.interruptions.agree(*no_interruption)
         if balanced.dropped or not weights_finite:
             return balanced.dropped or ("the balancer's weights",)
-        return () if commitment_finite else ("commitment",)
+        if not commitment_finite:
+            return ("commitment",)
+        return () if gradient_finite else ("the codec's gradient",)
 
     def add(self, step: int, not_finite: Sequence[str]) -> None:
         """Counts a skipped step.

@@ -2,20 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from balancer import Balancer
 from codec.model import Codec, CodecOutput
+from codec.quantization.ieee import ieee_float32
+from codec.training.accumulation import backward_in_parts, forward_in_parts, losses_in_parts
 from codec.training.adversarial import AdversarialTraining
+from codec.training.average import WeightAverage
 from codec.training.batches import TrainingData
 from codec.training.checkpoint.checkpointer import Checkpointer
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor, TrainingError
 from codec.training.checkpoint.store import CheckpointStore
-from codec.training.checks import check_loss_names, check_windows
+from codec.training.checks import check_loss_names, check_parts, check_windows
 from codec.training.config import TrainingConfig
 from codec.training.distributed import Processes
 from codec.training.encoder_freeze import EncoderFreeze
@@ -26,6 +28,7 @@ from codec.training.logging.run_logger import RunLogger
 from codec.training.schedule import LRScheduler, make_codec_optimizer
 from codec.training.shared_gradients import SharedGradients
 from codec.training.skipped_steps import SkippedSteps
+from codec.training.startup.device import use_device
 from codec.training.startup.initialize import Startup
 from codec.training.startup.precision import choose_precision
 from codec.training.validation import Validation
@@ -71,6 +74,7 @@ class Trainer:
     ) -> None:
         check_loss_names(losses, adversarial, balancer)
         check_windows(losses, adversarial, data.dataset.segment_samples)
+        check_parts(config.accumulate, data.batch_size, data.world_size)
         self.config = config = config.in_steps(data.steps_per_epoch)
         self.device = torch.device(config.device)
         self.processes = processes or Processes()
@@ -81,16 +85,18 @@ class Trainer:
         self.encoder = EncoderFreeze(codec, self.processes, self.device, config.freezes_encoder(0.0))
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversarial = None if adversarial is None else adversarial.to(self.device)
-        self.balancer = balancer.to(self.device)
+        self.balancer = balancer  # its state stays on the host
         self.optimizers = [self.optimizer, *([adversarial.optimizer] if adversarial is not None else [])]
         self.lr_scheduler = LRScheduler(config.lr_schedule, self.optimizers)
-        self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        self.averaged_codec.quantizer = codec.quantizer  # codebooks are averages already
-        self.shared_gradients = SharedGradients(codec)  # after the averaged copy is made
+        self.average = WeightAverage(codec, config.ema_decay)
+        # After the averaged copy is made. A batch in parts has no graph from the parameters to its whole output.
+        self.shared_gradients = SharedGradients(codec) if config.accumulate == 1 else None
         self.data, self.validation, self.store, self.logger = data, validation, store, logger
         self.divergence_monitor = DivergenceMonitor(config.rollback, logger.message)
         self.checkpointer = Checkpointer(store, self.divergence_monitor, logger, self.processes, resume_command)
         self.precision = choose_precision(config.precision, self.device)
+        use_device(self.device, self.precision.tf32, config.deterministic)
+        self.data.pin_memory = self.device.type == "cuda" and torch.cuda.is_available()
         self.startup = Startup(codec, data, self.device, self.precision, self.processes, logger)
         self.interruptions = Interruptions(
             config.checkpoint_minutes, self.processes, lambda: self.checkpointer.describe(self.step)
@@ -108,7 +114,7 @@ class Trainer:
     @property
     def averaged_codec(self) -> Codec:
         """The codec with averaged weights and the current codebooks, which is validated and exported."""
-        return cast(Codec, self.average.module)
+        return self.average.module
 
     # ------------------------------------------------------------------------------------------ one step
 
@@ -122,34 +128,41 @@ class Trainer:
         num_codebooks = self.config.codebooks.draw(self.codec.config, generator)
         update_draw = torch.rand((), generator=generator).item()
 
-        with self.precision.autocast():
-            output: CodecOutput = self.encoder.replica(audio, num_codebooks, quantize=self.codec.quantizer.initialized)
+        parts, is_quantized = self.config.accumulate, self.codec.quantizer.initialized
+
+        def forward(audio: Tensor) -> CodecOutput:
+            with self.precision.autocast():
+                output: CodecOutput = self.encoder.replica(audio, num_codebooks, quantize=is_quantized)
+            return output
+
+        output = forward(audio) if parts == 1 else forward_in_parts(forward, audio, parts)
         # The losses are functions of a leaf. Their graphs end there, and only the last backward pass reaches the codec.
         estimate = output.audio.detach().float().requires_grad_()
-        losses = {name: loss(estimate, audio) for name, loss in self.losses.items()}
+        losses = losses_in_parts(self._losses, estimate, audio, parts)
         adversarial = self.adversarial
         if adversarial is not None and self.progress < adversarial.start_fraction:
             adversarial = None
         if adversarial is not None:
             with self.precision.autocast():
                 update = update_draw < adversarial.update_probability
-                losses |= adversarial.generator_losses(estimate, audio, update)
+                losses |= adversarial.generator_losses(estimate, audio, update, parts)
 
-        balanced = self.balancer(losses, estimate, self.shared_gradients.at(output))
+        shared_gradient = None if self.shared_gradients is None else self.shared_gradients.at(output)
+        balanced = self.balancer(losses, estimate, shared_gradient)
         commitment = estimate.new_zeros(())
         if output.quantized is not None:
             commitment = self.config.codebooks.commitment_loss(output.quantized.commitment)
-        if not_finite := self.skipped.vote(balanced, commitment):
-            return self._skip(not_finite)
-
         metrics = balance_metrics(balanced.report, output, commitment)
-        # The commitment loss is no function of the output, so it is not balanced.
-        roots = [output.audio, commitment] if commitment.requires_grad else [output.audio]
-        gradients = [balanced.gradient.to(output.audio.dtype), torch.ones_like(commitment)]
-        torch.autograd.backward(roots, gradients[: len(roots)])
+        if parts == 1:  # the commitment loss is no function of the output, so it is not balanced
+            roots = [output.audio, commitment] if commitment.requires_grad else [output.audio]
+            gradients = [balanced.gradient.to(output.audio.dtype), torch.ones_like(commitment)]
+            torch.autograd.backward(roots, gradients[: len(roots)])
+        else:
+            commitment_loss = self.config.codebooks.commitment_loss
+            backward_in_parts(forward, commitment_loss, self.encoder.replica, audio, balanced.gradient, parts)
         norm = nn.utils.clip_grad_norm_(self.codec.parameters(), self.config.gradient_clip_norm or float("inf"))
-        if not bool(norm.isfinite()):
-            return self._skip(("the codec's gradient",))
+        if not_finite := self.skipped.vote(balanced, commitment, norm):
+            return self._skip(not_finite)
 
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -158,10 +171,14 @@ class Trainer:
         if adversarial is not None:
             adversarial.step()
             metrics |= adversarial.metrics
-        self.average.update_parameters(self.codec)
+        self.average.update(self.codec)
         self.skipped.in_a_row = 0
         metrics |= {"commitment": commitment.detach(), "gradient_norm": norm}
         return metrics | step_metrics(losses, balanced.weights, num_codebooks, estimate, audio)
+
+    def _losses(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+        """Shape: estimate [B, C, T], reference [B, C, T] -> scalars."""
+        return {name: loss(estimate, reference) for name, loss in self.losses.items()}
 
     def _skip(self, not_finite: tuple[str, ...]) -> dict[str, Tensor]:
         """Leaves the codec as it is. A discriminator with alternating updates was updated before."""
@@ -250,7 +267,8 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Scores the averaged codec on the held-out clips, and logs scores and samples."""
         count = len(self.validation.clips)
-        with self.logger.phase("validation", f"{count} held-out clips", count) as advance:
+        phase = self.logger.phase("validation", f"{count} held-out clips", count)
+        with phase as advance, ieee_float32(self.device):
             result = self.validation.run(self.averaged_codec, self.losses, self.step, self.processes, advance)
         self.balancer.update_from_validation(result.losses)
         self.logger.metrics("validation", self.step, self.seconds, result.scores)

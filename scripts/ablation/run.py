@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from codec import Codec
@@ -45,6 +46,7 @@ def run_job(cfg: DictConfig) -> None:
     is_base = cfg.job == BASE
     grid_run = None if is_base else grid_runs(cfg)[cfg.job]
     train = base_config(cfg) if grid_run is None else run_config(cfg, grid_run)
+    number = HydraConfig.get().job.num if HydraConfig.initialized() else 0
     status = start_process(
         {
             "job": cfg.job,
@@ -53,10 +55,24 @@ def run_job(cfg: DictConfig) -> None:
             "metrics": list(cfg.metrics),
             "speech_groups": None if cfg.speech_groups is None else list(cfg.speech_groups),
             "error_path": str(path),
+            "environment": _own_gpu(train.trainer.device, number),
         }
     )
     if status and not path.exists():
         path.write_text(f"{cfg.job}: its process ended with status {status}; -9 is often a lack of memory", "utf-8")
+
+
+def _own_gpu(device: str, job_number: int) -> dict[str, str]:
+    """Environment that shows a job one GPU only: jobs that run at once are spread over all of them.
+
+    Args:
+        device: `trainer.device`; a certain GPU is left as it is.
+    """
+    count = torch.cuda.device_count()
+    if device not in ("auto", "cuda") or count < 2:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return {"CUDA_VISIBLE_DEVICES": visible[job_number % count]}
 
 
 def start_process(job: Mapping[str, Any]) -> int:
@@ -68,7 +84,8 @@ def start_process(job: Mapping[str, Any]) -> int:
     Returns:
         The exit status, negative for a signal.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path} | job["environment"]
     command = [sys.executable, "-m", "scripts.ablation.run"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, text=True, process_group=0)
     try:

@@ -26,8 +26,9 @@ class Meters:
         self._clear()
 
     def _clear(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
+        self._unread: list[tuple[str, Tensor]] = []
         self._timed_steps = 0
         self._busy_seconds = 0.0
         self._wait_seconds = 0.0
@@ -41,10 +42,7 @@ class Meters:
 
     def add(self, metrics: dict[str, Tensor], since: float) -> None:
         """Adds the scalars of one step that began at the `time.monotonic()` of `since`."""
-        for name, value in metrics.items():
-            value = value.detach().double()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+        self._unread += [(name, value.detach()) for name, value in metrics.items()]
         self._timed_steps += 1
         self._busy_seconds += time.monotonic() - since
 
@@ -56,7 +54,8 @@ class Meters:
         """
         if not self._timed_steps:
             return {}
-        means = {name: value / self._counts[name] for name, value in self._totals().items()}
+        totals = self._totals()
+        means = {name: value / self._counts[name] for name, value in totals.items()}
         busy = max(self._busy_seconds, 1e-9)
         speed = {
             "audio_seconds_per_second": audio_seconds_per_step * self._timed_steps / busy,
@@ -68,22 +67,37 @@ class Meters:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums since the last `read`, without times. All processes must call it."""
-        return {"sums": self._totals(), "counts": dict(self._counts)}
+        sums = self._totals()
+        return {"sums": sums, "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self._clear()
-        self._sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["sums"].items()}
+        self._sums = dict(state["sums"])
         self._counts = dict(state["counts"])
 
     def _totals(self) -> dict[str, float]:
-        """The sums, averaged over the processes. One transfer for all, which may be on different devices."""
-        tensors = list(self._sums.values())
-        if not tensors:  # every step of the interval was skipped
-            return {}
-        device = next((t.device for t in tensors if t.device.type != "cpu"), torch.device("cpu"))
-        totals = self._processes.all_reduce_mean(torch.stack([t.to(device) for t in tensors]))
-        return dict(zip(self._sums, totals.tolist(), strict=True))
+        """The sums, averaged over the processes. Scalars are read from the device together."""
+        for name, value in zip([name for name, _ in self._unread], self._read_scalars(), strict=True):
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._unread = []
+        if self._processes.world_size == 1 or not self._sums:  # every step of the interval was skipped
+            return dict(self._sums)
+        totals = self._processes.all_gather_object(list(self._sums.values()))
+        return dict(zip(self._sums, [sum(each) / len(totals) for each in zip(*totals, strict=True)], strict=True))
+
+    def _read_scalars(self) -> list[float]:
+        """Values of all unread scalars, with one transfer per device and dtype."""
+        groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+        for position, (_, value) in enumerate(self._unread):
+            groups.setdefault((value.device, value.dtype), []).append(position)
+        values = [0.0] * len(self._unread)
+        for positions in groups.values():
+            read = torch.stack([self._unread[position][1] for position in positions]).tolist()
+            for position, value in zip(positions, read, strict=True):
+                values[position] = value
+        return values
 
 
 def codebook_metrics(usage: CodebookUsage) -> dict[str, float]:

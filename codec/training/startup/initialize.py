@@ -7,10 +7,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from codec.model import Codec
 from codec.training.adversarial import AdversarialTraining
+from codec.training.average import WeightAverage
 from codec.training.batches import TrainingData
 from codec.training.checkpoint.divergence import DivergenceError
 from codec.training.config import TrainingConfig
@@ -84,7 +84,7 @@ class Startup:
         return_freed_memory()
 
     @torch.no_grad()
-    def initialize_weights(self, average: AveragedModel, step: int, max_batches: int) -> None:
+    def initialize_weights(self, average: WeightAverage, step: int, max_batches: int) -> None:
         """Sets codec and average to a transform codec of the first batches; see `pca_init`.
 
         Silence has no principal components. It leaves the weights random, which is logged.

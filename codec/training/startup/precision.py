@@ -34,6 +34,7 @@ class Precision:
     dtype: torch.dtype
     device_type: str
     description: str  # the dtype and the reason, for the log
+    tf32: bool = False  # float32 products whose factors are rounded to TF32
 
     def autocast(self, cache_weights: bool = True) -> AbstractContextManager[object]:
         """Context for a forward pass: bfloat16 autocast, or float32 even inside an outer autocast."""
@@ -60,19 +61,24 @@ def choose_precision(requested: str, device: torch.device | str) -> Precision:
     Args:
         requested: `auto` is bfloat16 on devices with units for it (AMX or AVX512-BF16 in a CPU, Ampere or later in an
             NVIDIA GPU) and float32 on others, which emulate bfloat16 and are slower in it. `float32` and `bfloat16` do
-            not depend on the device.
+            not depend on the device. `tf32` is float32 with factors of products rounded to 11 bits, on CUDA only.
 
     Raises:
-        ValueError: The request is unknown, or is bfloat16 on a device other than CPU and CUDA.
+        ValueError: The request is unknown or not available on the device.
     """
-    device_type = torch.device(device).type
-    if requested not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision must be auto, float32 or bfloat16, got {requested!r}")
+    device = torch.device(device)
+    device_type = device.type
+    if requested not in ("auto", "float32", "tf32", "bfloat16"):
+        raise ValueError(f"precision must be auto, float32, tf32 or bfloat16, got {requested!r}")
     if requested == "bfloat16" and device_type not in ("cpu", "cuda"):
         raise ValueError(f"bfloat16 is supported on cpu and cuda, got device {device_type!r}")
+    if requested == "tf32" and device_type != "cuda":
+        raise ValueError(f"tf32 is supported on cuda, got device {device_type!r}: set trainer.precision=float32")
     if requested == "float32":
         return Precision(torch.float32, device_type, "float32, as requested")
-    units = _bfloat16_units(device_type)
+    if requested == "tf32":
+        return Precision(torch.float32, device_type, "float32 with TF32 products, as requested", tf32=True)
+    units = _bfloat16_units(device)
     if requested == "bfloat16":
         return Precision(torch.bfloat16, device_type, f"bfloat16, as requested ({units or 'no units for it'})")
     if units is None:
@@ -80,11 +86,13 @@ def choose_precision(requested: str, device: torch.device | str) -> Precision:
     return Precision(torch.bfloat16, device_type, f"bfloat16: this {device_type} has {units}")
 
 
-def _bfloat16_units(device_type: str) -> str | None:
-    if device_type == "cuda":
-        supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "tensor cores for it" if supported else None
-    if device_type != "cpu" or not torch.backends.mkldnn.is_available():
+def _bfloat16_units(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return None
+        with torch.cuda.device(device):  # the question is about the current device
+            return "tensor cores for it" if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
     flags = cpu_facts().get("flags", "").split()
     return next((unit for unit in _CPU_UNITS if unit in flags), None)
@@ -166,7 +174,7 @@ def check_bfloat16(
                 advance()
         return _run_in_float32(own, *args, **kwargs) if name in failed else own(*args, **kwargs)
 
-    with _state_restored(module, precision.device_type):
+    with _state_restored(module):
         for name, layer in layers.items():
             layer.__dict__["forward"] = partial(forward, name, layer, layer.forward)
         try:
@@ -220,9 +228,10 @@ def _relative_error(estimate: list[Tensor], reference: list[Tensor]) -> float:
 
 
 @contextmanager
-def _state_restored(module: nn.Module, device_type: str) -> Iterator[None]:
+def _state_restored(module: nn.Module) -> Iterator[None]:
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device_type == "cuda" else []):
+    device = next(module.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:
