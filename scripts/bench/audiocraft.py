@@ -60,16 +60,17 @@ class Step:
             "dimension": 128, "n_filters": 32, "ratios": [8, 5, 4, 2], "lstm": 2, "causal": True,
             "norm": "weight_norm", "pad_mode": "constant", "true_skip": True,
         }  # fmt: skip
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder, self.decoder = SEANetEncoder(**network), SEANetDecoder(**network)
         # The k-means initialization takes minutes and is not part of a step.
         self.quantizer = ResidualVectorQuantizer(dimension=128, n_q=32, bins=1024, q_dropout=True, kmeans_init=False)
-        model = nn.ModuleList([self.encoder, self.decoder, self.quantizer])
+        model = nn.ModuleList([self.encoder, self.decoder, self.quantizer]).to(device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, betas=(0.5, 0.9))
         windows = [1024, 2048, 512, 256, 128]
         discriminator = MultiScaleSTFTDiscriminator(
             filters=32, n_ffts=windows, win_lengths=windows, hop_lengths=[w // 4 for w in windows],
             activation="LeakyReLU", activation_params={"negative_slope": 0.3},
-        )  # fmt: skip
+        ).to(device)  # fmt: skip
         self.adversarial = AdversarialLoss(
             discriminator,
             torch.optim.Adam(discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9)),
@@ -78,11 +79,13 @@ class Step:
             adversarial.get_fake_criterion("hinge"),
             loss_feat=adversarial.FeatureMatchingLoss(nn.L1Loss()),
         )
-        self.mel = MultiScaleMelSpectrogramLoss(24_000, range_start=6, range_end=11, n_mels=64, f_min=64, alphas=False)
+        self.mel = MultiScaleMelSpectrogramLoss(
+            24_000, range_start=6, range_end=11, n_mels=64, f_min=64, alphas=False
+        ).to(device)
         self.balancer = Balancer({"adv": 4.0, "feat": 4.0, "l1": 0.1, "mel": 2.0})
-        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
+        self.autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
         torch.manual_seed(0)
-        self.audio = torch.randn(4, 1, 24_000) * 0.1
+        self.audio = torch.randn(4, 1, 24_000, device=device) * 0.1
 
     def __call__(self) -> None:
         with self.autocast:
@@ -108,10 +111,18 @@ def main() -> None:
         step()
     print(json.dumps({"precision": "its bfloat16 autocast" if bfloat16 else "float32"}), flush=True)
     for _ in sys.stdin:
-        begun = time.perf_counter()
+        begun = _clock()
         step()
-        print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
-    print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
+        print(json.dumps({"seconds": _clock() - begun}), flush=True)
+    on_gpu = torch.cuda.is_available()
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"peak_bytes": peak}), flush=True)
+
+
+def _clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import json
 import random
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,7 +31,7 @@ from torch import Tensor
 from balancer import Balancer, Statistics
 from codec.training import Trainer
 from codec.training.startup.malloc import keep_freed_memory
-from scripts.bench.machine import describe_machine
+from scripts.bench.machine import clock, describe_machine
 from scripts.bench.step import own_trainer
 from scripts.composition import CONFIGS
 
@@ -76,7 +75,7 @@ def _mean(taken: Sequence[_Seconds], shares: Sequence[float]) -> _Seconds:
 
 def time_steps(trainer: Trainer, balancers: Mapping[str, Balancer], rounds: int) -> dict[str, Ratios]:
     """Times of each strategy relative to the mean baseline step of the same round."""
-    audio = trainer.data.batch(0)
+    audio = trainer.data.batch(0).to(trainer.device)
     order = [(name, 0) for name in [*balancers, *[_BASELINE] * (_BASELINE_STEPS - 1)]]
     order += [(name, 1) for name, balancer in balancers.items() if balancer.refresh_every > 1]
     generator = random.Random(0)
@@ -102,7 +101,7 @@ def _time_step(trainer: Trainer, balancer: Balancer, audio: Tensor) -> _Seconds:
     times: list[float] = []
 
     def mark(*_: object) -> None:
-        times.append(time.perf_counter())
+        times.append(clock())
 
     with ExitStack() as marks:
         marks.callback(balancer.register_forward_pre_hook(mark).remove)
@@ -116,20 +115,22 @@ def _time_step(trainer: Trainer, balancer: Balancer, audio: Tensor) -> _Seconds:
     return _Seconds(left - entered, ended - started)
 
 
-def time_arithmetic(balancer: Balancer, values: int = 192_000, repeats: int = 20) -> float:
+def time_arithmetic(
+    balancer: Balancer, values: int = 192_000, repeats: int = 20, device: torch.device | str = "cpu"
+) -> float:
     """Milliseconds to combine the gradients of all losses at 8 s of audio, without the backward passes."""
     losses = len(balancer.weights)
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(losses, 1, 1, values, generator=generator)
+    rows = torch.randn(losses, 1, 1, values, generator=generator).to(device)
     ones = torch.ones(losses, dtype=torch.float64)
     found = []
     for _ in range(repeats + 1):
         statistics = Statistics(
             torch.arange(losses), ones, ones, rows, lambda gradient, _: gradient[..., :224].flatten()
         )
-        begun = time.perf_counter()
+        begun = clock()
         balancer.strategy(statistics)
-        found.append(time.perf_counter() - begun)
+        found.append(clock() - begun)
     return 1000 * median(found[1:])
 
 
@@ -157,7 +158,7 @@ def main() -> None:
             "ratio": median(ratios[label].part),
             "step_ratio": median(ratios[label].step),
             "rounds": ratios[label]._asdict(),
-            "ms": time_arithmetic(make_balancer(six, *parts)),
+            "ms": time_arithmetic(make_balancer(six, *parts), device=trainer.device),
         }
         for label, parts in chosen.items()
     }

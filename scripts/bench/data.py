@@ -23,7 +23,7 @@ import torch
 
 from codec.training.startup.malloc import keep_freed_memory
 from data import Entry, Manifest, SegmentDataset, scan_folder, training_batches
-from scripts.bench.machine import describe_machine
+from scripts.bench.machine import clock, describe_machine
 from scripts.bench.step import AUDIOCRAFT, own_trainer
 
 __all__ = ["main", "manifest_cost", "reading_rate", "write_corpus"]
@@ -87,12 +87,12 @@ def _training_rate(experiment: Sequence[str]) -> float:
     """Seconds of audio per second in the first steps of a run."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = own_trainer("auto", [], folder, experiment)
-        audio = trainer.data.batch(0)
+        audio = trainer.data.batch(0).to(trainer.device)
         taken = []
         for _ in range(1 + _STEPS):
-            begun = time.perf_counter()
+            begun = clock()
             trainer.train_step(audio)
-            taken.append(time.perf_counter() - begun)
+            taken.append(clock() - begun)
             trainer.step += 1
         trainer.logger.close()
         return trainer.data.seconds_per_step / median(taken[1:])

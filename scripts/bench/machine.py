@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 
 import torch
 
@@ -15,6 +16,13 @@ _FEATURES = (
     "avx512_fp16",
     "amx_fp16",
 )  # CPU features that decide the speed
+
+
+def clock() -> float:
+    """Seconds, after everything that was started on the GPU has ended."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def describe_machine() -> str:

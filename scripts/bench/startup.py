@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -17,8 +16,9 @@ import torch
 
 from codec.quantization import ResidualVectorQuantizer
 from codec.training.startup.malloc import keep_freed_memory
-from scripts.bench.machine import describe_machine
+from scripts.bench.machine import clock, describe_machine
 from scripts.bench.step import own_trainer
+from scripts.composition import select_device
 
 __all__ = ["main"]
 
@@ -29,9 +29,9 @@ _VECTORS = (300, 4096)  # for k-means: the latents of one batch of 4 x 1 s, and 
 
 
 def _seconds(action: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    begun = clock()
     action()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def _import_seconds(name: str) -> float:
@@ -41,18 +41,19 @@ def _import_seconds(name: str) -> float:
 
 def _kmeans_seconds(vectors: int) -> float:
     """Initializes 32 codebooks of 1024 codes."""
-    quantizer = ResidualVectorQuantizer(latent_dim=128, num_codebooks=32, codebook_size=1024)
-    latent = torch.randn(vectors, 128, generator=torch.Generator().manual_seed(0))
+    device = select_device("auto")
+    quantizer = ResidualVectorQuantizer(latent_dim=128, num_codebooks=32, codebook_size=1024).to(device)
+    latent = torch.randn(vectors, 128, generator=torch.Generator().manual_seed(0)).to(device)
     return _seconds(lambda: quantizer.initialize(latent))
 
 
 def _first_step(precision: str, overrides: Sequence[str]) -> dict[str, float]:
     """Builds a trainer for audiocraft's 24 kHz model, including the check of bfloat16, then takes one step."""
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        begun = clock()
         trainer = own_trainer(precision, list(overrides), folder)
-        built = time.perf_counter() - begun
-        audio = trainer.data.batch(0)
+        built = clock() - begun
+        audio = trainer.data.batch(0).to(trainer.device)
         first = _seconds(lambda: trainer.train_step(audio))
         trainer.logger.close()
         return {"trainer": built, "first training step": first}

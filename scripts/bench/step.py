@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -24,7 +23,7 @@ from hydra import compose, initialize_config_dir
 
 from codec.training import Trainer
 from codec.training.startup.malloc import keep_freed_memory
-from scripts.bench.machine import describe_machine
+from scripts.bench.machine import clock, describe_machine
 from scripts.composition import CONFIGS, build_trainer, select_device
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +59,7 @@ class Worker:
         return seconds
 
     def close(self) -> int:
-        """Ends the process and returns its peak memory in bytes."""
+        """Ends the process and returns its peak memory in bytes: on a GPU what torch allocated there."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
@@ -84,10 +83,12 @@ def serve(step: Any, facts: dict[str, Any]) -> None:
 
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
-        begun = time.perf_counter()
+        begun = clock()
         step()
-        print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
-    print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
+        print(json.dumps({"seconds": clock() - begun}), flush=True)
+    on_gpu = torch.cuda.is_available()
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"peak_bytes": peak}), flush=True)
 
 
 def own_trainer(
@@ -99,7 +100,8 @@ def own_trainer(
     trainer = build_trainer(cfg, Path(folder), device=select_device("auto"))
     trainer.startup.check_precision(trainer.adversarial, trainer.step)
     generator = torch.Generator().manual_seed(0)
-    trainer.codec.quantizer.initialize(torch.randn(1200, trainer.codec.config.latent_dim, generator=generator))
+    latents = torch.randn(1200, trainer.codec.config.latent_dim, generator=generator)
+    trainer.codec.quantizer.initialize(latents.to(trainer.device))
     return trainer
 
 
@@ -108,7 +110,7 @@ def work(precision: str, overrides: list[str]) -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         trainer = own_trainer(precision, overrides, folder)
-        audio = trainer.data.batch(0)
+        audio = trainer.data.batch(0).to(trainer.device)
 
         def step() -> None:
             trainer.train_step(audio)

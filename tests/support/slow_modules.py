@@ -42,11 +42,13 @@ SLOW = (
     "scripts/test_configs.py",
     "scripts/test_experiment_48khz.py",
     "scripts/test_fuzz.py",
+    "scripts/test_gpu_check.py",
     "scripts/test_init_from.py",
     "scripts/test_outside_parts.py",
     "scripts/test_overrides.py",
     "scripts/test_resume.py",
     "scripts/test_run_folders.py",
     "scripts/test_train_command.py",
+    "test_pretended_device.py",
     "test_readme.py",
 )

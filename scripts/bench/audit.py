@@ -1,0 +1,100 @@
+"""Counts kernel launches and waits for the device in training steps, on a pretended CUDA device. It needs no GPU.
+
+python -m scripts.bench.audit EXPERIMENT [--steps N] [--launches N] [overrides ...]
+
+An operation of torch counts as one launch, and the layers of an LSTM as those of the CPU. So the count is an estimate.
+Waits are exact as far as tests/support/pretended_device.py knows torch. Networks are narrow by default: their width
+changes neither count.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from codec.training import Trainer
+from scripts.composition import CONFIGS, build_trainer
+
+__all__ = ["audited_trainer", "main", "take_step"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SMALL = (
+    "data=clips",
+    "data.num_workers=0",
+    "data.batch_size=2",
+    "data.held_out.clips_per_source=1",
+    "data.held_out.seconds=1.0",
+    "trainer.codebooks.init_batches=2",
+    "name=audit",
+)
+_NARROW = ("codec.network.filters=4", "codec.network.latent_dim=16", "discriminator.filters=4")
+
+_T = TypeVar("_T")
+
+
+@contextmanager
+def audited_trainer(experiment: str, overrides: Sequence[str], device: str = "cuda") -> Iterator[Trainer]:
+    """A trainer of the experiment with small batches, whose codebooks are initialized."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", [f"experiment={experiment}", *_SMALL, *overrides])
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        trainer = build_trainer(cfg, Path(folder), console=nowhere, device=device)
+        try:
+            trainer.startup.check_precision(trainer.adversarial, trainer.step)
+            trainer._initialize_codebooks()
+            yield trainer
+        finally:
+            trainer.logger.close()
+
+
+def take_step(trainer: Trainer) -> None:
+    """A step as `Trainer.run` takes it, from the batch to the metrics."""
+    begun = time.monotonic()
+    trainer._freeze_encoder()
+    trainer._initialize_codebooks()
+    batch = next(trainer.data.batches(trainer.step))
+    trainer.meters.add(trainer.train_step(trainer._receive(batch)), begun)
+    trainer.step += 1
+
+
+def _audit(log: Any, name: str, action: Callable[[], _T], launches: int) -> _T:
+    log.clear()
+    result = action()
+    print(f"{name}: {sum(log.launches.values())} launches, {sum(log.waits.values())} waits", flush=True)
+    for place, count in sorted(log.waits.items()):
+        print(f"  {count:5d} waits     {place}")
+    for place, count in log.launches.most_common(launches):
+        print(f"  {count:5d} launches  {place}")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="scripts.bench.audit", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("experiment")
+    parser.add_argument("--steps", type=int, default=4, help="%(default)s")
+    parser.add_argument("--launches", type=int, default=0, help="also list the N lines with the most launches")
+    parser.add_argument("--full-width", action="store_true", help="networks of the experiment's own width")
+    parser.add_argument("overrides", nargs="*", help="overrides of the training configuration")
+    options = parser.parse_intermixed_args(arguments)
+    sys.path.append(str(_ROOT / "tests" / "support"))
+    from pretended_device import pretended_cuda
+
+    torch.set_num_threads(1)
+    overrides = [*(() if options.full_width else _NARROW), *options.overrides]
+    with pretended_cuda() as log, audited_trainer(options.experiment, overrides) as trainer:
+        for _ in range(options.steps):
+            _audit(log, f"step {trainer.step}", lambda: take_step(trainer), options.launches)
+        _audit(log, "validation", trainer.validate, 0)
+        _audit(log, "log", trainer._log, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""Training and coding on the pretended CUDA device: no tensor on the wrong device, and no new wait for the device."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from balancer import Balancer
+from balancer_inputs import linear, noise
+from codec import Codec
+from codec.quantization.ieee import allow_tf32
+from codec.streaming import StreamingDecoder, StreamingEncoder
+from codec.tokens.batches import encode_signals
+from codec.training import Trainer
+from losses import (
+    CombinedDiscriminator,
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiScaleSTFTDiscriminator,
+)
+from pretended_device import CUDA, DeviceLog, DeviceMismatch, pretended_cuda
+from scripts.bench.audit import audited_trainer, take_step
+from scripts.bench.balancers import make_balancer
+from scripts.composition import CONFIGS
+from tiny_run import (
+    SAMPLES,
+    differences,
+    initialized,
+    interrupt_at,
+    tidied,
+    tiny_adversarial,
+    tiny_codec,
+    tiny_trainer,
+    tones,
+)
+
+# A step reads the losses and what the strategy measured, and later whether everything is finite.
+WAITS = {"balancer/balancer.py Balancer._read": 1, "codec/training/skipped_steps.py SkippedSteps.vote": 1}
+FUSED = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9), fused=True)
+DISCRIMINATORS = {
+    "ms_stft": partial(MultiScaleSTFTDiscriminator, filters=2, windows=[64, 32], compression=0.3),
+    "multi_period": partial(MultiPeriodDiscriminator, periods=[2, 3], channels=[2, 2]),
+    "multi_scale": partial(MultiScaleDiscriminator, num_sub_discriminators=2, filters=4, max_filters=8),
+    "combined": lambda: CombinedDiscriminator([MultiPeriodDiscriminator([2], [2]), MultiScaleDiscriminator(1, 4, 8)]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _settings_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.backends.cudnn.allow_tf32
+    with tidied():
+        yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, before
+
+
+@pytest.fixture
+def log() -> Iterator[DeviceLog]:
+    with pretended_cuda() as log:
+        yield log
+
+
+def waits_of_steps(trainer: Trainer, log: DeviceLog, count: int = 1) -> dict[str, int]:
+    """Waits of ordinary steps, which are not the first one and do not monitor."""
+    log.clear()
+    for _ in range(count):
+        take_step(trainer)
+    return log.waits_by_function()
+
+
+# The pretended device itself
+
+
+def test_an_operation_on_two_devices_is_an_error(log: DeviceLog) -> None:
+    on_cuda = torch.ones(3, device="cuda")
+    assert on_cuda.device == CUDA
+    assert on_cuda.is_cuda
+    with pytest.raises(DeviceMismatch, match="add"):
+        _ = on_cuda + torch.ones(3)
+    assert (on_cuda + torch.tensor(1.0)).tolist() == [2, 2, 2]  # CUDA takes scalars of the CPU
+    assert on_cuda.cpu().numpy().tolist() == [1, 1, 1]
+    with pytest.raises(TypeError, match="numpy"):
+        on_cuda.numpy()
+    with pytest.raises(DeviceMismatch, match="generator"):
+        torch.rand(3, device="cuda", generator=torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("name", "waits", "launches"),
+    [
+        ("item", 1, 0),
+        ("blocking copy", 1, 0),
+        ("copy", 0, 0),
+        ("mask", 1, 1),
+        ("view", 0, 0),
+        ("sum", 0, 1),
+        ("bincount", 2, 1),
+    ],
+)
+def test_waits_and_launches_are_counted(log: DeviceLog, name: str, waits: int, launches: int) -> None:
+    x = torch.ones(4, device="cuda")
+    mask, index, host = x > 0, x.long(), torch.ones(4)
+    log.clear()
+    {
+        "item": lambda: x[0].item(),
+        "blocking copy": lambda: host.to("cuda"),
+        "copy": lambda: host.to("cuda", non_blocking=True),
+        "mask": lambda: x[mask],
+        "view": lambda: x.view(2, 2).t(),
+        "sum": lambda: x.sum(),
+        "bincount": lambda: torch.bincount(index),
+    }[name]()
+    assert (sum(log.waits.values()), sum(log.launches.values())) == (waits, launches)
+
+
+def test_gradients_are_on_the_device(log: DeviceLog) -> None:
+    layer = torch.nn.Conv1d(1, 2, 3).to("cuda")
+    layer(torch.randn(1, 1, 9).to("cuda")).sum().backward()
+    optimizer = FUSED(layer.parameters())
+    optimizer.step()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.is_cuda
+    assert optimizer.state[layer.weight]["exp_avg"].is_cuda
+
+
+# Training
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides"),
+    [
+        ("starter", ["codec.network.filters=4", "adversarial.start_fraction=0"]),
+        ("ablation", ["codec.network.filters=4", "balancer.monitor_every=50"]),
+        ("encodec_24khz", ["codec.network.filters=4", "adversarial.update_probability=1"]),
+        (
+            "encodec_48khz",
+            ["codec.network.filters=4", "adversarial.update_probability=1", "trainer.precision=bfloat16"],
+        ),
+        ("audiocraft_24khz", ["codec.network.filters=4", "adversarial.update=simultaneous"]),
+        ("audiocraft_32khz", ["codec.network.filters=4", "trainer.accumulate=2"]),
+        ("istft", ["codec.network.encoder_width=16", "codec.network.decoder_width=16", "adversarial.start_fraction=0"]),
+    ],
+)
+def test_a_step_of_every_experiment_waits_twice(log: DeviceLog, experiment: str, overrides: list[str]) -> None:
+    tiny = ["data.segment_seconds=0.2", "discriminator.filters=2", "codec.network.latent_dim=8",
+            "codec.quantizer.kmeans_iterations=1"]  # fmt: skip
+    with audited_trainer(experiment, [*tiny, *overrides]) as trainer:
+        take_step(trainer)
+        assert waits_of_steps(trainer, log) == WAITS
+        parts = [trainer.codec, trainer.average, trainer.adversarial]
+        assert all(parameter.is_cuda for part in parts if part is not None for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "balancer").glob("*.yaml")))
+def test_every_strategy_waits_once(log: DeviceLog, name: str) -> None:
+    weights = {"l1": 1.0, "mel": 2.0, "adversarial": 1.0, "feature_matching": 1.0}
+    balancer: Balancer = make_balancer(weights, name, *_primary(name))
+    if balancer.uses_constant_baselines:
+        balancer.set_constant_baselines({"l1": 0.1, "mel": 2.0})
+    rows = {name: row.to("cuda") for name, row in zip(weights, noise("abcd", (2, 1, 9), seed=0).values(), strict=True)}
+    for _ in range(3):
+        output = torch.zeros(2, 1, 9, device="cuda", requires_grad=True)
+        losses = linear(output, rows)
+        log.clear()
+        result = balancer(losses, output, lambda gradient, layers: gradient.flatten()[:5])
+    assert log.waits_by_function() == {"balancer/balancer.py Balancer._read": 1}
+    assert result.gradient.is_cuda
+    assert bool(result.gradient.isfinite().all())
+
+
+def _primary(name: str) -> list[str]:
+    return ["balancer.direction.primary=mel"] if name == "pcd" else []
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_every_discriminator_in_both_orders(log: DeviceLog, tmp_path: Path, name: str, update: Any) -> None:
+    adversarial = tiny_adversarial(optimizer=FUSED, update=update)
+    adversarial.discriminator = DISCRIMINATORS[name]()
+    adversarial.optimizer = FUSED(adversarial.discriminator.parameters())
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()), adversarial=adversarial, device="cuda")
+    before = [parameter.detach().clone() for parameter in adversarial.discriminator.parameters()]
+    take_step(trainer)
+    assert waits_of_steps(trainer, log) == WAITS
+    after = adversarial.discriminator.parameters()
+    assert not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_run_is_resumed_on_the_device(log: DeviceLog, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "device": "cuda", "precision": "bfloat16", "encodec": True, "init": "pca", "max_steps": 4,
+        "checkpoint_every": 2, "validate_every": 4, "log_every": 2, "freeze_encoder_at": 0.7,
+    }  # fmt: skip
+    codec = partial(tiny_codec, activation="relu", dead_code_threshold=0.5)
+
+    def trainer(folder: str) -> Trainer:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        adversarial = tiny_adversarial(optimizer=FUSED)
+        return tiny_trainer(tmp_path / folder, codec=codec(), adversarial=adversarial, **settings)
+
+    straight = trainer("straight")
+    straight.run()
+    interrupted = trainer("interrupted")
+    interrupt_at(interrupted, 3)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    resumed = trainer("interrupted")
+    resumed.run()
+    ends = [each.codec.state_dict() | each.average.state_dict() for each in (straight, resumed)]
+    assert differences(*[{name: value.cpu() for name, value in end.items()} for end in ends]) == []
+    assert straight.codec.quantizer.initialized
+
+
+def test_dead_codes_are_replaced_without_a_look_at_the_device(log: DeviceLog) -> None:
+    codec = initialized(tiny_codec(dead_code_threshold=0.9)).to("cuda")
+    quantizer = codec.quantizer
+    output = quantizer(torch.randn(2, 16, 40, generator=torch.Generator().manual_seed(0)).to("cuda"))
+    before = quantizer.embed.clone()
+    log.clear()
+    quantizer.update(output)
+    assert log.waits_by_function() == {}
+    assert not torch.equal(quantizer.embed, before)
+
+
+def test_a_deterministic_step_uses_deterministic_operations_only(log: DeviceLog, tmp_path: Path) -> None:
+    codec = initialized(tiny_codec(padding="reflect"))
+    adversarial = tiny_adversarial(optimizer=FUSED)
+    adversarial.discriminator = DISCRIMINATORS["combined"]()
+    trainer = tiny_trainer(tmp_path, codec=codec, adversarial=adversarial, device="cuda", deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    take_step(trainer)
+    trainer.codec.quantizer.initialize(torch.randn(64, 16).to("cuda"))
+    x = torch.ones(1, 1, 9, device="cuda", requires_grad=True)
+    with pytest.raises(RuntimeError, match="deterministic"):
+        F.pad(x, (2, 2), mode="reflect").sum().backward()
+
+
+def test_only_training_in_tf32_uses_tf32(log: DeviceLog, tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()), device="cuda", precision="tf32")
+    seen: list[bool] = []
+    for codec in (trainer.codec, trainer.averaged_codec):
+        codec.encoder.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    take_step(trainer)
+    assert seen == [True]
+    trainer.validate()
+    assert seen == [True, False, False]
+    tiny_trainer(tmp_path, device="cuda", precision="float32")
+    assert not torch.backends.cudnn.allow_tf32
+
+
+# Coding
+
+
+@pytest.fixture
+def codec() -> Codec:
+    return initialized(tiny_codec()).eval()
+
+
+def test_coding_and_streams_equal_those_of_the_cpu(
+    log: DeviceLog, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = tones(2, 2 * SAMPLES)
+    codes = codec.encode(audio, 8000)
+    decoded = codec.decode(codes)
+    allow_tf32(True)
+    codec.to("cuda")
+    on_cuda = codec.encode(audio.to("cuda"), 8000)
+    assert on_cuda.is_cuda
+    assert torch.equal(on_cuda.cpu(), codes)
+    torch.testing.assert_close(codec.decode(on_cuda).cpu(), decoded)
+    monkeypatch.setattr("codec.model._DEVICE_STEP_SAMPLES", 1000)  # as for an hour of audio
+    assert torch.equal(codec.encode(audio.to("cuda"), 8000).cpu(), codes)
+    torch.testing.assert_close(codec.decode(on_cuda).cpu(), decoded)
+    encoder, decoder = StreamingEncoder(codec), StreamingDecoder(codec)
+    pieces = [*map(encoder.push, audio.to("cuda").split(300, -1)), encoder.flush()]
+    assert torch.equal(torch.cat(pieces, -1).cpu(), codes)
+    streamed = torch.cat([*(decoder.push(piece) for piece in pieces), decoder.flush()], -1)
+    torch.testing.assert_close(streamed.cpu(), decoded)
+    assert torch.backends.cudnn.allow_tf32  # as before
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_tokens_of_a_batch_equal_those_of_the_cpu(log: DeviceLog, codec: Codec, beams: int) -> None:
+    codec.quantizer.beams = beams
+    signals: list[Tensor] = [tones(1, length)[0] for length in (700, 900, 1500)]
+    expected = [codec.encode_segment(signal[None]).codes for signal in signals]
+    found = encode_signals(codec.to("cuda"), signals, None, 4000)
+    for segment, codes in zip(found, expected, strict=True):
+        assert torch.equal(segment.codes.cpu(), codes)
