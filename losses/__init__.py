@@ -8,6 +8,8 @@ from losses.adversarial import AdversarialLoss, discriminator_loss, feature_matc
 from losses.constant_baseline import constant_baselines
 from losses.discriminators import (
     CombinedDiscriminator,
+    MultiBandSTFTDiscriminator,
+    MultiFilterBankDiscriminator,
     MultiPeriodDiscriminator,
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
@@ -28,6 +30,8 @@ __all__ = [
     "DiscriminatorOutput",
     "GANLoss",
     "Loss",
+    "MultiBandSTFTDiscriminator",
+    "MultiFilterBankDiscriminator",
     "MultiPeriodDiscriminator",
     "MultiResolutionSTFT",
     "MultiScaleDiscriminator",

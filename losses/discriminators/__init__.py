@@ -4,12 +4,16 @@ Each takes audio [B, C, T], scores its channels separately and returns a `Discri
 """
 
 from losses.discriminators.combined import CombinedDiscriminator
+from losses.discriminators.multi_band_stft import MultiBandSTFTDiscriminator
+from losses.discriminators.multi_filter_bank import MultiFilterBankDiscriminator
 from losses.discriminators.multi_period import MultiPeriodDiscriminator
 from losses.discriminators.multi_scale import MultiScaleDiscriminator
 from losses.discriminators.multi_scale_stft import MultiScaleSTFTDiscriminator
 
 __all__ = [
     "CombinedDiscriminator",
+    "MultiBandSTFTDiscriminator",
+    "MultiFilterBankDiscriminator",
     "MultiPeriodDiscriminator",
     "MultiScaleDiscriminator",
     "MultiScaleSTFTDiscriminator",

@@ -233,7 +233,10 @@ def test_parts_without_trained_weights_cannot_be_frozen(origin: Path, tmp_path: 
             ("trainer.freeze=[encoder]", "trainer.init=random"),
             "random weights in the encoder: set init_from to load it",
         ),
-        (("trainer.freeze=[quantizer]", "trainer.init=pca"), "random weights in the quantizer: set init_from"),
+        (
+            ("trainer.freeze=[quantizer]", "trainer.freeze_encoder_at=1.0"),
+            "random weights in the quantizer: set init_from",
+        ),
         (
             (f"init_from={origin}", "init_from_parts=[encoder]", "trainer.freeze=[encoder,quantizer]"),
             "random weights in the quantizer: set init_from_parts to load it",
