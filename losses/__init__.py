@@ -14,6 +14,7 @@ from losses.discriminators import (
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
 )
+from losses.log_mel import LogMel
 from losses.magnitude import MultiScaleMagnitude
 from losses.protocols import Discriminator, DiscriminatorOutput, GANLoss, Loss, minimum_samples, segment_samples
 from losses.spectral import MultiResolutionSTFT, MultiScaleMel, mel_distance
@@ -29,6 +30,7 @@ __all__ = [
     "Discriminator",
     "DiscriminatorOutput",
     "GANLoss",
+    "LogMel",
     "Loss",
     "MultiBandSTFTDiscriminator",
     "MultiFilterBankDiscriminator",

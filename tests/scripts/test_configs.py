@@ -64,6 +64,22 @@ def test_the_network_at_the_frame_rate_trains(built: Build) -> None:
     assert all(not torch.equal(weight, before[name]) for name, weight in trainer.codec.named_parameters())
 
 
+def test_dac_trains(built: Build) -> None:
+    """Three steps of its experiment at a small size."""
+    trainer = built(
+        *("experiment=dac_24khz", "data=clips", "data.batch_size=2", "data.segment_seconds=0.2"),
+        *("codec.network.encoder_filters=2", "codec.network.decoder_filters=16", "codec.network.latent_dim=8"),
+        *("codec.quantizer.codebook_size=11", "codec.bandwidths_kbps=[0.3,1.2]", "validation.bandwidth_kbps=1.2"),
+        *("discriminator.discriminators.0.channels=[2,2]", "discriminator.discriminators.1.filters=2"),
+        *("trainer.max_steps=3", "trainer.precision=float32"),
+    )
+    before = {name: weight.clone() for name, weight in trainer.codec.named_parameters()}
+    trainer.run()
+    assert (trainer.step, trainer.skipped.total) == (3, 0)
+    weights = trainer.codec.named_parameters()
+    assert all(not torch.equal(weight, before[name]) for name, weight in weights if name.startswith(("enc", "dec")))
+
+
 @pytest.mark.parametrize("option", [o for o in options() if not o.startswith(("codec=", "data="))])
 def test_every_option_works_with_the_starter_experiment(option: str) -> None:
     """The experiment must not set anything that only its own choice of a group has."""

@@ -132,6 +132,7 @@ SIZES = {
     "starter": (75, 1.42, [2, 4, 8, 16]),
     "ablation": (75, 1.42, [2, 4, 8, 16]),
     "istft": (75, 4.09, [2, 4, 8, 16]),
+    "dac_24khz": (75, 74.676, [1, 2, 4, 8, 16, 32]),
 }
 
 
@@ -179,7 +180,7 @@ def test_experiments_have_at_most_20_lines(name: str) -> None:
 
 
 def test_every_experiment_is_tested_here() -> None:
-    assert set(experiments()) == set(SIZES) == set(EXPECTED) | {"starter", "ablation", "istft"}
+    assert set(experiments()) == set(SIZES) == set(EXPECTED) | {"starter", "ablation", "istft", "dac_24khz"}
 
 
 def test_the_starter_is_the_default_and_reaches_6_kbps() -> None:

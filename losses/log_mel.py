@@ -1,0 +1,93 @@
+"""The mel loss of DAC (Kumar et al. 2023, section 3.5): short windows too, each with its own number of filters."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+import torchaudio
+from annotated_types import Gt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from losses.inputs import at_least_float32, check_pair, without_autocast
+from losses.stft import STFT
+
+__all__ = ["LogMel"]
+
+_LEAST_POWER = 1e-14  # of a bin; below it the magnitude has no gradient
+
+
+class LogMel(nn.Module):
+    """Sum over windows of the L1 distance between logarithms (base 10) of mel magnitudes.
+
+    Args:
+        sample_rate: In Hz.
+        windows: Hann windows in samples, multiples of 4; the hop is a quarter.
+        mels: Number of Slaney mel filters for each window. Filters without a bin count as equal.
+        floor: Smallest mel magnitude; what is below counts as equal.
+
+    Attributes:
+        minimum_samples: Reflection padding needs one sample more than it reflects.
+        window_samples: The longest window.
+
+    Shape: estimate [B, C, T], reference [B, C, T] -> scalar; T is at least `minimum_samples`.
+
+    Raises:
+        ValueError: A setting is out of range, or the signals have the wrong shape.
+    """
+
+    def __init__(
+        self,
+        sample_rate: Annotated[int, Gt(0)],
+        windows: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048),
+        mels: Sequence[int] = (5, 10, 20, 40, 80, 160, 320),
+        floor: Annotated[float, Gt(0)] = 1e-5,
+    ) -> None:
+        super().__init__()
+        if not windows or len(windows) != len(mels) or min(windows) < 4 or any(window % 4 for window in windows):
+            raise ValueError(
+                f"expected windows that are multiples of 4 samples and a number of mels for each, got {list(windows)} "
+                f"and {list(mels)}"
+            )
+        self.floor = floor
+        self.resolutions = nn.ModuleList(
+            _MelMagnitude(sample_rate, window, count) for window, count in zip(windows, mels, strict=True)
+        )
+        self.window_samples = max(windows)
+        self.minimum_samples = max(windows) // 2 + 1
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
+        check_pair(estimate, reference, self.minimum_samples)
+        with without_autocast(estimate):
+            with torch.no_grad():
+                targets = [self._logarithm(mel(reference)) for mel in self.resolutions]
+            terms = [
+                F.l1_loss(self._logarithm(mel(estimate)), target)
+                for mel, target in zip(self.resolutions, targets, strict=True)
+            ]
+            return torch.stack(terms).sum()
+
+    def _logarithm(self, mel: Tensor) -> Tensor:
+        return mel.clamp_min(self.floor).log10()
+
+
+class _MelMagnitude(nn.Module):
+    """Mel filters of the magnitudes of frames centred on multiples of the hop. Shape: [B, C, T] -> [B C, F, mels]."""
+
+    filters: Tensor
+
+    def __init__(self, sample_rate: int, window: int, mels: int) -> None:
+        super().__init__()
+        self.padding, self.stft = window // 2, STFT(window, window // 4)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
+            filters = torchaudio.functional.melscale_fbanks(
+                window // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate, norm="slaney", mel_scale="slaney"
+            )
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        padded = F.pad(at_least_float32(audio).flatten(0, 1), (self.padding, self.padding), mode="reflect")
+        power = self.stft(padded).unflatten(-1, (-1, 2)).square().sum(-1)
+        return power.clamp_min(_LEAST_POWER).sqrt() @ self.filters
