@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from balancer import Balancer
 from balancer_inputs import linear, noise
-from codec import Codec
+from codec import Codec, SEANet
+from codec.quantization import FactorizedQuantizer, FiniteScalarQuantizer, SimVQ, rotation
 from codec.quantization.ieee import allow_tf32
 from codec.streaming import StreamingDecoder, StreamingEncoder
 from codec.tokens.batches import encode_signals
@@ -191,6 +192,26 @@ def test_every_discriminator_in_both_orders(log: DeviceLog, tmp_path: Path, name
     assert waits_of_steps(trainer, log) == WAITS
     after = adversarial.discriminator.parameters()
     assert not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        lambda: FactorizedQuantizer(latent_dim=16, num_codebooks=4, codebook_size=13, codebook_dim=3),
+        lambda: SimVQ(latent_dim=16, num_codebooks=4, codebook_size=13, estimator=rotation),
+        lambda: FiniteScalarQuantizer(latent_dim=16, levels=[5, 3], num_groups=2, num_codebooks=4),
+    ],
+    ids=["factorized", "simvq", "fsq"],
+)
+def test_every_learned_quantizer(log: DeviceLog, tmp_path: Path, quantizer: Any) -> None:
+    network = SEANet(filters=4, strides=(2, 4, 5), latent_dim=16, lstm_layers=0, padding="constant")
+    codec = Codec(network, quantizer(), sample_rate=8000, bandwidths_kbps=[0.8, 1.6, 3.2])
+    trainer = tiny_trainer(tmp_path, codec=codec, device="cuda", deterministic=True)
+    trainer._initialize_codebooks()
+    take_step(trainer)
+    assert waits_of_steps(trainer, log) == WAITS
+    trainer.validate()
+    trainer._log()
 
 
 def test_a_run_is_resumed_on_the_device(log: DeviceLog, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 
+from codec.quantization.kmeans import count
 from codec.quantization.quantizer import CodebookUsage
 
 __all__ = ["CodeCounts"]
@@ -41,11 +42,12 @@ class CodeCounts(nn.Module):
         Shape: codes [B, k, F] of the first k codebooks.
         """
         index = rearrange(codes, "b k f -> k (b f)")
-        counts = torch.zeros_like(self.shares[: len(index)])
-        counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
+        k, size = len(index), self.shares.shape[1]
+        flat = index + size * torch.arange(k, device=index.device)[:, None]
+        counts = count(flat.flatten(), k * size).view(k, size)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(counts)
-        self.shares[: len(index)].lerp_(counts / counts.sum(1, keepdim=True).clamp_min(1), 1 - self.decay)
+        self.shares[:k].lerp_(counts / counts.sum(1, keepdim=True).clamp_min(1), 1 - self.decay)
 
     def usage(self) -> CodebookUsage:
         """Perplexity, fraction of dead codes and entropy of every codebook."""

@@ -45,7 +45,7 @@ _WAITS = {
 # Operations that torch.use_deterministic_algorithms(True) refuses on CUDA, of those that audio networks may use.
 _NOT_DETERMINISTIC = {
     "avg_pool3d_backward", "bincount", "cumsum", "histc", "kthvalue", "put_", "reflection_pad1d_backward",
-    "reflection_pad2d_backward", "replication_pad1d_backward", "scatter_reduce",
+    "reflection_pad2d_backward", "replication_pad1d_backward", "scatter_add_", "scatter_reduce",
 }  # fmt: skip
 _MASKS = (torch.bool, torch.uint8)
 _LIKE = {"new_empty", "new_empty_strided", "new_full", "new_ones", "new_tensor", "new_zeros",
