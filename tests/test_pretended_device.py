@@ -20,6 +20,8 @@ from codec.tokens.batches import encode_signals
 from codec.training import Trainer
 from losses import (
     CombinedDiscriminator,
+    MultiBandSTFTDiscriminator,
+    MultiFilterBankDiscriminator,
     MultiPeriodDiscriminator,
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
@@ -47,6 +49,8 @@ DISCRIMINATORS = {
     "ms_stft": partial(MultiScaleSTFTDiscriminator, filters=2, windows=[64, 32], compression=0.3),
     "multi_period": partial(MultiPeriodDiscriminator, periods=[2, 3], channels=[2, 2]),
     "multi_scale": partial(MultiScaleDiscriminator, num_sub_discriminators=2, filters=4, max_filters=8),
+    "multi_band": partial(MultiBandSTFTDiscriminator, filters=2, windows=[64]),
+    "filter_bank": partial(MultiFilterBankDiscriminator, bands=[1, 2], cutoffs=[0.0, 0.17], taps=16, channels=[2, 2]),
     "combined": lambda: CombinedDiscriminator([MultiPeriodDiscriminator([2], [2]), MultiScaleDiscriminator(1, 4, 8)]),
 }
 

@@ -7,11 +7,10 @@ from typing import Annotated
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import check_audio
+from losses.inputs import check_audio, reflect_pad
 from losses.protocols import DiscriminatorOutput
 from losses.stft import STFT
 
@@ -85,7 +84,7 @@ class _BandsNetwork(nn.Module):
 
     def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
         missing = -audio.shape[-1] % self.hop_samples
-        padded = F.pad(audio, (self.padding, self.padding + missing), mode="reflect")
+        padded = reflect_pad(audio, self.padding, self.padding + missing)
         # [N, F, bins, 2] viewed as [N, 2, F, bins] has the strides of channels_last.
         spectrum = self.stft(padded).unflatten(-1, (-1, 2)).permute(0, 3, 1, 2)
         ends, features = [], []
