@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ def test_a_strategy_with_refresh_every_counts_with_the_mean_of_its_steps(
 def test_the_balancers_part_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The discriminator takes 3 s and the balancer 2 s."""
     clock = [0.0]
-    monkeypatch.setattr(bench_balancers, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(bench_balancers, "clock", lambda: clock[0])
 
     def slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         def slow(*arguments: Any) -> Any:
