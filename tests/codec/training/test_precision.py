@@ -370,7 +370,7 @@ def test_auto_is_float32_where_the_cpu_is_unknown(tmp_path: Path, monkeypatch: p
 
 
 def test_requests_that_cannot_be_met_are_refused() -> None:
-    with pytest.raises(ValueError, match="precision must be auto, float32 or bfloat16, got 'bf16'"):
+    with pytest.raises(ValueError, match="precision must be auto, float32, tf32 or bfloat16, got 'bf16'"):
         choose_precision("bf16", "cpu")
     with pytest.raises(ValueError, match="bfloat16 is supported on cpu and cuda, got device 'meta'"):
         choose_precision("bfloat16", "meta")
