@@ -11,7 +11,7 @@ from codec.audio import resample
 from codec.config import CodecConfig
 from codec.network import Network
 from codec.quantization import Quantizer, QuantizerOutput
-from codec.quantization.ieee import ieee_float32
+from codec.quantization.ieee import without_tf32
 from codec.streaming import StreamingDecoder, StreamingEncoder
 from codec.streaming.overlap_add import OverlapAdd
 
@@ -210,7 +210,7 @@ class Codec(nn.Module):
             ValueError: As in `encode_segments`.
         """
         self._check_audio(audio)
-        with ieee_float32(audio.device):
+        with without_tf32(audio.device):
             normalized, gain = self._normalize(audio)
             codes = self.quantizer.encode(self.encoder(normalized), self.config.codebooks_for(bandwidth_kbps))
         return EncodedSegment(codes, None if gain is None else gain.flatten())
@@ -246,7 +246,7 @@ class Codec(nn.Module):
 
         Shape: codes [B, K, F] -> audio [B, C, F * hop].
         """
-        with ieee_float32(segment.codes.device):
+        with without_tf32(segment.codes.device):
             audio = self.decoder(self.quantizer.decode(segment.codes))
         return _rescale(audio, None if segment.gain is None else segment.gain.view(-1, 1, 1))
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["allow_tf32", "ieee_float32"]
+__all__ = ["allow_tf32", "ieee_float32", "without_tf32"]
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -18,18 +18,24 @@ def allow_tf32(allowed: bool) -> None:
 
 
 @contextmanager
-def ieee_float32(device: torch.device) -> Iterator[None]:
-    """Context that computes in float32 on `device`: without autocast and without TF32.
+def without_tf32(device: torch.device) -> Iterator[None]:
+    """Context in which float32 products on `device` are IEEE float32. The caller's autocast is left as it is.
 
-    TF32 changes the codes of one to four frames in a hundred, so files are always coded in float32.
+    TF32 changes the codes of one to four frames in a hundred, so files are coded without it.
     """
-    with torch.autocast(device.type, enabled=False):
-        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        if device.type != "cuda" or not any(before):
-            yield
-            return
-        allow_tf32(False)
-        try:
-            yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    if device.type != "cuda" or not any(before):
+        yield
+        return
+    allow_tf32(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def ieee_float32(device: torch.device) -> Iterator[None]:
+    """As `without_tf32`, and without autocast."""
+    with torch.autocast(device.type, enabled=False), without_tf32(device):
+        yield

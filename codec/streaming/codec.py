@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from codec.config import CodecConfig
 from codec.network.stream import Chain, receptive_field
 from codec.quantization import Quantizer
-from codec.quantization.ieee import ieee_float32
+from codec.quantization.ieee import without_tf32
 
 __all__ = ["StreamableCodec", "StreamingDecoder", "StreamingEncoder"]
 
@@ -74,7 +74,7 @@ class StreamingEncoder:
         return self._codes(self._input.end(), last=True)
 
     def _codes(self, audio: Tensor, last: bool) -> Tensor:
-        with ieee_float32(audio.device):
+        with without_tf32(audio.device):
             latent = self._network.push(audio, last)
             if latent.shape[-1] == 0:
                 return latent.new_zeros(latent.shape[0], self.num_codebooks, 0, dtype=torch.int64)
@@ -123,7 +123,7 @@ class StreamingDecoder:
             ValueError: As in `push`.
         """
         self._to_skip += codes.shape[-1]
-        with ieee_float32(codes.device):
+        with without_tf32(codes.device):
             self._push_head(self._input.check(self.codec.quantizer.decode(codes)), last=False)
 
     @torch.no_grad()
@@ -135,7 +135,7 @@ class StreamingDecoder:
         Raises:
             ValueError: The shape does not fit earlier pushes, or the stream was flushed.
         """
-        with ieee_float32(codes.device):
+        with without_tf32(codes.device):
             latent = self._input.check(self.codec.quantizer.decode(codes))
             return self._tail.push(self._push_head(latent, last=False), last=False)
 
@@ -146,7 +146,7 @@ class StreamingDecoder:
         Shape: -> audio [B, C, t].
         """
         end = self._input.end()
-        with ieee_float32(end.device):
+        with without_tf32(end.device):
             return self._tail.push(self._push_head(end, last=True), last=True)
 
     def _push_head(self, latent: Tensor, last: bool) -> Tensor:

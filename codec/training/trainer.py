@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from balancer import Balancer
 from codec.model import Codec, CodecOutput
-from codec.quantization.ieee import ieee_float32
+from codec.quantization.ieee import without_tf32
 from codec.training.accumulation import backward_in_parts, forward_in_parts, losses_in_parts
 from codec.training.adversarial import AdversarialTraining
 from codec.training.average import WeightAverage
@@ -268,7 +268,7 @@ class Trainer:
         """Scores the averaged codec on the held-out clips, and logs scores and samples."""
         count = len(self.validation.clips)
         phase = self.logger.phase("validation", f"{count} held-out clips", count)
-        with phase as advance, ieee_float32(self.device):
+        with phase as advance, without_tf32(self.device):
             result = self.validation.run(self.averaged_codec, self.losses, self.step, self.processes, advance)
         self.balancer.update_from_validation(result.losses)
         self.logger.metrics("validation", self.step, self.seconds, result.scores)
