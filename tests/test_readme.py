@@ -5,6 +5,7 @@ import runpy
 import shlex
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from scripts.run_folder import check_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "codec" / "bundled" / "general" / "README.md"]
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "codec" / "bundled").glob("*/README.md"))]
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 ANY_DOCUMENT = [*DOCUMENTS, *sorted((ROOT / "docs" / "log").glob("*.md")), ROOT / "CHANGELOG.md"]
 
@@ -57,7 +58,7 @@ COMMANDS = list({tuple(command): command for document in DOCUMENTS for command i
 def test_commands_were_found() -> None:
     programs = {command[1] if command[0] == "bash" else command[0] for command in COMMANDS}
     scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts").glob("*.sh")}
-    assert programs == {*scripts, ".venv/bin/codec", ".venv/bin/torchrun", "cat", "srun"}
+    assert programs == {*scripts, ".venv/bin/codec", ".venv/bin/python", ".venv/bin/torchrun", "cat", "srun"}
     unchecked = "\n".join(block for document in DOCUMENTS for block in blocks(document, ""))
     assert not re.search(r"^(\S*/)?(codec|bash) ", unchecked, re.MULTILINE)
 
@@ -128,7 +129,17 @@ def test_torchrun_is_given_what_it_and_training_understand(command: list[str]) -
     assert cfg.data.batch_size % 2 == 0
 
 
-CODEC_DOCUMENTS = [document for document in DOCUMENTS[:-1] if any(".venv/bin/codec" in c for c in commands(document))]
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == ".venv/bin/python"], ids=" ".join)
+def test_modules_that_python_runs_exist(command: list[str]) -> None:
+    assert command[1] == "-m"
+    assert find_spec(command[2]) is not None
+
+
+CODEC_DOCUMENTS = [
+    document
+    for document in DOCUMENTS
+    if "bundled" not in document.parts and any(".venv/bin/codec" in c for c in commands(document))
+]
 
 
 def small_codec() -> Codec:
