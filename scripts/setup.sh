@@ -5,6 +5,7 @@
 #   bash scripts/setup.sh onnx         also `codec export --to onnx`
 #   bash scripts/setup.sh tokens       also `codec tokenize --format parquet`
 #   bash scripts/setup.sh tensorboard  also logger=tensorboard
+#   bash scripts/setup.sh hugging-face  also data.HuggingFaceDataset
 #   bash scripts/setup.sh joblib       also ablations with hydra/launcher=joblib; submitit for a SLURM cluster
 #   bash scripts/setup.sh test         all of these, and what the tests need
 # Several are separated by commas: evaluation,onnx.

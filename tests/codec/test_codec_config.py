@@ -155,9 +155,9 @@ def test_a_bandwidth_between_two_numbers_of_codebooks_takes_the_lower() -> None:
     [(0.7, "0.933"), (0.0, "0"), (-6.0, "-8"), (24.75, "33"), (float("inf"), "inf"), (float("nan"), "nan")],
 )
 def test_a_bandwidth_out_of_reach_names_the_codebooks_needed_and_available(bandwidth: float, needed: str) -> None:
-    with pytest.raises(ValueError, match=rf"bandwidth of {bandwidth} kbps needs {needed} .*0.75 kbps.* has 1 to 32"):
+    with pytest.raises(ValueError, match=rf"bitrate of {bandwidth} kbps needs {needed} .*0.75 kbps.* has 1 to 32"):
         seanet_config().codebooks_for(bandwidth)
-    with pytest.raises(ValueError, match=f"bandwidth of {bandwidth} kbps"):
+    with pytest.raises(ValueError, match=f"bitrate of {bandwidth} kbps"):
         seanet_config(bandwidths_kbps=(6.0, bandwidth))
 
 

@@ -230,7 +230,7 @@ def test_audio_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_a_bandwidth_out_of_reach_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"bandwidth of 6.0 kbps .* has 1 to 4"):
+    with pytest.raises(ValueError, match=r"bitrate of 6.0 kbps .* has 1 to 4"):
         tiny_codec().encode_segments(torch.zeros(1, 1, 60), 6.0)
 
 

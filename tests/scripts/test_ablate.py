@@ -147,9 +147,11 @@ class Recorder:
             self.codebooks[self._run].append(float(metrics["num_codebooks"]))
             return metrics
 
-        def recorded_losses(adversarial: AdversarialTraining, estimate: Tensor, reference: Tensor, update: bool) -> Any:
+        def recorded_losses(
+            adversarial: AdversarialTraining, estimate: Tensor, reference: Tensor, update: bool, parts: int
+        ) -> Any:
             self.updates[self._run].append(update)
-            return generator_losses(adversarial, estimate, reference, update)
+            return generator_losses(adversarial, estimate, reference, update, parts)
 
         monkeypatch.setattr(Trainer, "train_step", train_step)
         monkeypatch.setattr(AdversarialTraining, "generator_losses", recorded_losses)

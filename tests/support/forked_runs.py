@@ -79,9 +79,13 @@ def run(request: dict[str, Any], terminal: int | None) -> None:
     elif kill in PLACES:
         act_in(*PLACES[kill], lambda: os.kill(os.getpid(), signal.SIGKILL))
     elif kill.startswith("SIG"):
-        act_in(torch.autograd, "backward", 2, lambda: send(signal.Signals[kill.split()[0]]))
-        if kill.endswith("twice"):
-            act_in(store, "write_checkpoint", 1, lambda: send(signal.SIGINT))
+
+        def interrupt() -> None:
+            send(signal.Signals[kill.split()[0]])
+            if kill.endswith("twice"):
+                act_in(store, "write_checkpoint", 1, lambda: send(signal.SIGINT))
+
+        act_in(torch.autograd, "backward", 2, interrupt)
     setattr(live_report, "write_report", lambda folder, running: None)  # noqa: B010 (drawing takes longer than a run)
     sys.argv = ["train", *request["overrides"], f"runs_folder={request['runs']}"]
     main()
