@@ -133,6 +133,7 @@ SIZES = {
     "ablation": (75, 1.42, [2, 4, 8, 16]),
     "istft": (75, 4.09, [2, 4, 8, 16]),
     "dac_24khz": (75, 74.676, [1, 2, 4, 8, 16, 32]),
+    "speech": (75, 3.32, [4, 6, 8]),
 }
 
 
@@ -180,7 +181,8 @@ def test_experiments_have_at_most_20_lines(name: str) -> None:
 
 
 def test_every_experiment_is_tested_here() -> None:
-    assert set(experiments()) == set(SIZES) == set(EXPECTED) | {"starter", "ablation", "istft", "dac_24khz"}
+    others = {"starter", "ablation", "istft", "dac_24khz", "speech"}
+    assert set(experiments()) == set(SIZES) == set(EXPECTED) | others
 
 
 def test_the_starter_is_the_default_and_reaches_6_kbps() -> None:
