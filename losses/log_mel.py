@@ -1,17 +1,16 @@
 """The mel loss of DAC (Kumar et al. 2023, section 3.5): short windows too, each with its own number of filters."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-import torchaudio
 from annotated_types import Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import at_least_float32, check_pair, without_autocast
-from losses.stft import STFT
+from losses.inputs import check_pair, without_autocast
+from losses.mel_filters import mel_filters
+from losses.stft import STFT, centred_power
 
 __all__ = ["LogMel"]
 
@@ -80,14 +79,8 @@ class _MelMagnitude(nn.Module):
     def __init__(self, sample_rate: int, window: int, mels: int) -> None:
         super().__init__()
         self.padding, self.stft = window // 2, STFT(window, window // 4)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
-            filters = torchaudio.functional.melscale_fbanks(
-                window // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate, norm="slaney", mel_scale="slaney"
-            )
+        filters = mel_filters(sample_rate, window, mels, 0.0, sample_rate / 2, norm="slaney", mel_scale="slaney")
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        padded = F.pad(at_least_float32(audio).flatten(0, 1), (self.padding, self.padding), mode="reflect")
-        power = self.stft(padded).unflatten(-1, (-1, 2)).square().sum(-1)
-        return power.clamp_min(_LEAST_POWER).sqrt() @ self.filters
+        return centred_power(self.stft, self.padding, audio).clamp_min(_LEAST_POWER).sqrt() @ self.filters

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import Size, at_least_float32, check_pair, reflect_pad, without_autocast
-from losses.stft import STFT
+from losses.inputs import Size, check_pair, without_autocast
+from losses.stft import STFT, centred_power
 
 __all__ = ["MultiScaleMagnitude"]
 
@@ -73,7 +73,5 @@ class MultiScaleMagnitude(nn.Module):
 
 def _magnitude(stft: nn.Module, window: int, audio: Tensor) -> Tensor:
     """Shape: audio [B, C, T] -> [B C, F, bins]."""
-    padded = reflect_pad(at_least_float32(audio).flatten(0, 1), window // 2, window // 2)
-    parts: Tensor = stft(padded).unflatten(-1, (-1, 2))
     # The squares of a Hann window add up to 3/8 of its length.
-    return (parts.square().sum(-1) + _POWER_FLOOR / (0.375 * window)).sqrt()
+    return (centred_power(stft, window // 2, audio) + _POWER_FLOOR / (0.375 * window)).sqrt()

@@ -5,18 +5,17 @@ that are not saved.
 """
 
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 import torch
-import torchaudio
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.inputs import Size, at_least_float32, check_audio, check_pair, reflect_pad, without_autocast
-from losses.stft import STFT
+from losses.mel_filters import mel_filters
+from losses.stft import STFT, centred_power
 
 __all__ = ["MultiResolutionSTFT", "MultiScaleMel", "mel_distance"]
 
@@ -186,11 +185,7 @@ class _MelPower(nn.Module):
         self.hop_samples = window_samples // 4
         self.margin_samples = (window_samples - self.hop_samples) // 2
         self.stft = STFT(window_samples, self.hop_samples, normalized=normalized)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
-            filters = torchaudio.functional.melscale_fbanks(
-                window_samples // 2 + 1, f_min_hz, f_max_hz, mels, sample_rate
-            )
+        filters = mel_filters(sample_rate, window_samples, mels, f_min_hz, f_max_hz)
         filters = filters[:, filters.amax(dim=0) > 0]
         if not filters.numel():
             raise ValueError(
@@ -284,9 +279,7 @@ def _log_magnitude(estimate: Tensor, reference: Tensor) -> Tensor:
 
 def _magnitude(stft: nn.Module, margin: int, audio: Tensor) -> Tensor:
     """Shape: audio [B, C, T] -> [B C, F, bins]."""
-    padded = reflect_pad(at_least_float32(audio).flatten(0, 1), margin, margin)
-    parts = stft(padded).unflatten(-1, (-1, 2)).square()
-    return (parts[..., 0] + parts[..., 1]).clamp(min=1e-7).sqrt()
+    return centred_power(stft, margin, audio).clamp(min=1e-7).sqrt()
 
 
 def _mean_spectrum(spectra: Tensor) -> Tensor:

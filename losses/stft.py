@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import at_least_float32, without_autocast
+from losses.inputs import at_least_float32, reflect_pad, without_autocast
 
-__all__ = ["STFT"]
+__all__ = ["STFT", "centred_power"]
 
 
 class STFT(nn.Module):
@@ -64,6 +64,19 @@ class STFT(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         with without_autocast(audio):
             return _Spectrum.apply(at_least_float32(audio), self.window, self.ends, self.hop_samples)
+
+
+def centred_power(stft: nn.Module, margin: int, audio: Tensor) -> Tensor:
+    """Power of frames of an `STFT` that are centred on multiples of the hop, with reflection padding.
+
+    Args:
+        margin: Half of the transform's length in samples.
+
+    Shape: audio [B, C, T] with T > margin -> [B C, F, bins].
+    """
+    parts = stft(reflect_pad(at_least_float32(audio).flatten(0, 1), margin, margin)).unflatten(-1, (-1, 2)).square()
+    power: Tensor = parts[..., 0] + parts[..., 1]
+    return power
 
 
 class _Spectrum(torch.autograd.Function):
