@@ -77,7 +77,7 @@ def evaluate_folder(
     metrics: Mapping[str, Metric] = METRICS,
     speech_groups: Collection[str] | None = None,
     track: Callable[[Sequence[str]], Iterable[str]] = iter,
-    listen_to: int = 2,
+    kept_clips: int = 2,
 ) -> Evaluation:
     """Codes and scores the audio of a folder with each coder.
 
@@ -93,7 +93,7 @@ def evaluate_folder(
         speech_groups: Groups that metrics of speech are computed for. None for the groups with `speech` in their name,
             or for all groups if there is none.
         track: Wraps the files that are iterated over, for a progress bar.
-        listen_to: Number of clips per group whose decoded audio is kept.
+        kept_clips: Number of clips per group whose decoded audio is kept.
 
     Raises:
         ValueError: No file could be read, a speech group does not exist, a command failed, or a number is out of range.
@@ -111,7 +111,7 @@ def evaluate_folder(
         if count < len(found):
             notes.append(f"{count} of {len(found)} files of {group} were evaluated; --clips N evaluates more")
     measurements: list[Measurement] = []
-    heard: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
     for name in track(names):
         try:
             audio, audio_notes = _read_start(folder / name, config.sample_rate, config.channels, seconds)
@@ -120,8 +120,8 @@ def evaluate_folder(
             continue
         notes += [f"{readable(name)}: {note}" for note in audio_notes]
         applied = {key: m for key, m in metrics.items() if m.domain != "speech" or _group(name) in speech}
-        keep = heard[_group(name)] < listen_to
-        heard[_group(name)] += 1
+        keep = kept[_group(name)] < kept_clips
+        kept[_group(name)] += keep
         measurements += [_measure(name, audio, config.sample_rate, coder, applied, keep) for coder in coders]
     if not measurements:
         raise ValueError(f"none of the {len(names)} files of {folder} could be read, for example {skipped_files[-1]}")

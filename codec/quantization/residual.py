@@ -100,7 +100,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.register_buffer("embed_sum", embed.clone())
         self.register_buffer("is_initialized", torch.tensor(False))
         self.register_buffer("updates", torch.tensor(0))
-        self._initialized = False  # equal to the buffer, and known without a look at the device
+        self._initialized = False  # equal to the buffer, but no read of the device
 
     @property
     def latent_dim(self) -> int:
