@@ -7,6 +7,7 @@ needs more samples than it returns has a method `input_samples`, see `NeedsMoreS
 
 from data.transforms.band_limit import RandomBandLimit
 from data.transforms.gain import RandomGain
+from data.transforms.lossy import RandomLossyCoding
 from data.transforms.loudness import NormalizeLoudness
 from data.transforms.noise import RandomNoise, mix_at_snr, noise_at_snr
 from data.transforms.phase import RandomPhase
@@ -21,19 +22,18 @@ from data.transforms.transformed import (
     input_samples,
     transformed,
 )
-from data.transforms.vorbis import RandomVorbis
 
 __all__ = [
     "NeedsMoreSamples",
     "NormalizeLoudness",
     "RandomBandLimit",
     "RandomGain",
+    "RandomLossyCoding",
     "RandomNoise",
     "RandomPhase",
     "RandomPolarity",
     "RandomReverb",
     "RandomSpeed",
-    "RandomVorbis",
     "Transform",
     "TransformedDataset",
     "TransformedStream",
