@@ -50,6 +50,7 @@ class ResidualVectorQuantizer(nn.Module):
         energy_exponent: Weight exponent p of `initialize`: a latent x counts as (|x|^2 / mean |x|^2 + 1/100)^-p
             vectors. With 0 all count alike (EnCodec), and loud frames, whose errors are the largest, get most codes.
             With 1 the error relative to the energy of a frame is minimised. `update` counts all alike.
+        estimator: Gradient of the sum of the codes to the latent, such as `rotation`. None: straight through.
 
     Attributes:
         beams: Number of candidate sums that `encode` and `search` keep after every codebook, see `BeamSearch`. 1 is
@@ -75,6 +76,7 @@ class ResidualVectorQuantizer(nn.Module):
         kmeans_iterations: Annotated[int, Ge(0)] = 50,
         dead_code_threshold: float = 0.1,
         energy_exponent: float = 0.0,
+        estimator: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("latent_dim", latent_dim), ("num_codebooks", num_codebooks)):
@@ -92,6 +94,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.kmeans_iterations = kmeans_iterations
         self.dead_code_threshold = dead_code_threshold
         self.energy_exponent = energy_exponent
+        self.estimator = estimator
         self.beams = 1
         generator = torch.Generator().manual_seed(0)
         embed = torch.randn(num_codebooks, codebook_size, latent_dim, generator=generator)
@@ -169,6 +172,8 @@ class ResidualVectorQuantizer(nn.Module):
         stacked = torch.stack(residuals)
         # Straight-through estimator: the value is x minus the last residual, the gradient that of x.
         quantized = x - residuals[-1]
+        if self.estimator is not None:
+            quantized = self.estimator(x, quantized.detach())
         return QuantizerOutput(
             rearrange(quantized, "(b f) d -> b d f", b=batch),
             rearrange(torch.stack(codes), "k (b f) -> b k f", b=batch),

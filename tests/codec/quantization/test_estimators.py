@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
-from codec.quantization import rotation, straight_through
+from codec.quantization import ResidualVectorQuantizer, rotation, straight_through
 
 
 def pair(count: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -69,3 +70,39 @@ def test_straight_through() -> None:
     value = straight_through(latent, quantized)
     torch.testing.assert_close(value, quantized)
     assert torch.equal(gradient(value, latent, slope), slope)
+
+
+# In the residual quantizer with moving averages
+
+
+def residual_quantizer(num_codebooks: int) -> ResidualVectorQuantizer:
+    quantizer = ResidualVectorQuantizer(latent_dim=5, num_codebooks=num_codebooks, codebook_size=16, estimator=rotation)
+    quantizer.initialize(torch.randn(500, 5, generator=torch.Generator().manual_seed(0)))
+    return quantizer
+
+
+def test_one_moving_average_codebook_is_that_of_vector_quantize_pytorch() -> None:
+    quantizer = residual_quantizer(1)
+    theirs = VectorQuantize(5, 16, rotation_trick=True, channel_last=False, commitment_weight=1.0).eval()
+    theirs._codebook.embed.data.copy_(quantizer.embed)
+    latent = torch.randn(2, 5, 30, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    output, (value, codes, _) = quantizer(latent), theirs.train()(latent, freeze_codebook=True)
+    assert torch.equal(output.codes[:, 0], codes)
+    torch.testing.assert_close(output.latent, value)
+    slope = torch.randn_like(value)
+    torch.testing.assert_close(gradient(output.latent, latent, slope), gradient(value, latent, slope))
+
+
+@pytest.mark.parametrize("used", [1, 3])
+def test_the_rotation_is_from_the_latent_to_the_sum_of_the_codes(used: int) -> None:
+    quantizer = residual_quantizer(3)
+    latent = torch.randn(2, 5, 30, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    output = quantizer(latent, used)
+    quantized = quantizer.decode(output.codes)
+    torch.testing.assert_close(output.latent, quantized)
+    slope = torch.randn_like(quantized)
+    expected = rotate_to(latent.transpose(1, 2), quantized.transpose(1, 2)).transpose(1, 2)
+    found = gradient(output.latent, latent, slope)
+    torch.testing.assert_close(found, gradient(expected, latent, slope), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found, slope, rtol=0.1)
+    quantizer.update(output)  # the codebooks learn as without it
