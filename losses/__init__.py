@@ -8,15 +8,25 @@ from losses.adversarial import AdversarialLoss, discriminator_loss, feature_matc
 from losses.constant_baseline import constant_baselines
 from losses.discriminators import (
     CombinedDiscriminator,
+    DiscriminatorPerBandwidth,
     MultiBandSTFTDiscriminator,
     MultiFilterBankDiscriminator,
     MultiPeriodDiscriminator,
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
 )
+from losses.energy_distance import EnergyDistance
 from losses.log_mel import LogMel
 from losses.magnitude import MultiScaleMagnitude
-from losses.protocols import Discriminator, DiscriminatorOutput, GANLoss, Loss, minimum_samples, segment_samples
+from losses.protocols import (
+    Discriminator,
+    DiscriminatorOutput,
+    GANLoss,
+    Loss,
+    discriminator_for,
+    minimum_samples,
+    segment_samples,
+)
 from losses.spectral import MultiResolutionSTFT, MultiScaleMel, mel_distance
 from losses.tonality import Tonality
 from losses.waveform import L1, L2, SISDR, si_sdr
@@ -29,6 +39,8 @@ __all__ = [
     "CombinedDiscriminator",
     "Discriminator",
     "DiscriminatorOutput",
+    "DiscriminatorPerBandwidth",
+    "EnergyDistance",
     "GANLoss",
     "LogMel",
     "Loss",
@@ -42,6 +54,7 @@ __all__ = [
     "MultiScaleSTFTDiscriminator",
     "Tonality",
     "constant_baselines",
+    "discriminator_for",
     "discriminator_loss",
     "feature_matching_loss",
     "generator_loss",

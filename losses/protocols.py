@@ -6,7 +6,7 @@ Each is an `nn.Module` or holds its state in one. None of them has to derive fro
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "Discriminator",
@@ -14,6 +14,7 @@ __all__ = [
     "GANLoss",
     "HasConstantBaseline",
     "Loss",
+    "discriminator_for",
     "minimum_samples",
     "segment_samples",
 ]
@@ -51,7 +52,9 @@ class DiscriminatorOutput(NamedTuple):
 class Discriminator(Protocol):
     """A network that tells real audio from coded audio.
 
-    Optional attributes: `minimum_samples` and `window_samples`, as in `Loss`.
+    Optional attributes:
+        minimum_samples, window_samples: As in `Loss`.
+        for_bandwidth: A method that returns the part of it that trains at a bitrate in kbit/s, a discriminator too.
     """
 
     def __call__(self, audio: Tensor) -> DiscriminatorOutput:
@@ -74,6 +77,15 @@ class GANLoss(Protocol):
 
     def discriminator_loss(self, estimate: DiscriminatorOutput, reference: DiscriminatorOutput) -> Tensor:
         """Loss of the discriminator, a scalar."""
+
+
+def discriminator_for(discriminator: nn.Module, bandwidth_kbps: float | None) -> nn.Module:
+    """The part of a discriminator that trains at a bitrate in kbit/s: all of it, unless it has `for_bandwidth`."""
+    choose = getattr(discriminator, "for_bandwidth", None)
+    if choose is None or bandwidth_kbps is None:
+        return discriminator
+    chosen: nn.Module = choose(bandwidth_kbps)
+    return chosen
 
 
 def minimum_samples(part: object) -> int:

@@ -20,6 +20,7 @@ from codec.tokens.batches import encode_signals
 from codec.training import Trainer
 from losses import (
     CombinedDiscriminator,
+    DiscriminatorPerBandwidth,
     MultiBandSTFTDiscriminator,
     MultiFilterBankDiscriminator,
     MultiPeriodDiscriminator,
@@ -44,6 +45,7 @@ from tiny_run import (
 
 # A step reads the losses and what the strategy measured, and later whether everything is finite.
 WAITS = {"balancer/balancer.py Balancer._read": 1, "codec/training/skipped_steps.py SkippedSteps.vote": 1}
+SMALL_BANDS = ("discriminator.discriminators.0.channels=[2,2]", "discriminator.discriminators.1.filters=2")
 FUSED = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9), fused=True)
 DISCRIMINATORS = {
     "ms_stft": partial(MultiScaleSTFTDiscriminator, filters=2, windows=[64, 32], compression=0.3),
@@ -52,6 +54,7 @@ DISCRIMINATORS = {
     "multi_band": partial(MultiBandSTFTDiscriminator, filters=2, windows=[64]),
     "filter_bank": partial(MultiFilterBankDiscriminator, bands=[1, 2], cutoffs=[0.0, 0.17], taps=16, channels=[2, 2]),
     "combined": lambda: CombinedDiscriminator([MultiPeriodDiscriminator([2], [2]), MultiScaleDiscriminator(1, 4, 8)]),
+    "per_bandwidth": lambda: DiscriminatorPerBandwidth(partial(MultiPeriodDiscriminator, [2], [2]), [0.8, 1.6, 3.2]),
 }
 
 
@@ -161,6 +164,28 @@ def test_a_step_of_every_experiment_waits_twice(log: DeviceLog, experiment: str,
         assert waits_of_steps(trainer, log) == WAITS
         parts = [trainer.codec, trainer.average, trainer.adversarial]
         assert all(parameter.is_cuda for part in parts if part is not None for parameter in part.parameters())
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides"),
+    [
+        (
+            "energy_distance",
+            ["codec.network.encoder_width=16", "codec.network.decoder_width=16", "codec.network.latent_dim=8"],
+        ),
+        ("adversarial_only", ["codec.network.filters=4", "discriminator.filters=2", "codec.network.latent_dim=8"]),
+        ("nemo_encodec", ["codec.network.filters=4", "discriminator.filters=2", "codec.network.latent_dim=8"]),
+        ("hilcodec", ["codec.network.filters=4", "codec.network.latent_dim=8", *SMALL_BANDS]),
+        ("vocos_decoder", ["codec.network.decoder.decoder_width=16", *SMALL_BANDS]),
+        ("encodec_24khz", ["codec.network.filters=4", "discriminator.filters=2", "losses=distillation"]),
+    ],
+)
+def test_a_step_of_other_recipes_waits_twice(log: DeviceLog, experiment: str, overrides: list[str]) -> None:
+    tiny = ["data.segment_seconds=0.2", "codec.quantizer.kmeans_iterations=1", "adversarial.update_probability=1"]
+    with audited_trainer(experiment, [*tiny, *overrides]) as trainer:
+        take_step(trainer)
+        assert waits_of_steps(trainer, log) == WAITS
+        trainer.validate()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "balancer").glob("*.yaml")))

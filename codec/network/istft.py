@@ -35,6 +35,8 @@ class ISTFTNetwork:
         decoder_width: Channels of the decoder.
         decoder_depth: Blocks of the decoder.
         decoder_look_ahead: As for the encoder; the first convolution counts as the first block.
+        decoder_noise_channels: Channels of noise beside the latent, from which a decoder can make noise that the latent
+            does not determine. It needs a loss that rewards this, such as `losses.EnergyDistance`. 0: none.
         expansion: Hidden channels of a block's perceptron, as a multiple of its width.
         kernel_size: Kernel of the convolutions, in frames.
 
@@ -53,14 +55,15 @@ class ISTFTNetwork:
     decoder_width: int = 256
     decoder_depth: Annotated[int, Le(100)] = 6
     decoder_look_ahead: int = 3
+    decoder_noise_channels: int = 0
     expansion: int = 3
     kernel_size: int = 7
 
     def __post_init__(self) -> None:
         for name, least in (("channels", 1), ("hop_samples", 1), ("latent_dim", 1), ("encoder_width", 1),
                             ("encoder_depth", 0), ("encoder_look_ahead", 0), ("decoder_width", 1),
-                            ("decoder_depth", 0), ("decoder_look_ahead", 0), ("expansion", 1),
-                            ("kernel_size", 1)):  # fmt: skip
+                            ("decoder_depth", 0), ("decoder_look_ahead", 0), ("decoder_noise_channels", 0),
+                            ("expansion", 1), ("kernel_size", 1)):  # fmt: skip
             value = getattr(self, name)
             if not _is_whole(value) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
@@ -100,7 +103,10 @@ class ISTFTNetwork:
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments that make an equal network: numbers, strings and lists of them."""
-        return asdict(self)
+        settings = asdict(self)
+        if not self.decoder_noise_channels:  # model files of before this setting keep their fingerprints
+            del settings["decoder_noise_channels"]
+        return settings
 
     def make_encoder(self) -> "ISTFTEncoder":
         """A new encoder with random weights."""
@@ -149,7 +155,13 @@ class ISTFTDecoder(nn.Module):
         width = net.decoder_width
         first, *ahead = _distribute(net.decoder_look_ahead, net.decoder_depth + 1, net.kernel_size // 2)
         self.layers = nn.Sequential(
-            FrameInput(net.latent_dim, width, net.kernel_size, look_ahead=first),
+            FrameInput(
+                net.latent_dim,
+                width,
+                net.kernel_size,
+                look_ahead=first,
+                noise_channels=net.decoder_noise_channels,
+            ),
             *(_block(net, width, frames, net.decoder_depth) for frames in ahead),
             ISTFTOutput(net.channels, width, net.decoder_window_samples, net.hop_samples),
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.network.frame_noise import frame_noise
 from codec.network.stream import PointwiseStream, join, rest
 
 __all__ = ["ConvNeXtBlock", "FrameConv", "FrameInput", "ISTFTOutput", "LatentOutput", "SpectralInput", "overhang"]
@@ -85,39 +86,65 @@ class FrameInput(nn.Module):
 
     Later layers normalize their inputs, so the level of a frame must be a feature of its own.
 
+    Noise, if there is any, depends on the number of the frame. In training every signal of a batch begins at a random
+    number, drawn from torch's generator of the CPU.
+
+    Args:
+        latent_dim, width, kernel_size, look_ahead: As in `FrameConv`.
+        noise_channels: Channels of noise beside the features, see `frame_noise`.
+
     Shape: latent [B, D, F] -> [B, width, F].
     """
 
-    def __init__(self, latent_dim: int, width: int, kernel_size: int, *, look_ahead: int) -> None:
+    def __init__(
+        self, latent_dim: int, width: int, kernel_size: int, *, look_ahead: int, noise_channels: int = 0
+    ) -> None:
         super().__init__()
-        self.conv = FrameConv(latent_dim + 1, width, kernel_size, look_ahead=look_ahead)
+        self.noise_channels = noise_channels
+        self.conv = FrameConv(latent_dim + 1 + noise_channels, width, kernel_size, look_ahead=look_ahead)
 
     def forward(self, latent: Tensor) -> Tensor:
-        y: Tensor = self.conv(self.features(latent))
+        start = torch.zeros(len(latent), dtype=torch.int64)
+        if self.training and self.noise_channels:
+            start.random_(1 << 32)
+        y: Tensor = self.conv(self.features(latent, start))
         return y
 
-    def features(self, latent: Tensor) -> Tensor:
-        """Shape: latent [B, D, F] -> [B, D + 1, F]."""
+    def features(self, latent: Tensor, start: Tensor) -> Tensor:
+        """What is convolved.
+
+        Args:
+            start: Number of the first frame of each signal, on the host.
+
+        Shape: latent [B, D, F], start [B] int64 -> [B, D + 1 + noise_channels, F].
+        """
         z = latent.to(torch.promote_types(latent.dtype, torch.float32))
         power = z.square().sum(1, keepdim=True) + LEAST_POWER
-        return torch.cat([z * power.pow((COMPRESSION - 1) / 2), 0.5 * power.log()], 1)
+        features = [z * power.pow((COMPRESSION - 1) / 2), 0.5 * power.log()]
+        if self.noise_channels:
+            start = start.to(z.device, non_blocking=True)
+            features.append(frame_noise(start, z.shape[-1], self.noise_channels).to(z.dtype))
+        return torch.cat(features, 1)
 
     def stream(self) -> "_FrameInputStream":
         """A new stream through this layer."""
         return _FrameInputStream(self)
 
     def past_inputs(self, outputs: float) -> float:
-        """As `codec.network.stream.receptive_field`, of this layer."""
-        return self.conv.past_inputs(outputs)
+        """As `codec.network.stream.receptive_field`, of this layer; infinite with noise, which counts all frames."""
+        return math.inf if self.noise_channels else self.conv.past_inputs(outputs)
 
 
 class _FrameInputStream:
     def __init__(self, layer: FrameInput) -> None:
         self.layer = layer
         self.conv = layer.conv.stream()
+        self.frames = 0  # before the next push
 
     def push(self, x: Tensor, last: bool) -> Tensor:
-        return self.conv.push(self.layer.features(x), last)
+        features = self.layer.features(x, torch.full((len(x),), self.frames))
+        self.frames += x.shape[-1]
+        return self.conv.push(features, last)
 
 
 class ConvNeXtBlock(nn.Module):

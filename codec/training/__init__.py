@@ -5,6 +5,7 @@ from codec.training.batches import TrainingData
 from codec.training.checkpoint.file import CheckpointError
 from codec.training.checkpoint.store import CheckpointStore, load_checkpoint
 from codec.training.config import CodebookConfig, LRSchedule, RollbackConfig, TrainingConfig
+from codec.training.distillation import TeacherLatent, TeacherOutput
 from codec.training.interruptions import TrainingStopped
 from codec.training.logging.run_logger import RunLogger
 from codec.training.trainer import Trainer, TrainingError
@@ -18,6 +19,8 @@ __all__ = [
     "LRSchedule",
     "RollbackConfig",
     "RunLogger",
+    "TeacherLatent",
+    "TeacherOutput",
     "Trainer",
     "TrainingConfig",
     "TrainingData",

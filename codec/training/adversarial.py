@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from codec.training.accumulation import losses_in_parts
 from codec.training.distributed import Processes
-from losses import DiscriminatorOutput, GANLoss
+from losses import DiscriminatorOutput, GANLoss, discriminator_for
 
 __all__ = ["AdversarialTraining"]
 
@@ -64,9 +64,20 @@ class AdversarialTraining(nn.Module):
         self.metrics: dict[str, Tensor] = {}
         self._has_gradients = False
         self._parts = 1  # of the current batch
+        self._bandwidth_kbps: float | None = None  # of the current batch
+
+    @property
+    def _in_use(self) -> nn.Module:
+        """The part of the discriminator that trains on the current batch."""
+        return discriminator_for(self.discriminator, self._bandwidth_kbps)
 
     def generator_losses(
-        self, estimate: Tensor, reference: Tensor, update_discriminator: bool, parts: int = 1
+        self,
+        estimate: Tensor,
+        reference: Tensor,
+        update_discriminator: bool,
+        parts: int = 1,
+        bandwidth_kbps: float | None = None,
     ) -> dict[str, Tensor]:
         """The codec's losses by name, for example adversarial and feature matching.
 
@@ -76,12 +87,14 @@ class AdversarialTraining(nn.Module):
             estimate: Leaf tensor at which the codec's gradients are taken.
             update_discriminator: Whether this step updates the discriminator.
             parts: The batch is computed in this number of parts; see `codec.training.accumulation`.
+            bandwidth_kbps: Bitrate of the batch in kbit/s, for a discriminator that has a part for each.
 
         Shape: estimate [B, C, T], reference [B, C, T] -> scalars.
         """
         self.zero_grad()
         self.metrics = {}
         self._parts = parts
+        self._bandwidth_kbps = bandwidth_kbps
         if update_discriminator and self.update == "alternating":
             for fake, real in zip(estimate.detach().chunk(parts), reference.chunk(parts), strict=True):
                 self._discriminator_backward(*self._joint_outputs(fake, real))
@@ -89,9 +102,9 @@ class AdversarialTraining(nn.Module):
             torch.clear_autocast_cache()  # it may hold casts of the old weights
             update_discriminator = False
         # With frozen parameters only the gradient at the estimate is computed.
-        self.discriminator.requires_grad_(update_discriminator)
+        self._in_use.requires_grad_(update_discriminator)
         losses = losses_in_parts(partial(self._part_losses, update_discriminator), estimate, reference, parts)
-        self.discriminator.requires_grad_(True)
+        self._in_use.requires_grad_(True)
         return losses
 
     def _part_losses(self, update_discriminator: bool, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
@@ -134,14 +147,14 @@ class AdversarialTraining(nn.Module):
     def _outputs(self, estimate: Tensor, reference: Tensor) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
         """Shape: estimate [B, C, T], reference [B, C, T]."""
         with parametrize.cached():  # weight norm is computed once for both
-            return self.discriminator(estimate), self.discriminator(reference)
+            return self._in_use(estimate), self._in_use(reference)
 
     def _joint_outputs(self, estimate: Tensor, reference: Tensor) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
         """As `_outputs` in one pass. It saves launches if gradients of both are needed.
 
         Shape: estimate [B, C, T], reference [B, C, T].
         """
-        both = self.discriminator(torch.cat([estimate, reference]))
+        both = self._in_use(torch.cat([estimate, reference]))
         fake, real = (
             DiscriminatorOutput(
                 [logits.chunk(2)[half] for logits in both.logits],
@@ -156,7 +169,7 @@ class AdversarialTraining(nn.Module):
         loss = self.loss.discriminator_loss(fake, real) / self._parts
         # The graph also leads to the estimate. `inputs` keeps this gradient out of it.
         with torch.autocast(loss.device.type, enabled=False):
-            torch.autograd.backward(loss, inputs=list(self.discriminator.parameters()), retain_graph=True)
+            torch.autograd.backward(loss, inputs=list(self._in_use.parameters()), retain_graph=True)
         metrics = {"discriminator/loss": loss.detach()}
         for name, logits in (("real", real.logits), ("fake", fake.logits)):
             means = [logit.detach().float().mean() for logit in logits]

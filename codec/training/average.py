@@ -27,7 +27,7 @@ class WeightAverage(nn.Module):
 
     def __init__(self, codec: Codec, decay: float) -> None:
         super().__init__()
-        self.module = deepcopy(codec)
+        self.module = deepcopy(codec).eval()  # its modules alone: the quantizer below is that of the codec
         self.module.quantizer = codec.quantizer
         for layer in self.module.modules():
             if isinstance(layer, nn.RNNBase):

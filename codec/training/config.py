@@ -173,6 +173,8 @@ class TrainingConfig:
             uninterrupted one to the bit, as it does on a CPU without this setting.
         accumulate: Parts that a batch is computed in, one after the other, to save memory; see
             `codec.training.accumulation`.
+        outputs_per_segment: Copies of each segment in a batch. A decoder with noise makes another output from each,
+            as `losses.EnergyDistance` needs.
         max_skipped_steps: Number of consecutive non-finite steps that counts as a divergence.
         seed: Seed of all random numbers of the trainer.
         device: Device to train on.
@@ -201,6 +203,7 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     deterministic: bool = False
     accumulate: int = _number(1, "[1, inf)")
+    outputs_per_segment: int = _number(1, "[1, inf)")
     max_skipped_steps: int = _number(20, "[1, inf)")
     seed: int = _number(0, "[0, inf)")
     device: str = "cpu"

@@ -26,6 +26,7 @@ from codec.training.logging.balance_metrics import balance_metrics, loss_propert
 from codec.training.logging.meters import Meters, codebook_metrics
 from codec.training.logging.run_logger import RunLogger
 from codec.training.schedule import LRScheduler, make_codec_optimizer
+from codec.training.seeded import seeded
 from codec.training.shared_gradients import SharedGradients
 from codec.training.skipped_steps import SkippedSteps
 from codec.training.startup.device import use_device
@@ -127,11 +128,13 @@ class Trainer:
         generator = self.config.step_generator(self.step)
         num_codebooks = self.config.codebooks.draw(self.codec.config, generator)
         update_draw = torch.rand((), generator=generator).item()
+        noise_seed = int(torch.randint(1 << 62, (), generator=generator))
 
         parts, is_quantized = self.config.accumulate, self.codec.quantizer.initialized
 
         def forward(audio: Tensor) -> CodecOutput:
-            with self.precision.autocast():
+            # A decoder with noise draws the same in both passes of a batch in parts, and after a resumption.
+            with self.precision.autocast(), seeded(noise_seed):
                 output: CodecOutput = self.encoder.replica(audio, num_codebooks, quantize=is_quantized)
             return output
 
@@ -145,7 +148,8 @@ class Trainer:
         if adversarial is not None:
             with self.precision.autocast():
                 update = update_draw < adversarial.update_probability
-                losses |= adversarial.generator_losses(estimate, audio, update, parts)
+                bandwidth_kbps = self.codec.config.kbps_of(num_codebooks)
+                losses |= adversarial.generator_losses(estimate, audio, update, parts, bandwidth_kbps)
 
         shared_gradient = None if self.shared_gradients is None else self.shared_gradients.at(output)
         balanced = self.balancer(losses, estimate, shared_gradient)
@@ -280,7 +284,9 @@ class Trainer:
     def _receive(self, batch: Batch) -> Tensor:
         for path in batch.skipped_files:
             self.logger.skip_file(path, "did not decode")
-        return batch.audio.to(self.device, non_blocking=True)
+        audio = batch.audio.to(self.device, non_blocking=True)
+        copies = self.config.outputs_per_segment
+        return audio if copies == 1 else audio.repeat_interleave(copies, 0)
 
     def _freeze_encoder(self) -> None:
         if self.config.freezes_encoder(self.progress) == self.encoder.frozen:

@@ -9,9 +9,11 @@ from losses.discriminators.multi_filter_bank import MultiFilterBankDiscriminator
 from losses.discriminators.multi_period import MultiPeriodDiscriminator
 from losses.discriminators.multi_scale import MultiScaleDiscriminator
 from losses.discriminators.multi_scale_stft import MultiScaleSTFTDiscriminator
+from losses.discriminators.per_bandwidth import DiscriminatorPerBandwidth
 
 __all__ = [
     "CombinedDiscriminator",
+    "DiscriminatorPerBandwidth",
     "MultiBandSTFTDiscriminator",
     "MultiFilterBankDiscriminator",
     "MultiPeriodDiscriminator",

@@ -148,10 +148,10 @@ class Recorder:
             return metrics
 
         def recorded_losses(
-            adversarial: AdversarialTraining, estimate: Tensor, reference: Tensor, update: bool, parts: int
+            adversarial: AdversarialTraining, estimate: Tensor, reference: Tensor, update: bool, *rest: Any
         ) -> Any:
             self.updates[self._run].append(update)
-            return generator_losses(adversarial, estimate, reference, update, parts)
+            return generator_losses(adversarial, estimate, reference, update, *rest)
 
         monkeypatch.setattr(Trainer, "train_step", train_step)
         monkeypatch.setattr(AdversarialTraining, "generator_losses", recorded_losses)

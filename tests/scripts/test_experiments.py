@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -134,6 +135,24 @@ SIZES = {
     "istft": (75, 4.09, [2, 4, 8, 16]),
     "dac_24khz": (75, 74.676, [1, 2, 4, 8, 16, 32]),
     "speech": (75, 3.32, [4, 6, 8]),
+    "energy_distance": (75, 4.12, [2, 4, 8, 16]),
+    "adversarial_only": (75, 14.68, [1, 2, 4, 8, 16, 32]),
+    "nemo_encodec": (75, 14.85, [8]),
+    "hilcodec": (75, 6.27, [2, 4, 8, 12]),
+    "vocos_decoder": (75, 8.92, [2, 4, 8, 16]),
+}
+# Small networks for three steps of the experiments that are no delta of a published configuration tested here.
+SMALL_ISTFT = ("codec.network.encoder_width=16", "codec.network.decoder_width=16", "codec.network.latent_dim=8")
+SMALL_BANDS = ("discriminator.discriminators.0.channels=[2,2]", "discriminator.discriminators.1.filters=2")
+TRAINED: dict[str, tuple[str, ...]] = {
+    "energy_distance": SMALL_ISTFT,
+    "adversarial_only": ("codec.network.filters=4", "codec.network.latent_dim=8", "discriminator.filters=2"),
+    "nemo_encodec": ("codec.network.filters=4", "codec.network.latent_dim=8", "discriminator.filters=2"),
+    "hilcodec": ("codec.network.filters=4", "codec.network.latent_dim=8", *SMALL_BANDS),
+    "vocos_decoder": (
+        *("codec.network.decoder.decoder_width=16", "codec.network.decoder.decoder_depth=2"),
+        *("codec.network.decoder.decoder_look_ahead=3", *SMALL_BANDS),
+    ),
 }
 
 
@@ -182,7 +201,24 @@ def test_experiments_have_at_most_20_lines(name: str) -> None:
 
 def test_every_experiment_is_tested_here() -> None:
     others = {"starter", "ablation", "istft", "dac_24khz", "speech"}
-    assert set(experiments()) == set(SIZES) == set(EXPECTED) | others
+    assert set(experiments()) == set(SIZES) == set(EXPECTED) | others | set(TRAINED)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_experiments_train(name: str, built: Build) -> None:
+    """Three steps with a small network, to the end of the run."""
+    trainer = built(
+        *(f"experiment={name}", "data=clips", "data.batch_size=2", "data.segment_seconds=0.2", *TRAINED[name]),
+        *("trainer.max_steps=3", "trainer.codebooks.init_batches=2", "codec.quantizer.kmeans_iterations=1"),
+        "trainer.precision=float32",
+    )
+    before = {key: weight.clone() for key, weight in trainer.codec.state_dict().items()}
+    scores = trainer.run()
+    assert (trainer.step, trainer.skipped.total) == (3, 0)
+    assert scores["speech/mel_distance"] > 0
+    after = trainer.codec.state_dict()
+    changed = {key.split(".")[0] for key, weight in before.items() if not torch.equal(weight, after[key])}
+    assert changed == ({"decoder"} if trainer.config.freeze else {"encoder", "quantizer", "decoder"})
 
 
 def test_the_starter_is_the_default_and_reaches_6_kbps() -> None:

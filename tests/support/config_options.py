@@ -70,6 +70,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "data=hilcodec_mix": (f"data.root={CLIPS / 'train'}", "data.dataset.roles.noise=[effects]"),
     "data=tar": (f"data.dataset.shards={_archive()}", f"data.corpus.held_out={CLIPS}/held_out.jsonl"),
     "discriminator=none": ("losses=reconstruction",),
+    "losses=energy_distance": ("discriminator=none",),
     "losses=reconstruction": ("discriminator=none",),
     "logger=wandb": ("logger.sinks.0.mode=disabled",),
 }

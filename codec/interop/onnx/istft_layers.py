@@ -77,6 +77,8 @@ def _residual(graph: Graph, layer: ConvNeXtBlock, x: str, name: str) -> str:
 
 
 def _frame_input(graph: Graph, layer: FrameInput, x: str, name: str) -> str:
+    if layer.noise_channels:
+        raise ValueError("a decoder with noise has no ONNX form: decoder_noise_channels must be 0")
     power = graph.node("ReduceSum", graph.node("Mul", x, x), graph.integers(1))
     power = graph.node("Add", power, graph.number(LEAST_POWER))
     factor = graph.node("Pow", power, graph.number((COMPRESSION - 1) / 2))

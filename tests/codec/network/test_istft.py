@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "short_windows": {"encoder_window_samples": 40, "decoder_window_samples": 60},
     "stereo": {"channels": 2, "kernel_size": 4},
     "no_blocks": {"encoder_depth": 0, "decoder_depth": 0, "kernel_size": 1, "decoder_look_ahead": 0},
+    "noise": {"decoder_noise_channels": 3},
 }
 
 
@@ -49,7 +50,7 @@ def network(kind: str) -> ISTFTNetwork:
 def modules(kind: str) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder in float64, with weights that are larger than those of a new network."""
     torch.manual_seed(1)
-    made = network(kind).make_encoder().double(), network(kind).make_decoder().double()
+    made = network(kind).make_encoder().double().eval(), network(kind).make_decoder().double().eval()
     with torch.no_grad():
         for module in made:
             for parameter in module.parameters():
@@ -142,7 +143,8 @@ def test_a_new_encoder_nearly_returns_the_transform() -> None:
 @torch.no_grad()
 def test_the_level_of_a_latent_is_a_feature_of_its_own() -> None:
     layer = FrameInput(8, 5, 1, look_ahead=0)
-    features = layer.features(torch.cat([torch.ones(1, 8, 1), 1e3 * torch.ones(1, 8, 1), torch.zeros(1, 8, 1)], -1))
+    latent = torch.cat([torch.ones(1, 8, 1), 1e3 * torch.ones(1, 8, 1), torch.zeros(1, 8, 1)], -1)
+    features = layer.features(latent, torch.tensor([0]))
     level = np.log(np.sqrt(8 + 1e-4))
     np.testing.assert_allclose(features[0, 8], [level, level + np.log(1e3), np.log(1e-2)], rtol=1e-5)
     np.testing.assert_allclose(features[0, 0], [8**-0.35, 1e3**0.3 * 8**-0.35, 0.0], rtol=1e-4)
@@ -184,7 +186,7 @@ def test_lengths(kind: str) -> None:
         assert decoder(latent).shape == (2, network(kind).channels, latent.shape[-1] * HOP)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "noise"])
 def test_look_ahead_and_receptive_field_are_the_reach_of_the_gradient(kind: str) -> None:
     net = network(kind)
     encoder, decoder = modules(kind)
@@ -255,6 +257,42 @@ def test_a_stream_that_starts_in_the_middle_is_exact_after_its_warm_up() -> None
     assert (late[..., : warm_up - HOP] - whole[..., start * HOP : start * HOP + warm_up - HOP]).abs().max() > 1e-6
 
 
+# Noise
+
+
+@torch.no_grad()
+def test_noise_is_counted_from_the_start_of_a_stream_that_skips_frames() -> None:
+    codec = codec_of("noise").double()
+    codes = codec.quantizer.encode(codec.encoder(noise(60 * HOP).double()))
+    whole = codec.decoder(codec.quantizer.decode(codes))
+    stream, start = StreamingDecoder(codec), 17
+    assert stream.needs_all_frames
+    stream.skip(codes[..., :5])
+    stream.skip(codes[..., 5:start])
+    late = torch.cat([stream.push(codes[..., start:]), stream.flush()], -1)
+    warm_up = stream.warm_up_frames * HOP
+    torch.testing.assert_close(late[..., warm_up:], whole[..., start * HOP + warm_up :], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_the_output_depends_on_the_noise_which_is_new_for_every_signal_in_training_alone() -> None:
+    _, decoder = modules("noise")
+    latent = torch.randn(1, 8, 9, dtype=torch.float64).repeat(2, 1, 1)
+    evaluated = [decoder(latent) for _ in range(2)]
+    torch.testing.assert_close(evaluated[0], evaluated[1], rtol=0, atol=0)
+    torch.testing.assert_close(evaluated[0][0], evaluated[0][1])
+    decoder.train()
+    trained = [decoder(latent) for _ in range(2)]
+    outputs = [evaluated[0][0], *trained[0], *trained[1]]
+    distances = [float((a - b).norm() / a.norm()) for i, a in enumerate(outputs) for b in outputs[:i]]
+    assert min(distances) > 0.01
+
+
+def test_settings_without_noise_are_those_of_before_it_existed() -> None:
+    assert "decoder_noise_channels" not in network("default").settings()
+    assert ISTFTNetwork(**network("noise").settings()) == network("noise")
+
+
 # Training and files
 
 
@@ -306,6 +344,7 @@ def test_a_model_file_makes_the_same_codec(tmp_path: Path) -> None:
         ({"decoder_window_samples": 81}, "decoder_window_samples .* at least two hops, 40, got 81"),
         ({"encoder_look_ahead": 3}, "encoder_look_ahead .* at most 2 frames with 2 convolutions of kernel 3, got 3"),
         ({"encoder_width": 8}, "encoder_width must be above latent_dim, 8, got 8"),
+        ({"decoder_noise_channels": -1}, "decoder_noise_channels must be a whole number of at least 0, got -1"),
         ({"decoder_look_ahead": 4}, "decoder_look_ahead .* at most 3 frames with 3 convolutions of kernel 3, got 4"),
     ],
 )  # fmt: skip
