@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from codec.audio import resample
@@ -64,17 +65,19 @@ class Codec(nn.Module):
         network: Network,
         quantizer: Quantizer,
         *,
-        sample_rate: int = 24_000,
-        bandwidths_kbps: Sequence[float] | None = None,
+        sample_rate: Annotated[int, Gt(0), Le(10_000_000)] = 24_000,
+        bandwidths_kbps: Sequence[Annotated[float, Gt(0), Le(1e6)]] | None = None,
         normalize: bool = False,
-        segment_seconds: float | None = None,
-        overlap: float = 0.01,
+        segment_seconds: Annotated[float, Gt(0), Le(3600)] | None = None,
+        overlap: Annotated[float, Ge(0), Lt(1)] = 0.01,
     ) -> None:
         super().__init__()
         if quantizer.latent_dim != network.latent_dim:
             raise ValueError(
                 f"the quantizer's latent_dim must be the network's, {network.latent_dim}, got {quantizer.latent_dim}"
             )
+        if bandwidths_kbps is not None and not bandwidths_kbps:
+            raise ValueError("bandwidths_kbps must have at least one bitrate, got an empty list")
         config = CodecConfig(
             sample_rate=sample_rate,
             bandwidths_kbps=bandwidths_kbps or (),

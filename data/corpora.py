@@ -3,14 +3,18 @@
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from codec.audio import AUDIO_SUFFIXES, readable
 from data.entries import DataError, Entry
 from data.manifest import Manifest
 from data.packages import Package, fetch
+from data.ranges import Hertz, Name, Weights
 from data.scan import scan_folder
 
 __all__ = ["Corpus", "clips", "folder", "large", "load_manifest", "manifests", "starter"]
@@ -113,10 +117,10 @@ class Corpus:
     name: str  # "clips" where "starter" was asked for and could not be fetched
     train: Manifest
     held_out: Manifest
-    source_weights: Mapping[str, float] | None  # relative frequency of each source; None weights them by duration
+    source_weights: Weights | None  # relative frequency of each source; None weights them by duration
 
 
-def clips(source_weights: Mapping[str, float] | None = None) -> Corpus:
+def clips(source_weights: Weights | None = None) -> Corpus:
     """The few minutes of speech, music and effects in `data/clips`; licences are in LICENSES.md there.
 
     Args:
@@ -126,7 +130,7 @@ def clips(source_weights: Mapping[str, float] | None = None) -> Corpus:
     return Corpus("clips", train, held_out, source_weights)
 
 
-def starter(root: str, minimum_sample_rate: int = 22050, source_weights: Mapping[str, float] | None = None) -> Corpus:
+def starter(root: Name, minimum_sample_rate: Hertz = 22050, source_weights: Weights | None = None) -> Corpus:
     """Speech, music and effects from six Debian packages (205 MB), fetched at the first call.
 
     If they cannot be fetched, it logs a warning and returns `clips`.
@@ -139,17 +143,17 @@ def starter(root: str, minimum_sample_rate: int = 22050, source_weights: Mapping
     return _packaged("starter", _TRAIN, root, minimum_sample_rate, source_weights)
 
 
-def large(root: str, minimum_sample_rate: int = 22050, source_weights: Mapping[str, float] | None = None) -> Corpus:
+def large(root: Name, minimum_sample_rate: Hertz = 22050, source_weights: Weights | None = None) -> Corpus:
     """The starter corpus and seven more hours of speech and music (500 MB in all); see `starter`."""
     return _packaged("large", _TRAIN + _LARGE, root, minimum_sample_rate, source_weights)
 
 
 def folder(
-    root: str,
-    held_out_fraction: float = 0.02,
-    minimum_seconds: float = 0.1,
-    minimum_sample_rate: int = 8000,
-    source_weights: Mapping[str, float] | None = None,
+    root: Name,
+    held_out_fraction: Annotated[float, Gt(0), Lt(1)] = 0.02,
+    minimum_seconds: Annotated[float, Ge(0), Le(86_400)] = 0.1,
+    minimum_sample_rate: Hertz = 8000,
+    source_weights: Weights | None = None,
     by_subfolder: bool = False,
 ) -> Corpus:
     """A folder of audio of any kind, or a manifest of it. Some of its files are held out.
@@ -183,11 +187,11 @@ def folder(
 
 
 def manifests(
-    train: str | None,
-    held_out: str,
-    minimum_seconds: float = 0.1,
-    minimum_sample_rate: int = 8000,
-    source_weights: Mapping[str, float] | None = None,
+    train: Name | None,
+    held_out: Name,
+    minimum_seconds: Annotated[float, Ge(0), Le(86_400)] = 0.1,
+    minimum_sample_rate: Hertz = 8000,
+    source_weights: Weights | None = None,
 ) -> Corpus:
     """Training and held-out audio given apart, each as a manifest or a folder; see `folder`.
 
@@ -202,7 +206,10 @@ def manifests(
 
 
 def load_manifest(
-    path: str, minimum_seconds: float = 0.1, minimum_sample_rate: int = 8000, by_subfolder: bool = False
+    path: str,
+    minimum_seconds: Annotated[float, Ge(0), Le(86_400)] = 0.1,
+    minimum_sample_rate: Hertz = 8000,
+    by_subfolder: bool = False,
 ) -> Manifest:
     """A manifest from its file, or that of a folder.
 
@@ -245,7 +252,7 @@ def _packaged(
     train: Sequence[Package],
     root: str,
     minimum_sample_rate: int,
-    source_weights: Mapping[str, float] | None,
+    source_weights: Weights | None,
 ) -> Corpus:
     try:
         parts = [

@@ -15,6 +15,7 @@ from torch import Tensor
 from codec.audio import AudioFileError, readable, resampled_length
 from data.entries import DataError, Entry
 from data.manifest import Manifest
+from data.ranges import Count, Decibels, Seconds
 from data.segments import numpy_generator
 from data.sources import SourceReader, level_dbfs
 
@@ -58,11 +59,11 @@ def held_out_clips(
     manifest: Manifest,
     sample_rate: int,
     channels: int,
-    seconds: float | Mapping[str, float | None] | None,
-    clips_per_source: int,
+    seconds: Seconds | Mapping[str, Seconds | None] | None,
+    clips_per_source: Count,
     seed: int = 0,
-    minimum_dbfs: float = -45.0,
-    max_seconds: float = 12.0,
+    minimum_dbfs: Decibels = -45.0,
+    max_seconds: Seconds = 12.0,
 ) -> list[HeldOutClip]:
     """Cuts clips of one length from each source, or takes whole files.
 

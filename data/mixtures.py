@@ -1,14 +1,17 @@
 """Segments that are mixtures of the corpus's sources, as EnCodec and HILCodec are trained on."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor
 
 from data.entries import DataError
 from data.manifest import Manifest
+from data.ranges import Decibels, Weights
 from data.segments import Segment, SegmentDataset, checked_weights, numpy_generator, torch_generator
 from data.sources import level_dbfs, limit_peak
 from data.transforms import Transform, noise_at_snr
@@ -36,8 +39,8 @@ class Mixture:
     """
 
     parts: Sequence[Sequence[str]]
-    probability: float = 1.0
-    snr_db: tuple[float, float] | None = None
+    probability: Annotated[float, Ge(0), Lt(math.inf)] = 1.0
+    snr_db: tuple[Decibels, Decibels] | None = None
     reverb: bool = True
 
 
@@ -68,13 +71,13 @@ class MixtureDataset:
         channels: int,
         segment_seconds: float,
         seed: int = 0,
-        source_weights: Mapping[str, float] | None = None,
+        source_weights: Weights | None = None,
         *,
-        mixtures: Sequence[Mixture],
+        mixtures: Annotated[Sequence[Mixture], MinLen(1)],
         roles: Mapping[str, Sequence[str]] | None = None,
-        level_dbfs: float | None = None,
-        minimum_gain_db: float = 0.0,
-        maximum_gain_db: float = 0.0,
+        level_dbfs: Annotated[float, Ge(-200), Le(0)] | None = None,
+        minimum_gain_db: Decibels = 0.0,
+        maximum_gain_db: Decibels = 0.0,
         reject_clipped: bool = False,
         reverb: Transform | None = None,
     ) -> None:

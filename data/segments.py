@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from codec.audio import AudioFileError, readable
 from data.bandwidth import bandwidth_weights
 from data.entries import DataError
 from data.manifest import Manifest
+from data.ranges import Weights
 from data.sources import SourceReader, level_dbfs
 
 __all__ = [
@@ -86,9 +88,9 @@ class SegmentDataset:
         channels: int,
         segment_seconds: float,
         seed: int = 0,
-        source_weights: Mapping[str, float] | None = None,
-        full_band_hz: float | None = None,
-        narrow_band_weight: float = 0.1,
+        source_weights: Weights | None = None,
+        full_band_hz: Annotated[float, Gt(0)] | None = None,
+        narrow_band_weight: Annotated[float, Ge(0)] = 0.1,
     ) -> None:
         if sample_rate < 1 or channels < 1 or seed < 0:
             raise DataError(f"expected sample_rate and channels >= 1, seed >= 0, got {sample_rate}, {channels}, {seed}")

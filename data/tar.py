@@ -7,15 +7,17 @@ import os
 import re
 import tarfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, BinaryIO
 
 import fsspec
+from annotated_types import MinLen
 from torch import Tensor
 
 from codec.audio import AUDIO_SUFFIXES, AudioFile, AudioFileError
 from data.entries import DataError
 from data.manifest import Manifest
+from data.ranges import Count, Name, Weights
 from data.segments import SILENCE_DBFS, Segment, numpy_generator
 from data.sources import join_pieces, level_dbfs, read_piece
 
@@ -52,15 +54,15 @@ class TarDataset:
 
     def __init__(
         self,
-        shards: str | Sequence[str],
+        shards: Name | Annotated[Sequence[Name], MinLen(1)],
         sample_rate: int,
         channels: int,
         segment_seconds: float,
         seed: int = 0,
-        open_shards: int = 4,
-        segments_per_file: int = 1,
+        open_shards: Count = 4,
+        segments_per_file: Count = 1,
         manifest: Manifest | None = None,
-        source_weights: Mapping[str, float] | None = None,
+        source_weights: Weights | None = None,
         *,
         index: int = 0,
         num_shards: int = 1,

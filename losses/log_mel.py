@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import check_pair, without_autocast
+from losses.inputs import Size, check_pair, without_autocast
 from losses.mel_filters import mel_filters
 from losses.stft import STFT, centred_power
 
@@ -38,9 +38,9 @@ class LogMel(nn.Module):
 
     def __init__(
         self,
-        sample_rate: Annotated[int, Gt(0)],
-        windows: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048),
-        mels: Sequence[int] = (5, 10, 20, 40, 80, 160, 320),
+        sample_rate: Annotated[int, Gt(0), Le(10_000_000)],
+        windows: Sequence[Size] = (32, 64, 128, 256, 512, 1024, 2048),
+        mels: Sequence[Size] = (5, 10, 20, 40, 80, 160, 320),
         floor: Annotated[float, Gt(0)] = 1e-5,
     ) -> None:
         super().__init__()

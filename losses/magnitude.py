@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,7 +45,10 @@ class MultiScaleMagnitude(nn.Module):
     """
 
     def __init__(
-        self, windows: Sequence[Size] = (2048, 1024, 512, 256, 128), linear_weight: float = 10.0, floor: float = 1e-3
+        self,
+        windows: Sequence[Size] = (2048, 1024, 512, 256, 128),
+        linear_weight: Annotated[float, Ge(0)] = 10.0,
+        floor: Annotated[float, Gt(0)] = 1e-3,
     ) -> None:
         super().__init__()
         if not windows or any(window < 4 or window % 4 for window in windows):

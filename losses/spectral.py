@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,7 +57,7 @@ class MultiScaleMel(nn.Module):
 
     def __init__(
         self,
-        sample_rate: int,
+        sample_rate: Annotated[int, Gt(0), Le(10_000_000)],
         window_exponents: Sequence[Annotated[int, Ge(2), Le(17)]],
         mels: Size = 64,
         f_min_hz: float = 0.0,

@@ -29,10 +29,11 @@ from codec.training import (
 )
 from codec.training.best_score import BestScore
 from codec.training.checkpoint.pretrained import Pretrained, load_parts, load_weights, read_pretrained
-from codec.training.checks import check_loss_names, check_windows
+from codec.training.checks import check_loss_names, check_parts, check_windows
 from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
 from codec.training.logging.run_logger import Sink
+from codec.training.startup.memory_limit import limit_to_free_memory
 from data import Corpus, HeldOutClip, held_out_clips, input_samples, transformed
 from scripts.run_folder import check_folder, check_keys, resolve, save_config
 from scripts.values import check_values
@@ -169,9 +170,11 @@ def _build_parts(cfg: DictConfig, folder: Path, processes: Processes, device: to
     config: TrainingConfig = instantiate(cfg.trainer, device=str(device))
     optimizer = _checked_optimizer(cfg, "codec")
     _checked_optimizer(cfg, "discriminator")
-    codec, adversarial = _build_networks(cfg, processes)
+    with limit_to_free_memory():
+        codec, adversarial = _build_networks(cfg, processes)
     losses, balancer = instantiate(cfg.losses.terms), instantiate(cfg.balancer)
     check_loss_names(losses, adversarial, balancer)
+    check_parts(config.accumulate, cfg.data.batch_size, processes.world_size)
     check_windows(losses, adversarial, round(cfg.data.segment_seconds * codec.config.sample_rate))
     _check_validation(cfg, codec.config)
     _check_freeze(cfg, config)
@@ -292,8 +295,8 @@ def _build_data(
     cfg: DictConfig, codec: CodecConfig, processes: Processes
 ) -> tuple[Corpus, TrainingData, list[HeldOutClip]]:
     rate, channels = codec.sample_rate, codec.channels
-    corpus: Corpus = instantiate(cfg.data.corpus)
     transforms = list(instantiate(cfg.data.transforms))
+    corpus: Corpus = instantiate(cfg.data.corpus)
     samples = round(cfg.data.segment_seconds * rate)
     # Called here, because hydra would turn the manifest, a dataclass, into a config.
     dataset = instantiate(cfg.data.dataset, _partial_=True)(

@@ -15,6 +15,8 @@ __all__ = ["describe_error", "unknown_name"]
 
 # Errors whose message is shown without their type.
 _PLAIN_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, HydraException, OmegaConfBaseException)
+# Of torch and of C++, for sizes that do not fit.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "std::bad_alloc")
 
 
 def describe_error(error: Exception) -> str:
@@ -34,9 +36,9 @@ def describe_error(error: Exception) -> str:
         return "expected the name of a file for a group, got null: no experiment is experiment=none"
     if isinstance(cause, ConfigCompositionException) and (found := re.search(r"Could not override '([^']+)'", text)):
         return f"there is no group {found[1]}: expected a folder of configs/, such as balancer or balancer/scale"
-    if "can't allocate memory" in text or "out of memory" in text:
+    if isinstance(cause, MemoryError) or any(phrase in text for phrase in _NO_MEMORY):
         text = "not enough memory: lower data.batch_size, data.segment_seconds or the sizes of the networks"
-    if not isinstance(cause, _PLAIN_ERRORS):
+    elif not isinstance(cause, _PLAIN_ERRORS):
         text = f"{type(cause).__name__}: {text}"
     setting = re.search(r"full_key: (\S+)", str(error))
     return f"{text} (in {setting[1]})" if setting else text

@@ -58,7 +58,10 @@ def check_keys(cfg: DictConfig) -> None:
         ValueError: Names the first unknown setting and the known ones, or data.root if it is missing.
     """
     for path, known in KEYS.items():
-        for key in OmegaConf.select(cfg, path) if path else cfg:
+        group = OmegaConf.select(cfg, path) if path else cfg
+        if not isinstance(group, DictConfig):
+            raise ValueError(f"{path} must be a mapping, got {group!r}")
+        for key in group:
             if key not in known:
                 setting = f"{path}.{key!s}".lstrip(".")
                 raise ValueError(f"there is no setting {setting}, expected one of {', '.join(known)}")

@@ -4,11 +4,13 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails, SchemaError, ValidationError
 
@@ -21,27 +23,28 @@ __all__ = ["check_values"]
 # Settings that scripts/composition.py reads itself. All others are arguments of a class or function.
 _READ_HERE: dict[str, Any] = {
     "name": str | int | None,
-    "runs_folder": str,
-    "seed": NonNegativeInt,
-    "init_from": str | None,
+    "runs_folder": Annotated[str, MinLen(1)],
+    "seed": Annotated[int, Ge(0), Lt(1 << 63)],
+    "init_from": Annotated[str, MinLen(1)] | None,
     "init_from_parts": list[str] | None,
-    "losses.weights": dict[str, NonNegativeFloat],
-    "data.segment_seconds": PositiveFloat,
-    "data.batch_size": PositiveInt,
-    "data.num_workers": NonNegativeInt,
-    "validation.bandwidth_kbps": PositiveFloat,
-    "validation.samples_per_group": NonNegativeInt,
+    "losses.weights": dict[str, Annotated[float, Ge(0)]],
+    "data.root": Annotated[str, MinLen(1)] | None,
+    "data.segment_seconds": Annotated[float, Gt(0), Le(3600)],
+    "data.batch_size": Annotated[int, Gt(0), Le(1 << 20)],
+    "data.num_workers": Annotated[int, Ge(0), Le(1024)],
+    "validation.bandwidth_kbps": Annotated[float, Gt(0)],
+    "validation.samples_per_group": Annotated[int, Ge(0)],
     "validation.metrics": list[str],
     "validation.speech_groups": list[str] | None,
     "validation.best": str,
     "losses.terms": dict[str, dict[str, Any]],
-    "data.held_out.seconds": PositiveFloat | dict[str, PositiveFloat | None] | None,
-    "data.held_out.max_seconds": PositiveFloat,
-    "data.held_out.clips_per_source": PositiveInt,
     "data.transforms": list[dict[str, Any]],
     "logger.sinks": list[dict[str, Any]],
     "checkpoints": dict[str, Any],
 }
+# Settings that must name a class or function.
+_PARTS = ("codec", "balancer", "data.corpus", "data.dataset", "optimizer.codec", "optimizer.discriminator", "trainer")
+_ADVERSARIAL_PARTS = ("discriminator", "adversarial", "adversarial.loss")
 # Words for pydantic's types of errors; its own message for all others.
 _WORDS = {
     "int_type": "a whole number",
@@ -54,6 +57,9 @@ _WORDS = {
     "dict_type": "a mapping",
     "mapping_type": "a mapping",
     "dataclass_type": "a mapping",
+    "callable_type": "a mapping with a _target_",
+    "string_too_short": "text that is not empty",
+    "too_short": "a list of {min_length} or more",
     "greater_than": "above {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "below {lt}",
@@ -71,9 +77,14 @@ def check_values(cfg: DictConfig) -> None:
     for key, kind in _READ_HERE.items():
         if not OmegaConf.is_missing(cfg, key):
             _check(key, _plain(OmegaConf.select(cfg, key)), kind)
+    terms = [f"losses.terms.{name}" for name in cfg.losses.terms]
+    for key in (*_PARTS, *terms, *(_ADVERSARIAL_PARTS if cfg.discriminator is not None else ())):
+        _check_part(key, OmegaConf.select(cfg, key))
     _check_arguments("data.held_out", cfg.data.held_out, held_out_clips)
     _check_arguments("checkpoints", cfg.checkpoints, CheckpointStore)
     for path in _targets(OmegaConf.to_container(cfg)):
+        if cfg.discriminator is None and path.partition(".")[0] == "adversarial":
+            continue  # it is not used
         node = OmegaConf.select(cfg, path)
         _check_arguments(path, node, get_object(node._target_))
 
@@ -98,6 +109,11 @@ def _check_arguments(path: str, node: DictConfig, target: Callable[..., Any]) ->
             value = _plain(node[key])
             if not any(True for _ in _targets(value)):  # a part, which is checked itself
                 _check(f"{path}.{key}", value, kinds[key])
+
+
+def _check_part(key: str, value: Any) -> None:
+    if not isinstance(value, DictConfig) or "_target_" not in value:
+        raise ValueError(f"{key} must be a mapping with a _target_, got {_plain(value)!r}")
 
 
 def _plain(value: Any) -> Any:
@@ -127,7 +143,10 @@ def _adapter(kind: Any) -> TypeAdapter | None:
 def _check(key: str, value: Any, kind: Any) -> None:
     adapter = _adapter(kind)
     if adapter is None:
-        if isinstance(value, str | int | float):
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        if value is None and NoneType in kinds:
+            return
+        if value != [] or all(inspect.isclass(each) for each in kinds):  # the class itself refuses an empty list
             raise ValueError(f"{key} must be a mapping with a _target_, got {value!r}")
         return
     try:
@@ -138,7 +157,7 @@ def _check(key: str, value: Any, kind: Any) -> None:
         every = error.errors(include_url=False)
         errors = [e for e in every if e["type"] != "needs_python_object"]
         if not errors:
-            return
+            raise ValueError(f"{key} must be a mapping with a _target_, got {value!r}") from error
         is_union = len(every) > 1
         place = ".".join([key, *(str(part) for part in errors[0]["loc"] if not is_union)])
         expected = " or ".join(dict.fromkeys(_expected(e) for e in errors))

@@ -6,13 +6,15 @@ Every layer is padded with zeros on both sides, so a frame depends on later samp
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from codec.network.activations import Snake
+from codec.network.ranges import Size, Stride
 
 __all__ = ["DACDecoder", "DACEncoder", "DACNetwork", "DACResidualUnit", "WholeFrames"]
 
@@ -35,11 +37,11 @@ class DACNetwork:
         ValueError: A value is out of range; the message names it and the range.
     """
 
-    channels: int = 1
-    encoder_filters: int = 64
-    decoder_filters: int = 1536
-    strides: Sequence[int] = (2, 4, 5, 8)
-    latent_dim: int = 1024
+    channels: Annotated[int, Ge(1), Le(2)] = 1
+    encoder_filters: Size = 64
+    decoder_filters: Size = 1536
+    strides: Sequence[Stride] = (2, 4, 5, 8)
+    latent_dim: Size = 1024
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strides", tuple(self.strides))

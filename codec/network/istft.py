@@ -8,10 +8,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from codec.network.istft_layers import ConvNeXtBlock, FrameInput, ISTFTOutput, LatentOutput, SpectralInput, overhang
+from codec.network.ranges import Depth, LookAhead, Size
 
 __all__ = ["ISTFTDecoder", "ISTFTEncoder", "ISTFTNetwork"]
 
@@ -44,20 +45,20 @@ class ISTFTNetwork:
         ValueError: A value is out of range; the message names it and the range.
     """
 
-    channels: int = 1
-    hop_samples: int = 320
-    latent_dim: int = 96
-    encoder_window_samples: Annotated[int, Le(1 << 17)] = 1280
-    encoder_width: int = 192
-    encoder_depth: Annotated[int, Le(100)] = 4
-    encoder_look_ahead: int = 0
-    decoder_window_samples: Annotated[int, Le(1 << 17)] = 1280
-    decoder_width: int = 256
-    decoder_depth: Annotated[int, Le(100)] = 6
-    decoder_look_ahead: int = 3
-    decoder_noise_channels: int = 0
-    expansion: int = 3
-    kernel_size: int = 7
+    channels: Annotated[int, Ge(1), Le(2)] = 1
+    hop_samples: Size = 320
+    latent_dim: Size = 96
+    encoder_window_samples: Size = 1280
+    encoder_width: Size = 192
+    encoder_depth: Depth = 4
+    encoder_look_ahead: LookAhead = 0
+    decoder_window_samples: Size = 1280
+    decoder_width: Size = 256
+    decoder_depth: Depth = 6
+    decoder_look_ahead: LookAhead = 3
+    decoder_noise_channels: Annotated[int, Ge(0), Le(1 << 17)] = 0
+    expansion: Size = 3
+    kernel_size: Size = 7
 
     def __post_init__(self) -> None:
         for name, least in (("channels", 1), ("hop_samples", 1), ("latent_dim", 1), ("encoder_width", 1),

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
 import torch
-from annotated_types import Le
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from codec.network.activations import Activation, make_activation
 from codec.network.conv import Conv1d, ConvTranspose1d, Norm, Padding
+from codec.network.ranges import Depth, Size, Stride
 from codec.network.stream import Chain, join, rest, stream_of
 
 __all__ = ["Decoder", "Encoder", "ResidualLSTM", "ResidualUnit", "SEANet"]
@@ -23,6 +24,7 @@ Skip = Literal["conv", "identity"]
 # On a CPU the library's LSTM rearranges its weights at every call. Up to this number of frames, a matrix product for
 # each is faster.
 _FEW_FRAMES = 12
+_MAX_DILATION = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +53,17 @@ class SEANet:
         ValueError: A value is out of range; the message names it and the range.
     """
 
-    channels: int = 1
-    filters: int = 32
-    strides: Sequence[int] = (2, 4, 5, 8)
-    latent_dim: int = 128
-    kernel_size: Annotated[int, Le(1 << 17)] = 7
-    residual_kernel_size: Annotated[int, Le(1 << 17)] = 3
-    residual_layers: Annotated[int, Le(100)] = 1
-    dilation_base: int = 2
-    compress: int = 2
+    channels: Annotated[int, Ge(1), Le(2)] = 1
+    filters: Size = 32
+    strides: Sequence[Stride] = (2, 4, 5, 8)
+    latent_dim: Size = 128
+    kernel_size: Size = 7
+    residual_kernel_size: Size = 3
+    residual_layers: Annotated[int, Gt(0), Le(100)] = 1
+    dilation_base: Size = 2
+    compress: Size = 2
     activation: Activation = "elu"
-    lstm_layers: Annotated[int, Le(100)] = 2
+    lstm_layers: Depth = 2
     causal: bool = True
     norm: Norm = "weight_norm"
     padding: Padding = "reflect"
@@ -83,6 +85,11 @@ class SEANet:
             if getattr(self, name) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.dilation_base ** (self.residual_layers - 1) > _MAX_DILATION:
+            raise ValueError(
+                f"the largest dilation, dilation_base ** (residual_layers - 1), must be at most {_MAX_DILATION}, got "
+                f"{self.dilation_base} ** {self.residual_layers - 1}"
+            )
         if self.compress > self.filters:
             raise ValueError(f"compress must be at most filters ({self.filters}), got {self.compress}")
         if self.causal and self.norm == "time_group_norm":

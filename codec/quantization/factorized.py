@@ -6,16 +6,17 @@ After Yu et al. 2022 (ViT-VQGAN). Few dimensions keep all codes in use without k
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.quantization.code_counts import CodeCounts
 from codec.quantization.estimators import straight_through
-from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
+from codec.quantization.quantizer import CodebookCount, CodebookSize, CodebookUsage, Dimension, QuantizerOutput
 from codec.quantization.weights import inference_weights, load_inference_weights
 
 __all__ = ["FactorizedCodebook", "FactorizedQuantizer"]
@@ -70,11 +71,11 @@ class FactorizedQuantizer(nn.Module):
     def __init__(
         self,
         *,
-        latent_dim: int = 128,
-        num_codebooks: int = 9,
-        codebook_size: int = 1024,
-        codebook_dim: int = 8,
-        codebook_weight: float = 4.0,
+        latent_dim: Dimension = 128,
+        num_codebooks: CodebookCount = 9,
+        codebook_size: CodebookSize = 1024,
+        codebook_dim: Dimension = 8,
+        codebook_weight: Annotated[float, Ge(0)] = 4.0,
         estimator: Callable[[Tensor, Tensor], Tensor] = straight_through,
     ) -> None:
         super().__init__()

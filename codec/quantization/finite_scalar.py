@@ -18,7 +18,14 @@ from torch.nn import functional as F
 
 from codec.quantization.code_counts import CodeCounts
 from codec.quantization.estimators import straight_through
-from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
+from codec.quantization.quantizer import (
+    MAX_CODEBOOK_SIZE,
+    CodebookCount,
+    CodebookSize,
+    CodebookUsage,
+    Dimension,
+    QuantizerOutput,
+)
 from codec.quantization.weights import inference_weights, load_inference_weights
 
 __all__ = ["FiniteScalarQuantizer"]
@@ -52,10 +59,10 @@ class FiniteScalarQuantizer(nn.Module):
     def __init__(
         self,
         *,
-        latent_dim: int = 128,
-        levels: Sequence[int] = (8, 5, 5, 5),
-        num_groups: int = 1,
-        num_codebooks: int = 1,
+        latent_dim: Dimension = 128,
+        levels: Sequence[CodebookSize] = (8, 5, 5, 5),
+        num_groups: CodebookCount = 1,
+        num_codebooks: CodebookCount = 1,
     ) -> None:
         super().__init__()
         for name, value in (("latent_dim", latent_dim), ("num_groups", num_groups), ("num_codebooks", num_codebooks)):
@@ -65,8 +72,8 @@ class FiniteScalarQuantizer(nn.Module):
             raise ValueError(f"num_codebooks must be a multiple of num_groups, {num_groups}, got {num_codebooks}")
         if not levels or not all(isinstance(level, int) and level >= 2 for level in levels):
             raise ValueError(f"levels must be whole numbers of at least 2, got {list(levels)}")
-        if prod(levels) > 1 << 16:
-            raise ValueError(f"levels must make at most {1 << 16} codes, got {prod(levels)}")
+        if prod(levels) > MAX_CODEBOOK_SIZE:
+            raise ValueError(f"levels must make at most {MAX_CODEBOOK_SIZE} codes, got {prod(levels)}")
         self.latent_dim, self.beams = latent_dim, 1
         self.levels, self.num_groups, self.num_codebooks = tuple(levels), num_groups, num_codebooks
         dim = num_groups * len(levels)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -19,7 +19,14 @@ from torch.nn import functional as F
 from codec.quantization.beam_search import BeamSearch
 from codec.quantization.kmeans import count, kmeans, nearest
 from codec.quantization.nearest import NearestSearch
-from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
+from codec.quantization.quantizer import (
+    MAX_CODEBOOK_SIZE,
+    CodebookCount,
+    CodebookSize,
+    CodebookUsage,
+    Dimension,
+    QuantizerOutput,
+)
 
 __all__ = ["ResidualVectorQuantizer"]
 
@@ -69,11 +76,11 @@ class ResidualVectorQuantizer(nn.Module):
     def __init__(
         self,
         *,
-        latent_dim: int = 128,
-        num_codebooks: int = 32,
-        codebook_size: int = 1024,
+        latent_dim: Dimension = 128,
+        num_codebooks: CodebookCount = 32,
+        codebook_size: CodebookSize = 1024,
         decay: float = 0.99,
-        kmeans_iterations: Annotated[int, Ge(0)] = 50,
+        kmeans_iterations: Annotated[int, Ge(0), Le(100_000)] = 50,
         dead_code_threshold: float = 0.1,
         energy_exponent: float = 0.0,
         estimator: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -82,8 +89,11 @@ class ResidualVectorQuantizer(nn.Module):
         for name, value in (("latent_dim", latent_dim), ("num_codebooks", num_codebooks)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-        if not isinstance(codebook_size, int) or codebook_size < 2 or codebook_size & (codebook_size - 1):
-            raise ValueError(f"codebook_size must be a power of two of at least 2, got {codebook_size!r}")
+        is_size = isinstance(codebook_size, int) and 2 <= codebook_size <= MAX_CODEBOOK_SIZE
+        if not is_size or codebook_size & (codebook_size - 1):
+            raise ValueError(
+                f"codebook_size must be a power of two from 2 to {MAX_CODEBOOK_SIZE}, got {codebook_size!r}"
+            )
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         if not 0 <= dead_code_threshold < 1:

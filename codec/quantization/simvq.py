@@ -4,9 +4,10 @@ A gradient at one code moves the map, and so all codes. Codes that no latent use
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +17,7 @@ from codec.quantization.code_counts import CodeCounts
 from codec.quantization.estimators import straight_through
 from codec.quantization.kmeans import nearest
 from codec.quantization.nearest import NearestSearch
-from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
+from codec.quantization.quantizer import CodebookCount, CodebookSize, CodebookUsage, Dimension, QuantizerOutput
 from codec.quantization.weights import inference_weights, load_inference_weights
 
 __all__ = ["SimVQ"]
@@ -52,10 +53,10 @@ class SimVQ(nn.Module):
     def __init__(
         self,
         *,
-        latent_dim: int = 128,
-        num_codebooks: int = 8,
-        codebook_size: int = 1024,
-        codebook_weight: float = 4.0,
+        latent_dim: Dimension = 128,
+        num_codebooks: CodebookCount = 8,
+        codebook_size: CodebookSize = 1024,
+        codebook_weight: Annotated[float, Ge(0)] = 4.0,
         estimator: Callable[[Tensor, Tensor], Tensor] = straight_through,
     ) -> None:
         super().__init__()

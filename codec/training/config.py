@@ -100,7 +100,7 @@ class CodebookConfig:
     """
 
     start_fraction: float = _number(0.0, "[0, 1)")
-    init_batches: int = _number(8, "[1, inf)")
+    init_batches: int = _number(8, "[1, 65536]")
     dropout: Literal["none", "codebooks", "bandwidths"] = "bandwidths"
     commitment_weight: float = _number(1.0, "[0, inf)")
     commitment_reduction: Literal["mean", "sum"] = "mean"

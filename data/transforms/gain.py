@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from data.entries import DataError
+from data.ranges import Decibels
 from data.transforms.draws import draw
 
 __all__ = ["RandomGain"]
@@ -21,7 +22,7 @@ class RandomGain:
         DataError: The range is empty.
     """
 
-    def __init__(self, minimum_db: float = -12.0, maximum_db: float = 6.0) -> None:
+    def __init__(self, minimum_db: Decibels = -12.0, maximum_db: Decibels = 6.0) -> None:
         if not minimum_db <= maximum_db:
             raise DataError(f"expected minimum_db <= maximum_db, got {minimum_db:g} and {maximum_db:g}")
         self.minimum_db = minimum_db

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from codec.audio import AudioFile
 from data.entries import DataError
+from data.ranges import Probability, Rate
 from data.sources import limit_peak
 from data.transforms.draws import draw
 
@@ -41,11 +42,11 @@ class RandomLossyCoding:
 
     def __init__(
         self,
-        sample_rate: int,
+        sample_rate: Rate,
         codecs: Sequence[LossyCodec] = get_args(LossyCodec),
-        minimum_level: float = 0.5,
-        maximum_level: float = 1.0,
-        probability: float = 0.2,
+        minimum_level: Probability = 0.5,
+        maximum_level: Probability = 1.0,
+        probability: Probability = 0.2,
     ) -> None:
         if not 0 <= minimum_level <= maximum_level <= 1 or not 0 <= probability <= 1:
             raise DataError(

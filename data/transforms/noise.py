@@ -8,6 +8,7 @@ from torch import Tensor
 from codec.audio import AudioFileError
 from data.corpora import load_manifest
 from data.entries import DataError
+from data.ranges import Decibels, Name, Probability, Rate
 from data.sources import SourceReader, limit_peak
 from data.transforms.draws import draw
 
@@ -34,12 +35,12 @@ class RandomNoise:
 
     def __init__(
         self,
-        root: str,
-        sample_rate: int,
+        root: Name,
+        sample_rate: Rate,
         channels: int = 1,
-        minimum_snr_db: float = 0.0,
-        maximum_snr_db: float = 30.0,
-        probability: float = 0.5,
+        minimum_snr_db: Decibels = 0.0,
+        maximum_snr_db: Decibels = 30.0,
+        probability: Probability = 0.5,
         sources: Sequence[str] | None = None,
     ) -> None:
         if not minimum_snr_db <= maximum_snr_db or not 0 <= probability <= 1:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from data.entries import DataError
+from data.ranges import Probability
 from data.transforms.draws import draw
 
 __all__ = ["RandomPolarity"]
@@ -19,7 +20,7 @@ class RandomPolarity:
         DataError: The probability is not in [0, 1].
     """
 
-    def __init__(self, probability: float = 0.5) -> None:
+    def __init__(self, probability: Probability = 0.5) -> None:
         if not 0 <= probability <= 1:
             raise DataError(f"expected a probability in [0, 1], got {probability:g}")
         self.probability = probability

@@ -6,6 +6,7 @@ from torch import Tensor
 from codec.audio import AudioFileError, read_range
 from data.corpora import load_manifest
 from data.entries import DataError
+from data.ranges import Name, Probability, Rate, Seconds
 from data.reverberation import convolve, reverberation_time, synthetic_response
 from data.sources import limit_peak
 from data.transforms.draws import draw
@@ -35,11 +36,11 @@ class RandomReverb:
 
     def __init__(
         self,
-        sample_rate: int,
-        probability: float = 0.2,
-        minimum_rt60_seconds: float = 0.3,
-        maximum_rt60_seconds: float = 1.3,
-        root: str | None = None,
+        sample_rate: Rate,
+        probability: Probability = 0.2,
+        minimum_rt60_seconds: Seconds = 0.3,
+        maximum_rt60_seconds: Seconds = 1.3,
+        root: Name | None = None,
     ) -> None:
         if not 0 < minimum_rt60_seconds <= maximum_rt60_seconds or not 0 <= probability <= 1:
             raise DataError(

@@ -1,10 +1,14 @@
 """Faster and slower playback: pitch, formants and tempo change together, so one speaker sounds like many."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from codec.audio import ResamplingFilter
 from data.entries import DataError
+from data.ranges import Probability
 from data.transforms.draws import draw
 
 __all__ = ["RandomSpeed"]
@@ -27,7 +31,12 @@ class RandomSpeed:
         DataError: The range is empty or reaches beyond [0.25, 4], or the probability is not in [0, 1].
     """
 
-    def __init__(self, minimum: float = 0.9, maximum: float = 1.1, probability: float = 1.0) -> None:
+    def __init__(
+        self,
+        minimum: Annotated[float, Ge(0.25), Le(4)] = 0.9,
+        maximum: Annotated[float, Ge(0.25), Le(4)] = 1.1,
+        probability: Probability = 1.0,
+    ) -> None:
         if not 0.25 <= minimum <= maximum <= 4 or not 0 <= probability <= 1:
             raise DataError(
                 "expected 0.25 <= minimum <= maximum <= 4 and a probability in [0, 1], "

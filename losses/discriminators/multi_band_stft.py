@@ -2,15 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import check_audio, reflect_pad
+from losses.inputs import Fraction, Size, Slope, check_audio, reflect_pad
 from losses.protocols import DiscriminatorOutput
 from losses.stft import STFT
 
@@ -40,10 +38,10 @@ class MultiBandSTFTDiscriminator(nn.Module):
 
     def __init__(
         self,
-        filters: Annotated[int, Gt(0)] = 32,
-        windows: Sequence[int] = (2048, 1024, 512),
-        bands: Sequence[float] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
-        negative_slope: Annotated[float, Ge(0)] = 0.1,
+        filters: Size = 32,
+        windows: Sequence[Size] = (2048, 1024, 512),
+        bands: Sequence[Fraction] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
+        negative_slope: Slope = 0.1,
     ) -> None:
         super().__init__()
         if not windows or min(windows) < 4 or any(window % 4 for window in windows):

@@ -6,16 +6,14 @@ signal into p bands before it is decimated, so that little folds.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import at_least_float32, check_audio, without_autocast
+from losses.inputs import Fraction, Size, Slope, at_least_float32, check_audio, without_autocast
 from losses.protocols import DiscriminatorOutput
 
 __all__ = ["FilterBank", "MultiFilterBankDiscriminator"]
@@ -43,11 +41,11 @@ class MultiFilterBankDiscriminator(nn.Module):
 
     def __init__(
         self,
-        bands: Sequence[int] = (1, 2, 3, 5, 7, 11),
-        cutoffs: Sequence[float] = (0.0, 0.253881, 0.170546, 0.103881, 0.075310, 0.049338),
-        taps: int = 256,
-        channels: Sequence[int] = (32, 128, 512, 1024, 1024),
-        negative_slope: Annotated[float, Ge(0)] = 0.1,
+        bands: Sequence[Size] = (1, 2, 3, 5, 7, 11),
+        cutoffs: Sequence[Fraction] = (0.0, 0.253881, 0.170546, 0.103881, 0.075310, 0.049338),
+        taps: Size = 256,
+        channels: Sequence[Size] = (32, 128, 512, 1024, 1024),
+        negative_slope: Slope = 0.1,
     ) -> None:
         super().__init__()
         if not bands or min(bands) < 1 or not channels or len(cutoffs) != len(bands):

@@ -3,13 +3,13 @@
 import itertools
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import Size, check_audio, reflect_pad
+from losses.inputs import Size, Slope, check_audio, reflect_pad
 from losses.protocols import DiscriminatorOutput
 
 __all__ = ["MultiScaleDiscriminator"]
@@ -37,7 +37,7 @@ class MultiScaleDiscriminator(nn.Module):
         num_sub_discriminators: Annotated[int, Gt(0), Le(10)] = 3,
         filters: Size = 16,
         max_filters: Size = 1024,
-        negative_slope: Annotated[float, Ge(0)] = 0.2,
+        negative_slope: Slope = 0.2,
     ) -> None:
         super().__init__()
         if num_sub_discriminators < 1 or filters < 4 or filters % 4 or max_filters % filters:

@@ -1,15 +1,13 @@
 """The multi-scale STFT discriminator of EnCodec (Défossez et al. 2022, section 3.4, figure 2)."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import Size, check_audio
+from losses.inputs import Size, Slope, check_audio
 from losses.protocols import DiscriminatorOutput
 from losses.stft import STFT
 
@@ -46,9 +44,9 @@ class MultiScaleSTFTDiscriminator(nn.Module):
         self,
         filters: Size = 32,
         windows: Sequence[Size] = (2048, 1024, 512, 256, 128),
-        kernel: Sequence[int] = (3, 9),
-        dilations: Sequence[Annotated[int, Gt(0)]] = (1, 2, 4),
-        negative_slope: Annotated[float, Ge(0)] = 0.2,
+        kernel: Sequence[Size] = (3, 9),
+        dilations: Sequence[Size] = (1, 2, 4),
+        negative_slope: Slope = 0.2,
         compression: float = 1.0,
     ) -> None:
         super().__init__()

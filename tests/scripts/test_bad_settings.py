@@ -2,15 +2,20 @@
 
 import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bad_input import from_folder, line_of, refused, tiny
+from bad_input import ROOT, from_folder, line_of, refused, tiny
+from codec.training.startup import memory_limit
 from scripts.composition import check_run
-from scripts.values import check_values
+from scripts.values import _check_arguments, check_values
 from tiny_command import composed
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -122,9 +127,26 @@ def settings() -> DictConfig:
         ("seed=0.5", "seed must be a whole number, got 0.5"),
         ("seed=text", "seed must be a whole number, got 'text'"),
         ("seed=null", "seed must be a whole number, got None"),
+        ("seed=9223372036854775808", "seed must be below 9223372036854775808, got 9223372036854775808"),
         ("runs_folder=[a]", "runs_folder must be text, got ['a']"),
+        ("runs_folder=''", "runs_folder must be text that is not empty, got ''"),
+        ("init_from=''", "init_from must be text that is not empty, got ''"),
+        ("data.root=''", "data.root must be text that is not empty, got ''"),
         ("data.batch_size=0", "data.batch_size must be above 0, got 0"),
         ("data.num_workers=-1", "data.num_workers must be at least 0, got -1"),
+        ("data.num_workers=1000000", "data.num_workers must be at most 1024, got 1000000"),
+        ("data.corpus.minimum_seconds=-1", "data.corpus.minimum_seconds must be at least 0.0, got -1"),
+        ("data.corpus.held_out_fraction=1", "data.corpus.held_out_fraction must be below 1.0, got 1"),
+        ("data.corpus.source_weights={speech: -1}", "data.corpus.source_weights.speech must be at least 0.0, got -1"),
+        ("data.held_out.minimum_dbfs=1000", "data.held_out.minimum_dbfs must be at most 200.0, got 1000"),
+        (
+            "data.dataset={_target_: data.MixtureDataset, mixtures: []}",
+            "data.dataset.mixtures must be a list of 1",
+        ),
+        (
+            "data.transforms=[{_target_: data.RandomGain, minimum_db: .inf}]",
+            "transforms.0.minimum_db must be a finite",
+        ),
         ("data.segment_seconds=.nan", "data.segment_seconds must be a finite number, got nan"),
         ("data.held_out.seconds=0", "data.held_out.seconds must be above 0.0 or a mapping, got 0"),
         ("data.held_out.max_seconds=0", "data.held_out.max_seconds must be above 0.0, got 0"),
@@ -144,19 +166,35 @@ def settings() -> DictConfig:
         ("codec.network.strides=[8,a]", "codec.network.strides.1 must be a whole number, got 'a'"),
         ("codec.network.causal=3", "codec.network.causal must be true or false, got 3"),
         ("codec.network.filters=1", "compress must be at most filters (1), got 2 (in codec.network)"),
-        ("codec.network.filters=100000000", "not enough memory: lower data.batch_size, data.segment_seconds or"),
+        ("codec.network.filters=100000000", "codec.network.filters must be at most 131072, got 100000000"),
+        ("codec.network.strides=[5000]", "codec.network.strides.0 must be at most 4096, got 5000"),
+        ("codec.network.strides=[]", "strides must be positive whole numbers, got ()"),
+        (
+            "codec.network={_target_: codec.network.SEANet, residual_layers: 30}",
+            "dilation_base ** (residual_layers - 1), must be at most 131072, got 2 ** 29",
+        ),
+        ("codec.network=null", "codec.network must be a mapping with a _target_, got None"),
+        ("codec.bandwidths_kbps=[]", "bandwidths_kbps must have at least one bitrate, got an empty list"),
+        ("codec.segment_seconds=1.0e+30", "codec.segment_seconds must be at most 3600.0, got 1e+30"),
         (
             "codec.network.residual_layers=1000000000",
             "codec.network.residual_layers must be at most 100, got 1000000000",
         ),
         ("codec.network.lstm_layers=101", "codec.network.lstm_layers must be at most 100, got 101"),
         ("codec.quantizer.kmeans_iterations=-1", "codec.quantizer.kmeans_iterations must be at least 0, got -1"),
+        ("codec.quantizer.num_codebooks=1000000", "codec.quantizer.num_codebooks must be at most 1024, got 1000000"),
+        ("codec.quantizer.codebook_size=131072", "codec.quantizer.codebook_size must be at most 65536, got 131072"),
         ("codec.quantizer.decay=.nan", "codec.quantizer.decay must be a finite number, got nan"),
         ("codec.overlap=null", "codec.overlap must be a number, got None"),
         ("discriminator.filters=0", "discriminator.filters must be above 0, got 0"),
         ("discriminator.windows=[1000000000]", "discriminator.windows.0 must be at most 131072, got 1000000000"),
         ("discriminator.dilations=[0]", "discriminator.dilations.0 must be above 0, got 0"),
-        ("discriminator.kernel=[3,-1]", "expected a kernel of two odd sizes, got [3, -1]"),
+        ("discriminator.kernel=[3,-1]", "discriminator.kernel.1 must be above 0, got -1"),
+        ("discriminator.kernel=[3,2]", "expected a kernel of two odd sizes, got [3, 2]"),
+        ("adversarial=3", "adversarial must be a mapping with a _target_, got 3"),
+        ("adversarial.loss=null", "adversarial.loss must be a mapping with a _target_, got None"),
+        ("validation=3", "validation must be a mapping, got 3"),
+        ("optimizer.codec=null", "optimizer.codec must be a mapping with a _target_, got None"),
         ("discriminator.negative_slope=-1", "discriminator.negative_slope must be at least 0.0, got -1"),
         ("losses.terms.mel.mels=0", "losses.terms.mel.mels must be above 0, got 0"),
         ("losses.terms.mel.window_exponents=[1000000000]", "window_exponents.0 must be at most 17, got 1000000000"),
@@ -168,6 +206,8 @@ def settings() -> DictConfig:
         ("optimizer.discriminator.betas=[1,2]", "optimizer.discriminator: Invalid beta parameter at index 0: 1"),
         ("trainer.lr_schedule.decay=x", "trainer.lr_schedule.decay must be 'none', 'linear' or 'cosine', got 'x'"),
         ("trainer.lr_schedule=x", "trainer.lr_schedule must be a mapping, got 'x'"),
+        ("trainer.accumulate=3", "data.batch_size must be a multiple of trainer.accumulate, 3, got 2"),
+        ("trainer.codebooks.init_batches=1000000", "trainer.codebooks.init_batches must be in [1, 65536], got 1000000"),
         ("trainer.max_steps=1.0e+9", "trainer.max_steps must be a whole number, got 1000000000.0"),
         ("checkpoints.keep_last=x", "checkpoints.keep_last must be a whole number, got 'x'"),
         ("logger.sinks=3", "logger.sinks must be a list, got 3"),
@@ -195,6 +235,37 @@ def test_every_number_is_refused_as_another_kind_of_value(value: object, setting
         assert re.match(rf"{re.escape(key)}(\.0)? must be .+, got ", line), line
         OmegaConf.update(cfg, key, number)
     check_values(cfg)
+
+
+def _sizes(value: object) -> Iterator[tuple[str, str, object]]:
+    """Class or function, argument and value of every whole number, or list of them, in a file of configs/."""
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if isinstance(value, dict) and "_target_" in value:
+            numbers = each if isinstance(each, list) else [each]
+            if numbers and all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+                yield value["_target_"], key, each
+        yield from _sizes(each)
+
+
+@pytest.mark.parametrize("group", ["codec", "discriminator", "losses", "data"])
+def test_every_whole_number_that_takes_memory_has_a_limit(group: str) -> None:
+    """A size of a trillion is refused by its annotation, before anything is built."""
+    files = [yaml.safe_load(path.read_text()) for path in (ROOT / "configs" / group).glob("*.yaml")]
+    sizes = {(target, key): value for file in files for target, key, value in _sizes(file)}
+    for (target, key), value in sizes.items():
+        huge = [10**12] if isinstance(value, list) else 10**12
+        node = OmegaConf.create({"_target_": target, key: huge})
+        line = line_of(lambda node=node, target=target: _check_arguments(group, node, get_object(target)))
+        assert re.match(rf"{group}\.{key}(\.0)? must be at most ", line), line
+
+
+def test_memory_that_is_not_free_is_refused_in_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_limit, "_free_bytes", lambda: 1 << 28)
+    with memory_limit.limit_to_free_memory():
+        assert line_of(lambda: torch.empty(1 << 28)).startswith("not enough memory: lower data.batch_size")
+        assert line_of(lambda: np.empty(1 << 30)).startswith("not enough memory: lower data.batch_size")
+        torch.empty(1 << 20)
+    torch.empty(1 << 28)
 
 
 def _numbers(value: object, path: str = "") -> list[str]:
