@@ -10,6 +10,7 @@ multiply after the scale. With a scale that normalises gradients they are theref
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -297,8 +298,11 @@ def _sizes(values: Tensor, gradients: Tensor | None) -> Tensor:
     Shape: values [m], gradients [m, B, C, T] -> [m] float64.
     """
     # The largest entry cannot overflow, unlike a norm, and it is NaN or inf if and only if an entry is.
-    peaks = values.sign().abs() if gradients is None else gradients.flatten(1).abs().amax(1).double()
-    return torch.where(values.isfinite() & ~peaks.isnan(), peaks, float("inf"))
+    if gradients is None:
+        peaks = values.sign().abs()
+    else:
+        peaks = torch.linalg.vector_norm(gradients.flatten(1), inf, 1).double()
+    return (peaks + (values - values)).nan_to_num(nan=inf, posinf=inf)  # values - values is NaN if one is not finite
 
 
 def _classify(losses: Mapping[str, Tensor], sizes: Sequence[float]) -> tuple[list[str], tuple[str, ...]]:

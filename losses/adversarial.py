@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from losses.means import mean_weights
 from losses.protocols import DiscriminatorOutput
 
-__all__ = ["AdversarialLoss", "discriminator_loss", "feature_matching_loss", "generator_loss"]
+__all__ = ["AdversarialLoss", "discriminator_loss", "feature_matching_loss", "generator_loss", "mean_logit"]
 
 AdversarialForm = Literal["hinge", "hinge_linear", "least_squares"]
 FeatureMatching = Literal["relative", "plain"]
@@ -106,6 +107,17 @@ def discriminator_loss(
     return _mean(estimate_logits, lambda logits: (1 + logits).relu()) + _mean(
         reference_logits, lambda logits: (1 - logits).relu()
     )
+
+
+def mean_logit(logits: Sequence[Tensor]) -> Tensor:
+    """Mean over sub-discriminators of their mean logits.
+
+    Shape: K tensors [*] -> scalar.
+
+    Raises:
+        ValueError: There are no logits.
+    """
+    return _mean(logits, lambda tensor: tensor)
 
 
 def feature_matching_loss(
@@ -221,9 +233,13 @@ def _differences(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _mean(logits: Sequence[Tensor], penalty: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean over sub-discriminators of mean penalties, with a float32 accumulator and result for bfloat16 logits."""
     if not logits:
         raise ValueError("expected the logits of at least one sub-discriminator, got none")
-    return torch.stack([_float_mean(penalty(tensor)) for tensor in logits]).mean()
+    sizes, shares = tuple(tensor.numel() for tensor in logits), (1 / len(logits),) * len(logits)
+    penalties = penalty(torch.cat([tensor.flatten() for tensor in logits]))
+    dtype = torch.promote_types(penalties.dtype, torch.float32)
+    return (penalties * mean_weights(sizes, shares, penalties.device, dtype)).mean()
 
 
 def _float_mean(tensor: Tensor) -> Tensor:

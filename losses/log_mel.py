@@ -1,7 +1,7 @@
 """The mel loss of DAC (Kumar et al. 2023, section 3.5): short windows too, each with its own number of filters."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from annotated_types import Gt, Le
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from losses.inputs import Size, check_pair, without_autocast
 from losses.mel_filters import mel_filters
-from losses.stft import STFT, centred_power
+from losses.stft import STFT, centred_powers
 
 __all__ = ["LogMel"]
 
@@ -59,12 +59,12 @@ class LogMel(nn.Module):
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
         with without_autocast(estimate):
-            with torch.no_grad():
-                targets = [self._logarithm(mel(reference)) for mel in self.resolutions]
-            terms = [
-                F.l1_loss(self._logarithm(mel(estimate)), target)
-                for mel, target in zip(self.resolutions, targets, strict=True)
+            resolutions = [cast(_MelMagnitude, each) for each in self.resolutions]
+            powers = centred_powers([each.stft for each in resolutions], estimate, reference)
+            logarithms = [
+                [self._logarithm(mel(power)) for mel, power in zip(resolutions, each, strict=True)] for each in powers
             ]
+            terms = [F.l1_loss(found, target) for found, target in zip(*logarithms, strict=True)]
             return torch.stack(terms).sum()
 
     def _logarithm(self, mel: Tensor) -> Tensor:
@@ -72,15 +72,15 @@ class LogMel(nn.Module):
 
 
 class _MelMagnitude(nn.Module):
-    """Mel filters of the magnitudes of frames centred on multiples of the hop. Shape: [B, C, T] -> [B C, F, mels]."""
+    """Mel filters of the magnitudes of frames. Shape: power [B C, F, bins] -> [B C, F, mels]."""
 
     filters: Tensor
 
     def __init__(self, sample_rate: int, window: int, mels: int) -> None:
         super().__init__()
-        self.padding, self.stft = window // 2, STFT(window, window // 4)
+        self.stft = STFT(window, window // 4)
         filters = mel_filters(sample_rate, window, mels, 0.0, sample_rate / 2, norm="slaney", mel_scale="slaney")
         self.register_buffer("filters", filters, persistent=False)
 
-    def forward(self, audio: Tensor) -> Tensor:
-        return centred_power(self.stft, self.padding, audio).clamp_min(_LEAST_POWER).sqrt() @ self.filters
+    def forward(self, power: Tensor) -> Tensor:
+        return power.clamp_min(_LEAST_POWER).sqrt() @ self.filters

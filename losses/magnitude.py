@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.inputs import Size, check_pair, without_autocast
-from losses.stft import STFT, centred_power
+from losses.stft import STFT, centred_powers
 
 __all__ = ["MultiScaleMagnitude"]
 
@@ -66,17 +66,11 @@ class MultiScaleMagnitude(nn.Module):
         check_pair(estimate, reference, self.minimum_samples)
         with without_autocast(estimate):
             distances = []
-            for stft, window in zip(self.resolutions, self.windows, strict=True):
-                with torch.no_grad():
-                    target = _magnitude(stft, window, reference)
-                magnitude = _magnitude(stft, window, estimate)
+            spectra = zip(*centred_powers(self.resolutions, estimate, reference), strict=True)
+            for window, powers in zip(self.windows, spectra, strict=True):
+                # The squares of a Hann window add up to 3/8 of its length.
+                magnitude, target = ((power + _POWER_FLOOR / (0.375 * window)).sqrt() for power in powers)
                 logarithmic = (magnitude + self.floor).log() - (target + self.floor).log()
                 per_frame = torch.linalg.vector_norm(logarithmic, dim=-1) / math.sqrt(logarithmic.shape[-1])
                 distances.append(self.linear_weight * F.l1_loss(magnitude, target) + per_frame.mean())
             return torch.stack(distances).mean()
-
-
-def _magnitude(stft: nn.Module, window: int, audio: Tensor) -> Tensor:
-    """Shape: audio [B, C, T] -> [B C, F, bins]."""
-    # The squares of a Hann window add up to 3/8 of its length.
-    return (centred_power(stft, window // 2, audio) + _POWER_FLOOR / (0.375 * window)).sqrt()

@@ -6,16 +6,17 @@ that are not saved.
 
 import functools
 from collections.abc import Sequence
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, cast, get_args
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import Size, at_least_float32, check_audio, check_pair, reflect_pad, without_autocast
+from losses.inputs import Size, check_audio, check_pair, without_autocast
+from losses.means import mean_weights
 from losses.mel_filters import mel_filters
-from losses.stft import STFT, centred_power
+from losses.stft import STFT, centred_powers, reflected_squares
 
 __all__ = ["MultiResolutionSTFT", "MultiScaleMel", "mel_distance"]
 
@@ -53,8 +54,6 @@ class MultiScaleMel(nn.Module):
         ValueError: A setting is out of range, or the signals have the wrong shape.
     """
 
-    factors: Tensor
-
     def __init__(
         self,
         sample_rate: Annotated[int, Gt(0), Le(10_000_000)],
@@ -81,36 +80,19 @@ class MultiScaleMel(nn.Module):
         if not 0 <= f_min_hz < top <= sample_rate / 2:
             raise ValueError(f"expected 0 <= f_min_hz < f_max_hz <= {sample_rate / 2}, got {f_min_hz} and {top}")
         self.mels, self.log_distance, self.floor = mels, log_distance, floor
-        spectrograms = [_MelPower(sample_rate, 2**e, mels, f_min_hz, top, normalized) for e in window_exponents]
-        self.resolutions = nn.ModuleList(spectrograms)
-        self.minimum_samples = max(spectrogram.margin_samples for spectrogram in spectrograms) + 1
+        resolutions = [_MelFilters(sample_rate, 2**e, mels, f_min_hz, top, normalized) for e in window_exponents]
+        self.resolutions = nn.ModuleList(resolutions)
+        self.margins = [resolution.margin_samples for resolution in resolutions]
+        self.minimum_samples = max(self.margins) + 1
         self.window_samples = 2 ** max(window_exponents)
-        self.register_buffer("factors", self._factors([each.filters.shape[-1] for each in spectrograms]), False)
-
-    def _factors(self, filled: Sequence[int]) -> Tensor:
-        """Weight of each term: linear and logarithmic of every resolution.
-
-        Args:
-            filled: Filters with a bin at every resolution. The others are empty, so equal in both signals.
-
-        Shape: -> [2 resolutions].
-        """
-        linear = torch.tensor(filled, dtype=torch.float64) / self.mels
-        logarithmic = linear if self.log_distance == "mse" else torch.full_like(linear, self.mels**-0.5)
-        factors = torch.stack([linear, torch.tensor(self.alphas, dtype=torch.float64) * logarithmic], dim=1)
-        return (factors.flatten() / sum(1 + alpha for alpha in self.alphas)).float()
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
         with without_autocast(estimate):
-            terms = []
-            for mel_power in self.resolutions:
-                with torch.no_grad():
-                    target = mel_power(reference)
-                    log_target = (target + self.floor).log10()
-                power = mel_power(estimate)
-                terms += [F.l1_loss(power, target), self._logarithmic((power + self.floor).log10(), log_target)]
-            return torch.stack(terms) @ self.factors.to(terms[0])
+            powers = self._powers(estimate, reference)
+            rows = [len(power) for power in powers[0]]
+            joined = [torch.cat(each) for each in powers]
+            return self._distance(joined, [self._logarithm(each) for each in joined], rows)
 
     @torch.no_grad()
     def constant_baseline(self, reference: Tensor) -> Tensor:
@@ -124,21 +106,40 @@ class MultiScaleMel(nn.Module):
         """
         check_audio(reference, self.minimum_samples)
         with without_autocast(reference):
-            terms = []
-            for mel_power in self.resolutions:
-                power = mel_power(reference)
-                logarithm = (power + self.floor).log10()
-                terms += [
-                    F.l1_loss(_median_spectrum(power), power),
-                    self._logarithmic(_mean_spectrum(logarithm), logarithm),
-                ]
-            return torch.stack(terms) @ self.factors.to(terms[0])
+            (powers,) = self._powers(reference)
+            logarithms = [self._logarithm(power) for power in powers]
+            medians = torch.cat([_median_spectrum(power) for power in powers])
+            means = torch.cat([_mean_spectrum(logarithm) for logarithm in logarithms])
+            rows = [len(power) for power in powers]
+            return self._distance([medians, torch.cat(powers)], [means, torch.cat(logarithms)], rows)
 
-    def _logarithmic(self, estimate: Tensor, reference: Tensor) -> Tensor:
-        """Without its factor."""
-        if self.log_distance == "mse":
-            return F.mse_loss(estimate, reference)
-        return torch.linalg.vector_norm(estimate - reference, dim=-1).mean()
+    def _powers(self, *signals: Tensor) -> list[list[Tensor]]:
+        """Shape: signals [B, C, T] -> for each signal, for each resolution [B C F, mels]."""
+        resolutions = [cast(_MelFilters, each) for each in self.resolutions]
+        squares = reflected_squares([each.stft for each in resolutions], self.margins, *signals, fill=True)
+        return [[mel(square) for mel, square in zip(resolutions, each, strict=True)] for each in squares]
+
+    def _logarithm(self, power: Tensor) -> Tensor:
+        return (power + self.floor).log10()
+
+    def _distance(self, powers: Sequence[Tensor], logarithms: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
+        """The loss of the spectra of all resolutions, one after the other, so that a few kernels serve all of them.
+
+        Args:
+            powers, logarithms: Of estimate and reference.
+            rows: Number of rows of each resolution.
+
+        Shape: powers and logarithms [rows, mels] -> scalar.
+        """
+        linear = (powers[0] - powers[1]).abs().mean(1)
+        difference = logarithms[0] - logarithms[1]
+        is_mse = self.log_distance == "mse"
+        logarithmic = difference.square().mean(1) if is_mse else torch.linalg.vector_norm(difference, dim=1)
+        total = sum(1 + alpha for alpha in self.alphas)
+        scale = 1.0 if is_mse else self.mels**-0.5
+        factors = (1 / total,) * len(self.alphas), tuple(alpha * scale / total for alpha in self.alphas)
+        weights = [mean_weights(tuple(rows), each, linear.device, linear.dtype) for each in factors]
+        return torch.addcmul(linear * weights[0], logarithmic, weights[1]).mean()
 
 
 def mel_distance(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
@@ -164,16 +165,15 @@ def _mel_distance(sample_rate: int, device: torch.device) -> MultiScaleMel:
         return loss.to(device)
 
 
-class _MelPower(nn.Module):
-    """Mel power spectrogram with hop n/4 and ceil(T / hop) frames, as in audiocraft.
+class _MelFilters(nn.Module):
+    """Mel power from the squared parts of spectra with hop n/4, of which there are ceil(T / hop), as in audiocraft.
 
-    (n - hop) / 2 samples are reflected at either end, then zeros fill the last frame. Filters without a bin are left
-    out.
+    (n - hop) / 2 samples are reflected at either end, then zeros fill the last frame.
 
     Buffers:
-        filters: [2 bins, filled], each row twice, as weights of the squared real and the squared imaginary part.
+        filters: [2 bins, mels], each row twice, as weights of the squared real and the squared imaginary part.
 
-    Shape: audio [B, C, T] -> [B C, F, filled].
+    Shape: squares [B C, F, 2 bins] -> [B C F, mels].
     """
 
     filters: Tensor
@@ -186,19 +186,15 @@ class _MelPower(nn.Module):
         self.margin_samples = (window_samples - self.hop_samples) // 2
         self.stft = STFT(window_samples, self.hop_samples, normalized=normalized)
         filters = mel_filters(sample_rate, window_samples, mels, f_min_hz, f_max_hz)
-        filters = filters[:, filters.amax(dim=0) > 0]
-        if not filters.numel():
+        if not filters.any():
             raise ValueError(
                 f"expected a bin of a {window_samples}-sample window between {f_min_hz} and {f_max_hz} Hz, "
                 f"got bins {sample_rate / window_samples} Hz apart"
             )
         self.register_buffer("filters", filters.repeat_interleave(2, dim=0), persistent=False)
 
-    def forward(self, audio: Tensor) -> Tensor:
-        audio = reflect_pad(at_least_float32(audio), self.margin_samples, self.margin_samples)
-        missing = (2 * self.margin_samples - audio.shape[-1]) % self.hop_samples
-        audio = F.pad(audio, (0, missing)).flatten(0, 1)
-        return self.stft(audio).square() @ self.filters
+    def forward(self, squares: Tensor) -> Tensor:
+        return squares.flatten(0, 1) @ self.filters
 
 
 class MultiResolutionSTFT(nn.Module):
@@ -234,7 +230,6 @@ class MultiResolutionSTFT(nn.Module):
                 f"expected as many hops and windows as ffts, got {len(ffts)} ffts, {len(hops)} hops, "
                 f"{len(windows)} windows"
             )
-        self.ffts = list(ffts)
         self.minimum_samples = max(ffts) // 2 + 1
         self.window_samples = max(windows)
         self.resolutions = nn.ModuleList(
@@ -244,11 +239,8 @@ class MultiResolutionSTFT(nn.Module):
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
         with without_autocast(estimate):
-            terms = []
-            for stft, fft in zip(self.resolutions, self.ffts, strict=True):
-                magnitudes = _magnitude(stft, fft // 2, estimate), _magnitude(stft, fft // 2, reference.detach())
-                terms.append(_convergence(*magnitudes) + _log_magnitude(*magnitudes))
-            return torch.stack(terms).mean()
+            pairs = zip(*_magnitudes(self.resolutions, estimate, reference), strict=True)
+            return torch.stack([_convergence(*pair) + _log_magnitude(*pair) for pair in pairs]).mean()
 
     @torch.no_grad()
     def constant_baseline(self, reference: Tensor) -> Tensor:
@@ -262,8 +254,7 @@ class MultiResolutionSTFT(nn.Module):
         check_audio(reference, self.minimum_samples)
         with without_autocast(reference):
             terms = []
-            for stft, fft in zip(self.resolutions, self.ffts, strict=True):
-                magnitude = _magnitude(stft, fft // 2, reference)
+            for magnitude in _magnitudes(self.resolutions, reference)[0]:
                 convergence = _convergence(_mean_spectrum(magnitude), magnitude)
                 terms.append(convergence + _log_magnitude(_median_spectrum(magnitude), magnitude))
             return torch.stack(terms).mean()
@@ -277,16 +268,16 @@ def _log_magnitude(estimate: Tensor, reference: Tensor) -> Tensor:
     return F.l1_loss(estimate.log(), reference.log())
 
 
-def _magnitude(stft: nn.Module, margin: int, audio: Tensor) -> Tensor:
-    """Shape: audio [B, C, T] -> [B C, F, bins]."""
-    return centred_power(stft, margin, audio).clamp(min=1e-7).sqrt()
+def _magnitudes(stfts: nn.ModuleList, *signals: Tensor) -> list[list[Tensor]]:
+    """Shape: signals [B, C, T] -> for each signal, for each resolution [B C, F, bins]."""
+    return [[power.clamp(min=1e-7).sqrt() for power in powers] for powers in centred_powers(stfts, *signals)]
 
 
 def _mean_spectrum(spectra: Tensor) -> Tensor:
-    """Shape: [B C, F, bins] -> the same, each entry the mean of its bin."""
-    return spectra.mean(dim=(0, 1)).expand_as(spectra)
+    """Shape: [*, bins] -> the same, each entry the mean of its bin."""
+    return spectra.flatten(0, -2).mean(dim=0).expand_as(spectra)
 
 
 def _median_spectrum(spectra: Tensor) -> Tensor:
-    """Shape: [B C, F, bins] -> the same, each entry the median of its bin."""
-    return spectra.flatten(0, 1).median(dim=0).values.expand_as(spectra)
+    """Shape: [*, bins] -> the same, each entry the median of its bin."""
+    return spectra.flatten(0, -2).median(dim=0).values.expand_as(spectra)

@@ -1,11 +1,10 @@
 """A loss for tonal artefacts: decoders that write treble as tones instead of noise."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.inputs import Size, check_pair
-from losses.stft import STFT
+from losses.stft import STFT, reflected_squares
 
 __all__ = ["Tonality"]
 
@@ -58,12 +57,11 @@ class Tonality(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
-        with torch.no_grad():
-            target = self._tonality(reference)
-        return F.relu(self._tonality(estimate) - target).mean()
+        (estimated,), (target,) = reflected_squares([self.stft], [0], estimate, reference)
+        return F.relu(self._tonality(estimated) - self._tonality(target)).mean()
 
-    def _tonality(self, audio: Tensor) -> Tensor:
-        """Shape: audio [B, C, T] -> [B, C, bands]."""
-        power = self.stft(audio).unflatten(-1, (-1, 2)).square().sum(-1).mean(-2) + self.floor
+    def _tonality(self, squares: Tensor) -> Tensor:
+        """Shape: squares [B C, F, 2 bins] -> [B C, bands]."""
+        power = squares.mean(-2).unflatten(-1, (-1, 2)).sum(-1) + self.floor
         bands = power[..., :-1].unflatten(-1, (-1, self.band_bins))  # without the bin at the Nyquist frequency
         return (bands / bands.mean(-1, keepdim=True)).square().mean(-1).log()

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from codec.training.accumulation import losses_in_parts
 from codec.training.distributed import Processes
-from losses import DiscriminatorOutput, GANLoss, discriminator_for
+from losses import DiscriminatorOutput, GANLoss, discriminator_for, mean_logit
 
 __all__ = ["AdversarialTraining"]
 
@@ -155,11 +155,11 @@ class AdversarialTraining(nn.Module):
         Shape: estimate [B, C, T], reference [B, C, T].
         """
         both = self._in_use(torch.cat([estimate, reference]))
+        # Split once: the gradient of a split is one concatenation.
+        logits = [each.chunk(2) for each in both.logits]
+        features = [[layer.chunk(2) for layer in layers] for layers in both.features]
         fake, real = (
-            DiscriminatorOutput(
-                [logits.chunk(2)[half] for logits in both.logits],
-                [[layer.chunk(2)[half] for layer in layers] for layers in both.features],
-            )
+            DiscriminatorOutput([each[half] for each in logits], [[layer[half] for layer in each] for each in features])
             for half in (0, 1)
         )
         return fake, real
@@ -172,8 +172,7 @@ class AdversarialTraining(nn.Module):
             torch.autograd.backward(loss, inputs=list(self._in_use.parameters()), retain_graph=True)
         metrics = {"discriminator/loss": loss.detach()}
         for name, logits in (("real", real.logits), ("fake", fake.logits)):
-            means = [logit.detach().float().mean() for logit in logits]
-            metrics[f"discriminator/{name}"] = torch.stack(means).sum() / (len(means) * self._parts)
+            metrics[f"discriminator/{name}"] = mean_logit([logit.detach() for logit in logits]) / self._parts
         for name, value in metrics.items():
             self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
         self._has_gradients = True

@@ -53,7 +53,6 @@ class MultiBandSTFTDiscriminator(nn.Module):
         )
         self.minimum_samples = max(windows) // 4 * 3 // 2 + max(windows) // 4  # for the reflection
         self.window_samples = max(windows)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         check_audio(audio, self.minimum_samples)

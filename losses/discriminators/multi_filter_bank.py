@@ -59,7 +59,6 @@ class MultiFilterBankDiscriminator(nn.Module):
             _BankNetwork(count, cutoff, taps, channels, negative_slope)
             for count, cutoff in zip(bands, cutoffs, strict=True)
         )
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         check_audio(audio, 1)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -40,7 +39,6 @@ class MultiPeriodDiscriminator(nn.Module):
             raise ValueError(f"expected periods >= 1 and channels, got {list(periods)} and {list(channels)}")
         self.sub_discriminators = nn.ModuleList(_PeriodNetwork(period, channels, negative_slope) for period in periods)
         self.minimum_samples = max(periods)  # reflection must not reach beyond the other end
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         check_audio(audio, self.minimum_samples)

@@ -1,9 +1,11 @@
 """The multi-scale STFT discriminator of EnCodec (Défossez et al. 2022, section 3.4, figure 2)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
@@ -61,7 +63,6 @@ class MultiScaleSTFTDiscriminator(nn.Module):
             for window in windows
         )
         self.minimum_samples = max(windows)  # nothing is padded
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         check_audio(audio, self.minimum_samples)
@@ -108,7 +109,29 @@ class _SpectrogramNetwork(nn.Module):
     def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
         spectra = self.stft(audio).unflatten(-1, (-1, 2))
         if self.compression < 1:
-            power = spectra.square().sum(-1, keepdim=True) + _SILENCE
-            spectra = spectra * power ** ((self.compression - 1) / 2)
+            spectra = _Compression.apply(spectra, (self.compression - 1) / 2)
         # [N, F, bins, 2] viewed as [N, 2, F, bins] has the strides of channels_last.
         return forward_features(self.convs, self.output, spectra.permute(0, 3, 1, 2), self.negative_slope)
+
+
+class _Compression(torch.autograd.Function):
+    """s p^a of complex bins s with power p = |s|² + floor, with half of the memory passes that autograd makes.
+
+    Shape: spectra [*, 2] -> [*, 2].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, spectra: Tensor, exponent: float) -> Tensor:
+        power = spectra.square().sum(-1, keepdim=True).add_(_SILENCE)
+        gain = power**exponent
+        ctx.save_for_backward(spectra, power, gain)
+        ctx.exponent = exponent
+        return spectra * gain
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        spectra, power, gain = ctx.saved_tensors
+        # d(s p^a) = p^a (ds + 2a s <s, ds> / p)
+        product = (gradient * spectra).sum(-1, keepdim=True).div_(power)
+        return torch.addcmul(gradient, spectra, product, value=2 * ctx.exponent).mul_(gain), None

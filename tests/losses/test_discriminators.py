@@ -149,6 +149,13 @@ def test_compression_has_finite_gradients_in_silence_and_raises_quiet_components
     assert changes[1] > 10 * changes[0]
 
 
+def test_the_gradient_of_compression_matches_finite_differences() -> None:
+    from losses.discriminators.multi_scale_stft import _Compression
+
+    spectra = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: _Compression.apply(x, -0.35), spectra)
+
+
 @pytest.mark.parametrize("compression", [0.0, -0.3, 1.1, math.nan])
 def test_compression_out_of_range_is_an_error(compression: float) -> None:
     with pytest.raises(ValueError, match=f"compression in .0, 1., got {compression}"):

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from losses.stft import STFT
+from losses.stft import STFT, centred_powers, reflected_squares
 
 
 def _complex(parts: torch.Tensor) -> torch.Tensor:
@@ -62,3 +64,39 @@ def test_impossible_sizes_are_errors(sizes: tuple[int, int, int]) -> None:
     window, hop, fft = sizes
     with pytest.raises(ValueError, match="hop_samples <= window_samples <= fft_samples"):
         STFT(window, hop, fft_samples=fft)
+
+
+def _plain_squares(stft: STFT, margin: int, audio: Tensor, fill: bool) -> Tensor:
+    padded = F.pad(audio.flatten(0, 1), (margin, margin), mode="reflect")
+    missing = (len(stft.window) - padded.shape[-1]) % stft.hop_samples if fill else 0
+    return stft(F.pad(padded, (0, missing))).square()
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_squares_of_two_signals_and_their_gradient_equal_those_of_each_alone(fill: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    estimate, reference = torch.randn(2, 2, 2, 61, generator=generator, dtype=torch.float64)
+    estimate.requires_grad_()
+    stfts, margins = [STFT(8, 2).double(), STFT(12, 5, 32).double(), STFT(16, 4).double()], [3, 16, 0]
+    found = reflected_squares(stfts, margins, estimate, reference, fill=fill)
+    expected = [
+        [_plain_squares(stft, margin, audio, fill) for stft, margin in zip(stfts, margins, strict=True)]
+        for audio in (estimate, reference)
+    ]
+    torch.testing.assert_close(found, expected)
+    assert not any(squares.requires_grad for squares in found[1])
+    slopes = [torch.randn(squares.shape, generator=generator, dtype=torch.float64) for squares in found[0]]
+    for chosen in ([0, 1, 2], [2], [0]):  # resolutions that the loss uses
+        roots = [[side[k] for k in chosen] for side in (found[0], expected[0])]
+        gradients = [
+            torch.autograd.grad(each, estimate, [slopes[k] for k in chosen], retain_graph=True)[0] for each in roots
+        ]
+        torch.testing.assert_close(*gradients)
+
+
+def test_centred_powers_equal_torch_stft() -> None:
+    audio = torch.randn(1, 2, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ((power,),) = centred_powers([STFT(16, 4).double()], audio)
+    window = torch.hann_window(16, dtype=torch.float64)
+    expected = torch.stft(audio[0], 16, 4, window=window, pad_mode="reflect", return_complex=True).abs().square()
+    torch.testing.assert_close(power, expected.mT, rtol=1e-6, atol=1e-6)

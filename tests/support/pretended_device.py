@@ -211,7 +211,8 @@ class _Operations(TorchDispatchMode):
             made = "cuda" if on_cuda else (self.state.factory or "any" if not tensors else "any")
             self._tag_results(func, name, args, result, made)
             is_copy_to_itself = name == "copy_" and args[0].data_ptr() == args[1].data_ptr()  # the end of x[i] += y
-            if made != "cpu" and name not in _NO_KERNEL and not _is_view(func) and not is_copy_to_itself:
+            has_kernel = name not in _NO_KERNEL and not name.startswith("profiler::")
+            if made != "cpu" and has_kernel and not _is_view(func) and not is_copy_to_itself:
                 self.state.log.launches[_place()] += 1
         return result
 
