@@ -21,19 +21,21 @@ from codec.training.startup.facts import count_parameters, device_name, run_fact
 from codec.training.startup.malloc import return_freed_memory
 from codec.training.startup.pca_init import pca_init_
 from codec.training.startup.precision import Precision, check_bfloat16, checked_layers, keep_float32
+from data import Batch
 from losses import constant_baselines
 
 __all__ = ["Startup"]
 
 _BASELINE_BATCHES = 8
 _MAX_PCA_BATCHES = 128  # principal components need fewer frames than k-means
+_MAX_KEPT_BATCHES = _MAX_PCA_BATCHES
 
 
 class Startup:
     """Computations on the batches of `step` and later ones. The results are equal in all processes.
 
-    The loader's workers read the audio. What `initialize_weights` has read is kept for the other methods, until
-    `release` is called.
+    The loader's workers read the audio, and every batch once: the first batches are kept for the methods called later,
+    until `initialize_codebooks`, the last one, has used them or `release` is called.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Startup:
         self.codec = codec
         self.data, self.device = data, device
         self.precision, self.processes, self.logger = precision, processes, logger
-        self._kept: tuple[int, list[Tensor]] = (0, [])  # step of the first batch, batches on the CPU
+        self._kept: list[Tensor] = []  # batches on the CPU
+        self._first = self._next = 0  # step of the first of them, and of the next batch of the loader
+        self._loader: Iterator[Batch] | None = None
 
     def log_facts(self, config: TrainingConfig, adversarial: AdversarialTraining | None) -> None:
         """Logs what the run trains, for how long, and on which device."""
@@ -93,7 +97,7 @@ class Startup:
         detail = f"principal components of {self._duration(count)} of audio"
         with self.logger.phase("initial weights", detail, count) as advance:
             batches = []
-            for batch in self._batches(step, count, keep=True):
+            for batch in self._batches(step, count):
                 batches.append(self.processes.all_gather(batch))
                 advance()
             audio = torch.cat(batches)
@@ -126,6 +130,7 @@ class Startup:
         with self.logger.phase("k-means", f"{count} codebooks, {len(vectors)} latent vectors", count) as advance:
             self.codec.quantizer.initialize(vectors, seed, num_batches, advance)
         self.processes.broadcast(self.codec.quantizer.buffers())
+        self.release()
         return_freed_memory()
         self.logger.message(f"codebooks initialized at step {step} from {len(vectors)} latent vectors")
 
@@ -136,19 +141,24 @@ class Startup:
         return {name: fmean(each[name] for each in values) for name in found}
 
     def release(self) -> None:
-        """Frees the audio that was kept."""
-        self._kept = (0, [])
+        """Frees the audio that was kept, and ends the loader."""
+        self._kept, self._loader = [], None
 
-    def _batches(self, step: int, count: int, keep: bool = False) -> Iterator[Tensor]:
+    def _batches(self, step: int, count: int) -> Iterator[Tensor]:
         """This process's parts of `count` batches, those of `step` and later steps."""
-        first, kept = self._kept if self._kept[0] == step else (step, [])
-        yield from (audio.to(self.device) for audio in kept[:count])
-        if count <= len(kept):
+        if step != self._first:
+            self.release()
+            self._first = step
+        yield from (audio.to(self.device) for audio in self._kept[:count])
+        missing = range(step + len(self._kept), step + count)
+        if not missing:
             return
-        for batch in islice(self.data.batches(first + len(kept)), count - len(kept)):
-            if keep:
-                kept.append(batch.audio)
-                self._kept = (first, kept)
+        if self._loader is None or self._next != missing.start:
+            self._loader, self._next = self.data.batches(missing.start), missing.start
+        for batch in islice(self._loader, len(missing)):
+            self._next += 1
+            if len(self._kept) < _MAX_KEPT_BATCHES:
+                self._kept.append(batch.audio)
             yield batch.audio.to(self.device)
 
     def _duration(self, batches: int) -> str:

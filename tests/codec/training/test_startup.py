@@ -200,10 +200,9 @@ def test_an_encoder_frozen_from_the_start_is_not_frozen_again(tmp_path: Path) ->
     assert sum(message.startswith("codebooks initialized") for message in messages(trainer)) == 1
 
 
-def test_the_loader_reads_the_audio_for_the_first_weights_and_codebooks_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = tiny_trainer(tmp_path, init="pca", codebooks=CodebookConfig(init_batches=3))
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Indices of the segments that are read."""
     read: list[int] = []
     get = SegmentDataset.__getitem__
 
@@ -212,6 +211,21 @@ def test_the_loader_reads_the_audio_for_the_first_weights_and_codebooks_once(
         return get(dataset, index)
 
     monkeypatch.setattr(SegmentDataset, "__getitem__", record)
+    return read
+
+
+def test_the_loader_reads_the_audio_for_losses_of_constants_and_codebooks_once(tmp_path: Path, read: list[int]) -> None:
+    trainer = tiny_trainer(tmp_path, codebooks=CodebookConfig(init_batches=9))
+    trainer.startup.constant_baselines(trainer.losses, 0)
+    assert read == list(range(16))
+    trainer._initialize_codebooks()
+    assert read == list(range(18))
+
+
+def test_the_loader_reads_the_audio_for_the_first_weights_and_codebooks_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[int]
+) -> None:
+    trainer = tiny_trainer(tmp_path, init="pca", codebooks=CodebookConfig(init_batches=3))
     trainer._start(resumed=False)
     assert read == list(range(6))
     monkeypatch.setattr(trainer.data.__class__, "batch", None)  # that would read in the training process
