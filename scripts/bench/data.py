@@ -2,13 +2,15 @@
 
 python -m scripts.bench.data [--seconds S] [--batches N] [--files N] [--json FILE]
 
-One worker reads segments of 1 s at random positions of compressed files, as in a run with `data.num_workers=1`. The
-training rates are those of the paper-size model and of the starter on this machine.
+Segments of 1 s at random positions of stereo files are read as a worker of `data.num_workers` reads them: one thread,
+mixed down, and resampled to 24 kHz if the file has another rate. The rate is per second of CPU time, so that a loaded
+machine does not lower it. The training rates are those of the paper-size model and of the starter on this machine.
 """
 
 import argparse
 import itertools
 import json
+import math
 import tempfile
 import time
 import tracemalloc
@@ -28,8 +30,9 @@ from scripts.bench.step import AUDIOCRAFT, own_trainer
 
 __all__ = ["main", "manifest_cost", "reading_rate", "write_corpus"]
 
-_FORMATS = {"ogg": "VORBIS", "flac": "PCM_16"}
+_FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 _STEPS = 3
+_GPU_RATE = 320  # seconds of audio per second: five steps of 64 x 1 s
 _STARTER = ("experiment=starter", "data=clips", "data.num_workers=0", "name=bench")
 
 
@@ -54,17 +57,20 @@ def write_corpus(folder: Path, suffix: str, rate: int, files: int, seconds: floa
     return scan_folder(folder)
 
 
-def reading_rate(manifest: Manifest, batches: int, workers: int = 1, batch_size: int = 8) -> float:
-    """Seconds of 24 kHz mono audio per second that the workers deliver, without their start-up."""
+def reading_rate(manifest: Manifest, batches: int, batch_size: int = 8) -> float:
+    """Seconds of 24 kHz mono audio that a worker reads per second of CPU time."""
     dataset = SegmentDataset(manifest, 24_000, 1, 1.0)
-    stream = training_batches(dataset, batch_size, workers, 0)
-    for _ in itertools.islice(stream, 4):  # the worker starts, and prefetched batches are used up
-        pass
-    begun = time.perf_counter()
-    for _ in itertools.islice(stream, batches):
-        pass
-    seconds = time.perf_counter() - begun
-    stream.close()
+    stream = training_batches(dataset, batch_size, 0, 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        next(stream)
+        begun = time.process_time()
+        for _ in itertools.islice(stream, batches):
+            pass
+        seconds = time.process_time() - begun
+    finally:
+        torch.set_num_threads(threads)
     return batches * batch_size * dataset.segment_samples / dataset.sample_rate / seconds
 
 
@@ -124,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"  {f'training uses, {name}':<44} {taken:8.1f}")
     for name, read in rates.items():
         ratios = ", ".join(f"{read / taken:.0f} x {experiment}" for experiment, taken in training.items())
-        print(f"  {f'one worker reads, {name}':<44} {read:8.1f}  ({ratios})")
+        workers = f"{math.ceil(_GPU_RATE / read)} workers for {_GPU_RATE}"
+        print(f"  {f'one worker reads, {name}':<44} {read:8.1f}  ({ratios}; {workers})")
     size = f"{opening.bytes_per_file:.0f} bytes per file"
     print(f"a manifest of {options.files} files opens in {opening.seconds:.2f} s, {size}")
     if options.json:

@@ -1,6 +1,7 @@
 """The benchmarks: their arithmetic, and that they run with tiny settings. Measured times are not asserted."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -279,7 +280,7 @@ def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "first training step" in capsys.readouterr().out
 
 
-def test_reading_both_formats_and_a_large_manifest(
+def test_reading_all_formats_and_a_large_manifest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -293,11 +294,13 @@ def test_reading_both_formats_and_a_large_manifest(
     bench_data.main(["--seconds", "2", "--batches", "2", "--files", "2000", "--json", str(path)])
     found: dict[str, Any] = json.loads(path.read_text())
     assert asked == ["experiment=audiocraft_24khz", "experiment=starter"]
-    assert len(found["reading"]) == 4
+    assert {name.split(",")[0] for name in found["reading"]} == {"wav", "flac", "ogg", "mp3"}
+    assert len(found["reading"]) == 8
     assert min(found["reading"].values()) > 0
     printed = capsys.readouterr().out
     vorbis = found["reading"]["ogg, 44100 Hz, stereo"]
     assert f"{vorbis / 2:.0f} x paper-size model" in printed
+    assert f"{math.ceil(320 / vorbis)} workers for 320" in printed
     assert "a manifest of 2000 files opens in" in printed
 
 
