@@ -188,14 +188,14 @@ def test_launches_of_the_mel_loss(log: DeviceLog) -> None:
     ("experiment", "overrides"),
     [
         ("starter", ["codec.network.filters=4", "adversarial.start_fraction=0"]),
-        ("ablation", ["codec.network.filters=4", "balancer.monitor_every=50"]),
+        ("ablation", ["codec.network.filters=4", "balancer.monitor_every=50", "trainer.accumulate=2"]),
         ("encodec_24khz", ["codec.network.filters=4", "adversarial.update_probability=1"]),
         (
             "encodec_48khz",
             ["codec.network.filters=4", "adversarial.update_probability=1", "trainer.precision=bfloat16"],
         ),
-        ("audiocraft_24khz", ["codec.network.filters=4", "adversarial.update=simultaneous"]),
-        ("audiocraft_32khz", ["codec.network.filters=4", "trainer.accumulate=2"]),
+        pytest.param("audiocraft_24khz", ["codec.network.filters=4"], marks=pytest.mark.slow),
+        pytest.param("audiocraft_32khz", ["codec.network.filters=4", "trainer.accumulate=2"], marks=pytest.mark.slow),
         ("istft", ["codec.network.encoder_width=16", "codec.network.decoder_width=16", "adversarial.start_fraction=0"]),
     ],
 )
@@ -217,14 +217,19 @@ def test_a_step_of_every_experiment_waits_twice(log: DeviceLog, experiment: str,
             ["codec.network.encoder_width=16", "codec.network.decoder_width=16", "codec.network.latent_dim=8"],
         ),
         ("adversarial_only", ["codec.network.filters=4", "discriminator.filters=2", "codec.network.latent_dim=8"]),
-        ("nemo_encodec", ["codec.network.filters=4", "discriminator.filters=2", "codec.network.latent_dim=8"]),
+        pytest.param(
+            "nemo_encodec",
+            ["codec.network.filters=4", "discriminator.filters=2", "codec.network.latent_dim=8"],
+            marks=pytest.mark.slow,
+        ),
         ("hilcodec", ["codec.network.filters=4", "codec.network.latent_dim=8", *SMALL_BANDS]),
-        ("vocos_decoder", ["codec.network.decoder.decoder_width=16", *SMALL_BANDS]),
+        pytest.param("vocos_decoder", ["codec.network.decoder.decoder_width=16", *SMALL_BANDS], marks=pytest.mark.slow),
         ("encodec_24khz", ["codec.network.filters=4", "discriminator.filters=2", "losses=distillation"]),
     ],
 )
 def test_a_step_of_other_recipes_waits_twice(log: DeviceLog, experiment: str, overrides: list[str]) -> None:
-    tiny = ["data.segment_seconds=0.2", "codec.quantizer.kmeans_iterations=1", "adversarial.update_probability=1"]
+    tiny = ["data.segment_seconds=0.2", "codec.quantizer.kmeans_iterations=1", "adversarial.update_probability=1",
+            "data.held_out.seconds=0.5"]  # fmt: skip
     with audited_trainer(experiment, [*tiny, *overrides]) as trainer:
         take_step(trainer)
         assert waits_of_steps(trainer, log) == WAITS
