@@ -25,6 +25,7 @@ from scripts.ablation.report import write_ablation_report
 from scripts.ablation.report.runs import conditions_by_weights, read_runs
 from scripts.ablation.report.tables import described, score_table
 from scripts.ablation.run import error_path, run_job
+from scripts.ablation.search import best_overrides, check_search, search_runs
 from scripts.command_line import compose, execute, hydra_arguments
 from scripts.composition import CONFIGS, instantiate
 from scripts.run_folder import CHANGEABLE_ON_RESUME, check_keys, check_unchanged, save_config
@@ -43,7 +44,8 @@ class Plan(NamedTuple):
     """What the command line asks for."""
 
     cfg: DictConfig
-    runs: list[str]  # names of all runs
+    search: list[str]  # names of the runs of the search
+    runs: list[str]  # names of all other runs
     train_base: bool  # the common checkpoint must be trained first
 
 
@@ -67,17 +69,25 @@ def _run(plan: Plan) -> None:
         print(f"Training the common checkpoint first: {cfg.base}", flush=True)
         _launch(folder, [BASE])
         _raise_failures(folder, [BASE])
-    pending = [name for name in plan.runs if not (folder / "runs" / name / "result.json").exists()]
-    if pending:
-        budget = TrainingConfig(max_steps=cfg.max_steps, max_minutes=cfg.max_minutes)
-        with GridDisplay(folder / "runs", plan.runs, budget).shown():
-            _launch(folder, pending)
+    searched = _train(folder, "search", plan.search, TrainingConfig(max_steps=cfg.search.max_steps))
+    _raise_failures(folder, searched)
+    budget = TrainingConfig(max_steps=cfg.max_steps, max_minutes=cfg.max_minutes)
+    pending = _train(folder, "runs", plan.runs, budget)
     metrics = {**METRICS, **_metrics(cfg)}
-    page = write_ablation_report(folder, cfg.baseline, metrics)
+    page = write_ablation_report(folder, cfg.baseline, metrics, cfg.search.scores)
     _print_scores(folder, cfg.baseline, metrics)
     for label, path in (("report", page), ("table", folder / "results.csv"), ("runs", folder / "runs")):
         print(f"  {label:<8} {path}")
     _raise_failures(folder, pending)
+
+
+def _train(folder: Path, kind: str, names: list[str], budget: TrainingConfig) -> list[str]:
+    """Trains the runs without a result; returns their names."""
+    pending = [name for name in names if not (folder / kind / name / "result.json").exists()]
+    if pending:
+        with GridDisplay(folder / kind, names, budget).shown():
+            _launch(folder, pending)
+    return pending
 
 
 def _plan(cfg: DictConfig) -> Plan:
@@ -87,19 +97,21 @@ def _plan(cfg: DictConfig) -> Plan:
         ValueError: A setting is invalid, or differs from the existing ablation.
     """
     check_grid(cfg)
+    check_search(cfg)
     folder = ablation_folder(cfg)
     check_packages(_metrics(cfg).values())
     if any((folder / "runs").glob("*/config.yaml")):
         check_unchanged(folder, folder / "ablation.yaml", _settings(cfg), _CHANGEABLE_IN_GRID)
-    configs = {name: run_config(cfg, run) for name, run in grid_runs(cfg).items()}
-    for name, train in configs.items():
+    search, runs = search_runs(cfg), grid_runs(cfg, best_overrides(cfg))
+    configs = [(run, run_config(cfg, run)) for run in (*search.values(), *runs.values())]
+    for run, train in configs:
         check_keys(train)
         check_values(train)
         instantiate(train.balancer)
-        run_folder = folder / "runs" / name
+        run_folder = folder / run.folder / run.name
         check_unchanged(run_folder, run_folder / "config.yaml", train, _CHANGEABLE_IN_RUNS)
-    train_base = cfg.start == "from_base" and _base_is_unfinished(cfg, next(iter(configs.values())))
-    return Plan(cfg, list(configs), train_base)
+    train_base = cfg.start == "from_base" and _base_is_unfinished(cfg, configs[0][1])
+    return Plan(cfg, list(search), list(runs), train_base)
 
 
 def _base_is_unfinished(cfg: DictConfig, train: DictConfig) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
@@ -14,7 +14,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from codec.training import TrainingConfig
 from scripts.errors import unknown_name
 
-__all__ = ["BASE", "GridRun", "ablation_folder", "base_config", "check_grid", "grid_runs", "run_config"]
+__all__ = [
+    "BASE",
+    "GridRun",
+    "ablation_folder",
+    "base_config",
+    "check_grid",
+    "grid_runs",
+    "run_config",
+    "strategies",
+]
 
 BASE = "base"  # the job that trains the common checkpoint
 _DEFAULT_WEIGHTS = "default"
@@ -31,6 +40,8 @@ class GridRun(NamedTuple):
     weight_factors: Mapping[str, float] = {}  # loss -> factor of its weight
     loss_ablation: str | None = None  # single_loss or leave_one_out
     loss: str | None = None  # the loss that is kept alone or left out
+    override: str | None = None  # setting=value that the search tries, or that it found for the strategy
+    is_search: bool = False
 
     @property
     def weights(self) -> str:
@@ -40,8 +51,14 @@ class GridRun(NamedTuple):
     @property
     def name(self) -> str:
         """The name of the run's folder."""
-        strategy = re.sub(r"[^A-Za-z0-9_.]+", "-", self.strategy).strip("-")
-        return f"{strategy}.{self.weights}.seed{self.seed}"
+        middle = f"search.{self.override}" if self.is_search else self.weights
+        strategy, middle = (re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-") for text in (self.strategy, middle))
+        return f"{strategy}.{middle}.seed{self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """The folder of the ablation that has the run's folder."""
+        return "search" if self.is_search else "runs"
 
 
 def ablation_folder(cfg: DictConfig) -> Path:
@@ -60,12 +77,12 @@ def check_grid(cfg: DictConfig) -> None:
     for key in ("strategies", "seeds", "weights", "metrics"):
         if not isinstance(cfg[key], ListConfig) or not len(cfg[key]):
             raise ValueError(f"{key} must be a list with at least one entry, got {cfg[key]}")
-    for strategy in cfg.strategies:
-        if not isinstance(strategy, str) or not strategy.strip():
-            raise ValueError(
-                f"strategies must be files of configs/balancer, each with or without overrides, got {strategy!r}"
-            )
-        _check_strategy(strategy.split()[0])
+    for name, (choice, *_) in strategies(cfg).items():
+        if not re.search("[A-Za-z0-9]", name):
+            raise ValueError(f"strategies: a name must have letters or digits, got {name!r}")
+        known = GlobalHydra.instance().config_loader().get_group_options("balancer")
+        if choice.removeprefix("balancer=") not in known:
+            raise ValueError(unknown_name(choice, choice.removeprefix("balancer="), known))
     for seed in cfg.seeds:
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seeds must be integers of at least 0, got {seed!r}")
@@ -77,18 +94,12 @@ def check_grid(cfg: DictConfig) -> None:
     _check_choice("start", cfg.start, _STARTS)
     for loss_ablation in cfg.loss_ablations:
         _check_choice("loss_ablations", loss_ablation, _LOSS_ABLATIONS)
-    if cfg.baseline not in cfg.strategies:
+    if cfg.baseline not in strategies(cfg):
         raise ValueError(
-            f"baseline={cfg.baseline} must be one of the strategies ({', '.join(cfg.strategies)}): "
+            f"baseline={cfg.baseline} must be one of the strategies ({', '.join(strategies(cfg))}): "
             "add it to strategies, or choose another baseline"
         )
     TrainingConfig(max_steps=cfg.max_steps, max_minutes=cfg.max_minutes)
-
-
-def _check_strategy(name: str) -> None:
-    known = GlobalHydra.instance().config_loader().get_group_options("balancer")
-    if name not in known:
-        raise ValueError(unknown_name(f"balancer={name}", name, known))
 
 
 def _check_choice(key: str, value: object, choices: Sequence[str]) -> None:
@@ -100,37 +111,59 @@ def _is_factor(value: object) -> bool:
     return isinstance(value, int | float) and 0 <= value < float("inf")
 
 
-def grid_runs(cfg: DictConfig) -> dict[str, GridRun]:
+def grid_runs(cfg: DictConfig, overrides: Mapping[str, str] | None = None) -> dict[str, GridRun]:
     """All runs by name. The runs of one seed come first, so that strategies can be compared early.
+
+    Args:
+        overrides: Strategy -> setting=value that the search found for it.
 
     Raises:
         ValueError: Two runs have the same name.
     """
     runs: dict[str, GridRun] = {}
-    for run in _grid_runs(cfg):
+    for run in _grid_runs(cfg, overrides or {}):
         if run.name in runs:
             raise ValueError(f"two runs have the name {run.name}: remove the repeated strategy, seed or weights")
         runs[run.name] = run
     return runs
 
 
-def _grid_runs(cfg: DictConfig) -> Iterator[GridRun]:
-    baseline = _balancer_overrides(cfg.baseline)
+def _grid_runs(cfg: DictConfig, overrides: Mapping[str, str]) -> Iterator[GridRun]:
+    chosen = strategies(cfg)
+    baseline = chosen[cfg.baseline]
     losses = _weighted_losses(cfg, baseline) if cfg.loss_ablations else ()
     for seed in cfg.seeds:
         for factors in cfg.weights:
-            for strategy in cfg.strategies:
-                weight_factors = OmegaConf.to_container(factors)
-                yield GridRun(strategy, _balancer_overrides(strategy), seed, weight_factors)  # type: ignore[arg-type]
+            for strategy, balancer in chosen.items():
+                weight_factors: Any = OmegaConf.to_container(factors)
+                yield GridRun(strategy, balancer, seed, weight_factors, override=overrides.get(strategy))
         for loss_ablation in cfg.loss_ablations:
             for loss in losses:
                 name = f"{'only' if loss_ablation == 'single_loss' else 'without'}-{loss}"
-                yield GridRun(name, baseline, seed, loss_ablation=loss_ablation, loss=loss)
+                override = overrides.get(cfg.baseline)
+                yield GridRun(name, baseline, seed, loss_ablation=loss_ablation, loss=loss, override=override)
 
 
-def _balancer_overrides(strategy: str) -> list[str]:
-    name, *overrides = strategy.split()
-    return [f"balancer={name}", *overrides]
+def strategies(cfg: DictConfig) -> dict[str, list[str]]:
+    """Name of each strategy -> the overrides of a training configuration that select it.
+
+    Raises:
+        ValueError: An entry of `cfg.strategies` is neither a text nor a name with a text, or two have the same name.
+    """
+    found: dict[str, list[str]] = {}
+    for entry in cfg.strategies:
+        named = dict(entry) if isinstance(entry, DictConfig) else {entry: entry}
+        (name, text), *others = named.items() or [(None, None)]
+        if others or not isinstance(name, str) or not isinstance(text, str) or not text.strip():
+            raise ValueError(
+                "strategies must be files of configs/balancer, each with or without overrides, or {name: 'file "
+                f"overrides'}}, got {entry}"
+            )
+        if name in found:
+            raise ValueError(f"strategies: there are two of the name {name}, remove one or give it a name of its own")
+        choice, *overrides = text.split()
+        found[name] = [f"balancer={choice}", *overrides]
+    return found
 
 
 def _weighted_losses(cfg: DictConfig, balancer: Sequence[str]) -> list[str]:
@@ -145,7 +178,7 @@ def run_config(cfg: DictConfig, run: GridRun) -> DictConfig:
         ValueError: `run.weight_factors` names a loss that does not exist.
         HydraException: A strategy, experiment or setting does not exist.
     """
-    train = _compose_run(cfg, run.balancer)
+    train = _compose_run(cfg, [*run.balancer, *([] if run.override is None else [run.override])])
     weights = train.losses.weights
     for loss, factor in run.weight_factors.items():
         if loss not in weights:
@@ -156,11 +189,12 @@ def run_config(cfg: DictConfig, run: GridRun) -> DictConfig:
             if (loss == run.loss) != (run.loss_ablation == "single_loss"):
                 weights[loss] = 0.0
     train.name = run.name
-    train.runs_folder = str(ablation_folder(cfg) / "runs")
+    train.runs_folder = str(ablation_folder(cfg) / run.folder)
     train.seed = run.seed
     train.init_from = cfg.base if cfg.start == "from_base" else None
     train.trainer.rollback.max_rollbacks = 0  # after a rollback the lr is lower: the run could not be compared
-    train.trainer.update(max_steps=cfg.max_steps, max_epochs=None, max_minutes=cfg.max_minutes)
+    length = (cfg.search.max_steps, None) if run.is_search else (cfg.max_steps, cfg.max_minutes)
+    train.trainer.update(max_steps=length[0], max_epochs=None, max_minutes=length[1])
     return train
 
 

@@ -24,6 +24,7 @@ from codec.training import Trainer, TrainingError
 from codec.training.startup.malloc import keep_freed_memory
 from data import HeldOutClip
 from scripts.ablation.grid import BASE, GridRun, ablation_folder, base_config, grid_runs, run_config
+from scripts.ablation.search import best_overrides, search_runs
 from scripts.composition import open_run
 from scripts.errors import describe_error
 from scripts.run_folder import resolve
@@ -44,7 +45,7 @@ def run_job(cfg: DictConfig) -> None:
     path = error_path(ablation_folder(cfg), cfg.job)
     path.unlink(missing_ok=True)
     is_base = cfg.job == BASE
-    grid_run = None if is_base else grid_runs(cfg)[cfg.job]
+    grid_run = None if is_base else {**search_runs(cfg), **grid_runs(cfg, best_overrides(cfg))}[cfg.job]
     train = base_config(cfg) if grid_run is None else run_config(cfg, grid_run)
     number = HydraConfig.get().job.num if HydraConfig.initialized() else 0
     status = start_process(
@@ -141,6 +142,7 @@ def _train_and_score(
             "weights": grid_run.weights,
             "weight_factors": dict(grid_run.weight_factors),
             "loss_ablation": grid_run.loss_ablation,
+            "override": grid_run.override,
             "seed": grid_run.seed,
             "steps": trainer.step,
             "seconds": round(trainer.seconds, 3),

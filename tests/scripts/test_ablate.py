@@ -40,7 +40,8 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread, errors as exceptions, and no HTML page, which takes longer than the training."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(
-        "scripts.ablate.write_ablation_report", lambda folder, baseline, metrics: folder / "ablation.html"
+        "scripts.ablate.write_ablation_report",
+        lambda folder, baseline, metrics, search_scores: folder / "ablation.html",
     )
     monkeypatch.setattr("scripts.ablation.run.start_process", in_this_process)
     threads = torch.get_num_threads()
@@ -95,7 +96,8 @@ def finished_folder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYDRA_FULL_ERROR", "1")
         patch.setattr(
-            "scripts.ablate.write_ablation_report", lambda folder, baseline, metrics: folder / "ablation.html"
+            "scripts.ablate.write_ablation_report",
+            lambda folder, baseline, metrics, search_scores: folder / "ablation.html",
         )
         patch.setattr("scripts.ablation.run.start_process", in_this_process)
         patch.setattr(sys, "argv", ["ablate", *settings(base, runs_folder)])
@@ -195,6 +197,28 @@ def test_all_strategies_of_one_seed_get_the_same_start_batches_and_draws(
     assert models[0] != models[1]
 
 
+def test_a_search_runs_first_and_the_grid_uses_what_it_found(
+    ablation: Ablate, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate of 0 keeps the checkpoint; one of 1e30 diverges, so 0 is found, wherever it stands."""
+    search = ("search.setting=optimizer.codec.lr", "search.candidates=[1e30,0.0]", "search.max_steps=2")
+    settings = ("strategies=[weighted_sum,{named: encodec}]", *search)
+    folder = ablation(*settings)
+    names = {path.parent.name for path in (folder / "search").glob("*/result.json")}
+    rates = ("optimizer.codec.lr-1e-30", "optimizer.codec.lr-0.0")
+    assert names == {f"{name}.search.{rate}.seed1000" for name in ("weighted_sum", "named") for rate in rates}
+    assert finished(folder) == {"weighted_sum.default.seed0", "named.default.seed0"}
+    for name in finished(folder):
+        assert result(folder, name)["override"] == "optimizer.codec.lr=0.0"
+        assert OmegaConf.load(folder / "runs" / name / "config.yaml").optimizer.codec.lr == 0
+    steps = {line["step"] for name in names for line in metric_lines(folder, f"../search/{name}")}
+    assert max(steps) == 2
+    trained = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
+    capfd.readouterr()
+    ablation(*settings)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == trained
+
+
 # --------------------------------------------------------------------------------------------- results and resuming
 
 
@@ -202,12 +226,13 @@ def test_result_and_files_of_a_run(ablation: Ablate, base: Path) -> None:
     folder = ablation("strategies=[encodec]", "baseline=encodec", "weights=[{adversarial:10}]")
     name = "encodec.adversarial-x10.seed0"
     found = result(folder, name)
-    assert {key: found[key] for key in list(found)[:8]} == {
+    assert {key: found[key] for key in list(found)[:9]} == {
         "run": name,
         "strategy": "encodec",
         "weights": "adversarial-x10",
         "weight_factors": {"adversarial": 10},
         "loss_ablation": None,
+        "override": None,
         "seed": 0,
         "steps": 3,
         "seconds": found["seconds"],

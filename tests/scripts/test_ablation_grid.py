@@ -60,6 +60,12 @@ def test_a_strategy_can_have_overrides() -> None:
     assert runs[name].seed == 4
 
 
+def test_a_strategy_can_have_a_name() -> None:
+    runs = run_configs('strategies=[weighted_sum,{twice: "weighted_sum losses.weights.mel=4"}]', "seeds=[4]")
+    assert list(runs) == ["weighted_sum.default.seed4", "twice.default.seed4"]
+    assert [train.losses.weights.mel for train in runs.values()] == [2, 4]
+
+
 def test_a_strategys_own_magnitude_has_precedence() -> None:
     overrides = ('strategies=[weighted_sum,"encodec balancer/magnitude=keep"]', "seeds=[0]", "magnitude=match_sum")
     targets = [train.balancer.magnitude._target_ for train in run_configs(*overrides).values()]
@@ -109,7 +115,12 @@ def test_from_scratch_with_a_budget_in_minutes() -> None:
         (["strategies=[]"], ["strategies", "[]"]),
         (["strategies=weighted_sum"], ["strategies", "list", "weighted_sum"]),
         (["strategies=[weighted_sum,1]"], ["strategies", "got 1"]),
-        (["strategies=[weighted_sum,encodec,encodec]"], ["encodec.default.seed0", "repeated"]),
+        (["strategies=[weighted_sum,encodec,encodec]"], ["strategies", "two", "encodec"]),
+        (["strategies=[weighted_sum,{a: encodec,b: gradnorm}]"], ["strategies", "{name:", "gradnorm"]),
+        (["strategies=[weighted_sum,{a: [encodec]}]"], ["strategies", "{name:", "encodec"]),
+        (["strategies=[weighted_sum,{a: encodecc}]"], ["balancer=encodecc", "encodec"]),
+        (["strategies=[weighted_sum,{_: encodec}]"], ["strategies", "letters or digits", "'_'"]),
+        (["seeds=[0,0]"], ["weighted_sum.default.seed0", "repeated"]),
         (["seeds=[]"], ["seeds", "[]"]),
         (["seeds=[-1]"], ["seeds", "at least 0", "-1"]),
         (["weights=[]"], ["weights", "[]"]),

@@ -74,6 +74,7 @@ def run_result(
         "weights": weights,
         "weight_factors": dict(factors or {}),
         "loss_ablation": loss_ablation,
+        "override": None,
         "seed": seed,
         "steps": 40,
         "seconds": 4.0,

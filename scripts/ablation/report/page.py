@@ -30,6 +30,7 @@ from scripts.ablation.report.tables import (
     weights_table,
 )
 from scripts.ablation.report.verdict import Scatter, quality_scatter, verdict
+from scripts.ablation.search import search_table
 
 __all__ = ["write_ablation_report"]
 
@@ -59,7 +60,10 @@ class WeightSetting(NamedTuple):
 
 
 def write_ablation_report(
-    folder: Path, baseline: str = "weighted_sum", metrics: Mapping[str, Metric] = METRICS
+    folder: Path,
+    baseline: str = "weighted_sum",
+    metrics: Mapping[str, Metric] = METRICS,
+    search_scores: Sequence[str] | None = None,
 ) -> Path:
     """Writes results.csv and `ablation.html` from the finished runs of an ablation.
 
@@ -69,6 +73,7 @@ def write_ablation_report(
         folder: Holds runs/ and ablation.yaml; either may be missing.
         baseline: The strategy that all others are compared with.
         metrics: Labels, digits and directions of the scores by name; their order is that of the columns.
+        search_scores: The scores whose mean rank decided the search; None for all.
 
     Returns:
         The path of the page.
@@ -81,7 +86,11 @@ def write_ablation_report(
     runs, unfinished, notes = read_runs(folder)
     settings = conditions_by_weights(runs, baseline)
     measured = described((name for run in runs for name, value in run.scores.items() if np.isfinite(value)), metrics)
-    write_results(folder / "results.csv", runs, [metric.name for group in measured.values() for metric in group])
+    columns = [metric.name for group in measured.values() for metric in group]
+    write_results(folder / "results.csv", runs, columns)
+    searched = read_runs(folder, "search")[0]
+    if searched:
+        write_results(folder / "search.csv", searched, columns)
     shown = []
     for conditions in settings.values():
         setting, setting_notes = _weight_setting(conditions, measured, baseline)
@@ -101,6 +110,7 @@ def write_ablation_report(
             baseline=baseline,
             settings=shown,
             weights=weights_table(settings, metrics),
+            search=search_table(searched, search_scores, metrics),
             cost=cost_table(settings, baseline) if runs else None,
             clips=clips,
             versions=list(dict.fromkeys((v.key, v.label) for clip in clips for v in clip.versions)),

@@ -29,6 +29,7 @@ class Run(NamedTuple):
     weights: str  # "default", or the loss weights that differ
     weight_factors: Mapping[str, float]
     loss_ablation: str | None  # "single_loss", "leave_one_out" or None
+    override: str | None  # setting=value from the search, if there was one
     seed: int
     steps: int
     seconds: float
@@ -73,14 +74,18 @@ class Condition(NamedTuple):
         }
 
 
-def read_runs(folder: Path) -> tuple[list[Run], int, list[str]]:
-    """Reads every `runs/*/result.json`.
+def read_runs(folder: Path, kind: str = "runs") -> tuple[list[Run], int, list[str]]:
+    """Reads every `runs/*/result.json`, or those of the search.
+
+    Args:
+        folder: Of the ablation.
+        kind: runs or search.
 
     Returns:
         The runs, the number of run folders without result.json, and a note for each file that cannot be read.
     """
     runs, unfinished, notes = [], 0, []
-    for path in sorted(path for path in (folder / "runs").glob("*") if path.is_dir()):
+    for path in sorted(path for path in (folder / kind).glob("*") if path.is_dir()):
         if not (path / "result.json").exists():
             unfinished += 1
             continue
@@ -102,6 +107,7 @@ def _run(folder: Path, result: Mapping[str, Any]) -> Run:
         weights=str(result["weights"]),
         weight_factors={name: float(factor) for name, factor in result["weight_factors"].items()},
         loss_ablation=result["loss_ablation"],
+        override=result["override"],
         seed=int(result["seed"]),
         steps=int(result["steps"]),
         seconds=number(result["seconds"]),
@@ -154,8 +160,8 @@ def ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:
 
 def write_results(path: Path, runs: Sequence[Run], scores: Sequence[str]) -> None:
     """Writes a CSV row per run: its settings, its cost, and its scores by name."""
-    fields = ("strategy", "weights", "loss_ablation", "seed", "failure", "steps", "seconds", "seconds_per_step",
-              "peak_memory_mib", "skipped_steps")  # fmt: skip
+    fields = ("strategy", "weights", "loss_ablation", "override", "seed", "failure", "steps", "seconds",
+              "seconds_per_step", "peak_memory_mib", "skipped_steps")  # fmt: skip
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
         writer.writerow(["run", *fields, *scores])
