@@ -124,6 +124,7 @@ def _train(seed: int, level: float) -> list[dict[str, Any]]:
             "share/l1": 0.25 + 0.1 * seed,
             "share/adversarial": 0.75 - 0.1 * seed,
             "cosine/l1/adversarial": 0.2 * level - 0.1,
+            "norm/l1": level / step,
             "weight/l1": 1.0,
         }
         for step in range(10, 50, 10)
