@@ -1,18 +1,14 @@
 """The search before the grid: every strategy tries the same values of one setting, and the grid uses its best one."""
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from omegaconf import DictConfig, ListConfig
-from scipy.stats import rankdata
 
-from codec.evaluation import METRICS, Metric, describe, select_metrics
-from codec.evaluation.report.records import UNKNOWN
+from codec.evaluation import METRICS, describe, select_metrics
 from scripts.ablation.grid import GridRun, ablation_folder, strategies
-from scripts.ablation.report.runs import Run, read_runs
-from scripts.ablation.report.tables import Entry, Row, Table
+from scripts.ablation.report.runs import read_runs
+from scripts.ablation.report.search import mean_ranks
 
-__all__ = ["best_overrides", "check_search", "mean_ranks", "search_runs", "search_table"]
+__all__ = ["best_overrides", "check_search", "search_runs"]
 
 
 def check_search(cfg: DictConfig) -> None:
@@ -69,46 +65,3 @@ def best_overrides(cfg: DictConfig) -> dict[str, str]:
             runs = [finished[name] for name in names]
             best[strategy] = str(runs[int(np.argmin(mean_ranks(runs, cfg.search.scores, metrics)))].override)
     return best
-
-
-def mean_ranks(runs: Sequence[Run], scores: Sequence[str] | None, metrics: Mapping[str, Metric]) -> np.ndarray:
-    """The rank of each run among `runs`, averaged over the scores: 1 is best, and ties share a rank.
-
-    Ranks need no common unit, so DistillMOS, decibels and distances can be put together. A failed run is last.
-
-    Args:
-        scores: GROUP/METRIC; None for all that have a better direction.
-        metrics: Directions of the metrics by name.
-
-    Shape: [N].
-
-    Raises:
-        ValueError: No run has one of `scores`.
-    """
-    measured = list(dict.fromkeys(score for run in runs for score in run.scores))
-    signs = {score: describe(score.rpartition("/")[2], metrics).sign for score in scores or measured}
-    if missing := [score for score in signs if scores and score not in measured and measured]:
-        raise ValueError(f"search.scores: {missing[0]} was not measured, expected one of {', '.join(measured)}")
-    used = [score for score, sign in signs.items() if sign and score in measured]
-    costs = [[-signs[score] * run.scores.get(score, np.nan) for run in runs] for score in used]
-    if not costs:
-        return np.ones(len(runs))
-    ranks = rankdata(np.nan_to_num(np.array(costs), nan=np.inf), axis=1)
-    return np.asarray(ranks.mean(axis=0))
-
-
-def search_table(runs: Sequence[Run], scores: Sequence[str] | None, metrics: Mapping[str, Metric]) -> Table | None:
-    """A row per strategy with the mean rank of every candidate; None without a search."""
-    candidates = list(dict.fromkeys(str(run.override) for run in runs))
-    rows = []
-    for strategy in sorted({run.strategy for run in runs}):
-        own = {str(run.override): run for run in runs if run.strategy == strategy}
-        ranks = dict(zip(own, mean_ranks(list(own.values()), scores, metrics), strict=True))
-        entries = []
-        for candidate in candidates:
-            rank, best = ranks.get(candidate, np.nan), candidate in ranks and ranks[candidate] == min(ranks.values())
-            text = UNKNOWN if candidate not in own else "failed" if own[candidate].failure else f"{rank:.2f}"
-            entries.append(Entry(text, rank, mark="best" if best and len(ranks) == len(candidates) else ""))
-        rows.append(Row(strategy, "", entries))
-    caption = f"Mean rank over {len(scores) if scores else 'all'} scores; the best candidate is used above"
-    return Table(caption, ["strategy", *candidates], [rows]) if rows else None

@@ -14,7 +14,8 @@ from codec.evaluation import METRICS
 from scripts.ablation.grid import grid_runs, run_config
 from scripts.ablation.report import write_ablation_report
 from scripts.ablation.report.runs import Run, read_runs
-from scripts.ablation.search import best_overrides, check_search, mean_ranks, search_runs, search_table
+from scripts.ablation.report.search import mean_ranks, search_table
+from scripts.ablation.search import best_overrides, check_search, search_runs
 from tiny_command import ROOT
 
 SEARCH = ("search.setting=optimizer.codec.lr", "search.candidates=[5e-4,0.001,0.002]")

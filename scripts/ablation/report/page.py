@@ -21,6 +21,7 @@ from scripts.ablation.report.runs import (
     write_results,
 )
 from scripts.ablation.report.samples import compare_clips, output_similarity
+from scripts.ablation.report.search import search_table
 from scripts.ablation.report.tables import (
     Table,
     cost_table,
@@ -30,7 +31,6 @@ from scripts.ablation.report.tables import (
     weights_table,
 )
 from scripts.ablation.report.verdict import Scatter, quality_scatter, verdict
-from scripts.ablation.search import search_table
 
 __all__ = ["write_ablation_report"]
 
