@@ -225,7 +225,7 @@ class Trainer:
         self.startup.log_facts(self.config, self.adversarial)
         if not resumed and self.config.init == "pca":
             self.startup.initialize_weights(self.average, self.step, self.config.codebooks.init_batches)
-        self.startup.check_precision(self.adversarial, self.step)
+        self.startup.check_precision(self.adversarial, self.step, self.config.outputs_per_segment)
         if not resumed:
             if self.balancer.uses_constant_baselines:
                 self.balancer.set_constant_baselines(self.startup.constant_baselines(self.losses, self.step))

@@ -5,10 +5,12 @@ the artefacts of one bitrate.
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
-from losses.protocols import DiscriminatorOutput, minimum_samples, segment_samples
+from losses.discriminators.combined import CombinedDiscriminator
+from losses.protocols import Discriminator, DiscriminatorOutput
 
 __all__ = ["DiscriminatorPerBandwidth"]
 
@@ -21,9 +23,10 @@ class DiscriminatorPerBandwidth(nn.Module):
         bandwidths_kbps: Bitrates that the codec is trained for, in kbit/s, in rising order.
 
     Attributes:
+        combined: All of them, from the lowest bitrate up.
         minimum_samples, window_samples: Those of each.
 
-    Shape: audio [B, C, T] -> logits and features of the discriminator of the highest bitrate.
+    Shape: audio [B, C, T] -> logits and features of all, from the lowest bitrate up. A step uses `for_bandwidth`.
 
     Raises:
         ValueError: There is no bitrate, they do not rise, or `make` returns modules that share parameters.
@@ -38,15 +41,14 @@ class DiscriminatorPerBandwidth(nn.Module):
         parameters = [id(parameter) for each in made for parameter in each.parameters()]
         if len(set(parameters)) != len(parameters):
             raise ValueError("make must return a new discriminator in every call, but the discriminators share weights")
-        self.discriminators = nn.ModuleList(made)
-        self.minimum_samples = minimum_samples(made[0])
-        self.window_samples = segment_samples(made[0])
+        self.combined = CombinedDiscriminator(cast(list[Discriminator], made))
+        self.minimum_samples, self.window_samples = self.combined.minimum_samples, self.combined.window_samples
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        output: DiscriminatorOutput = self.discriminators[-1](audio)
+        output: DiscriminatorOutput = self.combined(audio)
         return output
 
     def for_bandwidth(self, bandwidth_kbps: float) -> nn.Module:
         """The discriminator of the lowest bitrate that is not below this one, or of the highest of all."""
         reached = (i for i, each in enumerate(self.bandwidths_kbps) if bandwidth_kbps <= each + 1e-6)
-        return self.discriminators[next(reached, len(self.bandwidths_kbps) - 1)]
+        return self.combined.discriminators[next(reached, len(self.bandwidths_kbps) - 1)]

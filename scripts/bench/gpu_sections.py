@@ -87,7 +87,7 @@ def equal(check: Check) -> None:
 
 def _passes(trainer: Trainer, audio: Tensor, device: torch.device) -> dict[str, Tensor]:
     """Outputs, losses and gradients, on the CPU."""
-    codec = copy.deepcopy(trainer.averaged_codec).to(device)
+    codec = copy.deepcopy(trainer.averaged_codec).to(device).train()  # cuDNN needs it for gradients through an LSTM
     audio = audio.to(device)
     output = codec(audio)
     estimate = output.audio.detach().requires_grad_()

@@ -63,7 +63,7 @@ class Startup:
             self.logger.message(line)
         self.logger.describe(device=device_name(self.device), parameters=count_parameters(self.codec))
 
-    def check_precision(self, adversarial: AdversarialTraining | None, step: int) -> None:
+    def check_precision(self, adversarial: AdversarialTraining | None, step: int, outputs_per_segment: int = 1) -> None:
         """With bfloat16, compares every layer with float32. Layers that fail in any process stay in float32."""
         if self.precision.dtype == torch.float32:
             return
@@ -75,6 +75,7 @@ class Startup:
         if adversarial is not None:
             networks["discriminator"] = adversarial.discriminator
         (audio,) = self._batches(step, 1)
+        audio = audio.repeat_interleave(outputs_per_segment, 0)  # errors depend on shapes
         count = len(checked_layers(networks))
         with self.logger.phase("bfloat16 check", f"{count} layers, compared with float32", count) as advance:
             failed = check_bfloat16(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.training import AdversarialTraining, Trainer
+from codec.training.startup.precision import FailedLayer
 from losses import (
     AdversarialLoss,
     DiscriminatorPerBandwidth,
@@ -35,7 +36,7 @@ def adversarial(update: str = "simultaneous") -> AdversarialTraining:
 
 def networks(training: AdversarialTraining) -> nn.ModuleList:
     assert isinstance(training.discriminator, DiscriminatorPerBandwidth)
-    return training.discriminator.discriminators
+    return training.discriminator.combined.discriminators
 
 
 def changed(before: list[dict[str, Tensor]], training: AdversarialTraining) -> list[bool]:
@@ -45,13 +46,14 @@ def changed(before: list[dict[str, Tensor]], training: AdversarialTraining) -> l
 
 def test_the_lowest_bitrate_that_is_not_below_the_drawn_one() -> None:
     discriminator = DiscriminatorPerBandwidth(MAKE, [1.5, 3, 6])
-    first, second, third = discriminator.discriminators
+    first, second, third = discriminator.combined.discriminators
     for kbps, expected in ((0.75, first), (1.5, first), (1.5000001, first), (2.25, second), (6, third), (12, third)):
         assert discriminator_for(discriminator, kbps) is expected
     assert discriminator_for(discriminator, None) is discriminator
     assert discriminator_for(first, 3.0) is first
     audio = tones(2, 200)
-    torch.testing.assert_close(discriminator(audio).logits, third(audio).logits, rtol=0, atol=0)
+    every = [*first(audio).logits, *second(audio).logits, *third(audio).logits]
+    torch.testing.assert_close(discriminator(audio).logits, every, rtol=0, atol=0)
     assert discriminator.minimum_samples == discriminator.window_samples == 64
 
 
@@ -108,3 +110,22 @@ def test_shared_weights_are_refused() -> None:
     shared = MultiPeriodDiscriminator([2], [2])
     with pytest.raises(ValueError, match="share weights"):
         DiscriminatorPerBandwidth(lambda: shared, KBPS)
+
+
+def test_the_bfloat16_check_covers_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tidied():
+        trainer = tiny_trainer(tmp_path, adversarial=adversarial(), precision="bfloat16")
+        names: list[str] = []
+
+        def compare(precision: object, name: str, *_: object) -> FailedLayer:
+            names.append(name)
+            return FailedLayer(name, exception="a test")
+
+        monkeypatch.setattr("codec.training.startup.precision._compare", compare)
+        trainer.startup.check_precision(trainer.adversarial, 0)
+        convolutions = [
+            name for name, module in networks(adversarial()).named_modules() if isinstance(module, nn.Conv2d)
+        ]
+        found = {name.removeprefix("discriminator.combined.discriminators.") for name in names}
+        assert len(convolutions) == 36
+        assert set(convolutions) <= found
