@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from codec.network.istft_layers import ConvNeXtBlock, FrameInput, ISTFTOutput, LatentOutput, SpectralInput, overhang
+from codec.network.frame_layers import ConvNeXtBlock, FrameInput
+from codec.network.istft_layers import ISTFTOutput, LatentOutput, SpectralInput, overhang
 from codec.network.ranges import Depth, LookAhead, Size
 
 __all__ = ["ISTFTDecoder", "ISTFTEncoder", "ISTFTNetwork"]

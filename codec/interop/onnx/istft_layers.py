@@ -1,4 +1,4 @@
-"""The layers at the frame rate (`codec.network.istft_layers`) as ONNX operators, for whole signals.
+"""The layers of `codec.network.frame_layers` and `codec.network.istft_layers` as ONNX operators, for whole signals.
 
 Operators for short-time transforms are missing in many runtimes. So the transforms are convolutions whose weights are
 windowed cosines and sines. The layers look ahead, so a step of a stream would return frames of earlier steps: there is
@@ -11,18 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from codec.interop.onnx.graph import Graph
-from codec.network.istft_layers import (
-    COMPRESSION,
-    LEAST_POWER,
-    LOUDEST,
-    QUIET,
-    ConvNeXtBlock,
-    FrameConv,
-    FrameInput,
-    ISTFTOutput,
-    LatentOutput,
-    SpectralInput,
-)
+from codec.network.frame_layers import COMPRESSION, LEAST_POWER, ConvNeXtBlock, FrameConv, FrameInput
+from codec.network.istft_layers import LOUDEST, QUIET, ISTFTOutput, LatentOutput, SpectralInput
 
 __all__ = ["FrameLayer", "write_frame_layer"]
 

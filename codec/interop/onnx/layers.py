@@ -19,7 +19,8 @@ from codec.interop.onnx.istft_layers import FrameLayer, write_frame_layer
 from codec.network.activations import Snake
 from codec.network.conv import Conv1d, ConvTranspose1d
 from codec.network.dac import DACResidualUnit, WholeFrames
-from codec.network.istft_layers import ConvNeXtBlock, FrameInput, ISTFTOutput, LatentOutput, SpectralInput
+from codec.network.frame_layers import ConvNeXtBlock, FrameInput
+from codec.network.istft_layers import ISTFTOutput, LatentOutput, SpectralInput
 from codec.network.seanet import ResidualLSTM, ResidualUnit
 
 __all__ = ["NetworkWriter", "has_steps"]

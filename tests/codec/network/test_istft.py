@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from codec import Codec
 from codec.model_file import fingerprint, load_model, save_model
 from codec.network import ISTFTNetwork
-from codec.network.istft_layers import FrameInput, ISTFTOutput, SpectralInput
+from codec.network.frame_layers import FrameInput
+from codec.network.istft_layers import ISTFTOutput, SpectralInput
 from codec.network.stream import Chain, receptive_field
 from codec.quantization import ResidualVectorQuantizer
 from codec.streaming import StreamingDecoder, StreamingEncoder
