@@ -19,7 +19,6 @@ from codec.evaluation import check_packages, select_metrics
 from codec.model import Codec
 from codec.training import (
     AdversarialTraining,
-    CheckpointError,
     CheckpointStore,
     RunLogger,
     Trainer,
@@ -28,13 +27,14 @@ from codec.training import (
     Validation,
 )
 from codec.training.best_score import BestScore
-from codec.training.checkpoint.pretrained import Pretrained, load_parts, load_weights, read_pretrained
+from codec.training.checkpoint.pretrained import Pretrained
 from codec.training.checks import check_loss_names, check_parts, check_windows
 from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
 from codec.training.logging.run_logger import Sink
 from codec.training.startup.memory_limit import limit_to_free_memory
 from data import Corpus, HeldOutClip, held_out_clips, input_samples, transformed
+from scripts.init_from import check_freeze, load_init_from, log_pretrained
 from scripts.run_folder import check_folder, check_keys, resolve, save_config
 from scripts.values import check_values
 
@@ -144,7 +144,7 @@ def build_trainer(
         if parts.pretrained is not None:
             if cfg.init_from_parts is None:
                 trainer.average.load_state_dict(parts.pretrained.state["average"])
-            _log_pretrained(cfg, parts.pretrained, parts.adversarial, logger)
+            log_pretrained(cfg, parts.pretrained, parts.adversarial, logger)
         return trainer
     except BaseException:
         logger.close()
@@ -177,8 +177,8 @@ def _build_parts(cfg: DictConfig, folder: Path, processes: Processes, device: to
     check_parts(config.accumulate, cfg.data.batch_size, processes.world_size)
     check_windows(losses, adversarial, round(cfg.data.segment_seconds * codec.config.sample_rate))
     _check_validation(cfg, codec.config)
-    _check_freeze(cfg, config)
-    pretrained = _load_init_from(cfg, folder, codec, adversarial)
+    check_freeze(cfg, config)
+    pretrained = load_init_from(cfg, folder, codec, adversarial)
     if pretrained is not None:
         config = replace(config, init="random")  # the weights are trained already
     elif config.encoder_lr_factor == 0 and config.init == "random":
@@ -259,38 +259,6 @@ def _store(cfg: DictConfig, folder: Path, **arguments: Any) -> CheckpointStore:
         raise ValueError(f"checkpoints.{error}") from error
 
 
-def _check_freeze(cfg: DictConfig, config: TrainingConfig) -> None:
-    """Checks that frozen parts are trained already. `init=pca` trains an encoder."""
-    loaded = [] if cfg.init_from is None else cfg.init_from_parts
-    given = {"encoder"} if config.init == "pca" else set()
-    missing = [] if loaded is None else [part for part in config.freeze if part not in given | set(loaded)]
-    if missing:
-        where = "init_from_parts" if cfg.init_from is not None else "init_from"
-        raise ValueError(f"trainer.freeze would keep random weights in the {missing[0]}: set {where} to load it")
-
-
-def _load_init_from(
-    cfg: DictConfig, folder: Path, codec: Codec, adversarial: AdversarialTraining | None
-) -> Pretrained | None:
-    """Loads the weights of `init_from` into codec and discriminator; None if the run has none or is resumed."""
-    # A run with its own checkpoint resumes from that; the run that it started from may have been deleted.
-    if cfg.init_from is None and cfg.init_from_parts is not None:
-        raise ValueError("init_from_parts names parts of a trained codec: set init_from as well")
-    if cfg.init_from is None or CheckpointStore(folder / "checkpoints").paths():
-        return None
-    try:
-        pretrained = read_pretrained(Path(cfg.init_from))
-        if cfg.init_from_parts is None:
-            load_weights(pretrained.state, codec, adversarial)
-            if "encoder" in cfg.trainer.freeze:  # with the weights that the run there exports
-                load_parts(pretrained.state, codec, adversarial, ["encoder"])
-        else:
-            load_parts(pretrained.state, codec, adversarial, list(cfg.init_from_parts))
-    except (CheckpointError, ValueError) as error:
-        raise ValueError(f"init_from={cfg.init_from}: {error}") from error
-    return pretrained
-
-
 def _build_data(
     cfg: DictConfig, codec: CodecConfig, processes: Processes
 ) -> tuple[Corpus, TrainingData, list[HeldOutClip]]:
@@ -346,14 +314,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _log_pretrained(
-    cfg: DictConfig, pretrained: Pretrained, adversarial: AdversarialTraining | None, logger: RunLogger
-) -> None:
-    if cfg.init_from_parts is not None:
-        logger.message(f"starts with {', '.join(cfg.init_from_parts)} of {pretrained.description}; the rest is random")
-        return
-    logger.message(f"starts with the weights of {pretrained.description}")
-    if adversarial is not None and "adversarial" not in pretrained.state:
-        logger.message("it has no discriminator; the discriminator starts with random weights")
