@@ -1,4 +1,4 @@
-"""Every test starts from the same seeds and on two threads, so that it can be rerun alone with the same result."""
+"""Every test starts from the same seeds and on one thread, so that it can be rerun alone with the same result."""
 
 import os
 import random
@@ -18,7 +18,8 @@ import torch
 from browser import Browser, chromium
 from slow_modules import SLOW
 
-torch.set_num_threads(2)
+# A second thread makes tensors as small as the tests' slower. Tests of the number of threads set it themselves.
+torch.set_num_threads(1)
 
 # Shells start background jobs (`bash scripts/test.sh &`, nohup, some CI) with SIGINT ignored, and child processes
 # inherit that. A signal that has a handler is reset to its default when a new program starts. So the processes that
@@ -27,14 +28,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 TESTS = Path(__file__).parent
+SLOW_PATHS = {TESTS / name for name in SLOW}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The fast tests do not import the slow files, whose packages take seconds to import."""
+    return True if config.getoption("markexpr") == "fast" and collection_path in SLOW_PATHS else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks as `fast` what is neither marked slow or long nor in a slow file."""
-    slow = {TESTS / name for name in SLOW}
     for item in items:
-        if slow.isdisjoint([item.path, *item.path.parents]) and not {"slow", "long"} & {
+        if SLOW_PATHS.isdisjoint([item.path, *item.path.parents]) and not {"slow", "long"} & {
             m.name for m in item.iter_markers()
         }:
             item.add_marker("fast")

@@ -36,14 +36,6 @@ LIMIT = 1e4
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @cache
 def config(strategy: str) -> Any:
     GlobalHydra.instance().clear()

@@ -10,12 +10,11 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -36,18 +35,14 @@ def in_this_process(job: dict[str, Any]) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, errors as exceptions, and no HTML page, which takes longer than the training."""
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors as exceptions, and no HTML page, which takes longer than the training."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(
         "scripts.ablate.write_ablation_report",
         lambda folder, baseline, metrics, search_scores: folder / "ablation.html",
     )
     monkeypatch.setattr("scripts.ablation.run.start_process", in_this_process)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

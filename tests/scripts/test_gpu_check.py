@@ -1,22 +1,12 @@
 """The check for machines with a GPU runs on a CPU, as a rehearsal; and the audit counts waits without a GPU."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from scripts.bench import audit, gpu_check
 from scripts.bench.gpu_sections import Check
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_sections_run_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,6 @@ from scripts.composition import open_run
 from scripts.errors import describe_error
 from tiny_command import ROOT, TINY, composed
 from tiny_run import differences
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def train(runs: Path, *overrides: str, steps: int = 3) -> None:

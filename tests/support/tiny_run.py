@@ -140,16 +140,10 @@ class RecordingLogger(RunLogger):
 
 @contextmanager
 def tidied() -> Iterator[None]:
-    """Uses one thread, and closes all loggers at the end.
-
-    Two threads take ten times as long, because these models are too small to divide.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Closes all loggers at the end."""
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
         while RecordingLogger.opened:
             RecordingLogger.opened.pop().close()
 

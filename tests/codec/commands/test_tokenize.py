@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from codec.bitstream import BitstreamReader
 from codec.bitstream.byte_source import ByteSource
@@ -38,15 +36,6 @@ def audio(here: Path) -> Path:
     return here / "audio"
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As in the processes of the command: another number of threads may add in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -58,7 +47,7 @@ def stored_codes(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["causal", "segments", "whole"])
-def test_codes_and_audio_are_those_of_encode_and_decode(here: Path, audio: Path, kind: str, one_thread: None) -> None:
+def test_codes_and_audio_are_those_of_encode_and_decode(here: Path, audio: Path, kind: str) -> None:
     model = save_tiny(kind, here)
     assert run_codec("tokenize", audio, "tokens", "--jobs", "1", "--shard-size", "3", "--model", model) == 0
     assert run_codec("detokenize", "tokens", "back", "--jobs", "1", "--model", model) == 0
@@ -75,7 +64,7 @@ def test_codes_and_audio_are_those_of_encode_and_decode(here: Path, audio: Path,
         assert np.abs(back - one).max() <= 1 / 32768  # steps of a stream round differently in float32
 
 
-def test_beams_and_bitrate(here: Path, audio: Path, one_thread: None) -> None:
+def test_beams_and_bitrate(here: Path, audio: Path) -> None:
     model = save_tiny("causal", here, bandwidths_kbps=(1.2, 2.4))
     options = ("--beams", "2", "--model", model)
     assert run_codec("tokenize", audio, "tokens", "--jobs", "1", "-b", "1.2", *options) == 0

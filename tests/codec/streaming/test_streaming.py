@@ -1,6 +1,5 @@
 """Streaming gives the codes and the audio of coding in one pass."""
 
-from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
 from typing import Any
@@ -46,15 +45,6 @@ def tiny_codec(**changes: Any) -> Codec:
         latent = codec.encoder(torch.randn(1, codec.config.channels, 8000))
         codec.quantizer.initialize(latent[0].t(), seed=0)
     return codec
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """On a loaded machine a second thread makes steps of a few samples many times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 STREAMING_CODECS = {name: tiny_codec(**changes) for name, changes in CAUSAL.items()}

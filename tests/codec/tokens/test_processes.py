@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+import torch
 
 from codec.tokens import TokensError
 from codec.tokens.processes import map_in_order
@@ -36,6 +37,15 @@ def test_an_error_of_the_function(jobs: int) -> None:
     assert next(results) == 2
     with pytest.raises(ValueError, match="math"):
         next(results)
+
+
+def test_one_job_computes_on_one_thread() -> None:
+    torch.set_num_threads(2)
+    try:
+        assert list(map_in_order(lambda: lambda item: torch.get_num_threads(), iter("ab"), 1)) == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_an_error_while_the_function_is_made() -> None:
