@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 
 from codec.training.checkpoint import store
 from codec.training.logging import live_report

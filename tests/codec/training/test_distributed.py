@@ -1,11 +1,12 @@
-"""Training in several processes, started by torchrun and killed."""
+"""Training in several processes: torchrun starts them where it restarts or ends them, else they are forks."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -38,25 +39,53 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def train(
-    folder: Path, processes: int, *overrides: str, kill: str = "none", restarts: int = 0, script: str = ""
-) -> Any:
-    command = [sys.executable, str(ROOT / "tests" / "support" / "process_worker.py"), str(folder), kill]
-    if processes > 1:
-        launcher = [
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={processes}",
-            f"--max-restarts={restarts}",
-        ]
-        command = [sys.executable, "-m", *launcher, *command[1:]]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-    environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}", "OMP_NUM_THREADS": "1"}
-    folder.mkdir(exist_ok=True)
+WORKER = ROOT / "tests" / "support" / "process_worker.py"
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+ENVIRONMENT |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}", "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(folder: Path, *, kill: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    """Trains in two processes that torchrun starts."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}"]
     return subprocess.run(
-        [*command, *SETTINGS, f"runs_folder={folder}", *overrides],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, "-m", *launcher, str(WORKER), str(folder), kill, *SETTINGS, f"runs_folder={folder}"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
+
+
+class Ended(NamedTuple):
+    """How the processes of a run ended, and what they printed."""
+
+    statuses: list[int]
+    stdout: str
+    stderr: str
+
+
+Train = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def train() -> Iterator[Train]:
+    """Trains in forks of one process, with the environment that torchrun sets."""
+    pipe = subprocess.PIPE
+    server = subprocess.Popen(
+        [sys.executable, str(WORKER), "serve"], cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe, text=True
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    requests, answers = server.stdin, server.stdout
+
+    def request(folder: Path, processes: int, *overrides: str) -> Ended:
+        arguments = [str(folder), "none", *SETTINGS, f"runs_folder={folder}", *overrides]
+        requests.write(json.dumps([processes, *arguments]) + "\n")
+        requests.flush()
+        statuses = json.loads(answers.readline())
+        return Ended(statuses, *((folder / f"{name}.txt").read_text() for name in ("stdout", "stderr")))
+
+    yield request
+    requests.close()
+    answers.close()
+    assert server.wait() == 0
 
 
 def held(folder: Path, rank: int, count: int) -> dict[str, Any]:
@@ -74,10 +103,10 @@ def tensors(value: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def alone(tmp_path_factory: pytest.TempPathFactory, train: Train) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("alone")
     done = train(folder, 1)
-    assert done.returncode == 0, done.stderr
+    assert done.statuses == [0], done.stderr
     return held(folder, 0, 1)
 
 
@@ -96,9 +125,11 @@ def assert_equal_to_rounding(state: dict[str, Any], expected: dict[str, Any]) ->
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_to_rounding_and_each_other_to_the_bit(tmp_path: Path, alone: dict[str, Any]) -> None:
+def test_two_processes_equal_one_to_rounding_and_each_other_to_the_bit(
+    tmp_path: Path, alone: dict[str, Any], train: Train
+) -> None:
     done = train(tmp_path, 2)
-    assert done.returncode == 0, done.stderr
+    assert done.statuses == [0, 0], done.stderr
     first, second = held(tmp_path, 0, 2), held(tmp_path, 1, 2)
     assert differences(first, second) == ["/seconds"]
     assert_equal_to_rounding(first, alone)
@@ -111,21 +142,21 @@ def test_two_processes_equal_one_to_rounding_and_each_other_to_the_bit(tmp_path:
 
 @pytest.mark.slow
 def test_a_run_with_a_killed_process_ends_and_another_number_of_processes_resumes_it(
-    tmp_path: Path, alone: dict[str, Any]
+    tmp_path: Path, alone: dict[str, Any], train: Train
 ) -> None:
-    done = train(tmp_path, 2, kill="1@12@SIGKILL")
+    done = torchrun(tmp_path, kill="1@12@SIGKILL")
     assert done.returncode != 0
     assert "SIGKILL" in done.stderr
     assert not list(tmp_path.glob("*.pt"))
-    done = train(tmp_path, 1)
-    assert done.returncode == 0, done.stderr
-    assert "resumed at step 10" in done.stdout
+    resumed = train(tmp_path, 1)
+    assert resumed.statuses == [0], resumed.stderr
+    assert "resumed at step 10" in resumed.stdout
     assert_equal_to_rounding(held(tmp_path, 0, 1), alone)
 
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_killed_run_and_it_resumes(tmp_path: Path, alone: dict[str, Any]) -> None:
-    done = train(tmp_path, 2, kill="0@17@SIGKILL", restarts=1)
+    done = torchrun(tmp_path, kill="0@17@SIGKILL", restarts=1)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "killed").exists()
     assert "resumed at step 15" in done.stdout
@@ -135,7 +166,7 @@ def test_torchrun_restarts_a_killed_run_and_it_resumes(tmp_path: Path, alone: di
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step_and_saves(tmp_path: Path) -> None:
     """The process that saves is not the one that got the signal. A run of one process can resume the checkpoint."""
-    done = train(tmp_path, 2, kill="1@12@SIGTERM")
+    done = torchrun(tmp_path, kill="1@12@SIGTERM")
     assert done.returncode != 0
     assert done.stderr.count("saved at step 13; resume with: the same torchrun command") == 1
     assert "exitcode  : 143" in done.stderr
@@ -147,18 +178,18 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step_and_saves(tmp_path: 
 
 
 @pytest.mark.slow
-def test_an_error_in_the_settings_ends_all_processes(tmp_path: Path) -> None:
+def test_an_error_in_the_settings_ends_all_processes(tmp_path: Path, train: Train) -> None:
     done = train(tmp_path, 2, "data.batch_size=3")
-    assert done.returncode != 0
+    assert done.statuses == [1, 1]
     assert "data.batch_size must be a multiple of the number of processes, 2, got 3" in done.stderr
 
 
 @pytest.mark.slow
-def test_two_processes_roll_back_together(tmp_path: Path) -> None:
+def test_two_processes_roll_back_together(tmp_path: Path, train: Train) -> None:
     """The learning rate is a million times too high until the first rollback."""
     rates = ("optimizer.codec.lr=5000", "trainer.rollback.lr_factor=1e-6", "trainer.max_skipped_steps=3")
     done = train(tmp_path, 2, *rates)
-    assert done.returncode == 0, done.stderr
+    assert done.statuses == [0, 0], done.stderr
     assert done.stdout.count("Rolling back to step 0 with 1e-06 times the learning rates (rollback 1 of 3)") == 1
     first, second = held(tmp_path, 0, 2), held(tmp_path, 1, 2)
     assert differences(first, second) == ["/seconds"]
