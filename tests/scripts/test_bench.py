@@ -175,13 +175,17 @@ def test_precisions_are_compared_at_the_same_seed_and_seeds_in_float32() -> None
 
 
 @pytest.mark.slow
-def test_precision_table_plot_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_precision_table_plot_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_precision, "_LOG_EVERY", 2)
     plot, path = tmp_path / "precision.svg", tmp_path / "precision.json"
     small = ["codec.network.filters=2", "codec.network.lstm_layers=0", "discriminator.filters=2"]
-    small += ["data.segment_seconds=0.2", "data.held_out.seconds=0.5", "trainer.codebooks.init_batches=2"]
+    small += ["discriminator.windows=[256]", "losses.terms.mel.window_exponents=[6]", "data.segment_seconds=0.1"]
+    small += ["data.held_out.seconds=0.5", "trainer.codebooks.init_batches=2"]
     outputs = ["--plot", str(plot), "--json", str(path)]
     with tidied():
-        bench_precision.main(["--steps", "10", "--seeds", "0", "1", *outputs, "--", *small])
+        bench_precision.main(["--steps", "2", "--seeds", "0", "1", *outputs, "--", *small])
     found = json.loads(path.read_text())
     assert set(found["differences"]) == set(found["curves"])
     assert {"loss/l1", "loss/mel", "loss/adversarial", "loss/feature_matching"} == set(found["curves"])

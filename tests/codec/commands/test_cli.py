@@ -18,7 +18,7 @@ from codec.tokens.shards import FORMATS
 from coding_inputs import ROOT, noise, save_tiny, start_codec, write_wav
 
 
-def test_the_program_as_a_process(here: Path) -> None:
+def test_the_program_as_a_process(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_tiny("causal", here)
     write_wav("in.wav", noise(4000))
 
@@ -30,9 +30,8 @@ def test_the_program_as_a_process(here: Path) -> None:
     status, out, error = codec("encode", "in.wav", "-f", "-o", "out.ecdc", "--model", run)
     assert (status, error) == (0, "")
     assert out.startswith("out.ecdc: 0.17 s, ")
-    status, out, error = codec("info", "out.ecdc")
-    assert (status, error) == (0, "")
-    assert fingerprint(load_model(f"{run}/model.safetensors")) in out
+    assert main(["info", "out.ecdc"]) == 0
+    assert fingerprint(load_model(f"{run}/model.safetensors")) in capsys.readouterr().out
     missing = codec("decode", "no.ecdc", "-f", "-o", "back.wav", "--model", run)
     assert missing == (1, "", "codec: there is no file no.ecdc\n")
 

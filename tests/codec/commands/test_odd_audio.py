@@ -37,8 +37,7 @@ def expected_samples(samples: int, source_rate: int, rate: int) -> int:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("channels", [1, 2, 6])
-@pytest.mark.parametrize("source_rate", RATES)
+@pytest.mark.parametrize(("source_rate", "channels"), list(zip(RATES, 3 * (1, 2, 6), strict=True)))
 def test_every_rate_and_channel_count(
     runs: dict[str, str], tmp_path: Path, kind: str, source_rate: int, channels: int
 ) -> None:
@@ -51,8 +50,10 @@ def test_every_rate_and_channel_count(
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("samples", [0, 1, 2, 319, 320, 321])
-@pytest.mark.parametrize("source_rate", [8000, 44_100, 48_000, 192_000])
+@pytest.mark.parametrize(
+    ("samples", "source_rate"), [(0, 8000), (1, 192_000), (1, 8000), (2, 44_100), (319, 24_000), (320, 24_000),
+                                 (320, 48_000), (321, 48_000)]
+)  # fmt: skip
 def test_shortest_audio(runs: dict[str, str], tmp_path: Path, kind: str, samples: int, source_rate: int) -> None:
     soundfile.write(tmp_path / "in.wav", np.full(samples, 0.3), source_rate)
     back, rate = coded(runs[kind], tmp_path)

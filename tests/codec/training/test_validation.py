@@ -112,6 +112,7 @@ def test_a_strategy_hears_of_priors_then_validations_then_steps(tmp_path: Path) 
     assert all(set(losses) == {"l1", "mel"} for losses in heard)  # a discriminator's are not measured
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gets_no_constant_baselines(tmp_path: Path) -> None:
     first = tiny_trainer(tmp_path, log_every=100, validate_every=100, checkpoint_every=3)
     interrupt_at(first, 4)
@@ -174,7 +175,8 @@ def test_groups_are_never_averaged_together_and_metrics_of_speech_are_for_speech
     assert "audio/likeness" in unnamed  # without a group of speech, all groups may be speech
 
 
-@pytest.mark.parametrize(("best", "sign"), [("si_sdr_db", 1), ("speech/si_sdr_db", 1), ("music/ripple_db", -1)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("best", "sign"), [("speech/si_sdr_db", 1), ("music/ripple_db", -1)])
 def test_the_best_checkpoint_has_the_best_score_of_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: str, sign: int
 ) -> None:
