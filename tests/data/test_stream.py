@@ -73,6 +73,7 @@ def test_shards_take_turns_and_passes_follow_each_other() -> None:
     assert batches[0].audio.shape == (2, 1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_resumed_stream_is_that_of_an_uninterrupted_one(num_workers: int) -> None:
     whole = take(TrainingData(Numbers(10), 3, num_workers), 9)
@@ -96,6 +97,7 @@ def test_workers_change_nothing_but_the_number_of_shards() -> None:
     assert numbers(take(TrainingData(Numbers(12), 2, 2), 4)) == [[0, 2], [1, 3], [4, 6], [5, 7]]
 
 
+@pytest.mark.slow
 def test_ranks_read_shards_of_their_own_and_resume() -> None:
     def ranks() -> list[TrainingData]:
         return [TrainingData(Numbers(16), 4, 2, rank, world_size=2) for rank in (0, 1)]

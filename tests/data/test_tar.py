@@ -109,6 +109,7 @@ def test_a_resumed_reader_continues_to_the_bit(archives: str, segments_per_file:
         assert numbers(itertools.islice(endless(resumed), total - stop)) == whole[stop:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_run_with_workers_and_ranks_resumes(archives: str, num_workers: int) -> None:
     def part(rank: int) -> TrainingData:

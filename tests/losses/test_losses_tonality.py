@@ -91,6 +91,7 @@ def test_level_does_not_matter_above_the_floor() -> None:
     assert loss(1e-6 * estimate, reference).item() < 1e-3
 
 
+@pytest.mark.slow
 def test_gradient_descent_on_it_removes_tones_and_on_mel_does_not() -> None:
     reference = noise(4, 1, 12_000, seed=3)
     start = repeated(38)[..., :12_000].expand(4, -1, -1)

@@ -165,6 +165,7 @@ def test_experiments_have_the_published_values(name: str) -> None:
     assert found == EXPECTED[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", experiments())
 def test_experiments_build_at_their_real_size(name: str, built: Build) -> None:
     frame_rate_hz, parameters, num_codebooks = SIZES[name]

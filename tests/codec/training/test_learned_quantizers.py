@@ -35,6 +35,7 @@ def codec_of(kind: str) -> Codec:
         return Codec(network, quantizer, sample_rate=RATE, bandwidths_kbps=[0.8, 1.6, 3.2])
 
 
+@pytest.mark.slow
 @kinds
 def test_training_moves_all_weights_and_resumes_to_the_bit(kind: str, tmp_path: Path) -> None:
     whole = tiny_trainer(tmp_path / "whole", codec=codec_of(kind), adversarial=tiny_adversarial(), max_steps=4)

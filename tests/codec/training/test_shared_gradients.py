@@ -175,6 +175,7 @@ def test_the_averaged_codec_is_not_watched(tmp_path: Path) -> None:
         assert bool(codec.decoder.layers[-1].conv._forward_hooks) is hooked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", LAYERS)
 def test_a_strategy_that_looks_at_parameters_trains_and_resumes(tmp_path: Path, layers: SharedLayers) -> None:
     weights = []

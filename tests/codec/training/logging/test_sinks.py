@@ -27,6 +27,7 @@ def test_tensorboard_events_after_a_rewind_replace_the_earlier_ones(tmp_path: Pa
     assert events.Audio("audio/clip")[0].sample_rate == 8000
 
 
+@pytest.mark.slow
 def test_wandb_offline_keeps_one_id_and_writes_in_the_run_folder(tmp_path: Path) -> None:
     for step in (1, 2):
         logger = RunLogger(tmp_path / "run", [WandbSink("project", mode="offline")], config={"seed": 1})
