@@ -1,5 +1,6 @@
 """Every experiment has the values of the paper or code that it is named after."""
 
+import math
 from typing import Any
 
 import pytest
@@ -124,6 +125,77 @@ EXPECTED: dict[str, dict[str, object]] = {
         "trainer.codebooks.dropout": "none",
     },
 }
+# What of the sources of other experiments is a setting here; their first lines say what is not.
+PUBLISHED: dict[str, dict[str, object]] = {
+    "nemo_encodec": {  # examples/tts/conf/audio_codec/encodec_24000.yaml of NeMo
+        "codec.network.strides": [2, 4, 5, 8],
+        "codec.network.filters": 32,
+        "codec.network.lstm_layers": 2,
+        "codec.network.causal": False,
+        "codec.quantizer.num_codebooks": 8,
+        "discriminator.windows": [128, 256, 512, 1024, 2048],
+        "discriminator.negative_slope": 0.1,
+        "losses.terms.mel.window_exponents": [5, 6, 7, 8, 9, 10, 11],
+        "losses.adversarial.generator": "least_squares",
+        "losses.adversarial.feature_matching": "relative",
+        "losses.weights": {"l1": 0.1, "mel": 2.0, "adversarial": 1.0, "feature_matching": 1.0},
+        "adversarial.update": "alternating",
+        "adversarial.update_probability": 2 / 3,
+        "optimizer.codec.lr": 3e-4,
+        "optimizer.codec.betas": [0.5, 0.9],
+        "data.batch_size": 16,
+        "data.segment_seconds": 1.0,
+        "balancer.scale._target_": "balancer.Static",
+    },
+    "hilcodec": {  # configs/hilcodec_music.yaml and models/hilcodec/losses.py of hilcodec
+        "codec.bandwidths_kbps": [1.5, 3, 6, 9],
+        "codec.quantizer.num_codebooks": 12,
+        "codec.quantizer.decay": 0.99,
+        "discriminator.discriminators.0.channels": [32, 128, 512, 1024, 1024],
+        "discriminator.discriminators.1.windows": [128, 256, 512, 1024],
+        "losses.terms.mel.windows": [32, 64, 128, 256, 512, 1024],
+        "losses.terms.mel.mels": [6, 12, 23, 45, 88, 128],
+        "losses.adversarial.generator": "hinge",
+        "losses.adversarial.feature_matching": "relative",
+        "losses.weights": {"mel": 0.48, "adversarial": 2 * 1.1, "feature_matching": 2 * 1.1},
+        "adversarial.update": "simultaneous",
+        "balancer.scale.decay": 0.99,
+        "trainer.max_steps": 50 * 150_000 // 24,
+        "trainer.codebooks.commitment_weight": 0.01,
+        "optimizer.discriminator.lr": 5e-4,
+        "optimizer.codec.weight_decay": 1e-5,
+        "data.batch_size": 24,
+    },
+    "vocos_decoder": {  # configs/vocos-encodec.yaml and vocos/experiment.py of vocos
+        "codec.network.decoder.decoder_width": 384,
+        "codec.network.decoder.expansion": 1152 // 384,
+        "codec.network.decoder.decoder_depth": 8,
+        "codec.network.decoder.decoder_window_samples": 1280,
+        "codec.network.decoder.hop_samples": 320,
+        "losses.terms.mel.windows": [1024],
+        "losses.terms.mel.mels": [100],
+        "losses.weights.mel": pytest.approx(45 * math.log(10), abs=0.05),
+        "trainer.freeze": ["encoder", "quantizer"],
+        "trainer.max_steps": 1_000_000,
+        "trainer.lr_schedule.decay": "cosine",
+        "optimizer.codec.lr": 5e-4,
+        "optimizer.codec.betas": [0.8, 0.9],
+        "data.batch_size": 16,
+        "data.segment_seconds": 1.0,
+    },
+    "adversarial_only": {  # Moshi, section 3.3; the rest is audiocraft's
+        "losses.terms": {},
+        "losses.weights": {"adversarial": 4.0, "feature_matching": 4.0},
+        "adversarial.update": "alternating",
+        "trainer.max_steps": 200 * 2000,
+    },
+    "energy_distance": {
+        "losses.terms.energy.distance.window_exponents": [6, 7, 8, 9, 10, 11],
+        "codec.network.decoder_noise_channels": 16,
+        "trainer.outputs_per_segment": 2,
+        "discriminator": None,
+    },
+}
 # Frame rate in Hz, millions of parameters of the codec, codebooks of each bandwidth.
 SIZES = {
     "encodec_24khz": (75, 14.85, [2, 4, 8, 16, 32]),
@@ -157,12 +229,12 @@ TRAINED: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", [*EXPECTED, *PUBLISHED])
 def test_experiments_have_the_published_values(name: str) -> None:
+    expected = (EXPECTED | PUBLISHED)[name]
     cfg = configuration(f"experiment={name}")
     resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-    found = {path: OmegaConf.select(resolved, path) for path in EXPECTED[name]}
-    assert found == EXPECTED[name]
+    assert {path: OmegaConf.select(resolved, path) for path in expected} == expected
 
 
 @pytest.mark.slow
