@@ -134,11 +134,11 @@ def test_the_defaults_are_the_24khz_model() -> None:
 
 
 def test_frames_per_second_round_up_as_in_encodec() -> None:
-    assert seanet_config(sample_rate=44_100, bandwidths_kbps=()).frame_rate_hz == 138  # 137.8
+    assert seanet_config(sample_rate=44_100, bandwidths_kbps=None).frame_rate_hz == 138  # 137.8
 
 
 def test_every_number_of_codebooks_is_reached_despite_rounding() -> None:
-    config = seanet_config(sample_rate=32_000, strides=(4, 4, 5, 8), codebook_size=2048, bandwidths_kbps=())
+    config = seanet_config(sample_rate=32_000, strides=(4, 4, 5, 8), codebook_size=2048, bandwidths_kbps=None)
     for codebooks in range(1, 33):
         assert config.codebooks_for(codebooks * config.kbps_per_codebook) == codebooks
         assert config.codebooks_for(round(codebooks * 0.55, 2)) == codebooks

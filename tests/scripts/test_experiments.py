@@ -219,6 +219,7 @@ SMALL_ISTFT = ("codec.network.encoder_width=16", "codec.network.decoder_width=16
 SMALL_BANDS = ("discriminator.discriminators.0.channels=[2,2]", "discriminator.discriminators.1.filters=2")
 TRAINED: dict[str, tuple[str, ...]] = {
     "energy_distance": SMALL_ISTFT,
+    "balancing": SMALL_ISTFT,
     "adversarial_only": ("codec.network.filters=4", "codec.network.latent_dim=8", "discriminator.filters=2"),
     "nemo_encodec": ("codec.network.filters=4", "codec.network.latent_dim=8", "discriminator.filters=2"),
     "hilcodec": ("codec.network.filters=4", "codec.network.latent_dim=8", *SMALL_BANDS),
