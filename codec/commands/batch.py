@@ -16,6 +16,7 @@ import torch
 from codec.audio import describe_skipped, readable
 from codec.coding import CodingResult
 from codec.commands.messages import error_text, print_notes
+from codec.commands.options.files import MAX_JOBS
 from codec.commands.plan import Plan, Task
 from codec.commands.standard_streams import STANDARD_STREAM, display_name
 from codec.workers import worker_processes
@@ -50,8 +51,8 @@ def process_files(plan: Plan, make_operation: MakeOperation, options: argparse.N
         ValueError: An option is invalid, or a single file failed.
         OSError: A single file cannot be read or written.
     """
-    if options.jobs < 1:
-        raise ValueError(f"--jobs must be 1 or more, got {options.jobs}")
+    if not 1 <= options.jobs <= MAX_JOBS:
+        raise ValueError(f"--jobs must be 1 to {MAX_JOBS}, got {options.jobs}")
     operation = make_operation(options)
     if len(plan.tasks) == 1 and not plan.skipped:
         with _bar(options.quiet, display_name(plan.tasks[0].source)) as progress:

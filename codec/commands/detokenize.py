@@ -38,6 +38,9 @@ def run(options: argparse.Namespace) -> int:
     if options.verbose:
         shards = f"{count(card.shards, 'shard')} of {card.format}: {count(card.files, 'file')}"
         print(f"{shards}, {card.kbps:g} kbit/s, made by: {card.command}", file=sys.stderr)
+    if options.target.exists() and not options.target.is_dir():
+        raise ValueError(f"OUT must be a folder, {readable(options.target)} is a file")
+    options.target.mkdir(parents=True, exist_ok=True)  # fails now rather than once for each file
     make = (
         (lambda: partial(write_decoded, prepared.codec, card))
         if jobs == 1

@@ -30,8 +30,13 @@ def _make_operation(options: argparse.Namespace) -> Operation:
     as_encodec = options.format == "encodec"
     if options.lm is not None and not as_encodec:
         raise ValueError("--lm needs --format encodec")
-    if as_encodec and options.block_frames is not None:
-        raise ValueError("--block-frames cannot be used with --format encodec, which has no blocks")
+    for option, value in (
+        ("block-frames", options.block_frames),
+        ("coding", options.coding),
+        ("entropy", options.entropy),
+    ):
+        if as_encodec and value is not None:
+            raise ValueError(f"--{option} cannot be used with --format encodec: it belongs to --format own")
     prepared = load_codec(options)
     config = prepared.codec.config
     bandwidth_kbps = chosen_bitrate(options, config)

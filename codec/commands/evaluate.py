@@ -1,17 +1,21 @@
 """`codec evaluate`."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
+from codec.audio import readable
 from codec.bundled import bundled_models
+from codec.coding import PreparedCodec
 from codec.commands.loading import check_bandwidth, load_codec
 from codec.commands.messages import print_error
 from codec.evaluation.coders import codec_coders, command_coders, opus_coders, recording
-from codec.evaluation.metrics import METRICS, check_packages, select_metrics
+from codec.evaluation.metrics import METRICS, Metric, check_packages, select_metrics
 from codec.evaluation.rate_distortion import evaluate_folder
 from codec.evaluation.rate_distortion_output import print_evaluation, write_evaluation
 from codec.models import model_path
@@ -21,6 +25,12 @@ __all__ = ["run"]
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
+    if options.clips < 1:
+        raise ValueError(f"--clips must be 1 or more, got {options.clips}")
+    if not 0 < options.seconds < math.inf:
+        raise ValueError(f"--seconds must be above 0, got {options.seconds:g}")
+    if not options.data.is_dir():
+        raise ValueError(f"--data must be a folder of audio, got {readable(options.data)}")
     metrics = select_metrics(options.metrics or METRICS)
     check_packages(metrics.values())
     model = model_path(options.model)
@@ -30,7 +40,24 @@ def run(options: argparse.Namespace) -> int:
     for bandwidth_kbps in bandwidths_kbps:
         check_bandwidth(bandwidth_kbps, offered)
     output = options.output or (Path() if model in bundled_models().values() else model.parent) / "evaluation"
+    is_new = not output.exists()
     output.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
+    try:
+        return _evaluate(options, prepared, bandwidths_kbps, metrics, model, output)
+    finally:
+        if is_new:
+            with suppress(OSError):  # it has files
+                output.rmdir()
+
+
+def _evaluate(
+    options: argparse.Namespace,
+    prepared: PreparedCodec,
+    bandwidths_kbps: Sequence[float],
+    metrics: Mapping[str, Metric],
+    model: Path,
+    output: Path,
+) -> int:
     errors = Console(stderr=True)
 
     def tracked(names: Sequence[str]) -> Iterable[str]:

@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from codec.commands.messages import check_absent
 from codec.interop import export_transformers
 from codec.interop.onnx.export import export_onnx
 from codec.model_file import save_model
@@ -23,6 +24,7 @@ def run(options: argparse.Namespace) -> int:
         written = export_onnx(codec, options.target)
     elif options.to == "half":
         written = [options.target / MODEL_NAME]
+        check_absent(written[0])
         options.target.mkdir(parents=True, exist_ok=True)
         save_model(codec, written[0], torch.float16)
     else:

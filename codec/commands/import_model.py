@@ -3,7 +3,7 @@
 import argparse
 
 from codec.commands.facts import of_model
-from codec.commands.messages import print_table
+from codec.commands.messages import check_absent, print_table
 from codec.interop import read_foreign
 from codec.model_file import save_model
 from codec.models import MODEL_NAME
@@ -17,6 +17,7 @@ def run(options: argparse.Namespace) -> int:
     if target.name == MODEL_NAME and (target.parent / "checkpoints").exists():
         raise ValueError(f"{target.parent} is a training run, and its {MODEL_NAME} would be replaced: "
                          "choose another folder")  # fmt: skip
+    check_absent(target)
     model = read_foreign(options.source)
     if options.target != target:
         options.target.mkdir(parents=True, exist_ok=True)

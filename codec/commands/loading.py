@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from codec.audio import readable
 from codec.bitstream.encodec.segments import LanguageModel
 from codec.coding import PreparedCodec, prepare
 from codec.commands.options.model import MAX_BEAMS
@@ -28,13 +29,19 @@ def load_codec(options: argparse.Namespace, model: Path | None = None) -> Prepar
     beams = getattr(options, "beams", 1)
     if not 1 <= beams <= MAX_BEAMS:
         raise ValueError(f"--beams must be 1 to {MAX_BEAMS}, got {beams}")
+    entropy: Path | None = getattr(options, "entropy", None)
+    if entropy is not None and not entropy.is_file():
+        raise ValueError(
+            f"--entropy must be a file that codec train-entropy wrote, there is no file {readable(entropy)}"
+        )
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    prepared = prepare(options.model if model is None else model, device, getattr(options, "entropy", None))
+        torch.empty(0, device=device).cpu()  # the second step refuses `meta`, which has no numbers
+    except (RuntimeError, AssertionError) as error:  # torch's reasons are long
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(f"the device {name} cannot be used ({reason}): expected cpu, cuda or cuda:N") from error
+    prepared = prepare(options.model if model is None else model, device, entropy)
     prepared.codec.quantizer.beams = beams
     if getattr(options, "verbose", False):
         print(f"{prepared.name} on {device}, {torch.get_num_threads()} threads", file=sys.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codec.audio import readable
 
-__all__ = ["error_text", "print_error", "print_notes", "print_table"]
+__all__ = ["check_absent", "error_text", "print_error", "print_notes", "print_table"]
 
 
 def error_text(error: Exception) -> str:
@@ -15,6 +15,16 @@ def error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
         return error.strerror if error.filename is None else f"{readable(error.filename)}: {error.strerror}"
     return " ".join(str(error).split())
+
+
+def check_absent(path: Path) -> None:
+    """Checks that a command without -f replaces no file.
+
+    Raises:
+        ValueError: There is a file or folder of this name.
+    """
+    if path.exists():
+        raise ValueError(f"{readable(path)} exists: name another file, or move it away")
 
 
 def print_error(error: Exception) -> None:

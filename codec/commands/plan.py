@@ -61,6 +61,8 @@ def plan(inputs: Sequence[Path], output: str | None, direction: Direction, overw
         ValueError: An input is missing, two inputs have one output, or an output is an input, has the suffix of the
             other kind, or exists.
     """
+    if output == "":
+        raise ValueError("-o expects a file, a folder or -, got an empty text")
     for path in inputs:
         _check_input(path, inputs, output, direction)
     names: dict[Path, Path] = {}  # name of the output below a folder, by input

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from codec.audio import readable
+from codec.commands.options.files import MAX_JOBS
 
 __all__ = ["FileProgress", "count", "duration", "number_of_jobs"]
 
@@ -16,11 +17,11 @@ def number_of_jobs(options: argparse.Namespace, files: int) -> int:
     """The value of --jobs, or its default.
 
     Raises:
-        ValueError: It is below 1.
+        ValueError: It is below 1 or above `MAX_JOBS`.
     """
     jobs = len(os.sched_getaffinity(0)) if options.jobs is None else options.jobs
-    if jobs < 1:
-        raise ValueError(f"--jobs must be 1 or more, got {jobs}")
+    if not 1 <= jobs <= MAX_JOBS:
+        raise ValueError(f"--jobs must be 1 to {MAX_JOBS}, got {jobs}")
     return max(1, min(jobs, files))
 
 

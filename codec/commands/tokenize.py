@@ -67,9 +67,10 @@ def run(options: argparse.Namespace) -> int:
     if options.verbose:
         codes = f"{card.num_codebooks} codes in each of {config.frame_rate_hz:g} frames per second"
         print(f"{card.kbps:g} kbit/s: {codes}; {options.format} shards of {shard_size}", file=sys.stderr)
+    jobs = number_of_jobs(options, entries.count)  # fails before the folder is made
     with locked(options.target):
         folder = TokenFolder(options.target, card, options.force)
-        jobs = number_of_jobs(options, entries.count - folder.done)
+        jobs = max(1, min(jobs, entries.count - folder.done))
         return _run(entries, folder, shard_size, _encoder(prepared, options, kbps, jobs), options)
 
 

@@ -12,14 +12,14 @@ from rich.progress import Progress
 
 from codec.audio import AudioFile, describe_skipped, find_audio, readable
 from codec.bitstream.entropy.coding_sizes import coding_sizes, print_coding_sizes
-from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
+from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyFileError, EntropyModel
 from codec.bitstream.entropy.network import EntropyConfig
 from codec.bitstream.entropy.training import minutes_progress, split, steps_progress, train
 from codec.bundled import bundled_models
 from codec.coding import PreparedCodec
 from codec.coding.encode import encode_codes
 from codec.commands.loading import load_codec
-from codec.commands.messages import print_error
+from codec.commands.messages import check_absent, print_error
 from codec.models import model_path
 
 __all__ = ["run"]
@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or model.with_name(ENTROPY_NAME)
     if not output.parent.is_dir():
         raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
+    if not _is_entropy_model(output):
+        check_absent(output)
     prepared = load_codec(options)
     config = prepared.codec.config
     errors: list[ValueError] = []
@@ -73,6 +75,14 @@ def run(options: argparse.Namespace) -> int:
     for error in errors:
         print_error(error)
     return 1 if errors else 0
+
+
+def _is_entropy_model(path: Path) -> bool:
+    try:
+        EntropyModel.load(path)
+    except EntropyFileError:
+        return False
+    return True
 
 
 def _check_options(minutes: float, steps: int | None) -> None:

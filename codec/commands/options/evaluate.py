@@ -1,8 +1,8 @@
 """The options of `codec evaluate`."""
 
 import argparse
-from pathlib import Path
 
+from codec.commands.options.files import file_path
 from codec.commands.options.model import add_beams_option, add_model_options
 
 __all__ = ["add"]
@@ -20,12 +20,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "bitrate.",
     )
     evaluate.add_argument(
-        "--data", metavar="FOLDER", type=Path, required=True, help="audio that was not used for training"
+        "--data", metavar="FOLDER", type=file_path, required=True, help="audio that was not used for training"
     )
     evaluate.add_argument(
         "--output",
         metavar="DIR",
-        type=Path,
+        type=file_path,
         help="default: evaluation/ in the folder of the model; here for a bundled one",
     )
     evaluate.add_argument(

@@ -1,8 +1,8 @@
 """The options of `codec export`."""
 
 import argparse
-from pathlib import Path
 
+from codec.commands.options.files import file_path
 from codec.commands.options.model import add_model_option
 
 __all__ = ["add"]
@@ -19,7 +19,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "decoder_stream.onnx if the model streams, and onnx.json, which describes them. half: model.safetensors with "
         "float16 weights, half the size. The rounded weights are a model with another fingerprint.",
     )
-    export.add_argument("target", metavar="DIR", type=Path, help="folder to write to")
+    export.add_argument("target", metavar="DIR", type=file_path, help="folder to write to")
     export.add_argument("--to", choices=("transformers", "onnx", "half"), required=True, help="format")
     export.add_argument(
         "--licence", metavar="NAME", help="licence of the weights, for the model card of --to transformers"

@@ -3,7 +3,16 @@
 import argparse
 from pathlib import Path
 
-__all__ = ["add_file_options", "add_jobs_option", "add_output_options"]
+__all__ = ["MAX_JOBS", "add_file_options", "add_jobs_option", "add_output_options", "file_path"]
+
+MAX_JOBS = 1024  # each has a model in memory
+
+
+def file_path(text: str) -> Path:
+    """The path of an option. The empty text, such as an unset variable of the shell, is not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a file or folder, got an empty text")
+    return Path(text)
 
 
 def add_file_options(
@@ -19,7 +28,11 @@ def add_file_options(
         suffix: Of outputs without a name.
     """
     command.add_argument(
-        "inputs", metavar="IN", nargs="+", type=Path, help=f"{content}, folder of such files, or - for standard input"
+        "inputs",
+        metavar="IN",
+        nargs="+",
+        type=file_path,
+        help=f"{content}, folder of such files, or - for standard input",
     )
     group.add_argument(
         "-o",

@@ -1,7 +1,8 @@
 """The options of `codec import`."""
 
 import argparse
-from pathlib import Path
+
+from codec.commands.options.files import file_path
 
 __all__ = ["add"]
 
@@ -16,8 +17,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "or a compression checkpoint of audiocraft (compression_state_dict.bin, checkpoint.th). The result encodes, "
         "decodes, and can be trained further (init_from=OUT). Nothing is downloaded.",
     )
-    command.add_argument("source", metavar="IN", type=Path, help="file or folder of the other package")
+    command.add_argument("source", metavar="IN", type=file_path, help="file or folder of the other package")
     command.add_argument(
-        "target", metavar="OUT", type=Path, help=".safetensors file, or folder to write model.safetensors to"
+        "target", metavar="OUT", type=file_path, help=".safetensors file, or folder to write model.safetensors to"
     )
     command.set_defaults(module="codec.commands.import_model")

@@ -1,9 +1,9 @@
 """The options of `codec info`."""
 
 import argparse
-from pathlib import Path
 
 from codec.bundled import bundled_models
+from codec.commands.options.files import file_path
 
 __all__ = ["add"]
 
@@ -26,7 +26,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "inputs",
         metavar="IN",
         nargs="+",
-        type=Path,
+        type=file_path,
         help=f"encoded file, audio file, model file, run folder (model.safetensors), bundled model ("
         f"{', '.join(bundled_models())}), or folder of encoded and audio files",
     )

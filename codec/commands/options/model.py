@@ -1,9 +1,9 @@
 """The options that choose a model, a device and a bitrate."""
 
 import argparse
-from pathlib import Path
 
 from codec.bundled import bundled_models
+from codec.commands.options.files import file_path
 
 __all__ = [
     "MAX_BEAMS",
@@ -62,7 +62,7 @@ def add_entropy_option(command: _Options) -> None:
     command.add_argument(
         "--entropy",
         metavar="FILE",
-        type=Path,
+        type=file_path,
         help="entropy model of --coding transformer. Default: entropy.safetensors in the folder of the model",
     )
 
@@ -82,4 +82,4 @@ def add_beams_option(command: _Options) -> None:
 def add_lm_option(command: _Options, purpose: str) -> None:
     """Adds --lm, which is used for a purpose."""
     text = f"weights (.th) of the encodec package's language model, {purpose}"
-    command.add_argument("--lm", metavar="FILE", type=Path, help=text)
+    command.add_argument("--lm", metavar="FILE", type=file_path, help=text)

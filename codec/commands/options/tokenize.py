@@ -1,9 +1,8 @@
 """The options of `codec tokenize`."""
 
 import argparse
-from pathlib import Path
 
-from codec.commands.options.files import add_jobs_option, add_output_options
+from codec.commands.options.files import add_jobs_option, add_output_options, file_path
 from codec.commands.options.model import add_beams_option, add_bitrate_option, add_model_options
 
 __all__ = ["add"]
@@ -29,11 +28,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command.add_argument(
         "source",
         metavar="IN",
-        type=Path,
+        type=file_path,
         help="folder of audio, or a manifest: one JSON object per line, with the key path. Further keys, such as text, "
         "become columns",
     )
-    command.add_argument("target", metavar="OUT", type=Path, help="folder for the shards")
+    command.add_argument("target", metavar="OUT", type=file_path, help="folder for the shards")
     add_bitrate_option(command)
     command.add_argument(
         "--format", choices=("npz", "parquet"), default="npz", help="of the shards. Parquet needs pyarrow. Default: npz"

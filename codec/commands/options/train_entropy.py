@@ -1,8 +1,8 @@
 """The options of `codec train-entropy`."""
 
 import argparse
-from pathlib import Path
 
+from codec.commands.options.files import file_path
 from codec.commands.options.model import add_model_options
 
 __all__ = ["add"]
@@ -18,11 +18,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "each coding saves on held-out audio. A file that cannot be read is reported on stderr, and the exit status is "
         "1.",
     )
-    command.add_argument("--data", metavar="FOLDER", type=Path, nargs="+", required=True, help="audio to train on")
+    command.add_argument("--data", metavar="FOLDER", type=file_path, nargs="+", required=True, help="audio to train on")
     command.add_argument(
         "--held-out",
         metavar="FOLDER",
-        type=Path,
+        type=file_path,
         nargs="+",
         default=[],
         help="audio for the table, one row for each folder. Default: 5 %% of the data, in whole files",
@@ -36,7 +36,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     command.add_argument("--seed", type=int, default=0, help="seed of weights and draws. Default: %(default)d")
     command.add_argument(
-        "--output", metavar="FILE", type=Path, help="default: entropy.safetensors in the folder of the model"
+        "--output", metavar="FILE", type=file_path, help="default: entropy.safetensors in the folder of the model"
     )
     add_model_options(command)
     command.set_defaults(module="codec.commands.train_entropy")

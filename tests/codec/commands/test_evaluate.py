@@ -120,10 +120,11 @@ def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytes
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     for arguments, sentence in [
-        (["--data", str(tmp_path / "no")], "there is no such folder"),
+        (["--data", str(tmp_path / "no")], "--data must be a folder of audio, got"),
         (["--data", str(tmp_path / "empty")], "the folder is empty"),
         (["--data", str(audio_folder), "--bitrates", "0.6", "3"], "0.6, 1.2 kbit/s, got 3"),
-        (["--data", str(audio_folder), "--clips", "0"], "at least 1 clip"),
+        (["--data", str(audio_folder), "--clips", "0"], "--clips must be 1 or more, got 0"),
+        (["--data", str(audio_folder), "--seconds", "nan"], "--seconds must be above 0, got nan"),
         (
             ["--data", str(audio_folder), "--speech-groups", "talk"],
             "there is no group talk; the groups are music, speech",
@@ -134,6 +135,7 @@ def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytes
         assert main([*common, *arguments]) == 1
         error = capsys.readouterr().err
         assert sentence in error
+        assert not (tmp_path / "out").exists()
         assert error.count("\n") == 1
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", "--model", str(model)])
