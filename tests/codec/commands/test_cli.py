@@ -18,6 +18,7 @@ from codec.tokens.shards import FORMATS
 from coding_inputs import ROOT, noise, save_tiny, start_codec, write_wav
 
 
+@pytest.mark.slow
 def test_the_program_as_a_process(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_tiny("causal", here)
     write_wav("in.wav", noise(4000))
@@ -145,6 +146,7 @@ COMP_WORDS=(codec enc); COMP_CWORD=1; _shtab_codec; echo "${COMPREPLY[@]}"
     assert done.stdout.split() == ["--bitrate", "encode"]
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_is_one_line(here: Path) -> None:
     save_tiny("causal", here)
     with open("/dev/full", "w") as full:
