@@ -66,7 +66,11 @@ def _run(plan: Plan) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_config(_settings(cfg), folder / "ablation.yaml")
     if plan.train_base:
-        print(f"Training the common checkpoint first: {cfg.base}", flush=True)
+        print(
+            f"All runs start from {cfg.base}, a run of experiment={cfg.experiments.base}. It is not finished, so it is "
+            "trained first.",
+            flush=True,
+        )
         _launch(folder, [BASE])
         _raise_failures(folder, [BASE])
     searched = _train(folder, "search", plan.search, TrainingConfig(max_steps=cfg.search.max_steps))
@@ -125,9 +129,13 @@ def _base_is_unfinished(cfg: DictConfig, train: DictConfig) -> bool:
             state = {"codec_config": instantiate(base_train.codec).config.to_dict()}
         else:
             state = load_checkpoint(base).state
-        check_architecture(state, instantiate(train.codec))
+        codec = instantiate(train.codec)
     except (CheckpointError, ValueError) as error:
         raise ValueError(f"base={base}: {error}") from error
+    try:
+        check_architecture(state, codec)
+    except ValueError as error:
+        raise ValueError(f"base={base}: {error}: choose another base, or give its codec in overrides") from error
     return unfinished
 
 

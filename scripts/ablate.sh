@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compares the balancing strategies; by default eight strategies and three seeds, starting from the starter run. Arguments
-# are overrides of configs/ablate.yaml, --help explains them:
+# Compares the balancing strategies; by default eight strategies and three seeds, starting from a trained SEANet, the run
+# starter_seanet. Arguments are overrides of configs/ablate.yaml, --help explains them:
 #   bash scripts/ablate.sh name=mine 'strategies=[weighted_sum,encodec]' 'seeds=[0]' hydra/launcher=joblib
 set -euo pipefail
 cd "$(dirname "$0")/.."

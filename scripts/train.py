@@ -90,7 +90,8 @@ def _next_commands(folder: Path) -> list[str]:
         ".venv/bin/codec decode in.ecdc -o back.wav",
         "bash scripts/setup.sh evaluation   # once, for the next command",
         f".venv/bin/codec evaluate --model {run} --data data/clips/held_out",
-        f"bash scripts/train.sh name=tuned init_from={run} data=folder data.root=/path/to/audio   # fine-tune",
+        f"bash scripts/train.sh name=tuned init_from={run} data=folder data.root=/path/to/audio   # fine-tune;"
+        " add experiment= and codec settings if this run had any",
     ]
 
 

@@ -187,7 +187,7 @@ def test_launches_of_the_mel_loss(log: DeviceLog) -> None:
 @pytest.mark.parametrize(
     ("experiment", "overrides"),
     [
-        ("starter", ["codec.network.filters=4", "adversarial.start_fraction=0"]),
+        ("starter_seanet", ["codec.network.filters=4", "adversarial.start_fraction=0"]),
         ("ablation", ["codec.network.filters=4", "balancer.monitor_every=50", "trainer.accumulate=2"]),
         ("encodec_24khz", ["codec.network.filters=4", "adversarial.update_probability=1"]),
         (
@@ -196,7 +196,13 @@ def test_launches_of_the_mel_loss(log: DeviceLog) -> None:
         ),
         pytest.param("audiocraft_24khz", ["codec.network.filters=4"], marks=pytest.mark.slow),
         pytest.param("audiocraft_32khz", ["codec.network.filters=4", "trainer.accumulate=2"], marks=pytest.mark.slow),
-        ("istft", ["codec.network.encoder_width=16", "codec.network.decoder_width=16", "adversarial.start_fraction=0"]),
+        (
+            "starter",
+            [
+                *("codec.network.encoder_width=16", "codec.network.decoder_width=16", "adversarial.start_fraction=0"),
+                "trainer.freeze_encoder_until=0",
+            ],
+        ),
     ],
 )
 def test_a_step_of_every_experiment_waits_twice(log: DeviceLog, experiment: str, overrides: list[str]) -> None:

@@ -205,9 +205,9 @@ def test_a_strategy_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (cfg,) = compose_from_command_line("train")
     engine = instantiate(cfg.balancer, _convert_="all")
     output = torch.zeros(1, 1, 2, requires_grad=True)
-    gradient = engine({"l1": 9 * output[0, 0, 0], "mel": 4 * output[0, 0, 1]}, output).gradient
-    l1, mel = (cfg.losses.weights[name] for name in ("l1", "mel"))
-    torch.testing.assert_close(gradient, torch.tensor([[[3.0 * l1, 2.0 * mel]]]))
+    gradient = engine({"l1": 9 * output[0, 0, 0], "magnitude": 4 * output[0, 0, 1]}, output).gradient
+    l1, magnitude = (cfg.losses.weights[name] for name in ("l1", "magnitude"))
+    torch.testing.assert_close(gradient, torch.tensor([[[3.0 * l1, 2.0 * magnitude]]]))
 
 
 def test_the_map_names_every_room() -> None:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from codec.training import Trainer
 from scripts.composition import CONFIGS, build_trainer
@@ -35,16 +36,32 @@ _SMALL = (
     "trainer.codebooks.init_batches=2",
     "name=audit",
 )
-_NARROW = ("codec.network.filters=4", "codec.network.latent_dim=16", "discriminator.filters=4")
+_NARROW = {  # of those, the ones that the experiment has
+    "codec.network.filters": 4,
+    "codec.network.encoder_width": 20,
+    "codec.network.decoder_width": 20,
+    "codec.network.latent_dim": 16,
+    "discriminator.filters": 4,
+}
 
 _T = TypeVar("_T")
 
 
 @contextmanager
-def audited_trainer(experiment: str, overrides: Sequence[str], device: str = "cuda") -> Iterator[Trainer]:
-    """A trainer of the experiment with small batches, whose codebooks are initialized."""
+def audited_trainer(
+    experiment: str, overrides: Sequence[str], device: str = "cuda", narrow: bool = False
+) -> Iterator[Trainer]:
+    """A trainer of the experiment with small batches, whose codebooks are initialized.
+
+    Args:
+        narrow: Whether networks have few channels, unless the overrides say how many.
+    """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", [f"experiment={experiment}", *_SMALL, *overrides])
+        settings = [f"experiment={experiment}", *_SMALL]
+        cfg = compose("train", [*settings, *overrides])
+        if narrow:
+            known = [f"{key}={width}" for key, width in _NARROW.items() if OmegaConf.select(cfg, key) is not None]
+            cfg = compose("train", [*settings, *known, *overrides])
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         trainer = build_trainer(cfg, Path(folder), console=nowhere, device=device)
         try:
@@ -88,8 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pretended_device import pretended_cuda
 
     torch.set_num_threads(1)
-    overrides = [*(() if options.full_width else _NARROW), *options.overrides]
-    with pretended_cuda() as log, audited_trainer(options.experiment, overrides) as trainer:
+    narrow = not options.full_width
+    with pretended_cuda() as log, audited_trainer(options.experiment, options.overrides, narrow=narrow) as trainer:
         for _ in range(options.steps):
             _audit(log, f"step {trainer.step}", lambda: take_step(trainer), options.launches)
         _audit(log, "validation", trainer.validate, 0)

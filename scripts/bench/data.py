@@ -4,7 +4,8 @@ python -m scripts.bench.data [--seconds S] [--batches N] [--files N] [--json FIL
 
 Segments of 1 s at random positions of stereo files are read as a worker of `data.num_workers` reads them: one thread,
 mixed down, and resampled to 24 kHz if the file has another rate. The rate is per second of CPU time, so that a loaded
-machine does not lower it. The training rates are those of the paper-size model and of the starter on this machine.
+machine does not lower it. The training rates are those of the paper-size model and of `starter_seanet` on this
+machine.
 """
 
 import argparse
@@ -33,7 +34,7 @@ __all__ = ["main", "manifest_cost", "reading_rate", "write_corpus"]
 _FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 _STEPS = 3
 _GPU_RATE = 320  # seconds of audio per second: five steps of 64 x 1 s
-_STARTER = ("experiment=starter", "data=clips", "data.num_workers=0", "name=bench")
+_STARTER = ("experiment=starter_seanet", "data=clips", "data.num_workers=0", "name=bench")
 
 
 class ManifestCost(NamedTuple):
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()  # after the workers, which would inherit the setting
     training = {
         "paper-size model": _training_rate(AUDIOCRAFT),
-        "starter": _training_rate(_STARTER),
+        "starter_seanet": _training_rate(_STARTER),
     }
     print(f"seconds of audio per second, training with {torch.get_num_threads()} threads")
     for name, taken in training.items():

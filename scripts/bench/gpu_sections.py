@@ -29,7 +29,6 @@ from scripts.composition import CONFIGS
 __all__ = ["Check", "balancers", "coding", "equal", "learning", "loader", "nccl", "resume", "steps"]
 
 _ROOT = str(Path(__file__).resolve().parents[2]) + "/"
-_NARROW = ("codec.network.filters=4", "codec.network.latent_dim=16", "discriminator.filters=4")
 
 
 class Check:
@@ -59,7 +58,7 @@ class Check:
     def trainer(self, experiment: str, *overrides: str, device: str | None = None) -> Iterator[Trainer]:
         """A trainer whose codebooks are initialized, on the device of the check if none is given."""
         chosen = str(self.device) if device is None else device
-        with audited_trainer(experiment, [*(_NARROW if self.tiny else ()), *overrides], chosen) as trainer:
+        with audited_trainer(experiment, overrides, chosen, narrow=self.tiny) as trainer:
             try:
                 yield trainer
             finally:
@@ -69,7 +68,7 @@ class Check:
 
 def equal(check: Check) -> None:
     """The same weights and audio on the CPU and on the device."""
-    for experiment in ("starter", "encodec_24khz", "encodec_48khz"):
+    for experiment in ("starter", "starter_seanet", "encodec_24khz", "encodec_48khz"):
         with check.trainer(experiment, "trainer.init=random", device="cpu") as trainer:
             audio = trainer.data.batch(0)
             reference = _passes(trainer, audio, torch.device("cpu"))
@@ -109,8 +108,12 @@ def _relative(estimate: Tensor, reference: Tensor) -> float:
 
 
 def steps(check: Check) -> None:
-    """Steps of the paper's model at batch 64 and of the starter, in each precision."""
-    cases = [("encodec_24khz", 64, "trainer.init=random"), ("starter", 8, "adversarial.start_fraction=0")]
+    """Steps of the paper's model at batch 64 and of both starters, in each precision."""
+    cases = [
+        ("encodec_24khz", 64, "trainer.init=random"),
+        ("starter", 8, "adversarial.start_fraction=0"),
+        ("starter_seanet", 8, "adversarial.start_fraction=0"),
+    ]
     precisions = ("bfloat16", "float32", "tf32") if check.device.type == "cuda" else ("float32",)
     for (experiment, batch, setting), precision in itertools.product(cases, precisions):
         size = f"data.batch_size={2 if check.tiny else batch}"
@@ -186,11 +189,12 @@ def _kernels(action: Callable[[], object]) -> tuple[int, float]:
 
 def resume(check: Check) -> None:
     """Six steps, again six steps, and six steps with a checkpoint after three."""
-    for deterministic in (False, True):
+    for experiment, deterministic in itertools.product(("starter", "starter_seanet"), (False, True)):
         ends = []
         for interrupted in (False, False, True):
-            settings = ["trainer.init=random", "adversarial.start_fraction=0", "trainer.precision=float32"]
-            with check.trainer("starter", *settings, f"trainer.deterministic={deterministic}".lower()) as trainer:
+            settings = ["trainer.init=random", "adversarial.start_fraction=0", "trainer.freeze_encoder_until=0",
+                        "trainer.precision=float32", f"trainer.deterministic={deterministic}".lower()]  # fmt: skip
+            with check.trainer(experiment, *settings) as trainer:
                 for number in range(6):
                     if interrupted and number == 3:
                         state = copy.deepcopy(trainer.state_dict())
@@ -200,7 +204,7 @@ def resume(check: Check) -> None:
                 ends.append(torch.cat([p.detach().cpu().flatten() for p in trainer.codec.parameters()]))
         first, again, resumed = ends
         text = f"again equal: {torch.equal(first, again)}, resumed equal: {torch.equal(first, resumed)}"
-        check.note(f"resume/{'deterministic' if deterministic else 'default'}", text)
+        check.note(f"resume/{experiment}/{'deterministic' if deterministic else 'default'}", text)
 
 
 def coding(check: Check) -> None:

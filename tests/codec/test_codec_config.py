@@ -46,7 +46,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "codebooks": {0.55: 1, 1.1: 2, 1.65: 3, 2.2: 4},
         "settings": {"causal": False, "padding": "constant", "skip": "identity", "filters": 64, "codebook_size": 2048},
     },
-    "starter": {
+    "starter_seanet": {
         "rate": (24_000, 1, 320, 75, 10, 16, 0.75),
         "codebooks": {6: 8, 12: 16},
         "settings": {"causal": True, "padding": "constant", "skip": "identity", "filters": 20, "lstm_layers": 0},
@@ -83,18 +83,18 @@ def test_every_yaml_of_a_seanet_is_listed_here() -> None:
 
 
 @pytest.mark.parametrize("name", ["factorized", "fsq", "simvq"])
-def test_codecs_with_other_quantizers_have_the_network_of_the_starter(name: str) -> None:
+def test_codecs_with_other_quantizers_have_the_network_of_the_seanet_starter(name: str) -> None:
     config = composed(YAMLS[0].with_name(f"{name}.yaml")).config
-    starter = composed(YAMLS[0].with_name("starter.yaml")).config
+    starter = composed(YAMLS[0].with_name("starter_seanet.yaml")).config
     assert config.network == starter.network
     assert config.kbps_per_codebook == starter.kbps_per_codebook
     assert [config.codebooks_for(bandwidth) for bandwidth in config.bandwidths_kbps] == [2, 4, 8]
 
 
 @pytest.mark.parametrize("name", ["istft", "seanet_istft"])
-def test_codecs_with_an_inverse_stft_have_the_rates_of_the_starter(name: str) -> None:
+def test_codecs_with_an_inverse_stft_have_the_rates_of_the_seanet_starter(name: str) -> None:
     config = composed(YAMLS[0].with_name(f"{name}.yaml")).config
-    starter = composed(YAMLS[0].with_name("starter.yaml")).config
+    starter = composed(YAMLS[0].with_name("starter_seanet.yaml")).config
     for name in ("sample_rate", "channels", "hop_samples", "bits_per_code", "num_codebooks", "bandwidths_kbps"):
         assert getattr(config, name) == getattr(starter, name)
 
@@ -103,7 +103,7 @@ def test_codecs_with_an_inverse_stft_have_the_rates_of_the_starter(name: str) ->
 def test_each_yaml_is_the_published_model(path: Path) -> None:
     node = OmegaConf.load(path)
     quantizer = node.quantizer.decay, node.quantizer.kmeans_iterations, node.quantizer.energy_exponent
-    starter = path.stem == "starter"
+    starter = path.stem == "starter_seanet"
     assert quantizer == ((0.999, 10, 1) if starter else (0.99, 50, 0))
     assert node.network.activation == ("relu" if starter else "elu")
     config = composed(path).config
@@ -118,8 +118,8 @@ def test_each_yaml_is_the_published_model(path: Path) -> None:
     assert config.latent_dim == 128
 
 
-def test_the_starter_yaml_builds_a_codec_of_under_two_million_weights() -> None:
-    (path,) = [path for path in YAMLS if path.stem == "starter"]
+def test_the_seanet_starter_builds_a_codec_of_under_two_million_weights() -> None:
+    (path,) = [path for path in YAMLS if path.stem == "starter_seanet"]
     codec = composed(path)
     assert isinstance(codec, Codec)
     assert sum(p.numel() for p in codec.parameters()) < 2e6

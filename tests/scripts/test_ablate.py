@@ -22,7 +22,7 @@ from codec.training import AdversarialTraining, Trainer, load_checkpoint
 from scripts.ablate import ablate, main
 from scripts.ablation.run import perform
 from scripts.errors import describe_error
-from tiny_command import ROOT, TINY, composed, listed
+from tiny_command import ROOT, TINY, TINY_SEANET, composed, listed
 from tiny_run import exported
 
 BOTH = {"weighted_sum.default.seed0", "encodec.default.seed0"}
@@ -61,7 +61,7 @@ def settings(base: Path, runs_folder: Path) -> list[str]:
     """Two strategies, one seed, three steps."""
     return [
         "name=tiny", f"runs_folder={runs_folder}", f"base={base}",
-        f"overrides={listed(TINY)}", f"base_overrides={listed(TINY)}",
+        f"overrides={listed(TINY_SEANET)}", f"base_overrides={listed(TINY_SEANET)}",
         "strategies=[weighted_sum,encodec]", "seeds=[0]", "max_steps=3", "metrics=[mel_distance,si_sdr_db]",
     ]  # fmt: skip
 
@@ -364,15 +364,18 @@ def test_an_error_of_one_job_is_raised_after_the_other_jobs(
     assert not list(folder.glob("*.error.txt"))
 
 
-def test_the_base_is_trained_once(tmp_path: Path, ablation: Ablate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_is_trained_once(
+    tmp_path: Path, ablation: Ablate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("codec.training.logging.live_report.write_report", lambda folder, running: None)
     new = tmp_path / "new base"
     overrides = (
         f"base='{new}'",
-        f"base_overrides={listed((*TINY, 'trainer.max_steps=2'))}",
+        f"base_overrides={listed((*TINY_SEANET, 'trainer.max_steps=2'))}",
         "strategies=[weighted_sum]",
     )
     ablation(*overrides)
+    assert f"All runs start from {new}, a run of experiment=starter_seanet" in capsys.readouterr().out
     assert load_checkpoint(new).step == 2
     assert (new / "summary.txt").exists()
     before = {path: path.stat().st_mtime_ns for path in new.rglob("*")}
@@ -408,7 +411,7 @@ def test_a_strategy_in_the_users_config_folder(ablation: Ablate, tmp_path: Path)
         (["overrides=[trainer.sed=1]"], ["overrides", "[trainer.sed=1]", "quote"]),
         (["overrides=['trainer.sed=1']"], ["trainer.sed", "seed"]),
         (["overrides=['+tariner.sed=1']"], ["tariner", "trainer"]),
-        (["overrides=['codec=starter']"], ["base=", "architecture"]),
+        (["overrides=['codec=starter_seanet']"], ["base=", "architecture", "in overrides"]),
         (["strategeis=[encodec]"], ["strategeis", "strategies"]),
         (["hydra/launcher=jobilb"], ["hydra/launcher=jobilb", "joblib"]),
     ],
@@ -440,7 +443,7 @@ def test_multirun_is_refused(
 
 def test_a_base_of_another_architecture_is_refused_before_it_is_trained(ablation: Ablate, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="architecture") as caught:
-        ablation(f"base={tmp_path / 'other'}", f"base_overrides={listed((*TINY, 'codec.network.latent_dim=4'))}")
+        ablation(f"base={tmp_path / 'other'}", f"base_overrides={listed((*TINY_SEANET, 'codec.network.latent_dim=4'))}")
     assert describe_error(caught.value).startswith(f"base={tmp_path / 'other'}: ")
     assert not (tmp_path / "other").exists()
 
@@ -487,7 +490,11 @@ def test_launchers_run_jobs_in_other_processes(launcher: str, base: Path, tmp_pa
     # Two processes at once with joblib; one is enough for submitit. Data workers fail under joblib's start method.
     names = ["weighted_sum", "encodec"][: 2 if launcher == "joblib" else 1]
     limits = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    overrides = [f"strategies={listed(tuple(names))}", f"overrides={listed((*TINY, 'data.num_workers=1'))}", *limits]
+    overrides = [
+        f"strategies={listed(tuple(names))}",
+        f"overrides={listed((*TINY_SEANET, 'data.num_workers=1'))}",
+        *limits,
+    ]
     command = [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), f"hydra/launcher={launcher}"]
     done = subprocess.run([*command, *overrides], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
                           capture_output=True, text=True, timeout=300, check=False)  # fmt: skip

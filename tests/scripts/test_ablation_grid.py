@@ -27,9 +27,9 @@ def test_the_default_grid_has_eight_strategies_and_three_seeds() -> None:
     assert len(runs) == 24
     assert {name.partition(".")[0] for name in runs} == set(cfg.strategies)
     for name, train in runs.items():
-        assert train.init_from == "runs/starter"
+        assert train.init_from == "runs/starter_seanet"
         assert train.name == name
-        assert train.runs_folder == "runs/ablations/starter/runs"
+        assert train.runs_folder == "runs/ablations/starter_seanet/runs"
         assert train.adversarial.start_fraction == 0
         assert (train.optimizer.codec.lr, train.optimizer.discriminator.lr) == (1e-4, 3e-4)
         assert train.trainer.max_steps == 120
@@ -106,7 +106,7 @@ def test_from_scratch_with_a_budget_in_minutes() -> None:
     (train,) = run_configs("strategies=[weighted_sum]", "seeds=[1]", *settings).values()
     assert train.init_from is None
     assert (train.trainer.max_steps, train.trainer.max_minutes) == (None, 2)
-    assert train.trainer.init == composed("train").trainer.init == "pca"
+    assert train.trainer.init == composed("train", "experiment=starter_seanet").trainer.init == "pca"
 
 
 @pytest.mark.parametrize(
@@ -153,4 +153,4 @@ def test_the_slurm_launcher_composes() -> None:
     assert (launcher.partition, launcher.timeout_min) == ("gpu", 30)
     OmegaConf.set_struct(cfg, False)
     cfg.hydra.job.name = "ablate"
-    assert launcher.submitit_folder == "runs/ablations/starter/.submitit/%j"
+    assert launcher.submitit_folder == "runs/ablations/starter_seanet/.submitit/%j"

@@ -86,9 +86,9 @@ def test_a_folder_of_silence(tmp_path: Path) -> None:
     assert "the held-out files is silent: hold out others" in refused(tmp_path, *from_folder(tmp_path / "audio"))
 
 
-@pytest.mark.parametrize("settings", [("codec=starter",), ("codec=encodec_48khz", "trainer.init=random")])
+@pytest.mark.parametrize("settings", [("codec=starter_seanet",), ("codec=encodec_48khz", "trainer.init=random")])
 def test_training_on_silence_alone_stays_finite(settings: tuple[str, ...], tmp_path: Path) -> None:
-    """encodec_48khz divides by the RMS of a segment, and silence has no principal components for the starter's init."""
+    """encodec_48khz divides by the RMS of a segment, and silence has no principal components for trainer.init=pca."""
     write(tmp_path / "audio" / "silence.wav", np.zeros((RATE, 1), np.float32))
     corpus = (f"data.corpus.train={tmp_path / 'audio'}", f"data.corpus.held_out={CLIPS / 'held_out.jsonl'}")
     assert_trained(train(tmp_path, *settings, "data=manifest", *corpus))

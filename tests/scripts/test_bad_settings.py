@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("no_report")
             ["codec=encodec_24hkz"],
             "there is no codec=encodec_24hkz, did you mean codec=encodec_24khz?",
         ),
-        (["codecs=starter"], "there is no setting codecs, did you mean codec?"),
+        (["codecs=istft"], "there is no setting codecs, did you mean codec?"),
         (["trainer.sed=1"], "there is no setting trainer.sed, did you mean trainer.seed?"),
         (
             ["codec.network.filterss=3"],

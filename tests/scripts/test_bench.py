@@ -297,7 +297,7 @@ def test_reading_all_formats_and_a_large_manifest(
     path = tmp_path / "figures.json"
     bench_data.main(["--seconds", "2", "--batches", "2", "--files", "2000", "--json", str(path)])
     found: dict[str, Any] = json.loads(path.read_text())
-    assert asked == ["experiment=audiocraft_24khz", "experiment=starter"]
+    assert asked == ["experiment=audiocraft_24khz", "experiment=starter_seanet"]
     assert {name.split(",")[0] for name in found["reading"]} == {"wav", "flac", "ogg", "mp3"}
     assert len(found["reading"]) == 8
     assert min(found["reading"].values()) > 0

@@ -28,13 +28,15 @@ def test_chunks_are_whole_frames_and_each_is_timed_once(chunk_frames: int) -> No
 
 def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "figures.json"
-    main(["--codec", "starter", "--seconds", "0.05", "--chunk-frames", "1", "--kbps", "1.5", "--json", str(path)])
+    main(
+        ["--codec", "starter_seanet", "--seconds", "0.05", "--chunk-frames", "1", "--kbps", "1.5", "--json", str(path)]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == describe_machine()
-    assert lines[1] == "starter as a stream at 1.5 kbps, one core"
+    assert lines[1] == "starter_seanet as a stream at 1.5 kbps, one core"
     assert [line.split()[:3] for line in lines[3:]] == [["encode", "13.3", "ms"], ["decode", "13.3", "ms"]]
     found = json.loads(path.read_text())
     assert found["machine"] == describe_machine()
-    assert (found["codec"], found["kbps"]) == ("starter", 1.5)
+    assert (found["codec"], found["kbps"]) == ("starter_seanet", 1.5)
     assert [row["direction"] for row in found["rows"]] == ["encode", "decode"]
     assert all(row["worst_share"] >= row["median_share"] > 0 for row in found["rows"])

@@ -46,7 +46,7 @@ OVERRIDES = (
     "data.transforms=[{_target_:outside_parts.Attenuate,minimum:0.5}]",
 )
 # Settings of TINY that the parts do not have.
-OTHERS = ("codec.", "discriminator.", "validation.bandwidth_kbps=", "+losses.terms.tonality")
+OTHERS = ("experiment=", "codec.", "discriminator.", "validation.bandwidth_kbps=", "+losses.terms.tonality")
 
 
 @pytest.fixture

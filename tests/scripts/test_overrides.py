@@ -66,7 +66,7 @@ def test_any_text_is_a_name(text: str) -> None:
     [
         *(
             "seed=1",
-            "codec=starter",
+            "codec=starter_seanet",
             "balancer/scale=ema_norm",
             "+a.b=1",
             "~losses.weights.mel",

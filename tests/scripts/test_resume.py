@@ -19,7 +19,8 @@ TIMES = ("seconds", "audio_seconds_per_second", "data_wait_fraction", "seconds_p
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
 SETTINGS = [
-    "data=clips", "name=tiny", "trainer.precision=float32", "validation.bandwidth_kbps=2.4",
+    "experiment=starter_seanet", "data=clips", "name=tiny", "trainer.precision=float32",
+    "validation.bandwidth_kbps=2.4",
     "codec.network.filters=4", "codec.network.strides=[4,5,8]", "codec.network.latent_dim=16",
     "codec.quantizer.num_codebooks=4", "codec.quantizer.codebook_size=16", "codec.bandwidths_kbps=[0.6,1.2,2.4]",
     "discriminator.filters=2", "discriminator.windows=[64,32]", "losses.terms.mel.window_exponents=[5,6]",

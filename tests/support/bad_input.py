@@ -23,6 +23,7 @@ RATE = 24000
 
 # Three steps of a codec of a few thousand parameters, with the full set of losses.
 TINY = (
+    "experiment=starter_seanet",
     "codec.network.filters=2",
     "codec.network.latent_dim=4",
     "adversarial.start_fraction=0",
@@ -43,9 +44,10 @@ TINY = (
 
 
 def tiny(*overrides: str) -> list[str]:
-    """TINY without its discriminator settings if the overrides choose another discriminator."""
-    exchanged = any(item.startswith("discriminator=") for item in overrides)
-    return [item for item in TINY if not (exchanged and item.startswith("discriminator."))]
+    """TINY without its experiment, or its discriminator settings, if the overrides choose others."""
+    exchanged = [f"{key}{mark}" for key in ("experiment", "discriminator") for mark in "=."
+                 if any(item.startswith(f"{key}=") for item in overrides)]  # fmt: skip
+    return [item for item in TINY if not item.startswith(tuple(exchanged))]
 
 
 def train(runs: Path, *overrides: str) -> Path:

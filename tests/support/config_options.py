@@ -40,7 +40,7 @@ QUICK = (
     "trainer.device=cpu",
 )
 SMALL = (
-    "codec=starter",
+    "codec=starter_seanet",
     "codec.network.filters=2",
     "codec.network.latent_dim=8",
     "discriminator=small",

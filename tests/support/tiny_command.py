@@ -1,4 +1,4 @@
-"""Overrides under which a training command takes seconds: three steps of a codec of a few thousand parameters."""
+"""Overrides under which a training command takes seconds: three steps of a SEANet of a few thousand parameters."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = (
+# For any experiment with the codec and the losses of starter_seanet.
+TINY_SEANET = (
     "data=clips", "data.num_workers=0", "data.batch_size=2", "data.segment_seconds=0.0667",
     "data.held_out.seconds=0.2", "data.held_out.clips_per_source=1", "validation.bandwidth_kbps=2.4",
     "codec.network.filters=2", "codec.network.strides=[4,5,8]", "codec.network.latent_dim=8",
@@ -18,6 +19,7 @@ TINY = (
     "trainer.codebooks.init_batches=2", "trainer.log_every=1", "trainer.validate_every=2",
     "trainer.checkpoint_every=2", "trainer.lr_schedule.warmup_fraction=0",
 )  # fmt: skip
+TINY = ("experiment=starter_seanet", *TINY_SEANET)
 
 
 def composed(config_name: str, *overrides: str) -> DictConfig:

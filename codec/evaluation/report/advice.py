@@ -94,7 +94,10 @@ def _ripple_advice(train: Sequence[Record], validation: Sequence[Record]) -> lis
     if not train or not loud:
         return []
     found = ", ".join(f"{value:.1f} dB in {group}" for group, value in loud.items())
-    changes = ["Raise losses.weights.tonality (losses=starter has that loss)"]
+    if any("loss/tonality" in record for record in train):
+        changes = ["Raise losses.weights.tonality"]
+    else:
+        changes = ["Add the tonality loss (+losses.terms.tonality._target_=losses.Tonality +losses.weights.tonality=1)"]
     if any(key.startswith("discriminator/") for record in train for key in record):
         changes += ["set discriminator.compression=0.3", "lower adversarial.start_fraction"]
     return [

@@ -5,7 +5,7 @@ Conv1d 16 -> 32 with kernel 16 and stride 8 and for the input gradient of its tr
 diverges. Other CPUs have no bfloat16 kernel for some layers: without AVX-512, oneDNN cannot run an LSTM.
 
 Each layer is therefore compared with float32 on its true shapes, and only layers that fail stay in float32. A check of
-whole networks would be shorter. But five layers of the starter's codec fail on AMX, so it would keep that codec in
+whole networks would be shorter. But five layers of `codec=starter_seanet` fail on AMX, so it would keep that codec in
 float32 on the very CPUs that are fastest in bfloat16.
 """
 

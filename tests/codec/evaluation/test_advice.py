@@ -61,13 +61,17 @@ def test_no_advice_without_training_records() -> None:
     assert advice([{"split": "validation", "step": 0, "speech/mel_distance": 2.0}]) == []
 
 
+IN_DISCRIMINATOR = ("discriminator.compression=0.3", "adversarial.start_fraction")
+
+
 @pytest.mark.parametrize(
     ("changed", "settings"),
     [
-        ({}, ["losses.weights.tonality"]),
+        ({}, ["+losses.terms.tonality", "+losses.weights.tonality"]),
+        ({"loss__tonality": 0.1}, ["Raise losses.weights.tonality"]),
         (
             {"discriminator__loss": 1.0},
-            ["losses.weights.tonality", "discriminator.compression=0.3", "adversarial.start_fraction"],
+            [*("+losses.terms.tonality", "+losses.weights.tonality"), *IN_DISCRIMINATOR],
         ),
     ],
 )
@@ -76,7 +80,7 @@ def test_ripple_in_the_treble(changed: dict[str, float], settings: list[str]) ->
     scores = [{"split": "validation", "step": step, "speech/ripple_db": db} for step, db in ((0, 3.0), (400, 6.26))]
     entry = only([first, scores[0], *train, scores[1]], "ripple")
     assert "6.3 dB" in entry
-    known = ("losses.weights.tonality", "discriminator.compression=0.3", "adversarial.start_fraction")
+    known = ("Raise losses.weights.tonality", "+losses.terms.tonality", "+losses.weights.tonality", *IN_DISCRIMINATOR)
     assert [setting for setting in known if setting in entry] == settings
     # Only the newest validation counts, and only if it has this score.
     for records in ([scores[1], *train, scores[0]], [scores[1], *train, first], [first, *train], [scores[1]]):
@@ -283,8 +287,8 @@ def test_every_setting_that_an_entry_names_exists() -> None:
         [*log(discriminator__loss=1.0), {"split": "validation", "step": 400, "speech/ripple_db": 9.0}],
     ]
     text = " ".join(entry for records in provoked for entry in advice(records))
-    config = compose("train", overrides=["experiment=starter"])
-    settings = set(re.findall(r"(?:losses|balancer|optimizer|trainer|adversarial|discriminator)(?:\.\w+)+", text))
+    config = compose("train", overrides=["experiment=starter_seanet"])
+    settings = set(re.findall(r"(?<!=)(?:losses|balancer|optimizer|trainer|adversarial|discriminator)(?:\.\w+)+", text))
     assert len(settings) >= 12
     missing = [setting for setting in sorted(settings) if OmegaConf.select(config, setting, default="-") == "-"]
     assert missing == []

@@ -29,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "causal": {},
     "audiocraft": {"channels": 2, "skip": "identity", "padding": "constant", "causal": False},
     "layers": {"residual_layers": 2, "dilation_base": 3, "compress": 1, "lstm_layers": 1, "kernel_size": 5},
-    # Like the starter. transformers always has an LSTM, so the export adds one with zero weights.
+    # Like starter_seanet. transformers always has an LSTM, so the export adds one with zero weights.
     "no_lstm": {"lstm_layers": 0, "skip": "identity", "padding": "constant"},
     "relu": {"lstm_layers": 0, "skip": "identity", "padding": "constant", "activation": "relu"},
     "relu_conv": {"lstm_layers": 0, "residual_layers": 2, "activation": "relu"},

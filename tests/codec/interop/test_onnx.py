@@ -22,7 +22,7 @@ from codec.model_file import fingerprint, load_model, make_codec, save_model
 from codec_inputs import seanet_config
 from onnx_inputs import Exported, assert_same_audio, assert_same_codes, configured_codec, spread_codec
 
-PUBLISHED = ("starter", "audiocraft_24khz", "encodec_24khz", "encodec_48khz")
+PUBLISHED = ("starter_seanet", "audiocraft_24khz", "encodec_24khz", "encodec_48khz")
 SMALL: dict[str, Any] = {"filters": 4, "latent_dim": 16, "num_codebooks": 8, "codebook_size": 64}
 TINY: dict[str, Any] = {
     "sample_rate": 800,
