@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import Tensor, nn
 
 from codec.audio import resample
@@ -66,7 +66,7 @@ class Codec(nn.Module):
         quantizer: Quantizer,
         *,
         sample_rate: Annotated[int, Gt(0), Le(10_000_000)] = 24_000,
-        bandwidths_kbps: Sequence[Annotated[float, Gt(0), Le(1e6)]] | None = None,
+        bandwidths_kbps: Annotated[Sequence[Annotated[float, Gt(0), Le(1e6)]], MinLen(1)] | None = None,
         normalize: bool = False,
         segment_seconds: Annotated[float, Gt(0), Le(3600)] | None = None,
         overlap: Annotated[float, Ge(0), Lt(1)] = 0.01,
@@ -76,8 +76,6 @@ class Codec(nn.Module):
             raise ValueError(
                 f"the quantizer's latent_dim must be the network's, {network.latent_dim}, got {quantizer.latent_dim}"
             )
-        if bandwidths_kbps is not None and not bandwidths_kbps:
-            raise ValueError("bandwidths_kbps must have at least one bitrate, got an empty list")
         config = CodecConfig(
             sample_rate=sample_rate,
             bandwidths_kbps=bandwidths_kbps or (),

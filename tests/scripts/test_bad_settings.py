@@ -174,7 +174,7 @@ def settings() -> DictConfig:
             "dilation_base ** (residual_layers - 1), must be at most 131072, got 2 ** 29",
         ),
         ("codec.network=null", "codec.network must be a mapping with a _target_, got None"),
-        ("codec.bandwidths_kbps=[]", "bandwidths_kbps must have at least one bitrate, got an empty list"),
+        ("codec.bandwidths_kbps=[]", "codec.bandwidths_kbps must be a list of 1 or more, got []"),
         ("codec.segment_seconds=1.0e+30", "codec.segment_seconds must be at most 3600.0, got 1e+30"),
         (
             "codec.network.residual_layers=1000000000",
