@@ -203,7 +203,7 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     deterministic: bool = False
     accumulate: int = _number(1, "[1, inf)")
-    outputs_per_segment: int = _number(1, "[1, inf)")
+    outputs_per_segment: int = _number(1, "[1, 1024]")
     max_skipped_steps: int = _number(20, "[1, inf)")
     seed: int = _number(0, "[0, inf)")
     device: str = "cpu"
