@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.inputs import Size, check_audio, check_pair, without_autocast
-from losses.means import mean_weights
+from losses.means import mean_weights, row_norms
 from losses.mel_filters import mel_filters
 from losses.stft import STFT, centred_powers, reflected_squares
 
@@ -90,9 +90,9 @@ class MultiScaleMel(nn.Module):
         check_pair(estimate, reference, self.minimum_samples)
         with without_autocast(estimate):
             powers = self._powers(estimate, reference)
-            rows = [len(power) for power in powers[0]]
-            joined = [torch.cat(each) for each in powers]
-            return self._distance(joined, [self._logarithm(each) for each in joined], rows)
+            shapes = [power.shape for power in powers[0]]
+            joined = [_joined(each) for each in powers]
+            return self._distance(joined, [self._logarithm(each) for each in joined], shapes)
 
     @torch.no_grad()
     def constant_baseline(self, reference: Tensor) -> Tensor:
@@ -108,13 +108,13 @@ class MultiScaleMel(nn.Module):
         with without_autocast(reference):
             (powers,) = self._powers(reference)
             logarithms = [self._logarithm(power) for power in powers]
-            medians = torch.cat([_median_spectrum(power) for power in powers])
-            means = torch.cat([_mean_spectrum(logarithm) for logarithm in logarithms])
-            rows = [len(power) for power in powers]
-            return self._distance([medians, torch.cat(powers)], [means, torch.cat(logarithms)], rows)
+            medians = _joined([_median_spectrum(power) for power in powers])
+            means = _joined([_mean_spectrum(logarithm) for logarithm in logarithms])
+            shapes = [power.shape for power in powers]
+            return self._distance([medians, _joined(powers)], [means, _joined(logarithms)], shapes)
 
     def _powers(self, *signals: Tensor) -> list[list[Tensor]]:
-        """Shape: signals [B, C, T] -> for each signal, for each resolution [B C F, mels]."""
+        """Shape: signals [B, C, T] -> for each signal, for each resolution [B C F, filled]."""
         resolutions = [cast(_MelFilters, each) for each in self.resolutions]
         squares = reflected_squares([each.stft for each in resolutions], self.margins, *signals, fill=True)
         return [[mel(square) for mel, square in zip(resolutions, each, strict=True)] for each in squares]
@@ -122,24 +122,33 @@ class MultiScaleMel(nn.Module):
     def _logarithm(self, power: Tensor) -> Tensor:
         return (power + self.floor).log10()
 
-    def _distance(self, powers: Sequence[Tensor], logarithms: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
+    def _distance(self, powers: Sequence[Tensor], logarithms: Sequence[Tensor], shapes: Sequence[torch.Size]) -> Tensor:
         """The loss of the spectra of all resolutions, one after the other, so that a few kernels serve all of them.
 
         Args:
             powers, logarithms: Of estimate and reference.
-            rows: Number of rows of each resolution.
+            shapes: [rows, filters] of each resolution. Filters without a bin are left out; they count as equal.
 
-        Shape: powers and logarithms [rows, mels] -> scalar.
+        Shape: powers and logarithms [sum of rows * filters] -> scalar.
         """
-        linear = (powers[0] - powers[1]).abs().mean(1)
-        difference = logarithms[0] - logarithms[1]
-        is_mse = self.log_distance == "mse"
-        logarithmic = difference.square().mean(1) if is_mse else torch.linalg.vector_norm(difference, dim=1)
         total = sum(1 + alpha for alpha in self.alphas)
-        scale = 1.0 if is_mse else self.mels**-0.5
-        factors = (1 / total,) * len(self.alphas), tuple(alpha * scale / total for alpha in self.alphas)
-        weights = [mean_weights(tuple(rows), each, linear.device, linear.dtype) for each in factors]
-        return torch.addcmul(linear * weights[0], logarithmic, weights[1]).mean()
+        filled = [filters / self.mels / total for _, filters in shapes]
+        sizes = tuple(shape.numel() for shape in shapes)
+        about = powers[0].device, powers[0].dtype
+        linear = (powers[0] - powers[1]).abs() * mean_weights(sizes, tuple(filled), *about)
+        difference = logarithms[0] - logarithms[1]
+        if self.log_distance == "mse":
+            factors = tuple(alpha * share for alpha, share in zip(self.alphas, filled, strict=True))
+            logarithmic = difference.square() * mean_weights(sizes, factors, *about)
+        else:
+            factors = tuple(alpha / total / self.mels**0.5 for alpha in self.alphas)
+            weights = mean_weights(tuple(rows for rows, _ in shapes), factors, *about)
+            logarithmic = row_norms(difference, shapes) * weights
+        return linear.mean() + logarithmic.mean()
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def mel_distance(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
@@ -168,12 +177,13 @@ def _mel_distance(sample_rate: int, device: torch.device) -> MultiScaleMel:
 class _MelFilters(nn.Module):
     """Mel power from the squared parts of spectra with hop n/4, of which there are ceil(T / hop), as in audiocraft.
 
-    (n - hop) / 2 samples are reflected at either end, then zeros fill the last frame.
+    (n - hop) / 2 samples are reflected at either end, then zeros fill the last frame. Filters without a bin are left
+    out.
 
     Buffers:
-        filters: [2 bins, mels], each row twice, as weights of the squared real and the squared imaginary part.
+        filters: [2 bins, filled], each row twice, as weights of the squared real and the squared imaginary part.
 
-    Shape: squares [B C, F, 2 bins] -> [B C F, mels].
+    Shape: squares [B C, F, 2 bins] -> [B C F, filled].
     """
 
     filters: Tensor
@@ -186,7 +196,8 @@ class _MelFilters(nn.Module):
         self.margin_samples = (window_samples - self.hop_samples) // 2
         self.stft = STFT(window_samples, self.hop_samples, normalized=normalized)
         filters = mel_filters(sample_rate, window_samples, mels, f_min_hz, f_max_hz)
-        if not filters.any():
+        filters = filters[:, filters.amax(dim=0) > 0]
+        if not filters.numel():
             raise ValueError(
                 f"expected a bin of a {window_samples}-sample window between {f_min_hz} and {f_max_hz} Hz, "
                 f"got bins {sample_rate / window_samples} Hz apart"

@@ -48,13 +48,14 @@ def _numpy_mel_baseline(loss: MultiScaleMel, reference: Tensor) -> float:
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
         spectra = np.abs(np.fft.rfft(frames * hann / np.linalg.norm(hann))) ** 2
         power = spectra @ scale.filters[::2].double().numpy()
+        filled = power.shape[-1] / loss.mels
         logs = np.log10(power + loss.floor)
         squares = (logs - logs.mean(axis=(0, 1))) ** 2
-        logarithmic = squares.mean()
+        logarithmic = squares.mean() * filled
         if loss.log_distance == "l2":
             logarithmic = np.sqrt(squares.sum(axis=-1) / loss.mels).mean()
         middle = np.sort(power.reshape(-1, power.shape[-1]), axis=0)[(power[..., 0].size - 1) // 2]
-        total += np.abs(power - middle).mean() + alpha * logarithmic
+        total += filled * np.abs(power - middle).mean() + alpha * logarithmic
         parts += 1 + alpha
     return total / parts
 
