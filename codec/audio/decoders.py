@@ -90,6 +90,8 @@ def open_decoder(file: BinaryIO, name: str, path: bytes | None) -> Decoder:
         AudioFileError: The file is not audio.
     """
     file_bytes = file.seek(0, io.SEEK_END)
+    if file_bytes == 0:
+        raise AudioFileError(name, "is empty")
     start = 0
     while tag := id3_bytes(read_at(file, start, 10)):
         start += tag

@@ -1,6 +1,8 @@
 """Audio out: WAV and FLAC files with 16 bits, and Ogg Vorbis."""
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +85,10 @@ def writing_audio(path: Path, sample_rate: int, channels: int) -> Iterator[Audio
                 writer = AudioWriter(file)
                 yield writer
         except soundfile.SoundFileError as error:
-            raise AudioFileError(path, f"cannot be written ({error})") from error
+            # libsndfile has "System error" for a full disk. The temporary file still takes what was free.
+            full = shutil.disk_usage(temporary.parent).free == 0
+            reason = os.strerror(errno.ENOSPC) if full else error
+            raise AudioFileError(path, f"cannot be written ({reason})") from error
         if suffix == ".flac" and writer.samples == 0:
             # libsndfile leaves a file of 0 bytes, which it cannot read.
             raise AudioFileError(path, "FLAC cannot store 0 samples, write .wav instead")

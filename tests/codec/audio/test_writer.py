@@ -1,6 +1,7 @@
 """Audio files that are written."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,6 +50,20 @@ def test_a_failed_write_leaves_the_previous_file(tmp_path: Path) -> None:
         write_half()
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libsndfile only says "System error" when a write fails."""
+
+    def fail(*_: object) -> None:
+        raise soundfile.SoundFileError("System error.")
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", fail)
+    for free, reason in ((0, "No space left on device"), (1, "System error")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(AudioFileError, match=f"a.wav: cannot be written .{reason}"):
+            write_audio(tmp_path / "a.wav", torch.zeros(1, 100), 24_000)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
