@@ -129,7 +129,7 @@ def test_invalid_audio_is_one_line(codecs: dict[str, tuple[Codec, str]], here: P
     for source, message in [
         ("no.wav", "there is no file no.wav"),
         ("notes.txt", "notes.txt: not audio"),
-        ("empty.wav", "empty.wav: not audio"),
+        ("empty.wav", "empty.wav: is empty"),
         ("nan.wav", "nan.wav: has a sample that is NaN or infinite, the first at frame 1"),
     ]:
         assert message in fails("encode", source, "-f", "-o", "out.ecdc", "--model", checkpoint)
