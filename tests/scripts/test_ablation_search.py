@@ -144,5 +144,5 @@ def test_the_page_has_a_table_of_the_search(tmp_path: Path) -> None:
         (name, [("1.00", "best"), ("2.00", "")]) for name in ("encodec", "weighted_sum")
     ]
     page = write_ablation_report(folder, search_scores=["speech/pesq"]).read_text()
-    assert "Mean rank over 1 scores" in page
+    assert "Mean rank over 1 score;" in page
     assert (folder / "search.csv").read_text().count("weighted_sum.search.") == 2

@@ -52,5 +52,6 @@ def search_table(runs: Sequence[Run], scores: Sequence[str] | None, metrics: Map
             text = UNKNOWN if candidate not in own else "failed" if own[candidate].failure else f"{rank:.2f}"
             entries.append(Entry(text, rank, mark="best" if best and len(ranks) == len(candidates) else ""))
         rows.append(Row(strategy, "", entries))
-    caption = f"Mean rank over {len(scores) if scores else 'all'} scores; the best candidate is used above"
+    counted = f"{len(scores)} score{'s' if len(scores) > 1 else ''}" if scores else "all scores"
+    caption = f"Mean rank over {counted}; the best candidate is used above, the first of equally good ones"
     return Table(caption, ["strategy", *candidates], [rows]) if rows else None
