@@ -101,7 +101,7 @@ def of_model(codec: Codec, path: Path) -> Facts:
         "frames": f"{config.frame_rate_hz} Hz, {config.hop_samples} samples each",
         "codebooks": f"{config.num_codebooks} of {sizes} codes, {config.kbps_per_codebook:g} kbit/s each",
         "bitrates": ", ".join(f"{b:g}" for b in config.bandwidths_kbps) + " kbit/s",
-        "causal": "yes" if config.causal else "no",
+        "streams": "yes" if config.causal else "no",
         "segments": "none" if config.segment_seconds is None else f"{config.segment_seconds:g} s",
         "parameters": f"{weights / 1e6:.2f} million in encoder and decoder",
     }
