@@ -51,7 +51,6 @@ def check_parts(accumulate: int, batch_size: int, world_size: int) -> None:
         ValueError: It cannot.
     """
     if batch_size % (accumulate * world_size):
-        processes = f" times the {world_size} processes" if world_size > 1 else ""
-        raise ValueError(
-            f"data.batch_size must be a multiple of trainer.accumulate, {accumulate}{processes}, got {batch_size}"
-        )
+        factors = {"trainer.accumulate": accumulate, "the number of processes": world_size}
+        named = " times ".join(f"{name}, {factor}" for name, factor in factors.items() if factor > 1)
+        raise ValueError(f"data.batch_size must be a multiple of {named}, got {batch_size}")

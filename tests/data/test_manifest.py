@@ -61,7 +61,8 @@ def test_unusable_files_are_skipped_with_the_reason(tmp_path: Path) -> None:
     assert reasons["fast.wav"] == "sample rate 655350 Hz is above 384000 Hz"
     assert reasons["gone.wav"].startswith("a broken link")
     assert "convert it, for example with ffmpeg" in reasons["phone.m4a"]
-    for name in ("text.flac", "empty.ogg", "random.mp3"):
+    assert reasons["empty.ogg"] == "is empty"
+    for name in ("text.flac", "random.mp3"):
         assert reasons[name].startswith("not audio that libsndfile can read")
 
 
@@ -247,7 +248,7 @@ def test_the_command_writes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFix
     assert main([str(tmp_path / "audio"), str(tmp_path / "all.jsonl")]) == 0
     printed = capsys.readouterr()
     assert "1 files, 0.0 min" in printed.out
-    assert printed.err.startswith("skipped: b.wav: not audio that libsndfile can read")
+    assert printed.err.startswith("skipped: b.wav: is empty")
     assert printed.err.count("\n") == 1
     assert len(Manifest.load(tmp_path / "all.jsonl").entries) == 1
     assert main([str(tmp_path / "absent"), str(tmp_path / "no.jsonl")]) == 1

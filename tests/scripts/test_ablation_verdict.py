@@ -26,6 +26,7 @@ def condition(name: str, ablation: str | None = None, **scores: list[float]) -> 
             "default",
             {},
             ablation,
+            None,
             seed,
             1,
             1.0,
