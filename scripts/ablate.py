@@ -16,11 +16,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from codec.evaluation import METRICS, Metric, check_packages, select_metrics
+from codec.evaluation import METRICS, Metric, check_packages
 from codec.training import CheckpointError, TrainingConfig, load_checkpoint
 from codec.training.checkpoint.pretrained import check_architecture
 from scripts.ablation.display import GridDisplay
-from scripts.ablation.grid import BASE, ablation_folder, base_config, check_grid, grid_runs, run_config
+from scripts.ablation.grid import (
+    BASE,
+    ablation_folder,
+    base_config,
+    check_grid,
+    grid_runs,
+    run_config,
+    selected_metrics,
+)
 from scripts.ablation.report import write_ablation_report
 from scripts.ablation.report.runs import conditions_by_weights, read_runs
 from scripts.ablation.report.tables import described, score_table
@@ -77,7 +85,7 @@ def _run(plan: Plan) -> None:
     _raise_failures(folder, searched)
     budget = TrainingConfig(max_steps=cfg.max_steps, max_minutes=cfg.max_minutes)
     pending = _train(folder, "runs", plan.runs, budget)
-    metrics = {**METRICS, **_metrics(cfg)}
+    metrics = {**METRICS, **selected_metrics(cfg)}
     page = write_ablation_report(folder, cfg.baseline, metrics, cfg.search.scores)
     _print_scores(folder, cfg.baseline, metrics)
     for label, path in (("report", page), ("table", folder / "results.csv"), ("runs", folder / "runs")):
@@ -103,7 +111,7 @@ def _plan(cfg: DictConfig) -> Plan:
     check_grid(cfg)
     check_search(cfg)
     folder = ablation_folder(cfg)
-    check_packages(_metrics(cfg).values())
+    check_packages(selected_metrics(cfg).values())
     if any((folder / "runs").glob("*/config.yaml")):
         check_unchanged(folder, folder / "ablation.yaml", _settings(cfg), _CHANGEABLE_IN_GRID)
     search, runs = search_runs(cfg), grid_runs(cfg, best_overrides(cfg))
@@ -137,13 +145,6 @@ def _base_is_unfinished(cfg: DictConfig, train: DictConfig) -> bool:
     except ValueError as error:
         raise ValueError(f"base={base}: {error}: choose another base, or give its codec in overrides") from error
     return unfinished
-
-
-def _metrics(cfg: DictConfig) -> dict[str, Metric]:
-    try:
-        return select_metrics(cfg.metrics)
-    except ValueError as error:
-        raise ValueError(f"metrics: {error}") from error
 
 
 def _settings(cfg: DictConfig) -> DictConfig:

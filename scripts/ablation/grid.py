@@ -11,6 +11,7 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from codec.evaluation import Metric, select_metrics
 from codec.training import TrainingConfig
 from scripts.errors import unknown_name
 
@@ -22,6 +23,7 @@ __all__ = [
     "check_grid",
     "grid_runs",
     "run_config",
+    "selected_metrics",
     "strategies",
 ]
 
@@ -142,6 +144,18 @@ def _grid_runs(cfg: DictConfig, overrides: Mapping[str, str]) -> Iterator[GridRu
                 name = f"{'only' if loss_ablation == 'single_loss' else 'without'}-{loss}"
                 override = overrides.get(cfg.baseline)
                 yield GridRun(name, baseline, seed, loss_ablation=loss_ablation, loss=loss, override=override)
+
+
+def selected_metrics(cfg: DictConfig) -> dict[str, Metric]:
+    """The metrics that score the runs, by name.
+
+    Raises:
+        ValueError: `cfg.metrics` is invalid.
+    """
+    try:
+        return select_metrics(cfg.metrics)
+    except ValueError as error:
+        raise ValueError(f"metrics: {error}") from error
 
 
 def strategies(cfg: DictConfig) -> dict[str, list[str]]:

@@ -3,8 +3,8 @@
 import numpy as np
 from omegaconf import DictConfig, ListConfig
 
-from codec.evaluation import METRICS, describe, select_metrics
-from scripts.ablation.grid import GridRun, ablation_folder, strategies
+from codec.evaluation import METRICS
+from scripts.ablation.grid import GridRun, ablation_folder, selected_metrics, strategies
 from scripts.ablation.report.runs import read_runs
 from scripts.ablation.report.search import mean_ranks
 
@@ -26,10 +26,10 @@ def check_search(cfg: DictConfig) -> None:
         raise ValueError(f"search.seed must be an integer of at least 0 that is not one of seeds, got {search.seed!r}")
     if not isinstance(search.max_steps, int) or search.max_steps < 1:
         raise ValueError(f"search.max_steps must be an integer of at least 1, got {search.max_steps!r}")
-    metrics = {**METRICS, **select_metrics(cfg.metrics)}
+    metrics = selected_metrics(cfg)
     for score in search.scores or ():
         name = str(score).rpartition("/")[2]
-        if name not in cfg.metrics or not describe(name, metrics).sign:
+        if name not in metrics or not metrics[name].sign:
             raise ValueError(
                 f"search.scores must be GROUP/METRIC with a METRIC of metrics that has a better direction, got {score}"
             )
@@ -56,7 +56,7 @@ def best_overrides(cfg: DictConfig) -> dict[str, str]:
     expected = {run.name: run.strategy for run in search_runs(cfg).values()}
     if not expected:
         return {}
-    metrics = {**METRICS, **select_metrics(cfg.metrics)}
+    metrics = {**METRICS, **selected_metrics(cfg)}
     finished = {run.folder.name: run for run in read_runs(ablation_folder(cfg), "search")[0]}
     best = {}
     for strategy in dict.fromkeys(expected.values()):
