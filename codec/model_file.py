@@ -19,6 +19,7 @@ from codec.network import DACNetwork, EncoderDecoder, ISTFTNetwork, SEANet
 from codec.quantization import FactorizedQuantizer, FiniteScalarQuantizer, ResidualVectorQuantizer, SimVQ
 
 __all__ = [
+    "MODEL_NAME",
     "ModelFileError",
     "fingerprint",
     "inference_state",
@@ -29,6 +30,8 @@ __all__ = [
     "seanet_settings",
     "stored_fingerprint",
 ]
+
+MODEL_NAME = "model.safetensors"  # in a run's folder
 
 # The parts that a file may name. A file is data from strangers, so it never chooses what is imported.
 _NETWORKS = (SEANet, ISTFTNetwork, DACNetwork, EncoderDecoder)

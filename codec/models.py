@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from codec.bundled import DEFAULT, bundled_models
+from codec.checkpoint_file import CheckpointError, read_averaged_codec
 from codec.model import Codec
-from codec.model_file import ModelFileError, load_model, stored_fingerprint
+from codec.model_file import MODEL_NAME, ModelFileError, load_model, stored_fingerprint
 
-__all__ = ["BUNDLED", "MODEL_NAME", "RUNS", "describe_fingerprint", "find_model", "load", "model_name",
-           "model_path"]  # fmt: skip
+__all__ = ["BUNDLED", "RUNS", "describe_fingerprint", "find_model", "load", "model_name", "model_path"]
 
-MODEL_NAME = "model.safetensors"
 RUNS = Path("runs")
 BUNDLED = "bundled"  # stands for the default bundled model
 
@@ -61,10 +60,6 @@ def load(source: str | os.PathLike[str] | None = None, parts: Mapping[str, type]
     path = model_path(source)
     if path.suffix != ".pt":
         return load_model(path, parts)
-    # Imported here, because only checkpoints need the training code.
-    from codec.training.checkpoint.file import CheckpointError
-    from codec.training.checkpoint.pretrained import read_averaged_codec
-
     try:
         return read_averaged_codec(path)
     except CheckpointError as error:

@@ -19,6 +19,7 @@ from codec.audio import readable
 from codec.evaluation.report.advice import advice
 from codec.evaluation.report.records import format_duration, read_metrics
 from codec.evaluation.report.scores import Score, score_table
+from codec.model_file import MODEL_NAME
 from codec.training import Trainer
 from codec.training.logging.live_report import LiveReport
 from scripts.command_line import compose, execute, typed_command
@@ -61,7 +62,7 @@ def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
     yield from _table(score_table([r for r in records if r["split"] == "validation"]), bandwidth_kbps)
     yield ""
     for label, path in (
-        ("model", folder / "model.safetensors"),
+        ("model", folder / MODEL_NAME),
         ("checkpoints", trainer.store.folder),
         ("samples", folder / "samples"),
         ("report", folder / "report.html"),

@@ -7,8 +7,8 @@ import torch
 from codec.commands.messages import check_absent
 from codec.interop import export_transformers
 from codec.interop.onnx.export import export_onnx
-from codec.model_file import save_model
-from codec.models import MODEL_NAME, load, model_path
+from codec.model_file import MODEL_NAME, save_model
+from codec.models import load, model_path
 
 __all__ = ["run"]
 

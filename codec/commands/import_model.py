@@ -5,8 +5,7 @@ import argparse
 from codec.commands.facts import of_model
 from codec.commands.messages import check_absent, print_table
 from codec.interop import read_foreign
-from codec.model_file import save_model
-from codec.models import MODEL_NAME
+from codec.model_file import MODEL_NAME, save_model
 
 __all__ = ["run"]
 

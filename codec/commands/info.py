@@ -16,7 +16,8 @@ from codec.bundled import bundled_models
 from codec.coding.targets import ENCODED_SUFFIX
 from codec.commands.facts import Facts, of_audio, of_encodec_file, of_encoded_file, of_model
 from codec.commands.messages import error_text, print_notes, print_table
-from codec.models import MODEL_NAME, load, model_path
+from codec.model_file import MODEL_NAME
+from codec.models import load, model_path
 
 __all__ = ["run"]
 

@@ -1,8 +1,8 @@
 """Training: the `Trainer`, its settings and parts. Only `scripts` imports more packages than this one."""
 
+from codec.checkpoint_file import CheckpointError
 from codec.training.adversarial import AdversarialTraining
 from codec.training.batches import TrainingData
-from codec.training.checkpoint.file import CheckpointError
 from codec.training.checkpoint.store import CheckpointStore, load_checkpoint
 from codec.training.config import CodebookConfig, LRSchedule, RollbackConfig, TrainingConfig
 from codec.training.distillation import TeacherLatent, TeacherOutput

@@ -3,15 +3,12 @@
 The teacher is no part of the run's state: a resumed run loads it again.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.model import Codec
-from codec.model_file import load_model
-from codec.training.checkpoint.pretrained import read_averaged_codec
+from codec.models import load
 from losses import Loss, minimum_samples, segment_samples
 
 __all__ = ["TeacherLatent", "TeacherOutput"]
@@ -21,7 +18,7 @@ class TeacherOutput(nn.Module):
     """Distance of the estimate to what the teacher makes of the reference (Hinton et al. 2015, for regression).
 
     Args:
-        teacher: A run's folder, a model file, or a checkpoint (.pt).
+        teacher: Name of a bundled model, a run's folder, a model file, or a checkpoint (.pt); see `codec.load`.
         sample_rate: Of the codec that is trained, in Hz.
         distance: Loss of (estimate, output of the teacher).
         bandwidth_kbps: Bitrate of the teacher in kbit/s. None: its highest.
@@ -32,7 +29,7 @@ class TeacherOutput(nn.Module):
     Shape: estimate [B, C, T], reference [B, C, T] -> scalar.
 
     Raises:
-        ModelFileError, CheckpointError: There is no such teacher, or it is corrupt.
+        ModelFileError: There is no such teacher, or it is corrupt.
         ValueError: It has another sampling rate, or does not reach the bitrate.
     """
 
@@ -61,7 +58,7 @@ class TeacherLatent(nn.Module):
     Shape: estimate [B, C, T], reference [B, C, T] -> scalar.
 
     Raises:
-        ModelFileError, CheckpointError: There is no such teacher, or it is corrupt.
+        ModelFileError: There is no such teacher, or it is corrupt.
         ValueError: It has another sampling rate.
     """
 
@@ -79,12 +76,7 @@ class TeacherLatent(nn.Module):
 
 
 def _load_frozen(teacher: str, sample_rate: int) -> Codec:
-    path = Path(teacher)
-    codec = (
-        read_averaged_codec(path)
-        if path.suffix == ".pt"
-        else load_model(path / "model.safetensors" if path.is_dir() else path)
-    )
+    codec = load(teacher)
     if codec.config.sample_rate != sample_rate:
         raise ValueError(
             f"the teacher {teacher} codes audio at {codec.config.sample_rate} Hz, expected the {sample_rate} Hz of "

@@ -12,10 +12,10 @@ import torch
 from hydra.utils import instantiate
 
 from codec import Codec
+from codec.checkpoint_file import read_averaged_codec
 from codec.cli import main
 from codec.model_file import fingerprint, inference_state, load_model
 from codec.training import CheckpointStore, Trainer, load_checkpoint
-from codec.training.checkpoint.pretrained import read_averaged_codec
 from encodec_weights import encodec_model, fill_codebooks
 from scripts.composition import open_run
 from scripts.errors import describe_error
@@ -189,7 +189,7 @@ def parts_of(state: dict[str, Any], *parts: str) -> dict[str, torch.Tensor]:
 def test_parts_are_loaded_beside_another_decoder(origin: Path, tmp_path: Path) -> None:
     parts, start = "init_from_parts=[encoder,quantizer]", f"init_from={origin}"
     taken = first_state(tmp_path, *OTHER_DECODER, start, parts)
-    averaged = dict(read_averaged_codec(origin).state_dict())
+    averaged = dict(read_averaged_codec(origin / "checkpoints" / "step_0000003.pt").state_dict())
     loaded = parts_of(taken["codec"], "encoder", "quantizer")
     assert differences(loaded, parts_of(averaged, "encoder", "quantizer")) == []
     fresh = first_state(tmp_path / "plain", *OTHER_DECODER)
@@ -206,7 +206,7 @@ def test_parts_are_loaded_beside_another_decoder(origin: Path, tmp_path: Path) -
 def test_a_frozen_encoder_and_quantizer_keep_the_codes_to_the_bit(
     origin: Path, tmp_path: Path, parts: tuple[str, ...]
 ) -> None:
-    before = read_averaged_codec(origin)
+    before = read_averaged_codec(origin / "checkpoints" / "step_0000003.pt")
     train(tmp_path, "name=tuned", f"init_from={origin}", "trainer.freeze=[encoder,quantizer]", *parts)
     after = load_model(tmp_path / "tuned" / "model.safetensors")
     assert torch.equal(after.encode(audio_of_clips(), 24_000), before.encode(audio_of_clips(), 24_000))

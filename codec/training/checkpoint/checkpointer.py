@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
+from codec.checkpoint_file import CheckpointError
 from codec.model import Codec
-from codec.model_file import save_model
+from codec.model_file import MODEL_NAME, save_model
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor, Rollback
-from codec.training.checkpoint.file import CheckpointError
 from codec.training.checkpoint.store import CheckpointStore
 from codec.training.distributed import Processes
 from codec.training.logging.run_logger import RunLogger
@@ -55,7 +55,7 @@ class Checkpointer:
     ) -> None:
         self.store, self.monitor = store, monitor
         self.logger, self.processes = logger, processes
-        self.model_path = store.folder.parent / "model.safetensors"
+        self.model_path = store.folder.parent / MODEL_NAME
         own_command = shlex.join(sys.orig_argv) if processes.world_size == 1 else "the same torchrun command"
         self.resume_command = resume_command or own_command
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from codec.config import flatten_settings, part_settings
 from codec.model import Codec
-from codec.model_file import fingerprint, load_model, make_codec
+from codec.model_file import MODEL_NAME, fingerprint, load_model
 from codec.training.adversarial import AdversarialTraining
-from codec.training.checkpoint.file import CheckpointError
 from codec.training.checkpoint.store import load_checkpoint
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "check_architecture",
     "load_parts",
     "load_weights",
-    "read_averaged_codec",
     "read_pretrained",
 ]
 
@@ -28,8 +26,6 @@ Part = Literal["encoder", "quantizer", "decoder", "discriminator"]
 
 # Settings that no weight depends on: the offered bandwidths, and how long audio is split into segments.
 _FREE_TO_DIFFER = ("bandwidths_kbps", "segment_seconds", "overlap")
-
-_MODEL_NAME = "model.safetensors"
 
 
 class Pretrained(NamedTuple):
@@ -53,35 +49,16 @@ def read_pretrained(path: Path) -> Pretrained:
         CheckpointError: There is no intact checkpoint.
         ModelFileError: The model file is corrupt.
     """
-    is_model_folder = (path / _MODEL_NAME).is_file() and not (path / "checkpoints").exists()
+    is_model_folder = (path / MODEL_NAME).is_file() and not (path / "checkpoints").exists()
     if path.suffix != ".safetensors" and not is_model_folder:
         checkpoint = load_checkpoint(path)
         return Pretrained(checkpoint.state, f"{path} at step {checkpoint.step}")
-    codec = load_model(path / _MODEL_NAME if is_model_folder else path)
+    codec = load_model(path / MODEL_NAME if is_model_folder else path)
     weights = codec.state_dict()
     # An average of one state. With a count of 0 the first step would overwrite it.
     average = {"n_averaged": torch.tensor(1), **{f"module.{name}": value for name, value in weights.items()}}
     state = {"codec_config": codec.config.to_dict(), "codec": weights, "average": average}
     return Pretrained(state, f"the model {path} ({fingerprint(codec)})")
-
-
-def read_averaged_codec(path: Path) -> Codec:
-    """The codec that a run validates and exports, from one of its checkpoints: averaged weights and current codebooks.
-
-    Raises:
-        CheckpointError: The file is corrupt, or is not the checkpoint of a codec.
-    """
-    state = load_checkpoint(path).state
-    try:
-        codec = make_codec(state["codec_config"])
-        average = {name.removeprefix("module."): value for name, value in state["average"].items()}
-        del average["n_averaged"]
-        codebooks = {name: value for name, value in state["codec"].items() if name.startswith("quantizer.")}
-        codec.load_state_dict(average | codebooks)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip()[:200]
-        raise CheckpointError(f"{path} does not hold the codec of a run: {reason}") from error
-    return codec.eval()
 
 
 def check_architecture(state: Mapping[str, Any], codec: Codec) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from codec.atomic_file import atomic_write
-from codec.training.checkpoint.file import Checkpoint, CheckpointError, read_checkpoint, read_score, write_checkpoint
+from codec.checkpoint_file import Checkpoint, CheckpointError, read_checkpoint, read_score, write_checkpoint
 
 __all__ = ["CheckpointStore", "load_checkpoint"]
 

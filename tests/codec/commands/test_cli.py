@@ -12,8 +12,7 @@ import pytest
 from codec.bitstream.entropy.model_file import ENTROPY_NAME
 from codec.bitstream.header import CODINGS
 from codec.cli import main
-from codec.model_file import fingerprint, load_model
-from codec.models import MODEL_NAME
+from codec.model_file import MODEL_NAME, fingerprint, load_model
 from codec.tokens.shards import FORMATS
 from coding_inputs import ROOT, noise, save_tiny, start_codec, write_wav
 

@@ -92,7 +92,9 @@ def test_a_run_and_its_checkpoint_are_teachers(tmp_path: Path) -> None:
 def test_a_teacher_of_another_rate_or_none_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"codes audio at 8000 Hz, expected the 24000 Hz of codec.sample_rate"):
         TeacherLatent(str(path), 24000)
-    with pytest.raises(ModelFileError, match="there is no model file"):
+    with pytest.raises(ValueError, match=r"the teacher general codes audio at 24000 Hz"):
+        TeacherLatent("general", RATE)
+    with pytest.raises(ModelFileError, match="no model at"):
         TeacherOutput(str(tmp_path / "nowhere"), RATE, L1())
     with pytest.raises(ValueError, match="a bitrate of 9 kbps"):
         TeacherOutput(str(path), RATE, L1(), bandwidth_kbps=9)

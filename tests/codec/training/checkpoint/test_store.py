@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from codec.training.checkpoint import file as checkpoint_file
-from codec.training.checkpoint.file import Checkpoint, CheckpointError
+from codec import checkpoint_file
+from codec.checkpoint_file import Checkpoint, CheckpointError
 from codec.training.checkpoint.store import CheckpointStore
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from codec.training.checkpoint.file import Checkpoint, CheckpointError, read_checkpoint, read_score, write_checkpoint
+from codec.checkpoint_file import Checkpoint, CheckpointError, read_checkpoint, read_score, write_checkpoint
 from tiny_run import differences
 
 
@@ -79,7 +79,7 @@ def test_the_file_is_an_ordinary_torch_archive(tmp_path: Path) -> None:
         (np.zeros(3), "numpy"),
         (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
         (Path("x"), "pathlib.PosixPath"),
-        (Checkpoint(1, {}), "codec.training.checkpoint.file.Checkpoint"),
+        (Checkpoint(1, {}), "codec.checkpoint_file.Checkpoint"),
     ],
 )
 def test_a_value_that_could_not_be_loaded_is_refused_when_it_is_written(tmp_path: Path, value: Any, name: str) -> None:

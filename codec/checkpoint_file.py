@@ -1,4 +1,4 @@
-"""One checkpoint file: a `torch.save` archive that holds only tensors and primitives.
+"""One checkpoint file of a training run: a `torch.save` archive that holds only tensors and primitives.
 
 The archive is a ZIP file. `torch.load` does not verify the checksums of a ZIP file, so they are verified first.
 """
@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Checkpoint", "CheckpointError", "read_checkpoint", "read_score", "write_checkpoint"]
+from codec.model import Codec
+from codec.model_file import make_codec
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "read_averaged_codec",
+    "read_checkpoint",
+    "read_score",
+    "write_checkpoint",
+]
 
 
 class CheckpointError(RuntimeError):
@@ -62,6 +72,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def read_score(path: Path) -> float | None:
     """Reads only the score of a checkpoint. Raises the errors of `read_checkpoint`."""
     return _read(path, mmap=True).score
+
+
+def read_averaged_codec(path: Path) -> Codec:
+    """The codec that a run validates and exports: averaged weights and current codebooks. In eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: The file is corrupt, or is not the checkpoint of a codec.
+    """
+    state = read_checkpoint(path).state
+    try:
+        codec = make_codec(state["codec_config"])
+        average = {name.removeprefix("module."): value for name, value in state["average"].items()}
+        del average["n_averaged"]
+        codebooks = {name: value for name, value in state["codec"].items() if name.startswith("quantizer.")}
+        codec.load_state_dict(average | codebooks)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()[:200]
+        raise CheckpointError(f"{path} does not hold the codec of a run: {reason}") from error
+    return codec.eval()
 
 
 def _read(path: Path, mmap: bool) -> Checkpoint:
