@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from codec.ranges import ProperFraction, SampleRate, check_ranges
+
 __all__ = ["CodecConfig", "flatten_settings", "part_settings"]
 
 
@@ -28,11 +30,11 @@ class CodecConfig:
         ValueError: A value is out of range, or a bandwidth is out of reach; the message names value and range.
     """
 
-    sample_rate: int
+    sample_rate: SampleRate
     bandwidths_kbps: Sequence[float]
     normalize: bool
     segment_seconds: float | None
-    overlap: float
+    overlap: ProperFraction
     channels: int
     latent_dim: int
     hop_samples: int
@@ -44,15 +46,12 @@ class CodecConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "bandwidths_kbps", tuple(float(b) for b in self.bandwidths_kbps))
         object.__setattr__(self, "codebook_sizes", tuple(self.codebook_sizes))
-        if not isinstance(self.sample_rate, int) or self.sample_rate < 1:
-            raise ValueError(f"sample_rate must be a positive whole number, got {self.sample_rate!r}")
+        check_ranges(CodecConfig, vars(self))
         frame_seconds = self.hop_samples / self.sample_rate
         if self.segment_seconds is not None and not frame_seconds <= self.segment_seconds < math.inf:
             raise ValueError(
                 f"segment_seconds must be at least one frame of {frame_seconds} s, got {self.segment_seconds}"
             )
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap must be in [0, 1), got {self.overlap}")
         for bandwidth in self.bandwidths_kbps:
             self.codebooks_for(bandwidth)
 

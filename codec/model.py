@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from codec.audio import resample
@@ -13,6 +13,7 @@ from codec.config import CodecConfig
 from codec.network import Network
 from codec.quantization import Quantizer, QuantizerOutput
 from codec.quantization.ieee import without_tf32
+from codec.ranges import Bandwidth, ProperFraction, SampleRate, SegmentSeconds
 from codec.streaming import StreamingDecoder, StreamingEncoder
 from codec.streaming.overlap_add import OverlapAdd
 
@@ -65,11 +66,11 @@ class Codec(nn.Module):
         network: Network,
         quantizer: Quantizer,
         *,
-        sample_rate: Annotated[int, Gt(0), Le(10_000_000)] = 24_000,
-        bandwidths_kbps: Annotated[Sequence[Annotated[float, Gt(0), Le(1e6)]], MinLen(1)] | None = None,
+        sample_rate: SampleRate = 24_000,
+        bandwidths_kbps: Annotated[Sequence[Bandwidth], MinLen(1)] | None = None,
         normalize: bool = False,
-        segment_seconds: Annotated[float, Gt(0), Le(3600)] | None = None,
-        overlap: Annotated[float, Ge(0), Lt(1)] = 0.01,
+        segment_seconds: SegmentSeconds | None = None,
+        overlap: ProperFraction = 0.01,
     ) -> None:
         super().__init__()
         if quantizer.latent_dim != network.latent_dim:

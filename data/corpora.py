@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Gt, Lt
 
 from codec.audio import AUDIO_SUFFIXES, readable
+from codec.ranges import Hertz, Name, OptionalSeconds, Weights
 from data.entries import DataError, Entry
 from data.manifest import Manifest
 from data.packages import Package, fetch
-from data.ranges import Hertz, Name, Weights
 from data.scan import scan_folder
 
 __all__ = ["Corpus", "clips", "folder", "large", "load_manifest", "manifests", "starter"]
@@ -151,7 +151,7 @@ def large(root: Name, minimum_sample_rate: Hertz = 22050, source_weights: Weight
 def folder(
     root: Name,
     held_out_fraction: Annotated[float, Gt(0), Lt(1)] = 0.02,
-    minimum_seconds: Annotated[float, Ge(0), Le(86_400)] = 0.1,
+    minimum_seconds: OptionalSeconds = 0.1,
     minimum_sample_rate: Hertz = 8000,
     source_weights: Weights | None = None,
     by_subfolder: bool = False,
@@ -189,7 +189,7 @@ def folder(
 def manifests(
     train: Name | None,
     held_out: Name,
-    minimum_seconds: Annotated[float, Ge(0), Le(86_400)] = 0.1,
+    minimum_seconds: OptionalSeconds = 0.1,
     minimum_sample_rate: Hertz = 8000,
     source_weights: Weights | None = None,
 ) -> Corpus:
@@ -207,7 +207,7 @@ def manifests(
 
 def load_manifest(
     path: str,
-    minimum_seconds: Annotated[float, Ge(0), Le(86_400)] = 0.1,
+    minimum_seconds: OptionalSeconds = 0.1,
     minimum_sample_rate: Hertz = 8000,
     by_subfolder: bool = False,
 ) -> Manifest:

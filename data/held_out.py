@@ -13,9 +13,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from codec.audio import AudioFileError, readable, resampled_length
+from codec.ranges import Count, Decibels, Seconds
 from data.entries import DataError, Entry
 from data.manifest import Manifest
-from data.ranges import Count, Decibels, Seconds
 from data.segments import numpy_generator
 from data.sources import SourceReader, level_dbfs
 

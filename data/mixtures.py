@@ -1,17 +1,16 @@
 """Segments that are mixtures of the corpus's sources, as EnCodec and HILCodec are trained on."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Le, Lt, MinLen
+from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
+from codec.ranges import Decibels, NonNegativeFloat, Weights
 from data.entries import DataError
 from data.manifest import Manifest
-from data.ranges import Decibels, Weights
 from data.segments import Segment, SegmentDataset, checked_weights, numpy_generator, torch_generator
 from data.sources import level_dbfs, limit_peak
 from data.transforms import Transform, noise_at_snr
@@ -39,7 +38,7 @@ class Mixture:
     """
 
     parts: Sequence[Sequence[str]]
-    probability: Annotated[float, Ge(0), Lt(math.inf)] = 1.0
+    probability: NonNegativeFloat = 1.0
     snr_db: tuple[Decibels, Decibels] | None = None
     reverb: bool = True
 

@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor
 
 from codec.audio import AudioFileError, readable
+from codec.ranges import NonNegativeFloat, PositiveFloat, Weights
 from data.bandwidth import bandwidth_weights
 from data.entries import DataError
 from data.manifest import Manifest
-from data.ranges import Weights
 from data.sources import SourceReader, level_dbfs
 
 __all__ = [
@@ -89,8 +88,8 @@ class SegmentDataset:
         segment_seconds: float,
         seed: int = 0,
         source_weights: Weights | None = None,
-        full_band_hz: Annotated[float, Gt(0)] | None = None,
-        narrow_band_weight: Annotated[float, Ge(0)] = 0.1,
+        full_band_hz: PositiveFloat | None = None,
+        narrow_band_weight: NonNegativeFloat = 0.1,
     ) -> None:
         if sample_rate < 1 or channels < 1 or seed < 0:
             raise DataError(f"expected sample_rate and channels >= 1, seed >= 0, got {sample_rate}, {channels}, {seed}")

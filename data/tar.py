@@ -15,9 +15,9 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from codec.audio import AUDIO_SUFFIXES, AudioFile, AudioFileError
+from codec.ranges import Count, Name, Weights
 from data.entries import DataError
 from data.manifest import Manifest
-from data.ranges import Count, Name, Weights
 from data.segments import SILENCE_DBFS, Segment, numpy_generator
 from data.sources import join_pieces, level_dbfs, read_piece
 

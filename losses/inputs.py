@@ -1,27 +1,16 @@
 """Checks and precision of the signals that losses and discriminators receive."""
 
-from typing import Annotated
-
 import torch
-from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
-    "Fraction",
-    "Size",
-    "Slope",
     "at_least_float32",
     "check_audio",
     "check_pair",
     "reflect_pad",
     "without_autocast",
 ]
-
-# Of a window, or of a layer. The limit is far above sensible values; beyond it, memory and time would run out.
-Size = Annotated[int, Gt(0), Le(1 << 17)]
-Fraction = Annotated[float, Ge(0), Le(1)]
-Slope = Annotated[float, Ge(0), Le(1)]  # of a leaky ReLU
 
 
 def check_pair(estimate: Tensor, reference: Tensor, minimum_samples: int = 1) -> None:

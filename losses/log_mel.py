@@ -1,15 +1,15 @@
 """The mel loss of DAC (Kumar et al. 2023, section 3.5): short windows too, each with its own number of filters."""
 
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import cast
 
 import torch
-from annotated_types import Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import Size, check_pair, without_autocast
+from losses.inputs import check_pair, without_autocast
 from losses.mel_filters import mel_filters
+from losses.ranges import PositiveFloat, SampleRate, Size
 from losses.stft import STFT, centred_powers
 
 __all__ = ["LogMel"]
@@ -38,10 +38,10 @@ class LogMel(nn.Module):
 
     def __init__(
         self,
-        sample_rate: Annotated[int, Gt(0), Le(10_000_000)],
+        sample_rate: SampleRate,
         windows: Sequence[Size] = (32, 64, 128, 256, 512, 1024, 2048),
         mels: Sequence[Size] = (5, 10, 20, 40, 80, 160, 320),
-        floor: Annotated[float, Gt(0)] = 1e-5,
+        floor: PositiveFloat = 1e-5,
     ) -> None:
         super().__init__()
         if not windows or len(windows) != len(mels) or min(windows) < 4 or any(window % 4 for window in windows):

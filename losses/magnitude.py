@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import Size, check_pair, without_autocast
+from losses.inputs import check_pair, without_autocast
+from losses.ranges import NonNegativeFloat, PositiveFloat, Size
 from losses.stft import STFT, centred_powers
 
 __all__ = ["MultiScaleMagnitude"]
@@ -47,8 +46,8 @@ class MultiScaleMagnitude(nn.Module):
     def __init__(
         self,
         windows: Sequence[Size] = (2048, 1024, 512, 256, 128),
-        linear_weight: Annotated[float, Ge(0)] = 10.0,
-        floor: Annotated[float, Gt(0)] = 1e-3,
+        linear_weight: NonNegativeFloat = 10.0,
+        floor: PositiveFloat = 1e-3,
     ) -> None:
         super().__init__()
         if not windows or any(window < 4 or window % 4 for window in windows):

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, cast, get_args
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import Size, check_audio, check_pair, without_autocast
+from losses.inputs import check_audio, check_pair, without_autocast
 from losses.means import mean_weights, row_norms
 from losses.mel_filters import mel_filters
+from losses.ranges import PositiveFloat, SampleRate, Size
 from losses.stft import STFT, centred_powers, reflected_squares
 
 __all__ = ["MultiResolutionSTFT", "MultiScaleMel", "mel_distance"]
@@ -56,7 +57,7 @@ class MultiScaleMel(nn.Module):
 
     def __init__(
         self,
-        sample_rate: Annotated[int, Gt(0), Le(10_000_000)],
+        sample_rate: SampleRate,
         window_exponents: Sequence[Annotated[int, Ge(2), Le(17)]],
         mels: Size = 64,
         f_min_hz: float = 0.0,
@@ -64,7 +65,7 @@ class MultiScaleMel(nn.Module):
         alpha: float | Sequence[float] = 1.0,
         log_distance: LogDistance = "l2",
         normalized: bool = True,
-        floor: float = 1e-5,
+        floor: PositiveFloat = 1e-5,
     ) -> None:
         super().__init__()
         if log_distance not in get_args(LogDistance):

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.inputs import Size, check_pair
+from losses.inputs import check_pair
+from losses.ranges import PositiveFloat, Size
 from losses.stft import STFT, reflected_squares
 
 __all__ = ["Tonality"]
@@ -40,7 +41,7 @@ class Tonality(nn.Module):
 
     may_increase = True
 
-    def __init__(self, window_samples: Size = 4096, band_bins: Size = 64, floor: float = 1e-8) -> None:
+    def __init__(self, window_samples: Size = 4096, band_bins: Size = 64, floor: PositiveFloat = 1e-8) -> None:
         super().__init__()
         if window_samples < 4 or window_samples % 4:
             raise ValueError(f"expected window_samples that are a multiple of 4, got {window_samples}")

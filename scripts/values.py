@@ -7,13 +7,14 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Lt
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails, SchemaError, ValidationError
 
+from codec.ranges import BatchSize, Name, NonNegativeFloat, NonNegativeInt, NumWorkers, PositiveFloat, SegmentSeconds
 from codec.training import CheckpointStore
 from data import held_out_clips
 from scripts.errors import unknown_name
@@ -23,17 +24,17 @@ __all__ = ["check_values"]
 # Settings that scripts/composition.py reads itself. All others are arguments of a class or function.
 _READ_HERE: dict[str, Any] = {
     "name": str | int | None,
-    "runs_folder": Annotated[str, MinLen(1)],
+    "runs_folder": Name,
     "seed": Annotated[int, Ge(0), Lt(1 << 63)],
-    "init_from": Annotated[str, MinLen(1)] | None,
+    "init_from": Name | None,
     "init_from_parts": list[str] | None,
-    "losses.weights": dict[str, Annotated[float, Ge(0)]],
-    "data.root": Annotated[str, MinLen(1)] | None,
-    "data.segment_seconds": Annotated[float, Gt(0), Le(3600)],
-    "data.batch_size": Annotated[int, Gt(0), Le(1 << 20)],
-    "data.num_workers": Annotated[int, Ge(0), Le(1024)],
-    "validation.bandwidth_kbps": Annotated[float, Gt(0)],
-    "validation.samples_per_group": Annotated[int, Ge(0)],
+    "losses.weights": dict[str, NonNegativeFloat],
+    "data.root": Name | None,
+    "data.segment_seconds": SegmentSeconds,
+    "data.batch_size": BatchSize,
+    "data.num_workers": NumWorkers,
+    "validation.bandwidth_kbps": PositiveFloat,
+    "validation.samples_per_group": NonNegativeInt,
     "validation.metrics": list[str],
     "validation.speech_groups": list[str] | None,
     "validation.best": str,

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from codec.network.activations import Snake
-from codec.network.ranges import Size, Stride
+from codec.ranges import Channels, Size, Stride, check_ranges
 
 __all__ = ["DACDecoder", "DACEncoder", "DACNetwork", "DACResidualUnit", "WholeFrames"]
 
@@ -37,21 +37,15 @@ class DACNetwork:
         ValueError: A value is out of range; the message names it and the range.
     """
 
-    channels: Annotated[int, Ge(1), Le(2)] = 1
+    channels: Channels = 1
     encoder_filters: Size = 64
     decoder_filters: Size = 1536
-    strides: Sequence[Stride] = (2, 4, 5, 8)
+    strides: Annotated[Sequence[Annotated[Stride, Ge(2)]], MinLen(1)] = (2, 4, 5, 8)
     latent_dim: Size = 1024
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strides", tuple(self.strides))
-        for name in ("encoder_filters", "decoder_filters", "latent_dim"):
-            if not _is_whole(getattr(self, name), 1):
-                raise ValueError(f"{name} must be a positive whole number, got {getattr(self, name)!r}")
-        if self.channels not in (1, 2):
-            raise ValueError(f"channels must be 1 or 2, got {self.channels!r}")
-        if not self.strides or not all(_is_whole(stride, 2) for stride in self.strides):
-            raise ValueError(f"strides must be whole numbers of at least 2, got {self.strides}")
+        check_ranges(DACNetwork, vars(self))
         if self.decoder_filters % 2 ** len(self.strides):
             raise ValueError(
                 f"decoder_filters must be a multiple of {2 ** len(self.strides)}, which the strides divide it by, "
@@ -167,7 +161,3 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
     nn.init.trunc_normal_(conv.weight, std=_WEIGHT_STD)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return weight_norm(conv)
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

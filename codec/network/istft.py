@@ -6,14 +6,13 @@ layers are cheap. The encoder begins as an MDCT, to which its blocks add little 
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from codec.network.frame_layers import ConvNeXtBlock, FrameInput
 from codec.network.istft_layers import ISTFTOutput, LatentOutput, SpectralInput, overhang
-from codec.network.ranges import Depth, LookAhead, Size
+from codec.ranges import Channels, Depth, OptionalSize, Size, check_ranges
 
 __all__ = ["ISTFTDecoder", "ISTFTEncoder", "ISTFTNetwork"]
 
@@ -46,38 +45,30 @@ class ISTFTNetwork:
         ValueError: A value is out of range; the message names it and the range.
     """
 
-    channels: Annotated[int, Ge(1), Le(2)] = 1
+    channels: Channels = 1
     hop_samples: Size = 320
     latent_dim: Size = 96
     encoder_window_samples: Size = 1280
     encoder_width: Size = 192
     encoder_depth: Depth = 4
-    encoder_look_ahead: LookAhead = 0
+    encoder_look_ahead: OptionalSize = 0
     decoder_window_samples: Size = 1280
     decoder_width: Size = 256
     decoder_depth: Depth = 6
-    decoder_look_ahead: LookAhead = 3
-    decoder_noise_channels: Annotated[int, Ge(0), Le(1 << 17)] = 0
+    decoder_look_ahead: OptionalSize = 3
+    decoder_noise_channels: OptionalSize = 0
     expansion: Size = 3
     kernel_size: Size = 7
 
     def __post_init__(self) -> None:
-        for name, least in (("channels", 1), ("hop_samples", 1), ("latent_dim", 1), ("encoder_width", 1),
-                            ("encoder_depth", 0), ("encoder_look_ahead", 0), ("decoder_width", 1),
-                            ("decoder_depth", 0), ("decoder_look_ahead", 0), ("decoder_noise_channels", 0),
-                            ("expansion", 1), ("kernel_size", 1)):  # fmt: skip
-            value = getattr(self, name)
-            if not _is_whole(value) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        check_ranges(ISTFTNetwork, vars(self))
         if self.hop_samples % 2:
             raise ValueError(f"hop_samples must be even, got {self.hop_samples}")
-        if self.channels > 2:
-            raise ValueError(f"channels must be 1 or 2, got {self.channels}")
         if self.encoder_width <= self.latent_dim:
             raise ValueError(f"encoder_width must be above latent_dim, {self.latent_dim}, got {self.encoder_width}")
         for name in ("encoder_window_samples", "decoder_window_samples"):
             value = getattr(self, name)
-            if not _is_whole(value) or value % 2 or value < 2 * self.hop_samples:
+            if value % 2 or value < 2 * self.hop_samples:
                 least = 2 * self.hop_samples
                 raise ValueError(f"{name} must be an even number of at least two hops, {least}, got {value!r}")
         for name, convolutions in (("encoder", self.encoder_depth), ("decoder", self.decoder_depth + 1)):
@@ -197,7 +188,3 @@ def _initialize(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, SpectralInput | LatentOutput):  # after the layers that they contain
         module.initialize()
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -6,16 +6,16 @@ The layers of `Encoder` and `Decoder` are numbered as in the encodec package, so
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
 from codec.network.activations import Activation, make_activation
 from codec.network.conv import Conv1d, ConvTranspose1d, Norm, Padding
-from codec.network.ranges import Depth, Size, Stride
 from codec.network.stream import Chain, join, rest, stream_of
+from codec.ranges import Channels, Depth, Size, Stride, check_ranges
 
 __all__ = ["Decoder", "Encoder", "ResidualLSTM", "ResidualUnit", "SEANet"]
 
@@ -53,13 +53,13 @@ class SEANet:
         ValueError: A value is out of range; the message names it and the range.
     """
 
-    channels: Annotated[int, Ge(1), Le(2)] = 1
+    channels: Channels = 1
     filters: Size = 32
-    strides: Sequence[Stride] = (2, 4, 5, 8)
+    strides: Annotated[Sequence[Stride], MinLen(1)] = (2, 4, 5, 8)
     latent_dim: Size = 128
     kernel_size: Size = 7
     residual_kernel_size: Size = 3
-    residual_layers: Annotated[int, Gt(0), Le(100)] = 1
+    residual_layers: Annotated[Depth, Ge(1)] = 1
     dilation_base: Size = 2
     compress: Size = 2
     activation: Activation = "elu"
@@ -71,20 +71,7 @@ class SEANet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strides", tuple(self.strides))
-        for name in ("filters", "latent_dim", "kernel_size", "residual_kernel_size", "residual_layers",
-                     "dilation_base", "compress"):  # fmt: skip
-            if not _is_whole(getattr(self, name), 1):
-                raise ValueError(f"{name} must be a positive whole number, got {getattr(self, name)!r}")
-        if self.channels not in (1, 2):
-            raise ValueError(f"channels must be 1 or 2, got {self.channels!r}")
-        if not self.strides or not all(_is_whole(stride, 1) for stride in self.strides):
-            raise ValueError(f"strides must be positive whole numbers, got {self.strides}")
-        if not _is_whole(self.lstm_layers, 0):
-            raise ValueError(f"lstm_layers must be a whole number of at least 0, got {self.lstm_layers!r}")
-        for name, choices in (("activation", Activation), ("norm", Norm), ("padding", Padding), ("skip", Skip)):
-            if getattr(self, name) not in get_args(choices):
-                allowed = ", ".join(get_args(choices))
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        check_ranges(SEANet, vars(self))
         if self.dilation_base ** (self.residual_layers - 1) > _MAX_DILATION:
             raise ValueError(
                 f"the largest dilation, dilation_base ** (residual_layers - 1), must be at most {_MAX_DILATION}, got "
@@ -307,7 +294,3 @@ def _conv(
         norm=net.norm,
         padding=net.padding,
     )
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -6,18 +6,18 @@ After Yu et al. 2022 (ViT-VQGAN). Few dimensions keep all codes in use without k
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.quantization.code_counts import CodeCounts
 from codec.quantization.estimators import straight_through
-from codec.quantization.quantizer import CodebookCount, CodebookSize, CodebookUsage, Dimension, QuantizerOutput
+from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
 from codec.quantization.weights import inference_weights, load_inference_weights
+from codec.ranges import CodebookCount, CodebookSize, NonNegativeFloat, Size, check_ranges
 
 __all__ = ["FactorizedCodebook", "FactorizedQuantizer"]
 
@@ -71,20 +71,15 @@ class FactorizedQuantizer(nn.Module):
     def __init__(
         self,
         *,
-        latent_dim: Dimension = 128,
+        latent_dim: Size = 128,
         num_codebooks: CodebookCount = 9,
         codebook_size: CodebookSize = 1024,
-        codebook_dim: Dimension = 8,
-        codebook_weight: Annotated[float, Ge(0)] = 4.0,
+        codebook_dim: Size = 8,
+        codebook_weight: NonNegativeFloat = 4.0,
         estimator: Callable[[Tensor, Tensor], Tensor] = straight_through,
     ) -> None:
         super().__init__()
-        for name, value, least in (("latent_dim", latent_dim, 1), ("num_codebooks", num_codebooks, 1),
-                                   ("codebook_size", codebook_size, 2), ("codebook_dim", codebook_dim, 1)):  # fmt: skip
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if not codebook_weight >= 0:
-            raise ValueError(f"codebook_weight must be at least 0, got {codebook_weight}")
+        check_ranges(FactorizedQuantizer.__init__, locals())
         self.latent_dim, self.beams = latent_dim, 1
         self.codebook_weight, self.estimator = codebook_weight, estimator
         self.codebooks = nn.ModuleList(

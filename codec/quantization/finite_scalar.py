@@ -10,23 +10,18 @@ errors of the groups on a grid that is L - 1 times as fine (residual FSQ).
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.quantization.code_counts import CodeCounts
 from codec.quantization.estimators import straight_through
-from codec.quantization.quantizer import (
-    MAX_CODEBOOK_SIZE,
-    CodebookCount,
-    CodebookSize,
-    CodebookUsage,
-    Dimension,
-    QuantizerOutput,
-)
+from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
 from codec.quantization.weights import inference_weights, load_inference_weights
+from codec.ranges import MAX_CODEBOOK_SIZE, CodebookCount, CodebookSize, Size, check_ranges
 
 __all__ = ["FiniteScalarQuantizer"]
 
@@ -59,19 +54,15 @@ class FiniteScalarQuantizer(nn.Module):
     def __init__(
         self,
         *,
-        latent_dim: Dimension = 128,
-        levels: Sequence[CodebookSize] = (8, 5, 5, 5),
+        latent_dim: Size = 128,
+        levels: Annotated[Sequence[CodebookSize], MinLen(1)] = (8, 5, 5, 5),
         num_groups: CodebookCount = 1,
         num_codebooks: CodebookCount = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("latent_dim", latent_dim), ("num_groups", num_groups), ("num_codebooks", num_codebooks)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+        check_ranges(FiniteScalarQuantizer.__init__, locals())
         if num_codebooks % num_groups:
             raise ValueError(f"num_codebooks must be a multiple of num_groups, {num_groups}, got {num_codebooks}")
-        if not levels or not all(isinstance(level, int) and level >= 2 for level in levels):
-            raise ValueError(f"levels must be whole numbers of at least 2, got {list(levels)}")
         if prod(levels) > MAX_CODEBOOK_SIZE:
             raise ValueError(f"levels must make at most {MAX_CODEBOOK_SIZE} codes, got {prod(levels)}")
         self.latent_dim, self.beams = latent_dim, 1

@@ -1,19 +1,11 @@
 """What a codec, its training and its files need of a quantizer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-__all__ = ["MAX_CODEBOOK_SIZE", "CodebookCount", "CodebookSize", "CodebookUsage", "Dimension", "Quantizer",
-           "QuantizerOutput"]  # fmt: skip
-
-# Ranges of settings. Beyond the limits, which are far above sensible values, memory and time would run out.
-MAX_CODEBOOK_SIZE = 1 << 16  # the entropy coders have tables of this size
-CodebookCount = Annotated[int, Gt(0), Le(1024)]
-CodebookSize = Annotated[int, Ge(2), Le(MAX_CODEBOOK_SIZE)]
-Dimension = Annotated[int, Gt(0), Le(1 << 17)]
+__all__ = ["CodebookUsage", "Quantizer", "QuantizerOutput"]
 
 
 class QuantizerOutput(NamedTuple):

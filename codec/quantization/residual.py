@@ -19,14 +19,8 @@ from torch.nn import functional as F
 from codec.quantization.beam_search import BeamSearch
 from codec.quantization.kmeans import count, kmeans, nearest
 from codec.quantization.nearest import NearestSearch
-from codec.quantization.quantizer import (
-    MAX_CODEBOOK_SIZE,
-    CodebookCount,
-    CodebookSize,
-    CodebookUsage,
-    Dimension,
-    QuantizerOutput,
-)
+from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
+from codec.ranges import CodebookCount, CodebookSize, NonNegativeFloat, ProperFraction, Size, check_ranges
 
 __all__ = ["ResidualVectorQuantizer"]
 
@@ -76,30 +70,19 @@ class ResidualVectorQuantizer(nn.Module):
     def __init__(
         self,
         *,
-        latent_dim: Dimension = 128,
+        latent_dim: Size = 128,
         num_codebooks: CodebookCount = 32,
         codebook_size: CodebookSize = 1024,
-        decay: float = 0.99,
+        decay: ProperFraction = 0.99,
         kmeans_iterations: Annotated[int, Ge(0), Le(100_000)] = 50,
-        dead_code_threshold: float = 0.1,
-        energy_exponent: float = 0.0,
+        dead_code_threshold: ProperFraction = 0.1,
+        energy_exponent: NonNegativeFloat = 0.0,
         estimator: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("latent_dim", latent_dim), ("num_codebooks", num_codebooks)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-        is_size = isinstance(codebook_size, int) and 2 <= codebook_size <= MAX_CODEBOOK_SIZE
-        if not is_size or codebook_size & (codebook_size - 1):
-            raise ValueError(
-                f"codebook_size must be a power of two from 2 to {MAX_CODEBOOK_SIZE}, got {codebook_size!r}"
-            )
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), got {decay}")
-        if not 0 <= dead_code_threshold < 1:
-            raise ValueError(f"dead_code_threshold must be in [0, 1), got {dead_code_threshold}")
-        if not 0 <= energy_exponent < math.inf:
-            raise ValueError(f"energy_exponent must be a finite number of at least 0, got {energy_exponent}")
+        check_ranges(ResidualVectorQuantizer.__init__, locals())
+        if codebook_size & (codebook_size - 1):
+            raise ValueError(f"codebook_size must be a power of two, got {codebook_size}")
         self.decay = decay
         self.kmeans_iterations = kmeans_iterations
         self.dead_code_threshold = dead_code_threshold

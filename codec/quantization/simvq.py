@@ -4,10 +4,9 @@ A gradient at one code moves the map, and so all codes. Codes that no latent use
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,8 +16,9 @@ from codec.quantization.code_counts import CodeCounts
 from codec.quantization.estimators import straight_through
 from codec.quantization.kmeans import nearest
 from codec.quantization.nearest import NearestSearch
-from codec.quantization.quantizer import CodebookCount, CodebookSize, CodebookUsage, Dimension, QuantizerOutput
+from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
 from codec.quantization.weights import inference_weights, load_inference_weights
+from codec.ranges import CodebookCount, CodebookSize, NonNegativeFloat, Size, check_ranges
 
 __all__ = ["SimVQ"]
 
@@ -53,19 +53,14 @@ class SimVQ(nn.Module):
     def __init__(
         self,
         *,
-        latent_dim: Dimension = 128,
+        latent_dim: Size = 128,
         num_codebooks: CodebookCount = 8,
         codebook_size: CodebookSize = 1024,
-        codebook_weight: Annotated[float, Ge(0)] = 4.0,
+        codebook_weight: NonNegativeFloat = 4.0,
         estimator: Callable[[Tensor, Tensor], Tensor] = straight_through,
     ) -> None:
         super().__init__()
-        for name, value, least in (("latent_dim", latent_dim, 1), ("num_codebooks", num_codebooks, 1),
-                                   ("codebook_size", codebook_size, 2)):  # fmt: skip
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if not codebook_weight >= 0:
-            raise ValueError(f"codebook_weight must be at least 0, got {codebook_weight}")
+        check_ranges(SimVQ.__init__, locals())
         self.codebook_weight, self.estimator, self.beams = codebook_weight, estimator, 1
         self.register_buffer("fixed", torch.randn(num_codebooks, codebook_size, latent_dim) * latent_dim**-0.5)
         self.maps = nn.Parameter(torch.eye(latent_dim).repeat(num_codebooks, 1, 1))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from codec.ranges import PositiveFraction, ProperFraction, check_ranges
 from codec.training.accumulation import losses_in_parts
 from codec.training.distributed import Processes
 from losses import DiscriminatorOutput, GANLoss, discriminator_for, mean_logit
@@ -43,17 +44,12 @@ class AdversarialTraining(nn.Module):
         loss: GANLoss,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         update: Literal["simultaneous", "alternating"] = "simultaneous",
-        update_probability: float = 1.0,
-        start_fraction: float = 0.0,
+        update_probability: PositiveFraction = 1.0,
+        start_fraction: ProperFraction = 0.0,
         processes: Processes | None = None,
     ) -> None:
         super().__init__()
-        if update not in ("simultaneous", "alternating"):
-            raise ValueError(f"adversarial.update must be simultaneous or alternating, got {update!r}")
-        if not 0 < update_probability <= 1:
-            raise ValueError(f"adversarial.update_probability must be in (0, 1], got {update_probability}")
-        if not 0 <= start_fraction < 1:
-            raise ValueError(f"adversarial.start_fraction must be in [0, 1), got {start_fraction}")
+        check_ranges(AdversarialTraining.__init__, locals(), "adversarial.")
         self.discriminator = discriminator
         self.loss = loss
         self.optimizer = optimizer(discriminator.parameters())

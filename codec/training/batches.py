@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from codec.ranges import BatchSize, NumWorkers, check_ranges
 from data import (
     Batch,
     DataError,
@@ -43,14 +44,12 @@ class TrainingData:
     def __init__(
         self,
         dataset: TrainingDataset | IterableTrainingDataset,
-        batch_size: int,
-        num_workers: int = 1,
+        batch_size: BatchSize,
+        num_workers: NumWorkers = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"data.{name} must be a whole number of at least {least}, got {value!r}")
+        check_ranges(TrainingData.__init__, locals(), "data.")
         if batch_size % world_size:
             raise ValueError(
                 f"data.batch_size must be a multiple of the number of processes, {world_size}, got {batch_size}"

@@ -3,51 +3,28 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from codec.config import CodecConfig
+from codec.ranges import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    Probability,
+    ProperFraction,
+    check_ranges,
+)
 
 __all__ = ["CodebookConfig", "LRSchedule", "RollbackConfig", "TrainingConfig"]
 
 _LIMITS = ("max_steps", "max_epochs", "max_minutes")
-
-
-def _number(default: Any, allowed: str) -> Any:
-    """A dataclass field whose value must lie in `allowed`, an interval such as "[0, 1)"."""
-    return field(default=default, metadata={"allowed": allowed})
-
-
-def _check(settings: Any, path: str) -> None:
-    """Checks the choices and the numbers of a settings dataclass; None passes where it is allowed.
-
-    Args:
-        path: Place of these settings in the configuration.
-
-    Raises:
-        ValueError: Names the setting by its full key, what it must be and what it is.
-    """
-    for field_name, declared in settings.__dataclass_fields__.items():
-        name, value = f"{path}.{field_name}", getattr(settings, field_name)
-        kind = get_type_hints(type(settings))[field_name]
-        if value is None and type(None) in get_args(kind):
-            continue
-        if get_origin(kind) is Literal:
-            if value not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
-        elif "allowed" in declared.metadata:
-            allowed = declared.metadata["allowed"]
-            whole = int in (kind, *get_args(kind)) and float not in get_args(kind)
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                raise ValueError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
-            low, high = (float(bound) for bound in allowed[1:-1].split(","))
-            above = low <= value if allowed[0] == "[" else low < value
-            below = value <= high if allowed[-1] == "]" else value < high
-            if not (above and below):
-                raise ValueError(f"{name} must be in {allowed}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -63,12 +40,12 @@ class LRSchedule:
         ValueError: A value is out of range.
     """
 
-    warmup_fraction: float = _number(0.0, "[0, 1)")
+    warmup_fraction: ProperFraction = 0.0
     decay: Literal["none", "linear", "cosine"] = "none"
-    final_factor: float = _number(0.0, "[0, 1]")
+    final_factor: Probability = 0.0
 
     def __post_init__(self) -> None:
-        _check(self, "trainer.lr_schedule")
+        check_ranges(LRSchedule, vars(self), "trainer.lr_schedule.")
 
     def factor(self, progress: float) -> float:
         """Factor at `progress` in [0, 1] of the run; at least 0.001 during the warm-up, so that no step is lost."""
@@ -99,14 +76,14 @@ class CodebookConfig:
         ValueError: A value is out of range.
     """
 
-    start_fraction: float = _number(0.0, "[0, 1)")
-    init_batches: int = _number(8, "[1, 65536]")
+    start_fraction: ProperFraction = 0.0
+    init_batches: Annotated[int, Ge(1), Le(65536)] = 8
     dropout: Literal["none", "codebooks", "bandwidths"] = "bandwidths"
-    commitment_weight: float = _number(1.0, "[0, inf)")
+    commitment_weight: NonNegativeFloat = 1.0
     commitment_reduction: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
-        _check(self, "trainer.codebooks")
+        check_ranges(CodebookConfig, vars(self), "trainer.codebooks.")
 
     def draw(self, config: CodecConfig, generator: torch.Generator) -> int:
         """Number of codebooks for one batch; every setting draws one number from the generator."""
@@ -137,11 +114,11 @@ class RollbackConfig:
         ValueError: A value is out of range.
     """
 
-    max_rollbacks: int = _number(3, "[0, inf)")
-    lr_factor: float = _number(0.5, "(0, 1)")
+    max_rollbacks: NonNegativeInt = 3
+    lr_factor: Annotated[float, Gt(0), Lt(1)] = 0.5
 
     def __post_init__(self) -> None:
-        _check(self, "trainer.rollback")
+        check_ranges(RollbackConfig, vars(self), "trainer.rollback.")
 
 
 @dataclass(frozen=True)
@@ -183,33 +160,33 @@ class TrainingConfig:
         ValueError: A value is out of range.
     """
 
-    max_steps: int | None = _number(None, "[1, inf)")
-    max_epochs: float | None = _number(None, "(0, inf)")
-    max_minutes: float | None = _number(None, "(0, inf)")
+    max_steps: PositiveInt | None = None
+    max_epochs: PositiveFloat | None = None
+    max_minutes: PositiveFloat | None = None
     lr_schedule: LRSchedule = field(default_factory=LRSchedule)
     codebooks: CodebookConfig = field(default_factory=CodebookConfig)
     rollback: RollbackConfig = field(default_factory=RollbackConfig)
-    log_every: int = _number(20, "[1, inf)")
-    validate_every: int = _number(1000, "[1, inf)")
-    checkpoint_every: int = _number(1000, "[1, inf)")
-    checkpoint_minutes: float | None = _number(10.0, "(0, inf)")
+    log_every: PositiveInt = 20
+    validate_every: PositiveInt = 1000
+    checkpoint_every: PositiveInt = 1000
+    checkpoint_minutes: PositiveFloat | None = 10.0
     init: Literal["random", "pca"] = "random"
-    encoder_lr_factor: float = _number(1.0, "[0, inf)")
-    freeze_encoder_until: float = _number(0.0, "[0, 1)")
-    freeze_encoder_at: float = _number(1.0, "(0, 1]")
+    encoder_lr_factor: NonNegativeFloat = 1.0
+    freeze_encoder_until: ProperFraction = 0.0
+    freeze_encoder_at: PositiveFraction = 1.0
     freeze: Sequence[Literal["encoder", "quantizer"]] = ()
-    gradient_clip_norm: float | None = _number(None, "(0, inf)")
-    ema_decay: float = _number(0.99, "[0, 1)")
+    gradient_clip_norm: PositiveFloat | None = None
+    ema_decay: ProperFraction = 0.99
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     deterministic: bool = False
-    accumulate: int = _number(1, "[1, inf)")
-    outputs_per_segment: int = _number(1, "[1, 1024]")
-    max_skipped_steps: int = _number(20, "[1, inf)")
-    seed: int = _number(0, "[0, inf)")
+    accumulate: PositiveInt = 1
+    outputs_per_segment: Annotated[int, Ge(1), Le(1024)] = 1
+    max_skipped_steps: PositiveInt = 20
+    seed: NonNegativeInt = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        _check(self, "trainer")
+        check_ranges(TrainingConfig, vars(self), "trainer.")
         given = {name: getattr(self, name) for name in _LIMITS if getattr(self, name) is not None}
         if len(given) != 1:
             raise ValueError(
@@ -220,8 +197,6 @@ class TrainingConfig:
                 "trainer.freeze_encoder_at must be greater than trainer.codebooks.start_fraction, "
                 f"got {self.freeze_encoder_at} and {self.codebooks.start_fraction}"
             )
-        if unknown := set(self.freeze) - {"encoder", "quantizer"}:
-            raise ValueError(f"trainer.freeze must name parts of encoder and quantizer, got {min(unknown)!r}")
         if list(self.freeze) == ["quantizer"] and self.freeze_encoder_at < 1:
             raise ValueError(
                 "trainer.freeze=[quantizer] keeps the codebooks, but trainer.freeze_encoder_at="

@@ -20,6 +20,7 @@ from codec.evaluation import (
     select_speech_groups,
 )
 from codec.model import Codec
+from codec.ranges import NonNegativeInt, check_ranges
 from codec.training.best_score import BestScore
 from codec.training.distributed import Processes
 from codec.training.logging.meters import codebook_metrics
@@ -63,15 +64,12 @@ class Validation:
         clips: Sequence[HeldOutClip],
         samples_folder: Path,
         bandwidth_kbps: float,
-        samples_per_group: int = 2,
+        samples_per_group: NonNegativeInt = 2,
         metrics: Sequence[str | Metric] = ("mel_distance", "si_sdr_db", "ripple_db"),
         speech_groups: Sequence[str] | None = None,
         best: str = "mel_distance",
     ) -> None:
-        if not isinstance(samples_per_group, int) or samples_per_group < 0:
-            raise ValueError(
-                f"validation.samples_per_group must be a whole number of at least 0, got {samples_per_group!r}"
-            )
+        check_ranges(Validation.__init__, locals(), "validation.")
         self.best = BestScore.parse(best)
         self.metrics = select_metrics(metrics) | {self.best.metric.name: self.best.metric}
         check_packages(self.metrics.values())

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from codec.audio import resample
+from codec.ranges import Probability, SampleRate
 from data.entries import DataError
-from data.ranges import Probability, Rate
 from data.transforms.draws import draw
 
 __all__ = ["RandomBandLimit"]
@@ -27,7 +27,11 @@ class RandomBandLimit:
     """
 
     def __init__(
-        self, sample_rate: Rate, minimum_hz: float = 4000, maximum_hz: float = 8000, probability: Probability = 0.2
+        self,
+        sample_rate: SampleRate,
+        minimum_hz: float = 4000,
+        maximum_hz: float = 8000,
+        probability: Probability = 0.2,
     ) -> None:
         if not _STEP_HZ <= minimum_hz <= maximum_hz <= sample_rate / 2 or not 0 <= probability <= 1:
             raise DataError(

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from codec.ranges import Decibels
 from data.entries import DataError
-from data.ranges import Decibels
 from data.transforms.draws import draw
 
 __all__ = ["RandomGain"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from codec.audio import AudioFile
+from codec.ranges import Probability, SampleRate
 from data.entries import DataError
-from data.ranges import Probability, Rate
 from data.sources import limit_peak
 from data.transforms.draws import draw
 
@@ -42,7 +42,7 @@ class RandomLossyCoding:
 
     def __init__(
         self,
-        sample_rate: Rate,
+        sample_rate: SampleRate,
         codecs: Sequence[LossyCodec] = get_args(LossyCodec),
         minimum_level: Probability = 0.5,
         maximum_level: Probability = 1.0,

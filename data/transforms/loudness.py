@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from codec.ranges import Decibels, SampleRate
 from data.entries import DataError
 from data.loudness import loudness_lufs
-from data.ranges import Decibels, Rate
 from data.sources import limit_peak
 
 __all__ = ["NormalizeLoudness"]
@@ -25,7 +25,7 @@ class NormalizeLoudness:
         DataError: The rate is too low.
     """
 
-    def __init__(self, sample_rate: Rate, target_lufs: Decibels = -16.0) -> None:
+    def __init__(self, sample_rate: SampleRate, target_lufs: Decibels = -16.0) -> None:
         if sample_rate < 4000:
             raise DataError(f"expected a sample_rate of at least 4000 Hz to measure loudness, got {sample_rate}")
         self.sample_rate = sample_rate

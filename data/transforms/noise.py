@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from codec.audio import AudioFileError
+from codec.ranges import Decibels, Name, Probability, SampleRate
 from data.corpora import load_manifest
 from data.entries import DataError
-from data.ranges import Decibels, Name, Probability, Rate
 from data.sources import SourceReader, limit_peak
 from data.transforms.draws import draw
 
@@ -36,7 +36,7 @@ class RandomNoise:
     def __init__(
         self,
         root: Name,
-        sample_rate: Rate,
+        sample_rate: SampleRate,
         channels: int = 1,
         minimum_snr_db: Decibels = 0.0,
         maximum_snr_db: Decibels = 30.0,

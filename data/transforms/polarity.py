@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from codec.ranges import Probability
 from data.entries import DataError
-from data.ranges import Probability
 from data.transforms.draws import draw
 
 __all__ = ["RandomPolarity"]

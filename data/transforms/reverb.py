@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from codec.audio import AudioFileError, read_range
+from codec.ranges import Name, Probability, SampleRate, Seconds
 from data.corpora import load_manifest
 from data.entries import DataError
-from data.ranges import Name, Probability, Rate, Seconds
 from data.reverberation import convolve, reverberation_time, synthetic_response
 from data.sources import limit_peak
 from data.transforms.draws import draw
@@ -36,7 +36,7 @@ class RandomReverb:
 
     def __init__(
         self,
-        sample_rate: Rate,
+        sample_rate: SampleRate,
         probability: Probability = 0.2,
         minimum_rt60_seconds: Seconds = 0.3,
         maximum_rt60_seconds: Seconds = 1.3,

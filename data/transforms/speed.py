@@ -7,8 +7,8 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from codec.audio import ResamplingFilter
+from codec.ranges import Probability
 from data.entries import DataError
-from data.ranges import Probability
 from data.transforms.draws import draw
 
 __all__ = ["RandomSpeed"]

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import Fraction, Size, Slope, check_audio, reflect_pad
+from losses.inputs import check_audio, reflect_pad
 from losses.protocols import DiscriminatorOutput
+from losses.ranges import Fraction, Size
 from losses.stft import STFT
 
 __all__ = ["MultiBandSTFTDiscriminator"]
@@ -41,7 +42,7 @@ class MultiBandSTFTDiscriminator(nn.Module):
         filters: Size = 32,
         windows: Sequence[Size] = (2048, 1024, 512),
         bands: Sequence[Fraction] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
-        negative_slope: Slope = 0.1,
+        negative_slope: Fraction = 0.1,
     ) -> None:
         super().__init__()
         if not windows or min(windows) < 4 or any(window % 4 for window in windows):

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import Fraction, Size, Slope, at_least_float32, check_audio, without_autocast
+from losses.inputs import at_least_float32, check_audio, without_autocast
 from losses.protocols import DiscriminatorOutput
+from losses.ranges import Fraction, Size
 
 __all__ = ["FilterBank", "MultiFilterBankDiscriminator"]
 
@@ -45,7 +46,7 @@ class MultiFilterBankDiscriminator(nn.Module):
         cutoffs: Sequence[Fraction] = (0.0, 0.253881, 0.170546, 0.103881, 0.075310, 0.049338),
         taps: Size = 256,
         channels: Sequence[Size] = (32, 128, 512, 1024, 1024),
-        negative_slope: Slope = 0.1,
+        negative_slope: Fraction = 0.1,
     ) -> None:
         super().__init__()
         if not bands or min(bands) < 1 or not channels or len(cutoffs) != len(bands):

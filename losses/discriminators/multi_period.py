@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import Size, Slope, check_audio, reflect_pad
+from losses.inputs import check_audio, reflect_pad
 from losses.protocols import DiscriminatorOutput
+from losses.ranges import Fraction, Size
 
 __all__ = ["MultiPeriodDiscriminator"]
 
@@ -32,7 +33,7 @@ class MultiPeriodDiscriminator(nn.Module):
         self,
         periods: Sequence[Size] = (2, 3, 5, 7, 11),
         channels: Sequence[Size] = (32, 128, 512, 1024, 1024),
-        negative_slope: Slope = 0.1,
+        negative_slope: Fraction = 0.1,
     ) -> None:
         super().__init__()
         if not periods or min(periods) < 1 or not channels:

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import Size, Slope, check_audio, reflect_pad
+from losses.inputs import check_audio, reflect_pad
 from losses.protocols import DiscriminatorOutput
+from losses.ranges import Fraction, Size
 
 __all__ = ["MultiScaleDiscriminator"]
 
@@ -37,7 +38,7 @@ class MultiScaleDiscriminator(nn.Module):
         num_sub_discriminators: Annotated[int, Gt(0), Le(10)] = 3,
         filters: Size = 16,
         max_filters: Size = 1024,
-        negative_slope: Slope = 0.2,
+        negative_slope: Fraction = 0.2,
     ) -> None:
         super().__init__()
         if num_sub_discriminators < 1 or filters < 4 or filters % 4 or max_filters % filters:

@@ -9,8 +9,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
-from losses.inputs import Size, Slope, check_audio
+from losses.inputs import check_audio
 from losses.protocols import DiscriminatorOutput
+from losses.ranges import Fraction, Size
 from losses.stft import STFT
 
 __all__ = ["MultiScaleSTFTDiscriminator"]
@@ -48,7 +49,7 @@ class MultiScaleSTFTDiscriminator(nn.Module):
         windows: Sequence[Size] = (2048, 1024, 512, 256, 128),
         kernel: Sequence[Size] = (3, 9),
         dilations: Sequence[Size] = (1, 2, 4),
-        negative_slope: Slope = 0.2,
+        negative_slope: Fraction = 0.2,
         compression: float = 1.0,
     ) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from codec.atomic_file import atomic_write
 from codec.checkpoint_file import Checkpoint, CheckpointError, read_checkpoint, read_score, write_checkpoint
+from codec.ranges import PositiveInt, check_ranges
 
 __all__ = ["CheckpointStore", "load_checkpoint"]
 
@@ -41,14 +42,11 @@ class CheckpointStore:
     def __init__(
         self,
         folder: str | Path,
-        keep_last: int = 2,
-        keep_every: int | None = None,
+        keep_last: PositiveInt = 2,
+        keep_every: PositiveInt | None = None,
         report: Callable[[str], None] = _LOGGER.warning,
     ) -> None:
-        if keep_last < 1:
-            raise ValueError(f"checkpoints.keep_last must be 1 or more, got {keep_last}")
-        if keep_every is not None and keep_every < 1:
-            raise ValueError(f"checkpoints.keep_every must be 1 or more, or null, got {keep_every}")
+        check_ranges(CheckpointStore.__init__, locals(), "checkpoints.")
         self.folder = Path(folder)
         self.best_path = self.folder / "best.pt"
         self.keep_last = keep_last

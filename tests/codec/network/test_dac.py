@@ -54,10 +54,10 @@ def test_snake() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strides": [1, 2]}, "strides must be whole numbers of at least 2"),
+        ({"strides": [1, 2]}, r"strides.0 must be a whole number in \[2, 4096\], got 1"),
         ({"decoder_filters": 20}, "decoder_filters must be a multiple of 16, .* got 20"),
-        ({"channels": 3}, "channels must be 1 or 2, got 3"),
-        ({"encoder_filters": 0}, "encoder_filters must be a positive whole number, got 0"),
+        ({"channels": 3}, r"channels must be a whole number in \[1, 2\], got 3"),
+        ({"encoder_filters": 0}, r"encoder_filters must be a whole number in \[1, 131072\], got 0"),
     ],
 )
 def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:

@@ -110,10 +110,10 @@ def test_every_code_decodes_to_another_vector() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"levels": [1, 3]}, r"levels must be whole numbers of at least 2, got \[1, 3\]"),
+        ({"levels": [1, 3]}, r"levels.0 must be a whole number in \[2, 65536\], got 1"),
         ({"levels": []}, "levels must be"),
         ({"levels": [300, 300]}, "at most 65536 codes, got 90000"),
-        ({"num_codebooks": 0}, "num_codebooks must be a positive whole number, got 0"),
+        ({"num_codebooks": 0}, r"num_codebooks must be a whole number in \[1, 1024\], got 0"),
         ({"num_groups": 2, "num_codebooks": 3}, "num_codebooks must be a multiple of num_groups, 2, got 3"),
     ],
 )

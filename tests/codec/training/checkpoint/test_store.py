@@ -27,9 +27,9 @@ def _store(folder: Path, **settings: Any) -> tuple[CheckpointStore, list[str]]:
 
 
 def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"checkpoints\.keep_last must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"checkpoints\.keep_last must be a whole number in \[1, inf\), got 0"):
         CheckpointStore(tmp_path, keep_last=0)
-    with pytest.raises(ValueError, match=r"checkpoints\.keep_every must be 1 or more, or null, got 0"):
+    with pytest.raises(ValueError, match=r"checkpoints\.keep_every must be a whole number in \[1, inf\), got 0"):
         CheckpointStore(tmp_path, keep_every=0)
     with pytest.raises(ValueError, match="step must be 0 or more, got -1"):
         CheckpointStore(tmp_path).save(-1, {})
