@@ -22,12 +22,14 @@ from codec.training.checkpoint.pretrained import check_architecture
 from scripts.ablation.display import GridDisplay
 from scripts.ablation.grid import (
     BASE,
+    START,
     ablation_folder,
     base_config,
     check_grid,
     grid_runs,
     run_config,
     selected_metrics,
+    start_runs,
 )
 from scripts.ablation.report import write_ablation_report
 from scripts.ablation.report.runs import conditions_by_weights, read_runs
@@ -52,6 +54,7 @@ class Plan(NamedTuple):
     """What the command line asks for."""
 
     cfg: DictConfig
+    start: list[str]  # the checkpoint that has to be scored, if runs start from one
     search: list[str]  # names of the runs of the search
     runs: list[str]  # names of all other runs
     train_base: bool  # the common checkpoint must be trained first
@@ -81,6 +84,10 @@ def _run(plan: Plan) -> None:
         )
         _launch(folder, [BASE])
         _raise_failures(folder, [BASE])
+    pending = [name for name in plan.start if not (folder / START / name / "result.json").exists()]
+    if pending:
+        _launch(folder, pending)
+        _raise_failures(folder, pending)
     searched = _train(folder, "search", plan.search, TrainingConfig(max_steps=cfg.search.max_steps))
     _raise_failures(folder, searched)
     budget = TrainingConfig(max_steps=cfg.max_steps, max_minutes=cfg.max_minutes)
@@ -114,8 +121,8 @@ def _plan(cfg: DictConfig) -> Plan:
     check_packages(selected_metrics(cfg).values())
     if any((folder / "runs").glob("*/config.yaml")):
         check_unchanged(folder, folder / "ablation.yaml", _settings(cfg), _CHANGEABLE_IN_GRID)
-    search, runs = search_runs(cfg), grid_runs(cfg, best_overrides(cfg))
-    configs = [(run, run_config(cfg, run)) for run in (*search.values(), *runs.values())]
+    start, search, runs = start_runs(cfg), search_runs(cfg), grid_runs(cfg, best_overrides(cfg))
+    configs = [(run, run_config(cfg, run)) for run in (*start.values(), *search.values(), *runs.values())]
     for run, train in configs:
         check_keys(train)
         check_values(train)
@@ -123,7 +130,7 @@ def _plan(cfg: DictConfig) -> Plan:
         run_folder = folder / run.folder / run.name
         check_unchanged(run_folder, run_folder / "config.yaml", train, _CHANGEABLE_IN_RUNS)
     train_base = cfg.start == "from_base" and _base_is_unfinished(cfg, configs[0][1])
-    return Plan(cfg, list(search), list(runs), train_base)
+    return Plan(cfg, list(start), list(search), list(runs), train_base)
 
 
 def _base_is_unfinished(cfg: DictConfig, train: DictConfig) -> bool:
@@ -171,13 +178,15 @@ def _raise_failures(folder: Path, jobs: list[str]) -> None:
 
 
 def _print_scores(folder: Path, baseline: str, metrics: Mapping[str, Metric]) -> None:
-    runs, _, _ = read_runs(folder)
+    runs, start = read_runs(folder)[0], read_runs(folder, START)[0]
     console = Console(width=None if sys.stdout.isatty() else 160)
     measured = described((name for run in runs for name in run.scores), metrics)
     for weights, conditions in conditions_by_weights(runs, baseline).items():
         for group, columns in measured.items():
             caption = f"{group or 'codes of all clips'}, loss weights: {weights}"
-            scores = score_table(caption, conditions, columns, lambda run, name: run.scores.get(name, float("nan")))
+            scores = score_table(
+                caption, conditions, columns, lambda run, name: run.scores.get(name, float("nan")), start
+            )
             shown = Table(*scores.head, title=scores.caption, box=SIMPLE_HEAD)
             for body in scores.bodies:
                 for row in body:

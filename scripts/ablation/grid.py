@@ -17,6 +17,7 @@ from scripts.errors import unknown_name
 
 __all__ = [
     "BASE",
+    "START",
     "GridRun",
     "ablation_folder",
     "base_config",
@@ -24,26 +25,29 @@ __all__ = [
     "grid_runs",
     "run_config",
     "selected_metrics",
+    "start_runs",
     "strategies",
 ]
 
 BASE = "base"  # the job that trains the common checkpoint
+START = "start"  # the folder of its scores
+_CHECKPOINT = "checkpoint"
 _DEFAULT_WEIGHTS = "default"
 _LOSS_ABLATIONS = ("single_loss", "leave_one_out")
 _STARTS = ("from_base", "from_scratch")
 
 
 class GridRun(NamedTuple):
-    """One training run of the grid."""
+    """One training run of the grid or of its search, or the checkpoint that they start from."""
 
-    strategy: str  # as listed in the settings, or only-LOSS, without-LOSS
+    strategy: str  # as listed in the settings, or only-LOSS, without-LOSS, checkpoint
     balancer: Sequence[str]  # overrides that select the strategy
     seed: int
     weight_factors: Mapping[str, float] = {}  # loss -> factor of its weight
     loss_ablation: str | None = None  # single_loss or leave_one_out
     loss: str | None = None  # the loss that is kept alone or left out
     override: str | None = None  # setting=value that the search tries, or that it found for the strategy
-    is_search: bool = False
+    folder: str = "runs"  # runs, search or start: the folder of the ablation that has the run's folder
 
     @property
     def weights(self) -> str:
@@ -53,14 +57,11 @@ class GridRun(NamedTuple):
     @property
     def name(self) -> str:
         """The name of the run's folder."""
-        middle = f"search.{self.override}" if self.is_search else self.weights
+        if self.folder == START:
+            return self.strategy
+        middle = f"search.{self.override}" if self.folder == "search" else self.weights
         strategy, middle = (re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-") for text in (self.strategy, middle))
         return f"{strategy}.{middle}.seed{self.seed}"
-
-    @property
-    def folder(self) -> str:
-        """The folder of the ablation that has the run's folder."""
-        return "search" if self.is_search else "runs"
 
 
 def ablation_folder(cfg: DictConfig) -> Path:
@@ -146,6 +147,13 @@ def _grid_runs(cfg: DictConfig, overrides: Mapping[str, str]) -> Iterator[GridRu
                 yield GridRun(name, baseline, seed, loss_ablation=loss_ablation, loss=loss, override=override)
 
 
+def start_runs(cfg: DictConfig) -> dict[str, GridRun]:
+    """The checkpoint that all runs start from, as a run without a step; empty if they start from scratch."""
+    if cfg.start != "from_base":
+        return {}
+    return {_CHECKPOINT: GridRun(_CHECKPOINT, (), seed=0, folder=START)}
+
+
 def selected_metrics(cfg: DictConfig) -> dict[str, Metric]:
     """The metrics that score the runs, by name.
 
@@ -207,7 +215,7 @@ def run_config(cfg: DictConfig, run: GridRun) -> DictConfig:
     train.seed = run.seed
     train.init_from = cfg.base if cfg.start == "from_base" else None
     train.trainer.rollback.max_rollbacks = 0  # after a rollback the lr is lower: the run could not be compared
-    length = (cfg.search.max_steps, None) if run.is_search else (cfg.max_steps, cfg.max_minutes)
+    length = (cfg.search.max_steps, None) if run.folder == "search" else (cfg.max_steps, cfg.max_minutes)
     train.trainer.update(max_steps=length[0], max_epochs=None, max_minutes=length[1])
     return train
 

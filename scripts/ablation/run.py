@@ -23,7 +23,16 @@ from codec.evaluation import METRICS, Metric, count_codes, score_codes, select_m
 from codec.training import Trainer, TrainingError
 from codec.training.startup.malloc import keep_freed_memory
 from data import HeldOutClip
-from scripts.ablation.grid import BASE, GridRun, ablation_folder, base_config, grid_runs, run_config
+from scripts.ablation.grid import (
+    BASE,
+    START,
+    GridRun,
+    ablation_folder,
+    base_config,
+    grid_runs,
+    run_config,
+    start_runs,
+)
 from scripts.ablation.search import best_overrides, search_runs
 from scripts.composition import open_run
 from scripts.errors import describe_error
@@ -45,7 +54,8 @@ def run_job(cfg: DictConfig) -> None:
     path = error_path(ablation_folder(cfg), cfg.job)
     path.unlink(missing_ok=True)
     is_base = cfg.job == BASE
-    grid_run = None if is_base else {**search_runs(cfg), **grid_runs(cfg, best_overrides(cfg))}[cfg.job]
+    runs = {**start_runs(cfg), **search_runs(cfg), **grid_runs(cfg, best_overrides(cfg))}
+    grid_run = None if is_base else runs[cfg.job]
     train = base_config(cfg) if grid_run is None else run_config(cfg, grid_run)
     number = HydraConfig.get().job.num if HydraConfig.initialized() else 0
     status = start_process(
@@ -123,7 +133,8 @@ def _train_and_score(
     clips: dict[str, dict[str, Any]] = {}
     with open(os.devnull, "w") as nowhere, open_run(train, nowhere, resume_command=_RESUME_COMMAND) as trainer:
         try:
-            trainer.run()
+            if grid_run.folder != START:
+                trainer.run()
         except TrainingError as error:
             failure = " ".join(str(error).split())
         peak_mib = peak_memory_mib(trainer.device)
@@ -199,6 +210,8 @@ def score(
 
 def _seconds_per_step(trainer: Trainer) -> float:
     """Median over the log intervals, without validation and checkpoints; NaN if no interval was logged."""
+    if not trainer.step:
+        return math.nan
     lines = (trainer.logger.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     speeds = [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]

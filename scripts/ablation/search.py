@@ -41,7 +41,7 @@ def search_runs(cfg: DictConfig) -> dict[str, GridRun]:
         return {}
     overrides = [f"{cfg.search.setting}={value}" for value in cfg.search.candidates]
     runs = [
-        GridRun(strategy, balancer, cfg.search.seed, override=override, is_search=True)
+        GridRun(strategy, balancer, cfg.search.seed, override=override, folder="search")
         for override in overrides
         for strategy, balancer in strategies(cfg).items()
     ]

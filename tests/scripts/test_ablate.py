@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -246,7 +247,7 @@ def test_result_and_files_of_a_run(ablation: Ablate, base: Path) -> None:
     log = (run / "log.txt").read_text()
     assert str(base) in log
     assert "step 2" in log
-    assert sorted(path.name for path in folder.iterdir()) == ["ablation.yaml", "runs"]  # no files of Hydra
+    assert sorted(path.name for path in folder.iterdir()) == ["ablation.yaml", "runs", "start"]  # no files of Hydra
     saved: Any = OmegaConf.to_container(OmegaConf.load(folder / "ablation.yaml"))
     assert saved["weights"] == [{"adversarial": 10}]
     assert "job" not in saved
@@ -284,6 +285,18 @@ def test_finished_runs_are_kept_and_the_grid_can_grow(
     ablation("strategies=[encodec,rlw]", "baseline=encodec", "seeds=[0,1]")
     assert set(trained) == {"encodec.default.seed1", "rlw.default.seed0", "rlw.default.seed1"}
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_checkpoint_itself_is_scored_without_a_step(finished_folder: Path) -> None:
+    start = json.loads((finished_folder / "start" / "checkpoint" / "result.json").read_text())
+    assert start["steps"] == 0
+    lines = metric_lines(finished_folder, "encodec.default.seed0")
+    first, *_, last = (line for line in lines if line["split"] == "validation")
+    assert first["step"] == 0
+    for group in {clip["group"] for clip in start["clips"].values()}:
+        mean = np.mean([clip["si_sdr_db"] for clip in start["clips"].values() if clip["group"] == group])
+        assert mean == pytest.approx(first[f"{group}/si_sdr_db"], abs=1e-4)
+        assert first[f"{group}/si_sdr_db"] != last[f"{group}/si_sdr_db"]
 
 
 def test_an_interrupted_run_resumes_from_its_checkpoint(ablation: Ablate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,21 @@ def marks(table: Table) -> dict[str, list[str]]:
     return {row.name: [entry.mark for entry in row.entries] for body in table.bodies for row in body}
 
 
+def test_the_checkpoint_before_the_runs_is_a_row_of_its_own_that_cannot_be_best(whole: Path) -> None:
+    (conditions, _) = grid(whole).values()
+    start = conditions[0].runs[0]._replace(strategy="checkpoint")
+    table = score_table(
+        "all",
+        conditions,
+        metrics("music/si_sdr_db"),
+        lambda run, m: 99.0 if run is start else run.scores[m],
+        [start],
+    )
+    assert [len(body) for body in table.bodies] == [1, 3, 1]
+    assert (texts(table)["checkpoint"], marks(table)["checkpoint"]) == (["99.00"], [""])
+    assert marks(table)["weighted_sum"] == ["best"]
+
+
 def test_scores_are_means_with_intervals_over_seeds(whole: Path) -> None:
     (conditions, _) = grid(whole).values()
     table = score_table("all", conditions, metrics("music/si_sdr_db", "codes_used"), lambda run, m: run.scores[m])

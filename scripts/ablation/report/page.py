@@ -87,13 +87,14 @@ def write_ablation_report(
     settings = conditions_by_weights(runs, baseline)
     measured = described((name for run in runs for name, value in run.scores.items() if np.isfinite(value)), metrics)
     columns = [metric.name for group in measured.values() for metric in group]
-    write_results(folder / "results.csv", runs, columns)
+    start = read_runs(folder, "start")[0]
+    write_results(folder / "results.csv", [*start, *runs], columns)
     searched = read_runs(folder, "search")[0]
     if searched:
         write_results(folder / "search.csv", searched, columns)
     shown = []
     for conditions in settings.values():
-        setting, setting_notes = _weight_setting(conditions, measured, baseline)
+        setting, setting_notes = _weight_setting(conditions, measured, baseline, start)
         shown.append(setting)
         notes += setting_notes
     clips, clip_notes = compare_clips([condition for conditions in settings.values() for condition in conditions])
@@ -124,7 +125,10 @@ def write_ablation_report(
 
 
 def _weight_setting(
-    conditions: Sequence[Condition], measured: Mapping[str, Sequence[Metric]], baseline: str
+    conditions: Sequence[Condition],
+    measured: Mapping[str, Sequence[Metric]],
+    baseline: str,
+    start: Sequence[Run],
 ) -> tuple[WeightSetting, list[str]]:
     groups = {group: metrics for group, metrics in measured.items() if group}
     base = next((c for c in conditions if c.is_strategy(baseline) and c.finished), None)
@@ -149,7 +153,11 @@ def _weight_setting(
         scatters={group: scatter for group, scatter in scatters.items() if scatter is not None},
         scores=[
             score_table(
-                group or "codes of all clips", conditions, metrics, lambda run, name: run.scores.get(name, np.nan)
+                group or "codes of all clips",
+                conditions,
+                metrics,
+                lambda run, name: run.scores.get(name, np.nan),
+                start,
             )
             for group, metrics in (measured or {"": []}).items()
         ],

@@ -75,11 +75,11 @@ class Condition(NamedTuple):
 
 
 def read_runs(folder: Path, kind: str = "runs") -> tuple[list[Run], int, list[str]]:
-    """Reads every `runs/*/result.json`, or those of the search.
+    """Reads every `runs/*/result.json`, or those of the search or of the checkpoint that the runs start from.
 
     Args:
         folder: Of the ablation.
-        kind: runs or search.
+        kind: runs, search or start.
 
     Returns:
         The runs, the number of run folders without result.json, and a note for each file that cannot be read.

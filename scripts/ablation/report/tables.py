@@ -86,12 +86,17 @@ def described(names: Iterable[str], metrics: Mapping[str, Metric]) -> dict[str, 
 
 
 def score_table(
-    caption: str, conditions: Sequence[Condition], metrics: Sequence[Metric], score: Callable[[Run, str], float]
+    caption: str,
+    conditions: Sequence[Condition],
+    metrics: Sequence[Metric],
+    score: Callable[[Run, str], float],
+    start: Sequence[Run] = (),
 ) -> Table:
     """A row per condition. The best mean of a column is marked if it is clearly best; loss ablations do not compete.
 
     Args:
         score: (run, name of the metric) -> score.
+        start: The scored checkpoint that the runs start from, which does not compete either.
     """
     columns = [
         [mean_interval(np.array([score(run, metric.name) for run in condition.finished])) for condition in conditions]
@@ -106,7 +111,12 @@ def score_table(
             mark = "best" if condition is winner else ""
             entries.append(Entry(_interval(column[row], metric.digits), column[row].mean, mark=mark))
         rows.append(_row(condition, entries))
-    return Table(caption, ["strategy", *map(_heading, metrics)], _bodies(conditions, rows))
+    before = [
+        Row(run.strategy, "", [Entry(format_fixed(score(run, m.name), m.digits), score(run, m.name)) for m in metrics])
+        for run in start
+    ]
+    bodies = [body for body in (before, *_bodies(conditions, rows)) if body]
+    return Table(caption, ["strategy", *map(_heading, metrics)], bodies)
 
 
 def difference_table(
