@@ -53,6 +53,7 @@ def test_every_section_is_there(whole: Path, whole_page: Page) -> None:
         "Held-out scores",
         "Differences to weighted_sum",
         "Loss weights with and without balancing",
+        "Shares of the losses",
         "Cost",
         "Similar outputs",
         "Curves",
@@ -72,7 +73,13 @@ def test_every_section_is_there(whole: Path, whole_page: Page) -> None:
     charts = json.loads(re.findall(r'id="charts">(.*?)</script>', whole_page.source)[0])
     assert len(charts) == whole_page.source.count("data-chart=") == 2 * (2 + 2 + 2 + 4 + 4)
     assert [chart["kind"] for chart in charts].count("scatter") == 4
-    assert {path.name for path in whole.iterdir()} == {"ablation.html", "ablation.yaml", "results.csv", "runs"}
+    assert {path.name for path in whole.iterdir()} == {
+        "ablation.html",
+        "ablation.md",
+        "ablation.yaml",
+        "results.csv",
+        "runs",
+    }
 
 
 def test_the_page_is_self_contained_and_labelled(whole_page: Page) -> None:

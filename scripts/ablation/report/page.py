@@ -13,6 +13,7 @@ from codec.atomic_file import atomic_write
 from codec.evaluation import METRICS, Metric
 from codec.evaluation.report.templates import environment
 from scripts.ablation.report.charts import ChartGroup, chart_groups
+from scripts.ablation.report.markdown import markdown
 from scripts.ablation.report.runs import (
     Condition,
     Run,
@@ -22,6 +23,7 @@ from scripts.ablation.report.runs import (
 )
 from scripts.ablation.report.samples import compare_clips, output_similarity
 from scripts.ablation.report.search import search_table
+from scripts.ablation.report.shares import share_table
 from scripts.ablation.report.tables import (
     Table,
     cost_table,
@@ -55,6 +57,7 @@ class WeightSetting(NamedTuple):
     scores: Sequence[Table]  # one for each group
     differences: Sequence[Table]
     sentences: Sequence[str]
+    shares: Table | None
     similarity: Similarity | None
     charts: Sequence[ChartGroup]
 
@@ -65,9 +68,9 @@ def write_ablation_report(
     metrics: Mapping[str, Metric] = METRICS,
     search_scores: Sequence[str] | None = None,
 ) -> Path:
-    """Writes results.csv and `ablation.html` from the finished runs of an ablation.
+    """Writes `ablation.html`, its tables as `ablation.md`, and results.csv from the finished runs of an ablation.
 
-    Both files are replaced atomically. Runs without result.json are only counted.
+    The files are replaced atomically. Runs without result.json are only counted.
 
     Args:
         folder: Holds runs/ and ablation.yaml; either may be missing.
@@ -100,6 +103,9 @@ def write_ablation_report(
     clips, clip_notes = compare_clips([condition for conditions in settings.values() for condition in conditions])
     config = folder / "ablation.yaml"
     settings_shown = _applied(config.read_text(encoding="utf-8", errors="replace") if config.exists() else "")
+    weights = weights_table(settings, metrics)
+    search = search_table(searched, search_scores, metrics)
+    cost = cost_table(settings, baseline) if runs else None
     page = (
         environment(Path(__file__).parent)
         .get_template("ablation.html.j2")
@@ -110,9 +116,9 @@ def write_ablation_report(
             notes=notes if runs else [*notes, "No run has finished yet."],
             baseline=baseline,
             settings=shown,
-            weights=weights_table(settings, metrics),
-            search=search_table(searched, search_scores, metrics),
-            cost=cost_table(settings, baseline) if runs else None,
+            weights=weights,
+            search=search,
+            cost=cost,
             clips=clips,
             versions=list(dict.fromkeys((v.key, v.label) for clip in clips for v in clip.versions)),
             clip_notes=clip_notes,
@@ -121,6 +127,10 @@ def write_ablation_report(
     )
     with atomic_write(folder / "ablation.html") as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")  # file names need not be valid text
+    tables = [table for setting in shown for table in (*setting.scores, *setting.differences, setting.shares)]
+    with atomic_write(folder / "ablation.md") as temporary:
+        text = markdown(table for table in (*tables, weights, search, cost) if table is not None)
+        temporary.write_text(text, encoding="utf-8", errors="replace")
     return folder / "ablation.html"
 
 
@@ -163,6 +173,7 @@ def _weight_setting(
         ],
         differences=[table for _, table in differences.values()],
         sentences=sentences,
+        shares=share_table(f"share of the gradient, weights: {conditions[0].weights}", conditions),
         similarity=_similarity([condition for condition in conditions if condition.finished]),
         charts=charts,
     )
