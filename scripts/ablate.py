@@ -37,7 +37,8 @@ from scripts.ablation.report.tables import described, score_table
 from scripts.ablation.run import error_path, run_job
 from scripts.ablation.search import best_overrides, check_search, search_runs
 from scripts.command_line import compose, execute, hydra_arguments
-from scripts.composition import CONFIGS, instantiate
+from scripts.composition import CONFIGS
+from scripts.parts import instantiate
 from scripts.run_folder import CHANGEABLE_ON_RESUME, check_keys, check_unchanged, save_config
 from scripts.train import SUMMARY
 from scripts.values import check_values

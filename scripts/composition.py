@@ -1,51 +1,30 @@
-"""Builds a training run from its configuration: every part is created here and handed to the trainer."""
+"""Builds a training run from its configuration: `scripts.parts`, then what reads audio, then the trainer."""
 
 import subprocess
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-import hydra.utils
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
-from balancer import Balancer
 from codec.config import CodecConfig
-from codec.evaluation import check_packages, select_metrics
-from codec.model import Codec
-from codec.training import (
-    AdversarialTraining,
-    CheckpointStore,
-    RunLogger,
-    Trainer,
-    TrainingConfig,
-    TrainingData,
-    Validation,
-)
-from codec.training.best_score import BestScore
-from codec.training.checkpoint.pretrained import Pretrained
-from codec.training.checks import check_loss_names, check_parts, check_windows
+from codec.training import CheckpointStore, RunLogger, Trainer, TrainingConfig, TrainingData, Validation
 from codec.training.distributed import Processes, process_group
 from codec.training.logging.progress_bar import ProgressDisplay
 from codec.training.logging.run_logger import Sink
-from codec.training.startup.memory_limit import limit_to_free_memory
+from codec.training.startup.device import select_device
 from data import Corpus, HeldOutClip, held_out_clips, input_samples, transformed
-from scripts.init_from import check_freeze, load_init_from, log_pretrained
+from scripts.init_from import log_pretrained
+from scripts.parts import build_parts, instantiate
 from scripts.run_folder import check_folder, check_keys, resolve, save_config
 from scripts.values import check_values
 
-__all__ = ["CONFIGS", "build_trainer", "check_run", "instantiate", "open_run", "select_device"]
+__all__ = ["CONFIGS", "build_trainer", "check_run", "open_run"]
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-
-
-def instantiate(node: Any, **arguments: Any) -> Any:
-    """The object that `_target_` names, created with the other settings of the node and with `arguments`."""
-    return hydra.utils.instantiate(node, _convert_="all", **arguments)
 
 
 def check_run(cfg: DictConfig) -> Path:
@@ -58,7 +37,7 @@ def check_run(cfg: DictConfig) -> Path:
         ValueError: A setting is invalid, or the folder holds a run with other settings.
     """
     folder = _check_settings(cfg)
-    _build_parts(cfg, folder, Processes(), select_device(cfg.trainer.device))
+    build_parts(cfg, folder, Processes(), select_device(cfg.trainer.device))
     return folder
 
 
@@ -119,7 +98,7 @@ def build_trainer(
         resume_command: The command that resumes the run, for messages; None for that of this process.
     """
     processes = processes or Processes()
-    parts = _build_parts(cfg, folder, processes, device)
+    parts = build_parts(cfg, folder, processes, device)
     with processes.main_process_first():
         corpus, data, clips = _build_data(cfg, parts.codec.config, processes)
     config = parts.config.in_steps(data.steps_per_epoch)
@@ -136,7 +115,7 @@ def build_trainer(
             config,
             data,
             validation,
-            _store(cfg, folder, report=logger.message),
+            CheckpointStore(folder / "checkpoints", **instantiate(cfg.checkpoints), report=logger.message),
             logger,
             processes,
             resume_command,
@@ -151,112 +130,12 @@ def build_trainer(
         raise
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What a run is made of, as far as it needs no audio."""
-
-    config: TrainingConfig
-    codec: Codec
-    adversarial: AdversarialTraining | None
-    losses: Mapping[str, nn.Module]
-    balancer: Balancer
-    optimizer: Callable[..., torch.optim.Optimizer]
-    sinks: Sequence[Sink]
-    pretrained: Pretrained | None  # weights that codec and discriminator have been loaded with
-
-
-def _build_parts(cfg: DictConfig, folder: Path, processes: Processes, device: torch.device | str) -> _Parts:
-    """Creates and checks the parts; `folder` is read only."""
-    config: TrainingConfig = instantiate(cfg.trainer, device=str(device))
-    optimizer = _checked_optimizer(cfg, "codec")
-    _checked_optimizer(cfg, "discriminator")
-    with limit_to_free_memory():
-        codec, adversarial = _build_networks(cfg, processes)
-    losses, balancer = instantiate(cfg.losses.terms), instantiate(cfg.balancer)
-    check_loss_names(losses, adversarial, balancer)
-    check_parts(config.accumulate, cfg.data.batch_size, processes.world_size)
-    check_windows(losses, adversarial, round(cfg.data.segment_seconds * codec.config.sample_rate))
-    _check_validation(cfg, codec.config)
-    check_freeze(cfg, config)
-    pretrained = load_init_from(cfg, folder, codec, adversarial)
-    if pretrained is not None:
-        config = replace(config, init="random")  # the weights are trained already
-    elif config.encoder_lr_factor == 0 and config.init == "random":
-        raise ValueError(
-            "trainer.encoder_lr_factor=0 would freeze an encoder of random weights: raise it, or set trainer.init=pca"
-        )
-    _store(cfg, folder)
-    sinks = instantiate(cfg.logger.sinks)
-    return _Parts(config, codec, adversarial, losses, balancer, optimizer, sinks, pretrained)
-
-
-def select_device(requested: str) -> str:
-    """The device to train on: `requested`, or for `auto` a GPU if there is one.
-
-    Nothing is allocated: that would take memory on the first GPU in each of several processes.
-
-    Raises:
-        ValueError: The device is not available.
-    """
-    if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(requested)
-    except RuntimeError as error:
-        raise ValueError(f"trainer.device={requested} is not available: expected auto, cpu, cuda or cuda:N") from error
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"trainer.device={requested} is not available: {count} GPUs are visible; expected auto or cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(
-            f"trainer.device={requested} is not supported, because statistics need float64: expected auto, cpu or cuda"
-        )
-    return requested
-
-
-def _build_networks(cfg: DictConfig, processes: Processes) -> tuple[Codec, AdversarialTraining | None]:
-    """Codec and discriminator have separate seeds: the choice of discriminator does not change the codec's weights."""
-    torch.manual_seed(cfg.seed)
-    codec = instantiate(cfg.codec)
-    torch.manual_seed(cfg.seed + 1)
-    return codec, None if cfg.discriminator is None else instantiate(cfg.adversarial, processes=processes)
-
-
-def _checked_optimizer(cfg: DictConfig, part: str) -> Callable[..., torch.optim.Optimizer]:
-    """The function that makes an optimizer, once it has made one."""
-    optimizer: Callable[..., torch.optim.Optimizer] = instantiate(cfg.optimizer[part])
-    try:
-        optimizer([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"optimizer.{part}: {error}") from error
-    return optimizer
-
-
-def _check_validation(cfg: DictConfig, codec: CodecConfig) -> None:
-    for key, check in (
-        ("bandwidth_kbps", lambda: codec.codebooks_for(float(cfg.validation.bandwidth_kbps))),
-        ("metrics", lambda: check_packages(select_metrics(cfg.validation.metrics).values())),
-        ("best", lambda: check_packages([BestScore.parse(cfg.validation.best).metric])),
-    ):
-        try:
-            check()
-        except ValueError as error:
-            raise ValueError(f"validation.{key}: {error}") from error
-
-
 def _build_validation(cfg: DictConfig, folder: Path, clips: Sequence[HeldOutClip]) -> Validation:
     settings = instantiate(cfg.validation)
     try:
         return Validation(clips, folder / "samples", **settings)
     except ValueError as error:  # a group that the held-out clips do not have
         raise ValueError(f"validation: {error}") from error
-
-
-def _store(cfg: DictConfig, folder: Path, **arguments: Any) -> CheckpointStore:
-    try:
-        return CheckpointStore(folder / "checkpoints", **instantiate(cfg.checkpoints), **arguments)
-    except ValueError as error:
-        raise ValueError(f"checkpoints.{error}") from error
 
 
 def _build_data(

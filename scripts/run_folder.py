@@ -11,8 +11,9 @@ from codec.atomic_file import atomic_write
 
 __all__ = ["CHANGEABLE_ON_RESUME", "KEYS", "check_folder", "check_keys", "check_unchanged", "resolve", "save_config"]
 
-# Settings that scripts/composition.py reads by name. All others are arguments of a class or function, which refuses
-# unknown names. A misspelled one in an experiment file would have no effect here, so `check_keys` refuses it.
+# Settings that scripts/composition.py and scripts/parts.py read by name. All others are arguments of a class or
+# function, which refuses unknown names. A misspelled one in an experiment file would have no effect here, so
+# `check_keys` refuses it.
 KEYS = {
     "": (
         *(

@@ -21,7 +21,8 @@ from scripts.errors import unknown_name
 
 __all__ = ["check_values"]
 
-# Settings that scripts/composition.py reads itself. All others are arguments of a class or function.
+# Settings that scripts/composition.py and scripts/parts.py read themselves. All others are arguments of a class or
+# function.
 _READ_HERE: dict[str, Any] = {
     "name": str | int | None,
     "runs_folder": Name,

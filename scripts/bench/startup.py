@@ -15,10 +15,10 @@ from statistics import median
 import torch
 
 from codec.quantization import ResidualVectorQuantizer
+from codec.training.startup.device import select_device
 from codec.training.startup.malloc import keep_freed_memory
 from scripts.bench.machine import clock, describe_machine
 from scripts.bench.step import own_trainer
-from scripts.composition import select_device
 
 __all__ = ["main"]
 

@@ -22,9 +22,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from codec.training import Trainer
+from codec.training.startup.device import select_device
 from codec.training.startup.malloc import keep_freed_memory
 from scripts.bench.machine import clock, describe_machine
-from scripts.composition import CONFIGS, build_trainer, select_device
+from scripts.composition import CONFIGS, build_trainer
 
 _ROOT = Path(__file__).resolve().parents[2]
 # The model, losses and discriminator of audiocraft's 24 kHz solver, on batches of 4 x 1 s.

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from scripts.ablation.grid import check_grid, grid_runs, run_config
-from scripts.composition import instantiate
+from scripts.parts import instantiate
 from tiny_command import ROOT, composed
 
 

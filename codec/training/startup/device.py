@@ -1,4 +1,4 @@
-"""Settings of torch that belong to the training device."""
+"""The training device, and the settings of torch that belong to it."""
 
 import os
 
@@ -6,7 +6,31 @@ import torch
 
 from codec.quantization.ieee import allow_tf32
 
-__all__ = ["use_device"]
+__all__ = ["select_device", "use_device"]
+
+
+def select_device(requested: str) -> str:
+    """The device to train on: `requested`, or for `auto` a GPU if there is one.
+
+    Nothing is allocated: that would take memory on the first GPU in each of several processes.
+
+    Raises:
+        ValueError: The device is not available.
+    """
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise ValueError(f"trainer.device={requested} is not available: expected auto, cpu, cuda or cuda:N") from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"trainer.device={requested} is not available: {count} GPUs are visible; expected auto or cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"trainer.device={requested} is not supported, because statistics need float64: expected auto, cpu or cuda"
+        )
+    return requested
 
 
 def use_device(device: torch.device, tf32: bool, deterministic: bool) -> None:

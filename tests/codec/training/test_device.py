@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from codec.training.distributed import _own_gpu
+from codec.training.startup.device import select_device
 from codec.training.startup.precision import choose_precision
 from scripts.ablation.run import _own_gpu as gpu_of_job
-from scripts.composition import select_device
 
 
 @pytest.fixture
