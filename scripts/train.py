@@ -30,16 +30,18 @@ from scripts.run_name import name_run
 SUMMARY = "summary.txt"  # in the run's folder; written last, so it marks a finished run
 
 
-def run(cfg: DictConfig, resume_command: str | None = None) -> None:
+def run(cfg: DictConfig, resume_command: str | None = None, experiment: str | None = None) -> None:
     """Trains with a report page, then prints a summary: scores, files, advice and the next commands.
 
     A run that was finished before has its summary already.
 
     Args:
         resume_command: See `open_run`.
+        experiment: Name of the experiment, for the reports.
     """
     with open_run(cfg, sinks=[LiveReport()], resume_command=resume_command) as trainer:
         folder = trainer.logger.folder
+        trainer.logger.describe(experiment=experiment)
         trainer.logger.message(f"report: {folder / 'report.html'} (updated every {cfg.trainer.validate_every} steps)")
         trainer.run()
     if not trainer.processes.is_main:
@@ -100,18 +102,21 @@ def train() -> None:
     """Trains every run of the command line. With --multirun all of them are checked before the first starts."""
     runs = compose("train", _named)
     if len(runs) > 1:
-        folders = [check_run(cfg) for cfg in runs]
+        folders = [check_run(cfg) for cfg, _ in runs]
         repeated = [folder for folder, count in Counter(folders).items() if count > 1]
         if repeated:
             raise ValueError(f"{len(runs)} runs would share the folder {repeated[0]}: remove repeated values")
         print(f"{len(runs)} runs: {', '.join(readable(folder) for folder in folders)}", flush=True)
-    for cfg in runs:
-        run(cfg, typed_command())
+    for cfg, experiment in runs:
+        run(cfg, typed_command(), experiment)
 
 
-def _named(cfg: DictConfig) -> DictConfig:
-    name_run(cfg, HydraConfig.get().overrides.task, swept_keys(sys.argv[1:]))
-    return cfg
+def _named(cfg: DictConfig) -> tuple[DictConfig, str | None]:
+    """The settings with the run's name, and the name of the experiment."""
+    hydra_config = HydraConfig.get()
+    name_run(cfg, hydra_config.overrides.task, swept_keys(sys.argv[1:]))
+    experiment = hydra_config.runtime.choices["experiment"]
+    return cfg, None if experiment == "none" else experiment
 
 
 def main() -> None:

@@ -102,6 +102,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, train: Train) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     assert train(runs) == 0, (runs / "errors.txt").read_text()
     assert f"Trained for {STEPS} steps" in _output(runs)
+    status = json.loads((runs / "tiny" / "status.json").read_text(encoding="utf-8"))
+    assert (status["state"], status["experiment"]) == ("finished", "starter_seanet")
     return runs
 
 

@@ -75,7 +75,7 @@ def write_report(run_folder: str | Path, running: bool | None = None, metrics: M
 
 
 def _facts(status: RunStatus, records: Sequence[Record], train: Sequence[Record]) -> list[tuple[str, str]]:
-    facts = []
+    facts = [("experiment", status.experiment)]
     if status.bandwidth_kbps is not None:
         facts.append(("bitrate", f"{status.bandwidth_kbps:g} kbit/s"))
     facts += [("corpus", status.corpus), ("device", status.device)]

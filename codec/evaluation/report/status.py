@@ -31,6 +31,7 @@ class RunStatus(NamedTuple):
     seconds: float | None  # training time
     seconds_left: float | None
     bandwidth_kbps: float | None  # of the validation
+    experiment: str
     device: str
     corpus: str
     parameters: int | None
@@ -82,6 +83,7 @@ def read_status(folder: Path, running: bool | None = None) -> RunStatus:
         seconds=seconds,
         seconds_left=_number(status.get("seconds_left")),
         bandwidth_kbps=_number(status.get("bandwidth_kbps"), validation.get("bandwidth_kbps")),
+        experiment=_text(status.get("experiment")),
         device=_text(status.get("device")),
         corpus=_text(status.get("corpus")),
         parameters=None if parameters is None else int(parameters),

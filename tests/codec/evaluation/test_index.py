@@ -32,6 +32,7 @@ def make_run(folder: Path, scores: dict[str, Any] | None = None, status: dict[st
 def test_all_runs_are_listed_with_state_scores_and_links(tmp_path: Path) -> None:
     now = time.time()
     status = {"state": "running", "updated": now, "step": 40, "total_steps": 4000, "bandwidth_kbps": 6.0}
+    status |= {"experiment": "speech"}
     make_run(tmp_path / "new", {"music/mel_distance": 0.5, "speech/si_sdr_db": -1.5, "speech/pesq": 3.0}, status)
     old = make_run(
         tmp_path / "old", {"speech/mel_distance": 0.25, "all/l1_loss": 3.0}, {"state": "failed", "updated": 5}
@@ -48,6 +49,7 @@ def test_all_runs_are_listed_with_state_scores_and_links(tmp_path: Path) -> None
     links = [tag["href"] for name, tag in page.elements if name == "a"]
     assert links == ["new/report.html", "killed/report.html", "ablations/grid/ablation.html"]
     assert re.findall(r"<button[^>]*>([^<]*)<", page.source)[1:] == [
+        "experiment",
         "state",
         "last alive",
         "steps",
@@ -57,7 +59,7 @@ def test_all_runs_are_listed_with_state_scores_and_links(tmp_path: Path) -> None
         "speech: mel distance ↓",
         "speech: SI-SDR, dB ↑",
     ]
-    for part in (f"{MINUS}1.50", "0.5000", "0.2500", "40 / 4,000", "30 / 60", ">6<", ">1.5<"):
+    for part in (f"{MINUS}1.50", "0.5000", "0.2500", "40 / 4,000", "30 / 60", ">6<", ">1.5<", ">speech<"):
         assert part in (page.source if part[0] == ">" else page.text)
     assert "loss" not in page.text
     assert re.findall(r'class="state \w+">(\w+)<', page.source) == ["running", "running", "failed"]

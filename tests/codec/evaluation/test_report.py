@@ -176,11 +176,12 @@ def test_the_state_of_the_run_is_shown(tmp_path: Path) -> None:
         "state": "running", "phase": "validation", "updated": time.time() - 90, "step": 30, "total_steps": 120,
         "seconds": 9.0, "seconds_left": 27.0, "device": "cpu", "command": "bash scripts/train.sh 'name=a b'",
         "corpus": "clips, 2.0 min", "commit": "abc1234", "parameters": 3_500_000, "message": "",
+        "experiment": "vocos_decoder",
     }  # fmt: skip
     (run / "status.json").write_text(json.dumps(status), encoding="utf-8")
     text = Page(write_report(run)).text
     assert "Training is running. Now: validation." in text
-    for part in ("30 of 120 steps", "27 s", "cpu", "clips, 2.0 min", "abc1234"):
+    for part in ("30 of 120 steps", "27 s", "cpu", "clips, 2.0 min", "abc1234", "vocos_decoder"):
         assert part in text
     assert "bash scripts/train.sh 'name=a b'" in text
     assert "3.50 M" in text
