@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from codec.quantization.residual import CodebookUsage
+from codec.quantization import CodebookUsage
+from codec.quantization.code_counts import flat_codes, usage_of
 
 __all__ = ["bitrate_efficiency", "codebook_usage", "codes_used", "count_codes"]
 
@@ -32,9 +33,7 @@ def count_codes(codes: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
         if low < 0 or high >= size:
             raise ValueError(f"codebook {k + 1}: expected codes in 0 .. {size - 1}, got {low} .. {high}")
     width = max(codebook_sizes)
-    # One histogram for all codebooks: codebook k counts in its own range of `width` numbers.
-    offsets = width * torch.arange(len(codebook_sizes), device=codes.device)
-    flat = (codes.long() + offsets[:, None]).flatten()
+    flat = flat_codes(codes.long(), width)
     return torch.bincount(flat, minlength=len(codebook_sizes) * width).view(-1, width)
 
 
@@ -52,12 +51,7 @@ def codebook_usage(counts: Tensor, codebook_sizes: Sequence[int]) -> CodebookUsa
     if (total == 0).any():
         raise ValueError("expected at least one code of every codebook, got a codebook without any")
     sizes = torch.tensor(codebook_sizes, dtype=torch.float64, device=counts.device)
-    entropy_nats = torch.special.entr(counts.double() / total).sum(1)
-    return CodebookUsage(
-        perplexity=entropy_nats.exp(),
-        dead_fraction=1 - (counts > 0).sum(1) / sizes,
-        bits=entropy_nats / math.log(2),
-    )
+    return usage_of(counts.double() / total, 1 - (counts > 0).sum(1) / sizes)
 
 
 def codes_used(counts: Tensor, codebook_sizes: Sequence[int]) -> float:

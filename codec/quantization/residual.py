@@ -4,12 +4,10 @@ The forward pass changes no state. It returns what `update` needs, and the train
 loss was finite. So a non-finite batch never reaches the codebooks.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
-import torch.distributed as dist
 from annotated_types import Ge, Le
 from einops import rearrange
 from torch import Tensor, nn
@@ -17,15 +15,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from codec.quantization.beam_search import BeamSearch
+from codec.quantization.code_counts import flat_codes, usage_of
+from codec.quantization.dead_codes import replacement_vectors
 from codec.quantization.kmeans import count, kmeans, nearest
 from codec.quantization.nearest import NearestSearch
+from codec.quantization.processes import all_reduce, world_size
 from codec.quantization.quantizer import CodebookUsage, QuantizerOutput
+from codec.quantization.weights import check_state
 from codec.ranges import CodebookCount, CodebookSize, NonNegativeFloat, ProperFraction, Size, check_ranges
 
 __all__ = ["ResidualVectorQuantizer"]
 
-_GOLDEN = 0.6180339887498949  # multiples of this share of a whole are spread evenly over it
-_HASH_FACTOR = 2_654_435_761  # Knuth's multiplicative hash
 _ENERGY_FLOOR = 0.01  # of the mean energy; quieter latents are weighted as if they had this energy
 
 
@@ -137,10 +137,7 @@ class ResidualVectorQuantizer(nn.Module):
         Raises:
             ValueError: Names or shapes differ.
         """
-        expected = {name: list(tensor.shape) for name, tensor in self.inference_state().items()}
-        found = {name: list(tensor.shape) for name, tensor in state.items()}
-        if expected != found:
-            raise ValueError(f"expected a quantizer with {expected}, got {found}")
+        check_state(self.inference_state(), state)
         self.embed.copy_(state["embed"])
         self._set_initialized(bool(state["is_initialized"]))
         self.embed_sum.copy_(self.embed)
@@ -254,12 +251,11 @@ class ResidualVectorQuantizer(nn.Module):
         residuals = output.residuals
         k, n, dim = residuals.shape
         size = self.embed.shape[1]
-        index = rearrange(output.codes, "b k f -> k (b f)")
-        flat = (index + size * torch.arange(k, device=index.device)[:, None]).flatten()
+        flat = flat_codes(output.codes, size)
         counts = count(flat, k * size).view(k, size)
         sums = residuals.new_zeros(k * size, dim).index_add_(0, flat, residuals.reshape(k * n, dim))
-        self.cluster_size[:k].lerp_(_all_reduce(counts), 1 - self.decay)
-        self.embed_sum[:k].lerp_(_all_reduce(sums).view(k, size, dim), 1 - self.decay)
+        self.cluster_size[:k].lerp_(all_reduce(counts), 1 - self.decay)
+        self.embed_sum[:k].lerp_(all_reduce(sums).view(k, size, dim), 1 - self.decay)
         self._replace_dead_codes(residuals)
         # A code that was never used keeps its value, since both averages decay alike. The clamp only guards 0 / 0.
         used = self.cluster_size[:k, :, None]
@@ -278,14 +274,10 @@ class ResidualVectorQuantizer(nn.Module):
         if dead.device.type == "cpu" and not dead.any():  # on another device the question would cost more than the work
             return
         k, n, _ = residuals.shape
-        total = n * _num_processes()
-        # Equally spaced vectors from a start that depends on codebook and update: distinct, and chosen on the device.
-        stride = next(s for s in range(round(total * _GOLDEN) or 1, 0, -1) if math.gcd(s, total) == 1)
-        start = (self.updates + torch.arange(k, device=dead.device)) * _HASH_FACTOR % total
-        rank = dead.cumsum(1) - 1
-        dead = dead & (rank < total)
-        vectors = _gather_vectors(residuals, (start[:, None] + stride * rank) % total)
-        average = self.cluster_size[:k].mean(1, keepdim=True).expand_as(rank)
+        number = dead.cumsum(1) - 1  # among the dead codes of a codebook
+        dead = dead & (number < n * world_size())
+        vectors = replacement_vectors(residuals, number, self.updates)
+        average = self.cluster_size[:k].mean(1, keepdim=True).expand_as(number)
         self.cluster_size[:k] = torch.where(dead, average, self.cluster_size[:k])
         self.embed_sum[:k] = torch.where(dead[..., None], vectors * average[..., None], self.embed_sum[:k])
 
@@ -296,32 +288,7 @@ class ResidualVectorQuantizer(nn.Module):
     def usage(self) -> CodebookUsage:
         """Perplexity, fraction of dead codes and entropy of every codebook, from the moving averages."""
         share = self.cluster_size / self.cluster_size.sum(1, keepdim=True).clamp_min(1e-12)
-        entropy = torch.special.entr(share).sum(1)
-        return CodebookUsage(entropy.exp(), self._dead_codes().float().mean(1), entropy / math.log(2))
-
-
-def _num_processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _all_reduce(tensor: Tensor) -> Tensor:
-    """Sum over processes, in place. Shape: [*] -> [*]."""
-    if _num_processes() > 1:
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def _gather_vectors(residuals: Tensor, chosen: Tensor) -> Tensor:
-    """Chosen vectors of all processes, counted in the order of their ranks.
-
-    Shape: residuals [K, N, D], chosen [K, size] < processes * N -> [K, size, D].
-    """
-    k, n, _ = residuals.shape
-    vectors = residuals[torch.arange(k, device=residuals.device)[:, None], chosen % n]
-    if _num_processes() == 1:
-        return vectors
-    is_own = chosen // n == dist.get_rank()
-    return _all_reduce(torch.where(is_own[..., None], vectors, 0.0))
+        return usage_of(share, self._dead_codes().float().mean(1))
 
 
 class _Commitment(torch.autograd.Function):
