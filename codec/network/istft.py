@@ -140,11 +140,15 @@ class ISTFTEncoder(nn.Module):
 class ISTFTDecoder(nn.Module):
     """Latent to waveform.
 
+    Attributes:
+        is_stochastic: Whether it draws noise, see `codec.network.Network`.
+
     Shape: latent [B, D, F] -> audio [B, C, F * hop].
     """
 
     def __init__(self, net: ISTFTNetwork) -> None:
         super().__init__()
+        self.is_stochastic = net.decoder_noise_channels > 0
         width = net.decoder_width
         first, *ahead = _distribute(net.decoder_look_ahead, net.decoder_depth + 1, net.kernel_size // 2)
         self.layers = nn.Sequential(

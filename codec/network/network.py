@@ -23,6 +23,9 @@ class Network(Protocol):
     An encoder may have the attribute `mixes_lengths`. True says that signals of several lengths may share a padded
     batch: only `codec.network.conv.Conv1d` pads, and no layer takes an average over the signal.
 
+    A module that draws random numbers in training has a true attribute `is_stochastic`. The trainer then seeds torch's
+    generator of the CPU before each pass, so that a resumed run draws the same.
+
     A causal network must stream: both modules hold their layers in order as `layers`, and every layer is pointwise or
     has the methods `stream()` and `past_inputs()`, see `codec.network.stream`. If yours cannot, say `causal = False`.
 

@@ -10,7 +10,7 @@ __all__ = ["seeded"]
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Sets torch's generator of the CPU, on which layers draw, to a seed; afterwards it has the state of before."""
+    """Sets torch's generator of the CPU, on which layers draw, to a seed. Afterwards it has its earlier state."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

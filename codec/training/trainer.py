@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -84,6 +85,7 @@ class Trainer:
         for parameter in codec.quantizer.parameters():
             parameter.requires_grad_(not config.freezes_quantizer)
         self.encoder = EncoderFreeze(codec, self.processes, self.device, config.freezes_encoder(0.0))
+        self.is_stochastic = any(getattr(part, "is_stochastic", False) for part in (codec.encoder, codec.decoder))
         self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
         self.adversarial = None if adversarial is None else adversarial.to(self.device)
         self.balancer = balancer  # its state stays on the host
@@ -134,7 +136,8 @@ class Trainer:
 
         def forward(audio: Tensor) -> CodecOutput:
             # A decoder with noise draws the same in both passes of a batch in parts, and after a resumption.
-            with self.precision.autocast(), seeded(noise_seed):
+            noise = seeded(noise_seed) if self.is_stochastic else nullcontext()
+            with self.precision.autocast(), noise:
                 output: CodecOutput = self.encoder.replica(audio, num_codebooks, quantize=is_quantized)
             return output
 

@@ -51,6 +51,7 @@ def test_both_passes_of_a_batch_in_parts_have_the_same_noise(tmp_path: Path, mon
         first, second = outputs[:2], outputs[2:]
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
         assert not torch.equal(first[0][0], first[0][1])  # the outputs of a pair differ
+        assert training.is_stochastic
         before = torch.get_rng_state()
         take_steps(training, 1)
         assert torch.equal(torch.get_rng_state(), before)

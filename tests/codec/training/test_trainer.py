@@ -254,6 +254,7 @@ def test_clipping_bounds_the_gradient_and_the_reported_norm_is_unclipped(tmp_pat
 
 def test_a_step_does_not_use_the_global_generator(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, adversarial=tiny_adversarial(update_probability=0.5))
+    assert not trainer.is_stochastic
     before = torch.get_rng_state()
     trainer.run()
     assert torch.equal(torch.get_rng_state(), before)
