@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 __all__ = ["mean_weights", "row_norms"]
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=8)  # each entry is as large as its tensors; held-out clips have many sizes
 def mean_weights(
     sizes: Sequence[int], factors: Sequence[float], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Tensor:
