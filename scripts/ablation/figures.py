@@ -130,22 +130,31 @@ def _shares(conditions: Sequence[Condition]) -> Figure | None:
 
 
 def _weights(settings: Mapping[str, Sequence[Condition]], baseline: str, scores: Sequence[str]) -> Figure:
-    """Both scores of every strategy under each setting of the loss weights."""
+    """Both scores of every strategy under each setting of the loss weights, a row for each setting."""
     everything = [condition for conditions in settings.values() for condition in conditions]
     strategies = list(dict.fromkeys(c.strategy for c in everything if c.loss_ablation is None and c.finished))
+    labels = [_factors(conditions[0]) for conditions in settings.values()]
     figure = Figure(figsize=(9.0, 0.9 + 0.28 * len(settings)), layout="constrained")
     for axes, score in zip(figure.subplots(1, len(scores), sharey=True), scores, strict=True):
-        for strategy, color in zip(strategies, colors(len(strategies)), strict=True):
+        means = np.full((len(strategies), len(settings)), np.nan)
+        for row, strategy in enumerate(strategies):
             found = [next((c for c in each if c.is_strategy(strategy)), None) for each in settings.values()]
-            means = [np.nan if c is None else _interval(c, score).mean for c in found]
-            shown = _GRAY if strategy == baseline else color
-            axes.plot(means, range(len(settings)), "o-", color=shown, lw=0.7, label=strategy)
-        axes.set_yticks(range(len(settings)), list(settings), fontsize=7)
+            means[row] = [np.nan if c is None else _interval(c, score).mean for c in found]
+        axes.hlines(range(len(settings)), np.nanmin(means, axis=0), np.nanmax(means, axis=0), color="#d0d0d0", lw=1)
+        for strategy, values, color in zip(strategies, means, colors(len(strategies)), strict=True):
+            axes.plot(values, range(len(settings)), "o", color=_GRAY if strategy == baseline else color, label=strategy)
+        axes.set_yticks(range(len(settings)), labels, fontsize=7)
         axes.set_xlabel(_label(score))
         axes.grid(alpha=0.3)
     figure.axes[0].invert_yaxis()
     figure.axes[0].legend(fontsize=7)
     return figure
+
+
+def _factors(condition: Condition) -> str:
+    """The loss weights of a condition as factors of the default ones, such as `10 l1, 2 mel`."""
+    factors = condition.runs[0].weight_factors
+    return ", ".join(f"{factor:g} {loss}" for loss, factor in factors.items()) or "default"
 
 
 def _interval(condition: Condition, score: str) -> Interval:

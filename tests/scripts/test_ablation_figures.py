@@ -31,7 +31,7 @@ def test_all_figures_are_drawn_with_names_and_directions(folder: Path, tmp_path:
     assert "speech: SI-SDR, dB, higher is better" in texts(paths["quality"])
     assert "lower is better" in texts(paths["quality"])
     assert "l1, adversarial" in texts(paths["gradients"])
-    assert "adversarial-x10" in texts(paths["weights"])
+    assert "10 adversarial" in texts(paths["weights"])
 
 
 def test_one_setting_of_the_weights_has_no_figure_of_weights(tmp_path: Path) -> None:
