@@ -2,8 +2,8 @@
 
 python -m scripts.ablation.figures FOLDER OUTPUT [--baseline NAME] [--scores X Y]
 
-Writes quality.svg, gradients.svg, shares.svg and costs.svg to OUTPUT, and weights.svg if there is more than one setting
-of the loss weights.
+Writes quality.svg, gradients.svg, shares.svg, effects.svg and costs.svg to OUTPUT, and weights.svg if there is more
+than one setting of the loss weights.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from codec.evaluation import METRICS, describe
 from codec.evaluation.report.charts import colors
 from codec.evaluation.report.records import Record, keys_with_prefix, read_metrics
 from scripts.ablation.report.runs import Condition, conditions_by_weights, read_runs
+from scripts.ablation.report.shares import mean_shares
 from scripts.ablation.report.statistics import Interval, mean_interval
 
 __all__ = ["draw", "main"]
@@ -32,7 +33,7 @@ def draw(folder: Path, output: Path, baseline: str, scores: Sequence[str]) -> li
         folder: Of the ablation.
         output: Folder of the figures.
         baseline: Strategy that is drawn in gray, and whose gradients are shown.
-        scores: Two scores, GROUP/METRIC: the axes of quality.svg, and the panels of weights.svg.
+        scores: Two scores, GROUP/METRIC: the axes of quality.svg, the panels of weights.svg and effects.svg.
 
     Returns:
         The files.
@@ -50,6 +51,7 @@ def draw(folder: Path, output: Path, baseline: str, scores: Sequence[str]) -> li
         figures["gradients"] = gradients
     if (shares := _shares(conditions)) is not None:
         figures["shares"] = shares
+        figures["effects"] = _effects(settings, baseline, scores)
     if len(settings) > 1:
         figures["weights"] = _weights(settings, baseline, scores)
     output.mkdir(parents=True, exist_ok=True)
@@ -126,6 +128,34 @@ def _shares(conditions: Sequence[Condition]) -> Figure | None:
     for axes in panels[len(shares) :]:
         axes.set_axis_off()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=8)
+    return figure
+
+
+def _effects(settings: Mapping[str, Sequence[Condition]], baseline: str, scores: Sequence[str]) -> Figure:
+    """Both scores of every run against the share of each loss: a column for each loss, a color for each strategy."""
+    points: dict[str, list[tuple[dict[str, float], Mapping[str, float]]]] = {}
+    for condition in (c for conditions in settings.values() for c in conditions if c.loss_ablation is None):
+        of_runs = [(mean_shares([run]), run.scores) for run in condition.finished]
+        points.setdefault(condition.strategy, []).extend(of_runs)
+    losses = list(dict.fromkeys(loss for each in points.values() for shares, _ in each for loss in shares))
+    figure = Figure(figsize=(9.0, 0.6 + 2.1 * len(scores)), layout="constrained")
+    panels = figure.subplots(len(scores), len(losses), sharex="col", sharey="row", squeeze=False)
+    for (strategy, each), color in zip(points.items(), colors(len(points)), strict=True):
+        shown = _GRAY if strategy == baseline else color
+        for row, score in zip(panels, scores, strict=True):
+            for axes, loss in zip(row, losses, strict=True):
+                x = [100 * shares.get(loss, np.nan) for shares, _ in each]
+                axes.plot(x, [values.get(score, np.nan) for _, values in each], "o", ms=4, color=shown, label=strategy)
+    for axes, loss in zip(panels[-1], losses, strict=True):
+        axes.set(xscale="log", xlim=(0.02, 150), xlabel=f"share of {loss}, %")
+        axes.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+        axes.minorticks_off()
+    for row, score in zip(panels, scores, strict=True):
+        row[0].set_ylabel(_label(score).replace(", higher", ",\nhigher").replace(", lower", ",\nlower"), fontsize=8)
+        for axes in row:
+            axes.grid(alpha=0.3)
+    handles = panels[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=min(8, len(points)), fontsize=8)
     return figure
 
 

@@ -23,15 +23,18 @@ def texts(path: Path) -> str:
 
 def test_all_figures_are_drawn_with_names_and_directions(folder: Path, tmp_path: Path) -> None:
     paths = {path.stem: path for path in draw(folder, tmp_path, "weighted_sum", SCORES)}
-    assert set(paths) == {"quality", "costs", "gradients", "shares", "weights"}
+    assert set(paths) == {"quality", "costs", "gradients", "shares", "effects", "weights"}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths.values())
-    for name in ("quality", "costs", "shares", "weights"):
+    for name in ("quality", "costs", "shares", "effects", "weights"):
         assert all(strategy in texts(paths[name]) for strategy in STRATEGIES), name
         assert "only-mel" not in texts(paths[name])
     assert "speech: SI-SDR, dB, higher is better" in texts(paths["quality"])
     assert "lower is better" in texts(paths["quality"])
     assert "l1, adversarial" in texts(paths["gradients"])
     assert "10 adversarial" in texts(paths["weights"])
+    assert {"share of l1, %", "share of adversarial, %"} <= set(
+        re.findall(r"<!-- (.*?) -->", paths["effects"].read_text())
+    )
 
 
 def test_one_setting_of_the_weights_has_no_figure_of_weights(tmp_path: Path) -> None:
@@ -42,7 +45,9 @@ def test_one_setting_of_the_weights_has_no_figure_of_weights(tmp_path: Path) -> 
     (path, _) = draw(folder, tmp_path / "figures", "weighted_sum", SCORES)
     assert path.name == "quality.svg"
     assert "encodec" not in texts(path)
-    assert not {"gradients.svg", "shares.svg", "weights.svg"} & {file.name for file in path.parent.iterdir()}
+    assert not {"gradients.svg", "shares.svg", "effects.svg", "weights.svg"} & {
+        file.name for file in path.parent.iterdir()
+    }
 
 
 def test_without_the_baseline_there_is_nothing_to_draw(folder: Path, tmp_path: Path) -> None:
@@ -55,5 +60,7 @@ def test_the_command_prints_the_files(folder: Path, tmp_path: Path, capsys: pyte
     main([str(folder), str(tmp_path), "--scores", *SCORES])
     assert capsys.readouterr().out.split() == [
         str(path)
-        for path in (tmp_path / f"{name}.svg" for name in ("quality", "costs", "gradients", "shares", "weights"))
+        for path in (
+            tmp_path / f"{name}.svg" for name in ("quality", "costs", "gradients", "shares", "effects", "weights")
+        )
     ]
