@@ -8,17 +8,18 @@ EnCodec's balancer is (ema_norm, sum, keep), a plain weighted sum (static, sum, 
 multiply after the scale. With a scale that normalises gradients they are therefore shares.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
-from math import inf
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from balancer.active_losses import classify, gradient_sizes
 from balancer.checks import check_range
 from balancer.gradient_report import GradientReport, report_gradients
-from balancer.statistics import Measurement, SharedGradient, Statistics, max_over_processes, mean_over_processes
+from balancer.processes import max_over_processes, mean_over_processes
+from balancer.statistics import Measurement, SharedGradient, Statistics
 from balancer.strategy import (
     CombinedGradient,
     Direction,
@@ -211,10 +212,11 @@ class Balancer(nn.Module):
         measured: dict[Hashable, Tensor] = {}
         if gradients is not None:
             measured = {name: measure(statistics) for name, measure in self._measurements.items()}
-        parts = [statistics.losses, max_over_processes(_sizes(values, statistics.gradients)), *measured.values()]
+        sizes = max_over_processes(gradient_sizes(values, statistics.gradients))
+        parts = [statistics.losses, sizes, *measured.values()]
         host = torch.cat([part.double().flatten() for part in parts]).cpu().split([part.numel() for part in parts])
         known = {name: part.view(each.shape) for (name, each), part in zip(measured.items(), host[2:], strict=True)}
-        active, dropped = _classify({name: losses[name] for name in present}, host[1].tolist())
+        active, dropped = classify({name: losses[name] for name in present}, host[1].tolist())
         if active == present:
             return replace(statistics, losses=host[0], known=known), dropped
         by_name = dict(zip(present, host[0], strict=True))
@@ -287,33 +289,3 @@ def _gradient(loss: Tensor, output: Tensor) -> Tensor:
         return torch.zeros_like(output)
     (gradient,) = torch.autograd.grad(loss, [output], retain_graph=True, allow_unused=True)
     return torch.zeros_like(output) if gradient is None else gradient
-
-
-def _sizes(values: Tensor, gradients: Tensor | None) -> Tensor:
-    """Largest magnitude in each gradient, and infinity where it or the loss is not finite.
-
-    Without gradients only the values are checked: the size of a finite loss is 1, or 0 if the loss is exactly 0, which
-    is the minimum of a hinge loss.
-
-    Shape: values [m], gradients [m, B, C, T] -> [m] float64.
-    """
-    # The largest entry cannot overflow, unlike a norm, and it is NaN or inf if and only if an entry is.
-    if gradients is None:
-        peaks = values.sign().abs()
-    else:
-        peaks = torch.linalg.vector_norm(gradients.flatten(1), inf, 1).double()
-    return (peaks + (values - values)).nan_to_num(nan=inf, posinf=inf)  # values - values is NaN if one is not finite
-
-
-def _classify(losses: Mapping[str, Tensor], sizes: Sequence[float]) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the active losses, and of those that are not finite.
-
-    Args:
-        sizes: See `_sizes`.
-    """
-    by_name = dict(zip(losses, sizes, strict=True))
-    dropped = tuple(name for name, size in by_name.items() if not size < float("inf"))
-    # Below the smallest normal float32 a gradient counts as zero: dividing by its norm would overflow.
-    smallest = torch.finfo(torch.float32).tiny
-    active = [name for name, size in by_name.items() if smallest <= size < float("inf") and losses[name].requires_grad]
-    return active, dropped

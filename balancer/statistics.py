@@ -10,10 +10,11 @@ from functools import cached_property, partial
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["SharedGradient", "SharedLayers", "Statistics", "like", "max_over_processes", "mean_over_processes"]
+from balancer.processes import mean_over_processes, num_processes, sum_over_processes
+
+__all__ = ["Measurement", "SharedGradient", "SharedLayers", "Statistics", "like"]
 
 SharedLayers = Literal["last_layer", "all_shared"]
 
@@ -96,22 +97,22 @@ class Statistics:
     @property
     def batch_size(self) -> int:
         """Items B of the whole batch; 1 in steps without gradients."""
-        return 1 if self.gradients is None else self.gradients.shape[1] * _num_processes()
+        return 1 if self.gradients is None else self.gradients.shape[1] * num_processes()
 
     def norm(self, gradients: Tensor) -> Tensor:
         """L2 norm over the whole batch. Shape: gradients [..., B * C * T] -> [...] float64."""
         norm = torch.linalg.vector_norm(gradients, dim=-1, dtype=torch.float64)
-        return norm if _num_processes() == 1 else _sum_over_processes(norm.square()).sqrt() / _num_processes()
+        return norm if num_processes() == 1 else sum_over_processes(norm.square()).sqrt() / num_processes()
 
     def item_norm(self, gradients: Tensor) -> Tensor:
         """L2 norm of each item, mean over the batch. Shape: gradients [..., B * C * T] -> [...] float64."""
-        items = gradients.unflatten(-1, (self.batch_size // _num_processes(), -1))
+        items = gradients.unflatten(-1, (self.batch_size // num_processes(), -1))
         norms = torch.linalg.vector_norm(items, dim=-1, dtype=torch.float64)
-        return mean_over_processes(norms.mean(-1)) / _num_processes()
+        return mean_over_processes(norms.mean(-1)) / num_processes()
 
     def inner_products(self, gradients: Tensor, others: Tensor) -> Tensor:
         """Shape: gradients [m, B * C * T], others [B * C * T, *] -> [m, *], in their dtype."""
-        return _sum_over_processes(gradients @ others) / _num_processes() ** 2
+        return sum_over_processes(gradients @ others) / num_processes() ** 2
 
     @cached_property
     def device_norms(self) -> Tensor:
@@ -213,28 +214,3 @@ def _cosines(statistics: Statistics) -> Tensor:
     """Shape: -> [m, m] float64."""
     unit = statistics.jacobian / statistics.device_norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     return statistics.inner_products(unit, unit.t()).clamp(-1, 1).fill_diagonal_(1.0)
-
-
-def mean_over_processes(values: Tensor) -> Tensor:
-    """Shape: [*] -> [*]."""
-    return _sum_over_processes(values) / _num_processes() if _num_processes() > 1 else values
-
-
-def max_over_processes(values: Tensor) -> Tensor:
-    """Maximum of values without NaN. Shape: [*] -> [*]."""
-    if _num_processes() > 1:
-        values = values.clone()
-        dist.all_reduce(values, dist.ReduceOp.MAX)
-    return values
-
-
-def _sum_over_processes(values: Tensor) -> Tensor:
-    """Shape: [*] -> [*]."""
-    if _num_processes() > 1:
-        values = values.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(values)
-    return values
-
-
-def _num_processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -1,4 +1,4 @@
-"""Sums over the processes that train together. Without a process group there is this process alone."""
+"""Sums over the processes that train together; without a process group, this process alone."""
 
 import torch.distributed as dist
 from torch import Tensor
