@@ -46,7 +46,7 @@ def losses_in_parts(
                 gradients[name].append(torch.zeros_like(leaf) if gradient is None else gradient)
     means = {name: torch.stack(each).mean() for name, each in values.items()}
     return means | {
-        name: _Known.apply(estimate, means[name], torch.cat(each) / parts) for name, each in gradients.items()
+        name: _WithGradient.apply(estimate, means[name], torch.cat(each) / parts) for name, each in gradients.items()
     }
 
 
@@ -100,7 +100,7 @@ def backward_in_parts(
             torch.autograd.backward(roots, gradients)
 
 
-class _Known(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
     """A scalar whose gradient is known. Shape: at [*], value [], gradient [*] -> []."""
 
     @staticmethod

@@ -1,7 +1,6 @@
 """Adversarial training: the discriminator, its loss, its optimizer, and the order of updates."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -59,13 +58,6 @@ class AdversarialTraining(nn.Module):
         self.processes = processes or Processes()
         self.metrics: dict[str, Tensor] = {}
         self._has_gradients = False
-        self._parts = 1  # of the current batch
-        self._bandwidth_kbps: float | None = None  # of the current batch
-
-    @property
-    def _in_use(self) -> nn.Module:
-        """The part of the discriminator that trains on the current batch."""
-        return discriminator_for(self.discriminator, self._bandwidth_kbps)
 
     def generator_losses(
         self,
@@ -89,26 +81,26 @@ class AdversarialTraining(nn.Module):
         """
         self.zero_grad()
         self.metrics = {}
-        self._parts = parts
-        self._bandwidth_kbps = bandwidth_kbps
+        network = discriminator_for(self.discriminator, bandwidth_kbps)
         if update_discriminator and self.update == "alternating":
             for fake, real in zip(estimate.detach().chunk(parts), reference.chunk(parts), strict=True):
-                self._discriminator_backward(*self._joint_outputs(fake, real))
+                self._discriminator_backward(network, *_joint_outputs(network, fake, real), parts)
             self.step()
             torch.clear_autocast_cache()  # it may hold casts of the old weights
             update_discriminator = False
-        # With frozen parameters only the gradient at the estimate is computed.
-        self._in_use.requires_grad_(update_discriminator)
-        losses = losses_in_parts(partial(self._part_losses, update_discriminator), estimate, reference, parts)
-        self._in_use.requires_grad_(True)
-        return losses
 
-    def _part_losses(self, update_discriminator: bool, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
-        """Shape: estimate [B, C, T], reference [B, C, T] -> scalars."""
-        fake, real = self._outputs(estimate, reference)
-        losses = self.loss.generator_losses(fake, real)
-        if update_discriminator:
-            self._discriminator_backward(fake, real)
+        def part_losses(estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+            with parametrize.cached():  # weight norm is computed once for both
+                fake, real = network(estimate), network(reference)
+            losses = self.loss.generator_losses(fake, real)
+            if update_discriminator:
+                self._discriminator_backward(network, fake, real, parts)
+            return losses
+
+        # With frozen parameters only the gradient at the estimate is computed.
+        network.requires_grad_(update_discriminator)
+        losses = losses_in_parts(part_losses, estimate, reference, parts)
+        network.requires_grad_(True)
         return losses
 
     def step(self) -> bool:
@@ -140,35 +132,35 @@ class AdversarialTraining(nn.Module):
         self.optimizer.zero_grad(set_to_none)
         self._has_gradients = False
 
-    def _outputs(self, estimate: Tensor, reference: Tensor) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
-        """Shape: estimate [B, C, T], reference [B, C, T]."""
-        with parametrize.cached():  # weight norm is computed once for both
-            return self._in_use(estimate), self._in_use(reference)
-
-    def _joint_outputs(self, estimate: Tensor, reference: Tensor) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
-        """As `_outputs` in one pass. It saves launches if gradients of both are needed.
-
-        Shape: estimate [B, C, T], reference [B, C, T].
-        """
-        both = self._in_use(torch.cat([estimate, reference]))
-        # Split once: the gradient of a split is one concatenation.
-        logits = [each.chunk(2) for each in both.logits]
-        features = [[layer.chunk(2) for layer in layers] for layers in both.features]
-        fake, real = (
-            DiscriminatorOutput([each[half] for each in logits], [[layer[half] for layer in each] for each in features])
-            for half in (0, 1)
-        )
-        return fake, real
-
-    def _discriminator_backward(self, fake: DiscriminatorOutput, real: DiscriminatorOutput) -> None:
-        """Adds the gradients of the discriminator's own loss for one part of the batch."""
-        loss = self.loss.discriminator_loss(fake, real) / self._parts
+    def _discriminator_backward(
+        self, network: nn.Module, fake: DiscriminatorOutput, real: DiscriminatorOutput, parts: int
+    ) -> None:
+        """Adds the gradients of the discriminator's own loss for one of the parts of the batch."""
+        loss = self.loss.discriminator_loss(fake, real) / parts
         # The graph also leads to the estimate. `inputs` keeps this gradient out of it.
         with torch.autocast(loss.device.type, enabled=False):
-            torch.autograd.backward(loss, inputs=list(self._in_use.parameters()), retain_graph=True)
+            torch.autograd.backward(loss, inputs=list(network.parameters()), retain_graph=True)
         metrics = {"discriminator/loss": loss.detach()}
         for name, logits in (("real", real.logits), ("fake", fake.logits)):
-            metrics[f"discriminator/{name}"] = mean_logit([logit.detach() for logit in logits]) / self._parts
+            metrics[f"discriminator/{name}"] = mean_logit([logit.detach() for logit in logits]) / parts
         for name, value in metrics.items():
             self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
         self._has_gradients = True
+
+
+def _joint_outputs(
+    network: nn.Module, estimate: Tensor, reference: Tensor
+) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
+    """Outputs for estimate and reference from one pass, which saves launches if gradients of both are needed.
+
+    Shape: estimate [B, C, T], reference [B, C, T].
+    """
+    both = network(torch.cat([estimate, reference]))
+    # Split once: the gradient of a split is one concatenation.
+    logits = [each.chunk(2) for each in both.logits]
+    features = [[layer.chunk(2) for layer in layers] for layers in both.features]
+    fake, real = (
+        DiscriminatorOutput([each[half] for each in logits], [[layer[half] for layer in each] for each in features])
+        for half in (0, 1)
+    )
+    return fake, real

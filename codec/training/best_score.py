@@ -56,10 +56,9 @@ class BestScore:
         Args:
             scores: GROUP/METRIC -> score.
         """
-        group = "" if self.group is None else self.group
         found = [
             value
-            for key, value in scores.items()
-            if key.endswith(f"/{self.metric.name}") and group in ("", key.rpartition("/")[0]) and math.isfinite(value)
+            for group, _, name, value in ((*key.rpartition("/"), value) for key, value in scores.items())
+            if name == self.metric.name and self.group in (None, group) and math.isfinite(value)
         ]
         return -self.metric.sign * sum(found) / len(found) if found else None

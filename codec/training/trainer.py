@@ -23,8 +23,8 @@ from codec.training.config import TrainingConfig
 from codec.training.distributed import Processes
 from codec.training.encoder_freeze import EncoderFreeze
 from codec.training.interruptions import Interruptions
-from codec.training.logging.balance_metrics import balance_metrics, loss_properties, step_metrics
-from codec.training.logging.meters import Meters, codebook_metrics
+from codec.training.logging.meters import Meters
+from codec.training.logging.metrics import balance_metrics, codebook_metrics, loss_properties, step_metrics
 from codec.training.logging.run_logger import RunLogger
 from codec.training.schedule import LRScheduler, make_codec_optimizer
 from codec.training.seeded import seeded

@@ -23,7 +23,7 @@ from codec.model import Codec
 from codec.ranges import NonNegativeInt, check_ranges
 from codec.training.best_score import BestScore
 from codec.training.distributed import Processes
-from codec.training.logging.meters import codebook_metrics
+from codec.training.logging.metrics import codebook_metrics
 from data import HeldOutClip
 from losses import minimum_samples
 

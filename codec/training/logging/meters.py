@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec.quantization.residual import CodebookUsage
 from codec.training.distributed import Processes
 
-__all__ = ["Meters", "codebook_metrics"]
+__all__ = ["Meters"]
 
 
 class Meters:
@@ -98,9 +97,3 @@ class Meters:
             for position, value in zip(positions, read, strict=True):
                 values[position] = value
         return values
-
-
-def codebook_metrics(usage: CodebookUsage) -> dict[str, float]:
-    """`codebook/<k>/<quantity>` for every codebook and quantity of `usage`."""
-    named = usage._asdict().items()
-    return {f"codebook/{k}/{name}": value for name, values in named for k, value in enumerate(values.tolist())}

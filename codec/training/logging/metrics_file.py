@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object per line, complete lines only, even after a kill."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,22 +27,8 @@ class MetricsFile:
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
-    def truncate_after(self, step: int) -> int:
+    def truncate_after(self, step: float) -> int:
         """Removes the records of later steps and all lines that are not records; returns their number."""
-        return self._keep_records_up_to(step)
-
-    def close(self) -> None:
-        """Closes the file. A later `append` opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _remove_partial_lines(self) -> None:
-        """A line that is appended to an incomplete line would be lost as well."""
-        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
-            self._keep_records_up_to(None)
-
-    def _keep_records_up_to(self, step: int | None) -> int:
         self.close()
         if not self.path.exists():
             return 0
@@ -53,13 +40,22 @@ class MetricsFile:
             os.fsync(file.fileno())
         return len(lines) - len(kept)
 
+    def close(self) -> None:
+        """Closes the file. A later `append` opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-def _is_record(line: str, step: int | None) -> bool:
-    """Whether a line is a complete record, of `step` or earlier unless `step` is None."""
+    def _remove_partial_lines(self) -> None:
+        """A line that is appended to an incomplete line would be lost as well."""
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            self.truncate_after(math.inf)
+
+
+def _is_record(line: str, last_step: float) -> bool:
+    """Whether a line is a complete record, of `last_step` or earlier."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
         return False
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        return False
-    return step is None or record["step"] <= step
+    return isinstance(record, dict) and isinstance(record.get("step"), int) and record["step"] <= last_step

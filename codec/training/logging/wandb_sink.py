@@ -3,9 +3,11 @@
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
+
+from codec.ranges import check_ranges
 
 __all__ = ["WandbSink"]
 
@@ -23,9 +25,14 @@ class WandbSink:
         ValueError: `mode` is none of the three.
     """
 
-    def __init__(self, project: str, name: str | None = None, mode: str = "online", entity: str | None = None) -> None:
-        if mode not in ("online", "offline", "disabled"):
-            raise ValueError(f"wandb mode must be online, offline or disabled, got {mode!r}")
+    def __init__(
+        self,
+        project: str,
+        name: str | None = None,
+        mode: Literal["online", "offline", "disabled"] = "online",
+        entity: str | None = None,
+    ) -> None:
+        check_ranges(WandbSink.__init__, locals(), "wandb ")
         self.project, self.name, self.mode, self.entity = project, name, mode, entity
         self._run: Any = None
 
@@ -40,7 +47,7 @@ class WandbSink:
             name=self.name or folder.resolve().name,
             id=id_file.read_text(encoding="utf-8").strip(),
             entity=self.entity,
-            mode=self.mode,  # type: ignore[arg-type]
+            mode=self.mode,
             dir=str(folder),
             config=dict(config),
             resume="allow" if self.mode == "online" else None,  # offline, wandb warns that it cannot resume

@@ -10,7 +10,7 @@ from codec.training.config import TrainingConfig
 from codec.training.startup.cpu import cpu_facts
 from codec.training.startup.precision import Precision
 
-__all__ = ["device_name", "run_facts"]
+__all__ = ["count_parameters", "device_name", "run_facts"]
 
 
 def device_name(device: torch.device) -> str:

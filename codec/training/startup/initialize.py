@@ -34,8 +34,8 @@ _MAX_KEPT_BATCHES = _MAX_PCA_BATCHES
 class Startup:
     """Computations on the batches of `step` and later ones. The results are equal in all processes.
 
-    The loader's workers read the audio, and every batch once: the first batches are kept for the methods called later,
-    until `initialize_codebooks`, the last one, has used them or `release` is called.
+    The loader's workers read every batch once. The first batches are kept for later methods, until
+    `initialize_codebooks`, the last of them, has used them, or `release` is called.
     """
 
     def __init__(

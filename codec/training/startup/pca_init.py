@@ -197,12 +197,8 @@ def _zero_residual_paths(layers: Sequence[nn.Module]) -> None:
             case ResidualUnit():
                 _zero(cast(Conv1d, layer.block[-1]))
                 if isinstance(layer.shortcut, Conv1d):
-                    weight = _weight(layer.shortcut)
-                    _assign(
-                        layer.shortcut,
-                        torch.eye(len(weight)).to(weight)[..., None],
-                        torch.zeros_like(_bias(layer.shortcut)),
-                    )
+                    identity = torch.eye(len(_weight(layer.shortcut)))[..., None].to(_weight(layer.shortcut))
+                    _assign(layer.shortcut, identity, torch.zeros_like(_bias(layer.shortcut)))
             case ResidualLSTM():
                 # With a candidate gate of zero (the third of four gates) the cell stays zero.
                 width, last = layer.lstm.hidden_size, layer.lstm.num_layers - 1
@@ -221,9 +217,7 @@ def _assign(layer: Conv1d | ConvTranspose1d, weight: Tensor, bias: Tensor) -> No
         direction = conv.get_parameter(_DIRECTION)
         norms = weight.flatten(1).norm(dim=1)[:, None, None]
         weight_gain(layer).copy_(norms)
-        direction.copy_(
-            torch.where(norms > 0, weight, direction)
-        )  # a row of zeros keeps its direction, and gets a gradient
+        direction.copy_(torch.where(norms > 0, weight, direction))  # so that a row of zeros gets a gradient
     else:
         conv.weight.copy_(weight)
     _bias(layer).copy_(bias)

@@ -44,8 +44,8 @@ def test_wandb_offline_keeps_one_id_and_writes_in_the_run_folder(tmp_path: Path)
 
 
 def test_the_wandb_mode_is_checked_at_construction() -> None:
-    with pytest.raises(ValueError, match="wandb mode must be online, offline or disabled, got 'off'"):
-        WandbSink("project", mode="off")
+    with pytest.raises(ValueError, match="wandb mode must be one of online, offline, disabled, got 'off'"):
+        WandbSink("project", mode="off")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "kinds"), [("jsonl", []), ("wandb", [WandbSink]), ("tensorboard", [TensorBoardSink])])

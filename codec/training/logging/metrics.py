@@ -1,4 +1,4 @@
-"""Metrics of gradients and levels: per-loss gradient norms and cosines, the commitment ratio, and RMS."""
+"""Metrics of a training step by their names in the log: losses, weights, gradients, levels and codebooks."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from balancer import GradientReport
 from codec.model import CodecOutput
+from codec.quantization import CodebookUsage
 from codec.training.adversarial import AdversarialTraining
 
-__all__ = ["balance_metrics", "loss_properties", "step_metrics"]
+__all__ = ["balance_metrics", "codebook_metrics", "loss_properties", "step_metrics"]
 
 _SILENCE = 1e-3  # RMS, -60 dB: the sampler's threshold of silence
 
@@ -59,6 +60,12 @@ def step_metrics(
         "rms/estimate": estimate.square().mean().sqrt(),
         "silent_fraction": (levels < _SILENCE).float().mean(),
     }
+
+
+def codebook_metrics(usage: CodebookUsage) -> dict[str, float]:
+    """`codebook/<k>/<quantity>` for every codebook and quantity of `usage`."""
+    named = usage._asdict().items()
+    return {f"codebook/{k}/{name}": value for name, values in named for k, value in enumerate(values.tolist())}
 
 
 def loss_properties(losses: Mapping[str, nn.Module], adversarial: AdversarialTraining | None) -> dict[str, float]:
