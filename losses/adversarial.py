@@ -1,7 +1,8 @@
 """GAN losses of EnCodec (Défossez et al. 2022, section 3.4) and usual variants: hinge, least squares, feature matching.
 
 Logits are one tensor for each of K sub-discriminators, features one list of layers for each. Every loss is a mean over
-elements, then over layers, then over sub-discriminators (the paper's 1/K and 1/KL), in float32.
+elements, then over layers, then over sub-discriminators (the paper's 1/K and 1/KL), in float32. The codec's losses may
+be sums over layers and sub-discriminators instead (HiFi-GAN, DAC).
 """
 
 import functools
@@ -20,6 +21,7 @@ __all__ = ["AdversarialLoss", "discriminator_loss", "feature_matching_loss", "ge
 
 AdversarialForm = Literal["hinge", "hinge_linear", "least_squares"]
 FeatureMatching = Literal["relative", "plain"]
+Reduction = Literal["mean", "sum"]
 
 
 class AdversarialLoss:
@@ -29,6 +31,9 @@ class AdversarialLoss:
         generator: Form of the adversarial loss, see `generator_loss`.
         feature_matching: `relative` divides the mean distance of each layer by its mean absolute reference (the paper's
             equation 2). `plain` does not (audiocraft, HiFi-GAN).
+        reduction: Of the codec's losses over layers and sub-discriminators. With `sum` (HiFi-GAN, DAC) a discriminator
+            of many layers has a large feature matching loss: DAC's has a hundred layers. The discriminator's own loss
+            is always a mean, because the steps of Adam do not depend on its scale.
 
     Raises:
         ValueError: A form is unknown.
@@ -36,15 +41,19 @@ class AdversarialLoss:
 
     names = ("adversarial", "feature_matching")
 
-    def __init__(self, generator: AdversarialForm = "hinge", feature_matching: FeatureMatching = "relative") -> None:
-        if generator not in get_args(AdversarialForm):
-            raise ValueError(f"expected generator to be one of {get_args(AdversarialForm)}, got {generator!r}")
-        if feature_matching not in get_args(FeatureMatching):
-            raise ValueError(
-                f"expected feature_matching to be one of {get_args(FeatureMatching)}, got {feature_matching!r}"
-            )
+    def __init__(
+        self,
+        generator: AdversarialForm = "hinge",
+        feature_matching: FeatureMatching = "relative",
+        reduction: Reduction = "mean",
+    ) -> None:
+        for name, value, choices in (("generator", generator, AdversarialForm), ("reduction", reduction, Reduction),
+                                     ("feature_matching", feature_matching, FeatureMatching)):  # fmt: skip
+            if value not in get_args(choices):
+                raise ValueError(f"expected {name} to be one of {get_args(choices)}, got {value!r}")
         self.form: AdversarialForm = generator
         self.relative = feature_matching == "relative"
+        self.reduction: Reduction = reduction
 
     @property
     def uninformed_discriminator_loss(self) -> float:
@@ -54,8 +63,10 @@ class AdversarialLoss:
     def generator_losses(self, estimate: DiscriminatorOutput, reference: DiscriminatorOutput) -> dict[str, Tensor]:
         """The codec's two losses. No gradient flows to the reference."""
         return {
-            "adversarial": generator_loss(estimate.logits, self.form),
-            "feature_matching": feature_matching_loss(estimate.features, reference.features, self.relative),
+            "adversarial": generator_loss(estimate.logits, self.form, self.reduction),
+            "feature_matching": feature_matching_loss(
+                estimate.features, reference.features, self.relative, self.reduction
+            ),
         }
 
     def discriminator_loss(self, estimate: DiscriminatorOutput, reference: DiscriminatorOutput) -> Tensor:
@@ -63,7 +74,9 @@ class AdversarialLoss:
         return discriminator_loss(estimate.logits, reference.logits, self.form)
 
 
-def generator_loss(estimate_logits: Sequence[Tensor], form: AdversarialForm = "hinge") -> Tensor:
+def generator_loss(
+    estimate_logits: Sequence[Tensor], form: AdversarialForm = "hinge", reduction: Reduction = "mean"
+) -> Tensor:
     """The codec's adversarial loss of the logits D of its output.
 
     Args:
@@ -71,6 +84,7 @@ def generator_loss(estimate_logits: Sequence[Tensor], form: AdversarialForm = "h
         form: `hinge` is max(0, 1 - D), the paper's, which is 0 where D > 1 (audiocraft calls it hinge2).
             `hinge_linear` is -D, audiocraft's hinge, with the same gradient everywhere.
             `least_squares` is (1 - D)² (Mao et al. 2017; HiFi-GAN, DAC).
+        reduction: Over the sub-discriminators.
 
     Shape: K tensors [*] -> scalar.
 
@@ -78,10 +92,12 @@ def generator_loss(estimate_logits: Sequence[Tensor], form: AdversarialForm = "h
         ValueError: There are no logits.
     """
     if form == "hinge":
-        return _mean(estimate_logits, lambda logits: (1 - logits).relu())
-    if form == "hinge_linear":
-        return _mean(estimate_logits, lambda logits: -logits)
-    return _mean(estimate_logits, lambda logits: (1 - logits).square())
+        mean = _mean(estimate_logits, lambda logits: (1 - logits).relu())
+    elif form == "hinge_linear":
+        mean = _mean(estimate_logits, lambda logits: -logits)
+    else:
+        mean = _mean(estimate_logits, lambda logits: (1 - logits).square())
+    return mean if reduction == "mean" else len(estimate_logits) * mean
 
 
 def discriminator_loss(
@@ -124,6 +140,7 @@ def feature_matching_loss(
     estimate_features: Sequence[Sequence[Tensor]],
     reference_features: Sequence[Sequence[Tensor]],
     relative: bool,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Mean absolute difference of discriminator features (Défossez et al. 2022, equation 2).
 
@@ -134,6 +151,7 @@ def feature_matching_loss(
         reference_features: The same on real audio.
         relative: Divide the mean absolute difference of each layer by the mean absolute reference feature. In
             distributed training that is the mean over the batches of all processes.
+        reduction: Over the layers of a sub-discriminator, and over the sub-discriminators.
 
     Shape: K lists of L tensors [*], twice -> scalar.
 
@@ -145,10 +163,11 @@ def feature_matching_loss(
     ]
     if shapes[0] != shapes[1] or not shapes[0] or not all(shapes[0]):
         raise ValueError(f"expected features of the same shapes, got {shapes[0]} and {shapes[1]}")
-    # One vector over all layers of all sub-discriminators, and the weight of each: 1/K of 1/L.
+    # One vector over all layers of all sub-discriminators, and the weight of each: 1/K of 1/L, or 1.
     estimates = [layer for layers in estimate_features for layer in layers]
     references = [layer.detach() for layers in reference_features for layer in layers]
-    shares = tuple(1 / (len(reference_features) * len(layers)) for layers in reference_features for _ in layers)
+    counts = [len(reference_features) * len(layers) if reduction == "mean" else 1 for layers in reference_features]
+    shares = tuple(1 / n for n, layers in zip(counts, reference_features, strict=True) for _ in layers)
     if estimates[0].device.type == "cpu":
         distances = torch.stack([_MeanDistance.apply(*pair) for pair in zip(estimates, references, strict=True)])
     else:

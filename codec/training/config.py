@@ -41,11 +41,13 @@ class LRSchedule:
     """
 
     warmup_fraction: ProperFraction = 0.0
-    decay: Literal["none", "linear", "cosine"] = "none"
+    decay: Literal["none", "linear", "cosine", "exponential"] = "none"
     final_factor: Probability = 0.0
 
     def __post_init__(self) -> None:
         check_ranges(LRSchedule, vars(self), "trainer.lr_schedule.")
+        if self.decay == "exponential" and self.final_factor == 0:
+            raise ValueError("trainer.lr_schedule.final_factor must be above 0 with decay=exponential, got 0")
 
     def factor(self, progress: float) -> float:
         """Factor at `progress` in [0, 1] of the run; at least 0.001 during the warm-up, so that no step is lost."""
@@ -54,6 +56,8 @@ class LRSchedule:
         if self.decay == "none":
             return 1.0
         share = min(1.0, (progress - self.warmup_fraction) / (1 - self.warmup_fraction))
+        if self.decay == "exponential":
+            return float(self.final_factor**share)
         left = 1 - share if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * share))
         return self.final_factor + (1 - self.final_factor) * left
 

@@ -5,7 +5,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from losses.discriminators.layers import normalize_peak
 from losses.protocols import Discriminator, DiscriminatorOutput, minimum_samples, segment_samples
+from losses.ranges import PositiveFloat
 
 __all__ = ["CombinedDiscriminator"]
 
@@ -15,6 +17,8 @@ class CombinedDiscriminator(nn.Module):
 
     Args:
         discriminators: Modules that follow the `Discriminator` protocol. The output has their order.
+        peak: The mean of each signal is removed and its peak set to this first, as in DAC (0.8). None: the audio as
+            it is.
 
     Attributes:
         minimum_samples, window_samples: The largest of all.
@@ -22,18 +26,23 @@ class CombinedDiscriminator(nn.Module):
     Shape: audio [B, C, T] -> logits and features of the first, then of the second, and so on.
 
     Raises:
-        ValueError: There is no discriminator, or the audio is too short for one of them.
+        ValueError: There is no discriminator, `peak` is out of range, or the audio is too short for one of them.
     """
 
-    def __init__(self, discriminators: Sequence[Discriminator]) -> None:
+    def __init__(self, discriminators: Sequence[Discriminator], peak: PositiveFloat | None = None) -> None:
         super().__init__()
         if not discriminators:
             raise ValueError("expected at least one discriminator to combine, got none")
+        if peak is not None and not peak > 0:
+            raise ValueError(f"expected a peak above 0, got {peak}")
+        self.peak = peak
         self.discriminators = nn.ModuleList(cast(Sequence[nn.Module], discriminators))
         self.minimum_samples = max(map(minimum_samples, discriminators))
         self.window_samples = max(map(segment_samples, discriminators))
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        if self.peak is not None:
+            audio = normalize_peak(audio, self.peak)
         outputs: list[DiscriminatorOutput] = [discriminator(audio) for discriminator in self.discriminators]
         return DiscriminatorOutput(
             [logits for output in outputs for logits in output.logits],

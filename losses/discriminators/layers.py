@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from losses.protocols import DiscriminatorOutput
 
-__all__ = ["forward_features", "forward_sub_discriminators"]
+__all__ = ["forward_features", "forward_sub_discriminators", "normalize_peak"]
 
 
 def forward_sub_discriminators(sub_discriminators: nn.ModuleList, audio: Tensor) -> DiscriminatorOutput:
@@ -15,6 +15,15 @@ def forward_sub_discriminators(sub_discriminators: nn.ModuleList, audio: Tensor)
     """
     outputs = [network(audio.flatten(0, 1)) for network in sub_discriminators]
     return DiscriminatorOutput([logits for logits, _ in outputs], [features for _, features in outputs])
+
+
+def normalize_peak(audio: Tensor, peak: float) -> Tensor:
+    """Removes the mean of each signal and sets its largest magnitude to `peak`. Silence stays silence.
+
+    Shape: [*, T] -> [*, T].
+    """
+    audio = audio - audio.mean(-1, keepdim=True)
+    return peak * audio / (audio.abs().amax(-1, keepdim=True) + 1e-9)
 
 
 def forward_features(

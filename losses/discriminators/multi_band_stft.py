@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from losses.discriminators.layers import forward_features, forward_sub_discriminators
+from losses.discriminators.layers import forward_features, forward_sub_discriminators, normalize_peak
 from losses.inputs import check_audio, reflect_pad
 from losses.protocols import DiscriminatorOutput
 from losses.ranges import Fraction, Size
@@ -21,8 +21,8 @@ _PEAK = 0.8  # of the audio that the networks get
 class MultiBandSTFTDiscriminator(nn.Module):
     """One network per window, on the complex spectrogram split into bands that have layers of their own.
 
-    As in DAC, the mean is removed and the peak of each signal is set to 0.8 first, the signal is padded by reflection
-    so that it has one frame per hop, and the logits are also the last feature.
+    As in DAC, the mean is removed and the peak of each signal is set to 0.8 first, and the signal is padded by
+    reflection so that it has one frame per hop. The logits are no feature: DAC's loss leaves them out.
 
     Args:
         filters: Channels of every hidden layer.
@@ -30,8 +30,7 @@ class MultiBandSTFTDiscriminator(nn.Module):
         bands: Edges of the bands as fractions of half the sampling rate, from 0 to 1.
         negative_slope: Slope of the leaky ReLU.
 
-    Shape: audio [B, C, T] -> K logits [B C, 1, F, bins'], K lists of 5 features per band [B C, filters, F, bins'] and
-        the logits.
+    Shape: audio [B, C, T] -> K logits [B C, 1, F, bins'], K lists of 5 features per band [B C, filters, F, bins'].
 
     Raises:
         ValueError: A setting is out of range, or the audio is too short for the longest window.
@@ -57,9 +56,7 @@ class MultiBandSTFTDiscriminator(nn.Module):
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         check_audio(audio, self.minimum_samples)
-        audio = audio - audio.mean(-1, keepdim=True)
-        audio = _PEAK * audio / (audio.abs().amax(-1, keepdim=True) + 1e-9)
-        return forward_sub_discriminators(self.sub_discriminators, audio)
+        return forward_sub_discriminators(self.sub_discriminators, normalize_peak(audio, _PEAK))
 
 
 class _BandsNetwork(nn.Module):
@@ -90,8 +87,7 @@ class _BandsNetwork(nn.Module):
             end, found = forward_features(convs, nn.Identity(), band, self.negative_slope)  # type: ignore[arg-type]
             ends.append(end)
             features += found
-        logits = self.output(torch.cat(ends, -1))
-        return logits, [*features, logits]
+        return self.output(torch.cat(ends, -1)), features
 
 
 def _layers(filters: int) -> list[nn.Module]:

@@ -7,7 +7,12 @@ from scipy.signal import firwin
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses import MultiBandSTFTDiscriminator, MultiFilterBankDiscriminator
+from losses import (
+    CombinedDiscriminator,
+    MultiBandSTFTDiscriminator,
+    MultiFilterBankDiscriminator,
+    MultiPeriodDiscriminator,
+)
 from losses.discriminators.multi_filter_bank import FilterBank
 
 CUTOFFS = {2: 0.253881, 3: 0.170546, 5: 0.103881, 7: 0.075310, 11: 0.049338}  # HILCodec's
@@ -46,7 +51,7 @@ def test_the_multi_band_discriminator_computes_what_dac_states() -> None:
     logits = F.conv2d(torch.cat(ends, -1), output.weight, output.bias, padding=output.padding)
     found = discriminator(audio)
     torch.testing.assert_close(found.logits, [logits], rtol=1e-4, atol=1e-6)  # the window is float32
-    torch.testing.assert_close(found.features, [[*features, logits]], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.features, [features], rtol=1e-4, atol=1e-6)  # DAC's loss leaves out the logits
     assert [conv.kernel_size for conv in network.bands[0]] == [(3, 9)] * 4 + [(3, 3)]
     assert [conv.stride for conv in network.bands[0]] == [(1, 1)] + [(1, 2)] * 3 + [(1, 1)]
 
@@ -58,6 +63,22 @@ def test_level_and_offset_do_not_matter_to_dac() -> None:
     torch.testing.assert_close(
         discriminator(0.01 * audio + 0.3).logits, discriminator(audio).logits, rtol=1e-3, atol=1e-4
     )
+
+
+@torch.no_grad()
+def test_all_of_dacs_discriminators_get_audio_without_mean_and_with_one_peak() -> None:
+    """DAC's `Discriminator.preprocess`, before the period networks, too."""
+    parts = [MultiPeriodDiscriminator([2, 3], [4, 4]), MultiBandSTFTDiscriminator(filters=2, windows=[64])]
+    audio = 0.01 * noise(300) + 0.1
+    prepared = audio - audio.mean(-1, keepdim=True)
+    prepared = 0.8 * prepared / prepared.abs().max(-1, keepdim=True)[0]
+    found = CombinedDiscriminator(parts, peak=0.8)(audio)
+    torch.testing.assert_close(found.logits[:2], parts[0](prepared).logits)
+    torch.testing.assert_close(found.logits[2:], parts[1](audio).logits, rtol=1e-4, atol=1e-5)
+    plain = CombinedDiscriminator(parts)(audio)
+    torch.testing.assert_close(plain.logits[:2], parts[0](audio).logits)
+    with pytest.raises(ValueError, match="a peak above 0, got 0"):
+        CombinedDiscriminator(parts, peak=0.0)
 
 
 def test_bands_of_the_published_windows() -> None:

@@ -63,6 +63,26 @@ def test_feature_matching_of_worked_numbers() -> None:
         assert form.discriminator_loss(*outputs) == discriminator_loss(FAKE, REAL)
 
 
+def test_a_sum_adds_layers_and_sub_discriminators_as_dac_does() -> None:
+    """The loops of DAC's `GANLoss.generator_loss`, on the same numbers."""
+    reference = [[torch.tensor([1.0, -3.0]), torch.tensor([[4.0]])], [torch.tensor([2.0])]]
+    estimate = [[torch.tensor([2.0, -2.0]), torch.tensor([[2.0]])], [torch.tensor([5.0])]]
+    adversarial = sum(float(((1 - logits) ** 2).mean()) for logits in FAKE)
+    features = 0.0
+    for found, target in zip(estimate, reference, strict=True):
+        for layer, real in zip(found, target, strict=True):
+            features += float((layer - real).abs().mean())
+    assert features == 1 + 2 + 3
+    form = AdversarialLoss("least_squares", "plain", "sum")
+    outputs = DiscriminatorOutput(FAKE, estimate), DiscriminatorOutput(REAL, reference)
+    losses = form.generator_losses(*outputs)
+    assert losses["adversarial"].item() == pytest.approx(adversarial)
+    assert losses["feature_matching"].item() == pytest.approx(features)
+    assert form.discriminator_loss(*outputs) == discriminator_loss(FAKE, REAL, "least_squares")  # a mean
+    relative = feature_matching_loss(estimate, reference, relative=True, reduction="sum")
+    assert relative.item() == pytest.approx(1 / 2 + 2 / 4 + 3 / 2)
+
+
 def test_relative_feature_matching_ignores_the_scale_of_a_layer() -> None:
     generator = torch.Generator().manual_seed(0)
     estimate, reference = torch.randn(2, 50, generator=generator)
@@ -102,6 +122,8 @@ def test_unknown_forms_are_errors() -> None:
         AdversarialLoss("hinge2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"feature_matching to be one of .* got 'l1'"):
         AdversarialLoss(feature_matching="l1")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"reduction to be one of .* got 'none'"):
+        AdversarialLoss(reduction="none")  # type: ignore[arg-type]
 
 
 def test_missing_logits_and_features_of_other_shapes_are_errors() -> None:

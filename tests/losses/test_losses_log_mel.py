@@ -1,5 +1,6 @@
 """DAC's mel loss against torchaudio's mel spectrograms."""
 
+import math
 import warnings
 
 import pytest
@@ -30,6 +31,25 @@ def test_it_is_the_sum_of_log_distances_of_torchaudio() -> None:
     assert float(LogMel(RATE, WINDOWS, MELS)(estimate, reference)) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0], ids=["nemo", "hilcodec"])
+def test_the_mean_square_beside_the_distance_gives_the_losses_of_nemo_and_hilcodec(power: float) -> None:
+    """Both add L1 and mean square of natural logarithms. HILCodec's are of powers: twice those of magnitudes."""
+    estimate, reference = noise(0), noise(1, 0.02)
+    expected = 0.0
+    for window, mels in zip(WINDOWS, MELS, strict=True):
+        filters = LogMel(RATE, [window], [mels]).resolutions[0].filters.double()
+        hann = torch.hann_window(window, dtype=torch.float64)
+        logs = []
+        for audio in (estimate, reference):
+            spectrum = torch.stft(audio[:, 0].double(), window, window // 4, window=hann, return_complex=True)
+            logs.append(power * (spectrum.abs().mT @ filters).clamp_min(1e-9).log())
+        difference = logs[0] - logs[1]
+        expected += float(difference.abs().mean() + difference.square().mean())
+    unit = power * math.log(10)  # of these logarithms, in those of base 10 of magnitudes
+    found = LogMel(RATE, WINDOWS, MELS, floor=1e-9, square_weight=unit)(estimate, reference)
+    assert unit * float(found) == pytest.approx(expected, rel=1e-4)
+
+
 def test_worked_numbers() -> None:
     """A tenth of the amplitude is 1 in the logarithm of every filter with a bin, at every window."""
     loss, reference = LogMel(RATE, [512], [40], floor=1e-12), noise(1)
@@ -52,3 +72,5 @@ def test_settings_out_of_range_are_named() -> None:
         LogMel(RATE, [32, 64], [5])
     with pytest.raises(ValueError, match="multiples of 4"):
         LogMel(RATE, [30], [5])
+    with pytest.raises(ValueError, match="square_weight >= 0, got -1"):
+        LogMel(RATE, square_weight=-1)

@@ -204,7 +204,10 @@ def settings() -> DictConfig:
         ("optimizer.codec.lr=x", "optimizer.codec.lr must be a number, got 'x'"),
         ("optimizer.codec.lr=-1", "optimizer.codec: Invalid learning rate: -1"),
         ("optimizer.discriminator.betas=[1,2]", "optimizer.discriminator: Invalid beta parameter at index 0: 1"),
-        ("trainer.lr_schedule.decay=x", "trainer.lr_schedule.decay must be 'none', 'linear' or 'cosine', got 'x'"),
+        (
+            "trainer.lr_schedule.decay=x",
+            "trainer.lr_schedule.decay must be 'none', 'linear', 'cosine' or 'exponential', got 'x'",
+        ),
         ("trainer.lr_schedule=x", "trainer.lr_schedule must be a mapping, got 'x'"),
         ("trainer.accumulate=3", "data.batch_size must be a multiple of trainer.accumulate, 3, got 2"),
         ("trainer.codebooks.init_batches=1000000", "trainer.codebooks.init_batches must be at most 65536, got 1000000"),

@@ -58,11 +58,28 @@ def test_no_step_of_the_warm_up_has_a_rate_of_zero() -> None:
 
 @pytest.mark.parametrize(
     ("decay", "expected"),
-    [("linear", [1, 0.8, 0.6, 0.2, 0.2]), ("cosine", [1, 0.2 + 0.8 * (0.5 + 0.5 * math.sqrt(0.5)), 0.6, 0.2, 0.2])],
+    [
+        ("linear", [1, 0.8, 0.6, 0.2, 0.2]),
+        ("cosine", [1, 0.2 + 0.8 * (0.5 + 0.5 * math.sqrt(0.5)), 0.6, 0.2, 0.2]),
+        ("exponential", [1, 0.2**0.25, 0.2**0.5, 0.2, 0.2]),
+    ],
 )
 def test_the_rate_decays_from_the_end_of_the_warm_up_to_its_final_value(decay: Any, expected: list[float]) -> None:
     schedule = LRSchedule(warmup_fraction=0.2, decay=decay, final_factor=0.2)
     assert [schedule.factor(p) for p in (0.2, 0.4, 0.6, 1.0, 1.2)] == pytest.approx(expected)
+
+
+def test_an_exponential_decay_is_that_of_torch_and_never_reaches_zero() -> None:
+    """DAC: 0.999996 per step, 400,000 steps."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.999996**1000)
+    schedule = LRSchedule(decay="exponential", final_factor=0.999996**400_000)
+    for step in range(10):
+        assert schedule.factor(step / 400) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+    with pytest.raises(ValueError, match="final_factor must be above 0 with decay=exponential, got 0"):
+        LRSchedule(decay="exponential")
 
 
 # ------------------------------------------------------------------------------------------ codebooks
@@ -126,7 +143,7 @@ def test_the_commitment_loss_is_a_weighted_mean_or_sum_over_codebooks() -> None:
     [
         *((LRSchedule, {"warmup_fraction": value}) for value in (1.0, -0.1)),
         *((LRSchedule, {"final_factor": value}) for value in (1.1, math.nan)),
-        (LRSchedule, {"decay": "exponential"}),
+        (LRSchedule, {"decay": "step"}),
         *((CodebookConfig, {"start_fraction": value}) for value in (1.0, -0.1)),
         *((CodebookConfig, {"commitment_weight": value}) for value in (-1.0, math.inf)),
         (CodebookConfig, {"init_batches": 0}),
