@@ -6,9 +6,11 @@
 # bash scripts/bench.sh streaming  streaming encoding and decoding on one core
 # bash scripts/bench.sh startup    imports, k-means initialization, first training step
 # bash scripts/bench.sh data       reading of training audio
+# bash scripts/bench.sh shards     waiting for audio from 1000 tar archives on a slow disk, which is simulated
+# bash scripts/bench.sh parts      operations, weights and CPU time of networks, quantizers and discriminators
 # bash scripts/bench.sh growth     training step against batch, segment, codebooks, losses, discriminators; with a plot
 # bash scripts/bench.sh precision  losses of 200 steps in bfloat16 and float32 over three seeds; with a plot
-# bash scripts/bench.sh all        everything: about 90 minutes on two cores
+# bash scripts/bench.sh all        everything: about 100 minutes on two cores
 # Results are printed and written to runs/bench/*.json. Training steps are timed in float32 and in the best precision of the
 # machine. More arguments go to the benchmark; .venv/bin/python -m scripts.bench.step --help lists those of step.
 set -euo pipefail
@@ -16,7 +18,7 @@ case " $* " in *" -h "* | *" --help "*) exec sed -n '2,/^set /s/^# \{0,1\}//p' "
 cd "$(dirname "$0")/.."
 what=step
 case ${1:-} in
-  step | balancers | coding | streaming | startup | data | growth | precision | all) what=$1 && shift ;;
+  step | balancers | coding | streaming | startup | data | shards | parts | growth | precision | all) what=$1 && shift ;;
   "" | -*) ;;
   *) echo "error: there is no benchmark $1; bash scripts/bench.sh --help lists them" >&2 && exit 1 ;;
 esac
@@ -58,7 +60,7 @@ run() {
 # The test extra contains the packages that `coding` compares with.
 case $what in coding | all) bash scripts/setup.sh test ;; *) bash scripts/setup.sh ;; esac
 if [ "$what" = all ]; then
-  for each in step balancers coding streaming startup data growth precision; do run "$each"; done
+  for each in step balancers coding streaming startup data shards parts growth precision; do run "$each"; done
 else
   run "$what" "$@"
 fi

@@ -20,7 +20,9 @@ from scripts.bench import coding as bench_coding
 from scripts.bench import data as bench_data
 from scripts.bench import growth as bench_growth
 from scripts.bench import machine
+from scripts.bench import parts as bench_parts
 from scripts.bench import precision as bench_precision
+from scripts.bench import shards as bench_shards
 from scripts.bench import startup as bench_startup
 from scripts.bench import step as bench
 from scripts.bench.step import AUDIOCRAFT, Worker
@@ -306,6 +308,54 @@ def test_reading_all_formats_and_a_large_manifest(
     assert f"{vorbis / 2:.0f} x paper-size model" in printed
     assert f"{math.ceil(320 / vorbis)} workers for 320" in printed
     assert "a manifest of 2000 files opens in" in printed
+
+
+def test_steps_wait_for_archives_on_a_slow_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every byte passes through the disk, which takes a latency and the time of the bytes for each access."""
+    slept: list[float] = []
+    monkeypatch.setattr(bench_shards.time, "sleep", slept.append)
+    disk = bench_shards.SlowDisk(str(tmp_path / "lock"), 0.25, 1e6)
+    disk.access(500_000)
+    assert slept == [0.75]
+    address = bench_shards.write_shards(tmp_path, 10, 2, 2.0)  # the last two are links
+    paths = sorted(tmp_path.glob("*.tar"))
+    assert [path.stem for path in paths] == [f"{number:05d}" for number in range(10)]
+    slept.clear()
+    found = bench_shards.measure(address, disk, 0, 10, 0.125, 1)  # two batches are one pass
+    assert slept.count(0.25) == 10  # an opening has no bytes
+    opened = [seconds - 0.25 for seconds in slept if seconds > 0.25]
+    assert sum(opened) * 1e6 == pytest.approx(sum(path.stat().st_size for path in paths), rel=0.3)
+    assert slept.count(0.125) == found.steps == 1
+    assert 0 <= found.share <= 1
+    assert found.longest_seconds == found.waited_seconds <= found.total_seconds
+    path = tmp_path / "figures.json"
+    bench_shards.main(["--shards", "4", "--files", "1", "--seconds", "1", "--batch", "2", "--steps", "2",
+                       "--latency-ms", "0", "--step-seconds", "0", "--workers", "0", "--json", str(path)])  # fmt: skip
+    assert json.loads(path.read_text())["workers"]["0"]["steps"] == 2
+    assert "0 workers: steps wait" in capsys.readouterr().out
+
+
+def test_operations_of_parts_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: None) -> None:
+    linear, lstm = torch.nn.Linear(3, 5), torch.nn.LSTM(4, 6, 2)
+    assert bench_parts.operations(lambda: linear(torch.zeros(7, 3))) == 2 * 7 * 3 * 5
+    gates = 4 * 6
+    assert bench_parts.operations(lambda: lstm(torch.zeros(9, 2, 4))) == 2 * 9 * 2 * gates * ((4 + 6) + (6 + 6))
+    path = tmp_path / "figures.json"
+    options = ["--seconds", "0.5", "--codecs", "codec=factorized", "--discriminators", "small", "--json", str(path)]
+    bench_parts.main([*options, "--rounds", "1"])
+    costs = json.loads(path.read_text())["costs"]
+    codec = costs["codec=factorized"]
+    # 75 frames a second, 8 codebooks: a map from 128 to 8 dimensions, and 1024 codes; then the map back.
+    assert codec["search"]["operations"] == pytest.approx(75 * 8 * 2 * (128 * 8 + 8 * 1024), rel=0.02)
+    assert codec["sum"]["operations"] == pytest.approx(75 * 8 * 2 * 8 * 128, rel=0.02)
+    assert codec["encoder"]["weights"] + codec["decoder"]["weights"] == pytest.approx(1.42e6, rel=0.01)
+    assert codec["encoder"]["operations"] == pytest.approx(0.31e9, rel=0.05)
+    assert costs["discriminator=small"]["pass"]["cpu_seconds"] > 0
+    assert "| encode, ms | decode, ms |" in capsys.readouterr().out
+    bench_parts.main([*options, "--rounds", "0"])
+    assert "ms |" not in capsys.readouterr().out
 
 
 def test_a_manifest_of_many_files_costs_less_than_a_kilobyte_each(tmp_path: Path) -> None:

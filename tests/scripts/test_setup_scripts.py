@@ -469,9 +469,9 @@ def test_bench_chooses_what_it_measures(checkout: Path) -> None:
     start(checkout, "scripts/bench.sh", "all")
     asked = calls(checkout)
     modules = [call.split()[2].removeprefix("scripts.bench.") for call in asked]
-    single = ["coding", "streaming", "startup", "data", "growth", "precision"]
+    single = ["coding", "streaming", "startup", "data", "shards", "parts", "growth", "precision"]
     assert modules == ["step", "step", "balancers", "balancers", *single]
-    assert len({call.split()[4] for call in asked}) == 10
+    assert len({call.split()[4] for call in asked}) == 12
     refused = start(checkout, "scripts/bench.sh", "codng")
     assert (refused.returncode, calls(checkout)) == (1, [])
     assert "codng" in refused.stderr
