@@ -205,6 +205,7 @@ PUBLISHED: dict[str, dict[str, object]] = {
         "losses.weights": {"mel": 0.48, "adversarial": 2 * 1.1, "feature_matching": 2 * 1.1},
         "adversarial.update": "simultaneous",
         "balancer.scale.decay": 0.99,
+        "balancer.scale.total_norm": pytest.approx(0.48 + 4 * 1.1),
         "trainer.max_steps": 150 * 150_000 // 24,
         "trainer.lr_schedule.warmup_fraction": pytest.approx(5000 / 937_500, abs=1e-6),
         "trainer.lr_schedule.final_factor": 1e-6 / 5e-4,
