@@ -3,13 +3,14 @@
 The archive is a ZIP file. `torch.load` does not verify the checksums of a ZIP file, so they are verified first.
 """
 
-import re
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
-from pickle import UnpicklingError
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from codec.model import Codec
 from codec.model_file import make_codec
@@ -22,6 +23,8 @@ __all__ = [
     "read_score",
     "write_checkpoint",
 ]
+
+_PLAIN = {Tensor, nn.Parameter, bool, int, float, str, NoneType}
 
 
 class CheckpointError(RuntimeError):
@@ -37,12 +40,14 @@ class Checkpoint(NamedTuple):
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint and verifies that it can be read again.
+    """Writes a checkpoint. Its state is checked first, so that it can be read again.
 
     Raises:
         OSError: The file cannot be written.
-        TypeError: The state holds a value that `torch.load(weights_only=True)` refuses, for example a NumPy number.
+        TypeError: The state holds something else than tensors and primitives, for example a NumPy number, which
+            `torch.load(weights_only=True)` would refuse.
     """
+    _check_state(checkpoint.state, "state")
     with open(path, "wb") as file:
         try:
             torch.save(checkpoint._asdict(), file)
@@ -50,14 +55,22 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
-    try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
+
+
+def _check_state(value: Any, path: str) -> None:
+    kind = type(value)  # exactly: a subclass of dict or float is stored by its name
+    if kind in (dict, OrderedDict):
+        for key, each in value.items():
+            _check_state(key, f"a key of {path}")
+            _check_state(each, f"{path}.{key}")
+    elif kind in (list, tuple):
+        for index, each in enumerate(value):
+            _check_state(each, f"{path}.{index}")
+    elif kind not in _PLAIN:
         raise TypeError(
-            f"the training state holds {found[1] if found else 'an unsupported type'}, expected only tensors, numbers, "
-            "strings, None, and dicts, lists and tuples of them"
-        ) from error
+            f"the training state holds {kind.__module__}.{kind.__qualname__} in {path}, expected only tensors, "
+            "numbers, strings, None, and dicts, lists and tuples of them"
+        )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
