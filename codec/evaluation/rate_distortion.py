@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from codec.audio import AudioFileError, AudioReader, readable
@@ -217,7 +217,7 @@ def _kbps(sizes: Sequence[int | None], seconds: Sequence[float]) -> float:
 
 def _half_interval(values: np.ndarray) -> float:
     count = len(values)
-    return float(student.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    return float(stdtrit(count - 1, 0.975) * values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
 
 
 def _undefined_notes(measurements: Sequence[Measurement]) -> list[str]:

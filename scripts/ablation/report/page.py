@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from scipy.sparse.csgraph import connected_components
 
 from codec.atomic_file import atomic_write
 from codec.evaluation import METRICS, Metric
@@ -203,8 +202,10 @@ def _similarity(conditions: Sequence[Condition]) -> Similarity | None:
 def _similarity_sentences(conditions: Sequence[Condition], decibels: np.ndarray) -> list[str]:
     """Which strategies have equal outputs, and how that compares with another seed of the same strategy."""
     names = [condition.strategy for condition in conditions]
-    same = (decibels >= _SAME_DB) & ~np.eye(len(names), dtype=bool)
-    _, labels = connected_components(same, directed=False)
+    linked = (decibels >= _SAME_DB) | np.eye(len(names), dtype=bool)
+    for _ in names:  # until each strategy is linked to all that are linked to one of its own
+        linked = linked @ linked
+    labels = linked.argmax(1)  # the first strategy of each set
     sets = [[name for name, label in zip(names, labels, strict=True) if label == one] for one in np.unique(labels)]
     equal = [", ".join(members) for members in sets if len(members) > 1]
     within = f"within 1 % of the amplitude ({_SAME_DB:.0f} dB)"

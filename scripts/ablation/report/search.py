@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from codec.evaluation import Metric, describe
 from codec.evaluation.report.records import UNKNOWN
@@ -35,8 +34,9 @@ def mean_ranks(runs: Sequence[Run], scores: Sequence[str] | None, metrics: Mappi
     costs = [[-signs[score] * run.scores.get(score, np.nan) for run in runs] for score in used]
     if not costs:
         return np.ones(len(runs))
-    ranks = rankdata(np.nan_to_num(np.array(costs), nan=np.inf), axis=1)
-    return np.asarray(ranks.mean(axis=0))
+    table = np.nan_to_num(np.array(costs), nan=np.inf)
+    better, tied = (table[:, None, :] < table[:, :, None]), (table[:, None, :] == table[:, :, None])
+    return np.asarray((better.sum(2) + (tied.sum(2) + 1) / 2).mean(axis=0))
 
 
 def search_table(runs: Sequence[Run], scores: Sequence[str] | None, metrics: Mapping[str, Metric]) -> Table | None:
