@@ -76,9 +76,9 @@ def check_values(cfg: DictConfig) -> None:
     Raises:
         ValueError: Names the first invalid setting, what it must be and what it is.
     """
-    for key, kind in _READ_HERE.items():
+    for key in _READ_HERE:
         if not OmegaConf.is_missing(cfg, key):
-            _check(key, _plain(OmegaConf.select(cfg, key)), kind)
+            _check(key, _plain(OmegaConf.select(cfg, key)), None, key)
     terms = [f"losses.terms.{name}" for name in cfg.losses.terms]
     for key in (*_PARTS, *terms, *(_ADVERSARIAL_PARTS if cfg.discriminator is not None else ())):
         _check_part(key, OmegaConf.select(cfg, key))
@@ -110,7 +110,7 @@ def _check_arguments(path: str, node: DictConfig, target: Callable[..., Any]) ->
         if key in kinds and not OmegaConf.is_missing(node, key):
             value = _plain(node[key])
             if not any(True for _ in _targets(value)):  # a part, which is checked itself
-                _check(f"{path}.{key}", value, kinds[key])
+                _check(f"{path}.{key}", value, target, key)
 
 
 def _check_part(key: str, value: Any) -> None:
@@ -132,8 +132,15 @@ def _kinds(target: Callable[..., Any]) -> Mapping[str, Any]:
         return {}
 
 
-def _adapter(kind: Any) -> TypeAdapter | None:
+def _kind(target: Callable[..., Any] | None, parameter: str) -> Any:
+    """The annotation of a parameter; without a target, of a setting that is read here."""
+    return _READ_HERE[parameter] if target is None else _kinds(target)[parameter]
+
+
+@cache  # making them takes most of the time of a check, and an ablation checks many runs
+def _adapter(target: Callable[..., Any] | None, parameter: str) -> TypeAdapter | None:
     """None for an annotation that pydantic cannot check."""
+    kind = _kind(target, parameter)
     for config in (_STRICT, None):  # pydantic refuses a config for a dataclass
         try:
             return TypeAdapter(kind, config=config)
@@ -142,9 +149,10 @@ def _adapter(kind: Any) -> TypeAdapter | None:
     return None
 
 
-def _check(key: str, value: Any, kind: Any) -> None:
-    adapter = _adapter(kind)
+def _check(key: str, value: Any, target: Callable[..., Any] | None, parameter: str) -> None:
+    adapter = _adapter(target, parameter)
     if adapter is None:
+        kind = _kind(target, parameter)
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
         if value is None and NoneType in kinds:
             return
