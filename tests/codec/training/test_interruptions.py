@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,10 +63,12 @@ def state(trainer: Trainer) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> Trainer:
-    trainer = make(tmp_path / "whole")
-    trainer.run()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """An uninterrupted run. Tests only read it."""
+    with tidied():
+        trainer = make(tmp_path_factory.mktemp("whole"))
+        trainer.run()
     return trainer
 
 
@@ -231,7 +234,8 @@ def test_a_stop_without_a_checkpoint_says_so(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_finished_run_makes_no_step_and_no_validation(tmp_path: Path, whole: Trainer) -> None:
-    again = make(tmp_path / "whole")
+    shutil.copytree(whole.logger.folder, tmp_path / "run")
+    again = make(tmp_path)
     assert again.run() == {}
     assert again.was_finished
     assert not whole.was_finished
