@@ -32,11 +32,24 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data.corpora, "fetch", refuse)
 
 
-@pytest.mark.parametrize("option", options())
+# Scales, directions and others that a strategy chooses; they are built with it.
+IN_A_STRATEGY = {
+    f"balancer/{slot}={name}"
+    for path in (CONFIGS / "balancer").glob("*.yaml")
+    for slot, name in re.findall(r"^  - (\w+): (\w+)$", path.read_text(), re.MULTILINE)
+}
+PRIMARY = {"balancer=pcd": ("balancer.direction.primary=magnitude",)}  # the loss is mel elsewhere
+
+
+@pytest.mark.parametrize("option", [o for o in options() if o not in IN_A_STRATEGY])
 def test_every_option_of_every_group_builds(option: str, built: Build) -> None:
+    """Without an experiment; a strategy with that of the starter."""
     steps = option.startswith(("balancer", "discriminator=", "losses="))  # names and shapes must match
     overrides = ("data.batch_size=1", "data.segment_seconds=0.2", "trainer.precision=float32")
-    trainer = built("experiment=none", *small_with(option), *(overrides if steps else ()))
+    overrides += ("adversarial.start_fraction=0",)
+    experiment = "starter" if option.startswith("balancer") else "none"
+    settings = [*small_with(option), *PRIMARY.get(option, ())]
+    trainer = built(f"experiment={experiment}", *settings, *(overrides if steps else ()))
     names = set(trainer.balancer.weights)
     assert names == set(trainer.losses) | (
         set() if trainer.adversarial is None else {"adversarial", "feature_matching"}
@@ -86,11 +99,10 @@ def test_dac_trains(built: Build) -> None:
     assert all(not torch.equal(weight, before[name]) for name, weight in weights if name.startswith(("enc", "dec")))
 
 
-@pytest.mark.parametrize("option", [o for o in options() if not o.startswith(("codec=", "data="))])
+@pytest.mark.parametrize("option", [o for o in options() if not o.startswith(("codec=", "data=", "balancer"))])
 def test_every_option_works_with_the_starter_experiment(option: str) -> None:
     """The experiment must not set anything that only its own choice of a group has."""
-    primary = ["balancer.direction.primary=magnitude"] if option.endswith("=pcd") else []  # elsewhere it is mel
-    cfg = configuration(*small_with(option), *primary)
+    cfg = configuration(*small_with(option))
     for node in (cfg.balancer, cfg.discriminator, cfg.losses.terms, cfg.optimizer, cfg.trainer, cfg.logger):
         instantiate(node, _convert_="all")
 

@@ -13,12 +13,18 @@ from omegaconf import OmegaConf
 
 from scripts.overrides import prepare, swept_keys
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of configurations with one setting, which composes fast."""
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "train.yaml").write_text("data:\n  root: ???\n")
+    return folder
 
 
-def root_of(value: str) -> Any:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", prepare(["data=folder", f"data.root={value}"]))
+def root_of(value: str, configs: Path) -> Any:
+    with initialize_config_dir(str(configs), version_base="1.3"):
+        cfg = compose("train", prepare([f"data.root={value}"]))
     return OmegaConf.to_container(cfg, resolve=True)["data"]["root"]  # type: ignore[index, call-overload]
 
 
@@ -41,15 +47,15 @@ def root_of(value: str) -> Any:
         ),
     ],
 )
-def test_a_path_is_taken_as_it_is(value: str) -> None:
-    assert root_of(value) == value
+def test_a_path_is_taken_as_it_is(value: str, configs: Path) -> None:
+    assert root_of(value, configs) == value
 
 
-def test_the_home_folder_and_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder_and_variables_are_filled_in(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me (1)")
-    assert root_of("~/audio") == "/home/me (1)/audio"
-    assert root_of("${oc.env:HOME}/audio") == "/home/me (1)/audio"
-    assert root_of("${oc.env:HOME}/(a)") == "/home/me (1)/(a)"
+    assert root_of("~/audio", configs) == "/home/me (1)/audio"
+    assert root_of("${oc.env:HOME}/audio", configs) == "/home/me (1)/audio"
+    assert root_of("${oc.env:HOME}/(a)", configs) == "/home/me (1)/(a)"
 
 
 @given(st.text(st.characters(blacklist_characters="\0"), min_size=1))

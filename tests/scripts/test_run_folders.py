@@ -1,6 +1,7 @@
 """A run's folder: its name, one run per folder, moved and extended runs."""
 
 import os
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_the_runs_folder_is_a_file(tmp_path: Path) -> None:
 def test_a_run_is_named_after_its_changes(overrides: list[str], swept: tuple[str, ...], name: str) -> None:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose("train", overrides)
-        other = compose("train", overrides[::-1])
+    other = deepcopy(cfg)
     name_run(cfg, overrides, swept)
     name_run(other, overrides[::-1], swept)
     assert cfg.name == other.name == name  # the order of the command line does not matter

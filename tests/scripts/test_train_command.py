@@ -25,17 +25,26 @@ def command(*overrides: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.slow
-def test_the_command_prints_one_line_and_exits_with_1(tmp_path: Path) -> None:
-    """For an error of Hydra and for an error of the run."""
+def test_an_error_of_hydra_is_one_line_and_exits_with_1(tmp_path: Path) -> None:
+    done = command(f"runs_folder={tmp_path / 'runs'}", "trainer.sed=1")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: there is no setting trainer.sed, did you mean trainer.seed?")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_of_the_run_is_one_line_and_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
-    for overrides, line in (
-        (["trainer.sed=1"], "there is no setting trainer.sed, did you mean trainer.seed?"),
-        (from_folder(tmp_path / "empty"), f"{tmp_path}/empty: the folder is empty (in data.corpus)"),
-    ):
-        done = command(f"runs_folder={tmp_path / 'runs'}", *overrides)
-        assert done.returncode == 1
-        assert done.stderr.startswith(f"error: {line}")
-        assert len(done.stderr.splitlines()) == 1
+    overrides = (f"runs_folder={tmp_path / 'runs'}", *from_folder(tmp_path / "empty"))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["train", *TINY, *overrides])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path}/empty: the folder is empty (in data.corpus)")
     assert not (tmp_path / "runs").exists()
 
 
