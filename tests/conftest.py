@@ -1,5 +1,6 @@
 """Every test starts from the same seeds and on one thread, so that it can be rerun alone with the same result."""
 
+import gc
 import os
 import random
 import signal
@@ -44,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             m.name for m in item.iter_markers()
         }:
             item.add_marker("fast")
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded now stays to the end. Without it, garbage collection takes a fifth less of Hydra's time, and when
+    it happens does not depend on how many modules are loaded.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
