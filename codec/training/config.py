@@ -72,6 +72,8 @@ class CodebookConfig:
         init_batches: Number of batches for the k-means initialization of the codebooks and for `init: pca`.
         dropout: Quantizer dropout, drawn once per batch. `codebooks` draws a number from 1 to K uniformly
             (audiocraft), `bandwidths` draws one of the codec's bandwidths (EnCodec), `none` always uses all K.
+        dropout_probability: Share of the batches with dropout; the others use all K codebooks. DAC has 0.5, of the
+            signals in a batch (Kumar et al. 2023, section 3.3).
         commitment_weight: Weight of the commitment loss.
         commitment_reduction: `mean` over the codebooks in use (encodec's code), or their `sum` (the paper's
             equation 3).
@@ -83,6 +85,7 @@ class CodebookConfig:
     start_fraction: ProperFraction = 0.0
     init_batches: Annotated[int, Ge(1), Le(65536)] = 8
     dropout: Literal["none", "codebooks", "bandwidths"] = "bandwidths"
+    dropout_probability: PositiveFraction = 1.0
     commitment_weight: NonNegativeFloat = 1.0
     commitment_reduction: Literal["mean", "sum"] = "mean"
 
@@ -96,8 +99,8 @@ class CodebookConfig:
             "codebooks": range(1, config.num_codebooks + 1),
             "bandwidths": [config.codebooks_for(b) for b in config.bandwidths_kbps],
         }[self.dropout]
-        position = int(torch.rand((), generator=generator).item() * len(choices))
-        return choices[min(position, len(choices) - 1)]
+        share = torch.rand((), generator=generator).item() / self.dropout_probability
+        return choices[min(int(share * len(choices)), len(choices) - 1)] if share < 1 else config.num_codebooks
 
     def commitment_loss(self, per_codebook: Tensor) -> Tensor:
         """Weighted commitment loss. Shape: per_codebook [K] -> []."""

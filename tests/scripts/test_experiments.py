@@ -187,6 +187,8 @@ PUBLISHED: dict[str, dict[str, object]] = {
         "trainer.gradient_clip_norm": 1e3,
         "trainer.lr_schedule.decay": "exponential",
         "trainer.lr_schedule.final_factor": pytest.approx(0.999996**400_000, abs=1e-4),
+        "trainer.codebooks.dropout": "codebooks",
+        "trainer.codebooks.dropout_probability": 0.5,
         "trainer.codebooks.commitment_weight": 0.25,
         "trainer.codebooks.commitment_reduction": "sum",
     },

@@ -100,6 +100,15 @@ def test_the_number_of_codebooks_is_uniform_over_the_choices(dropout: Any, choic
     assert max(abs(found[choice] - 100) for choice in choices) <= 45
 
 
+def test_half_of_the_batches_use_all_codebooks_with_half_of_the_dropout() -> None:
+    """DAC's `quantizer_dropout: 0.5`. The batches with dropout draw from all numbers, all codebooks included."""
+    codebooks = CodebookConfig(dropout="codebooks", dropout_probability=0.5)
+    found = Counter(_draws(TrainingConfig(max_steps=1, codebooks=codebooks), 6400))
+    assert sorted(found) == list(range(1, 33))
+    assert abs(found.pop(32) - 3300) <= 160  # a standard deviation of 40
+    assert max(abs(count - 100) for count in found.values()) <= 45
+
+
 def test_random_numbers_depend_on_seed_and_step_only() -> None:
     first, again, other = (TrainingConfig(max_steps=1, seed=seed) for seed in (3, 3, 4))
     assert _draws(first, 64) == _draws(again, 64)
@@ -148,6 +157,7 @@ def test_the_commitment_loss_is_a_weighted_mean_or_sum_over_codebooks() -> None:
         *((CodebookConfig, {"commitment_weight": value}) for value in (-1.0, math.inf)),
         (CodebookConfig, {"init_batches": 0}),
         (CodebookConfig, {"dropout": "all"}),
+        *((CodebookConfig, {"dropout_probability": value}) for value in (0.0, 1.1)),
         (CodebookConfig, {"commitment_reduction": "max"}),
         *((RollbackConfig, {"max_rollbacks": value}) for value in (-1, 1.5, True)),
         *((RollbackConfig, {"lr_factor": value}) for value in (0, 1.0)),
