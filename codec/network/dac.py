@@ -19,7 +19,6 @@ from codec.ranges import Channels, Size, Stride, check_ranges
 __all__ = ["DACDecoder", "DACEncoder", "DACNetwork", "DACResidualUnit", "WholeFrames"]
 
 _DILATIONS = (1, 3, 9)  # of the residual units before a stride
-_WEIGHT_STD = 0.02  # of initial weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +157,7 @@ class DACResidualUnit(nn.Sequential):
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> nn.Module:
     padding = math.ceil(stride / 2) if stride > 1 else dilation * (kernel_size - 1) // 2
     conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding, dilation)
-    nn.init.trunc_normal_(conv.weight, std=_WEIGHT_STD)
+    # DAC's code also draws weights with a standard deviation of 0.02, but writes them to tensors that weight
+    # normalization computes anew. So DAC is trained from torch's initial weights.
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return weight_norm(conv)

@@ -26,13 +26,15 @@ class FactorizedCodebook(nn.Module):
     """One codebook: a map to `codebook_dim` dimensions, codes, and a map back.
 
     Attributes:
-        to_code, from_code: Linear maps.
+        to_code, from_code: Linear maps; in DAC they have weight normalization.
         codes: [size, codebook_dim].
     """
 
     def __init__(self, latent_dim: int, codebook_size: int, codebook_dim: int) -> None:
         super().__init__()
         self.to_code, self.from_code = nn.Linear(latent_dim, codebook_dim), nn.Linear(codebook_dim, latent_dim)
+        for each in (self.to_code, self.from_code):
+            nn.init.zeros_(each.bias)  # as in DAC
         self.codes = nn.Parameter(torch.randn(codebook_size, codebook_dim))
 
     def nearest(self, projected: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from codec.network import DACNetwork
 from codec.network.activations import Snake
@@ -36,6 +37,22 @@ def test_shapes_and_gradients(channels: int) -> None:
         assert parameter.grad.isfinite().all()
     assert decoder.output_layer.out_channels == channels
     assert encoder.input_layer.in_channels == channels
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_initial_weights_are_those_that_dac_is_trained_from() -> None:
+    """DAC's `init_weights` on a convolution of its kind. Weight normalization undoes all of it but the zero biases."""
+    torch.manual_seed(0)
+    theirs = torch.nn.utils.weight_norm(nn.Conv1d(64, 64, 7))
+    nn.init.trunc_normal_(theirs.weight, std=0.02)
+    nn.init.zeros_(theirs.bias)  # type: ignore[arg-type]
+    theirs(torch.zeros(1, 64, 9))  # computes the weight
+    encoder = DACNetwork().make_encoder()
+    convs = [layer for layer in encoder.modules() if isinstance(layer, nn.Conv1d)]
+    assert convs[1].weight.shape == theirs.weight.shape
+    assert convs[1].weight.std().item() == pytest.approx(theirs.weight.std().item(), rel=0.03)
+    assert convs[0].weight.std().item() == pytest.approx((1 / 3 / 7) ** 0.5, rel=0.15)  # uniform in ±1 / sqrt(7)
+    assert not any(conv.bias.any() for conv in convs)
 
 
 def test_snake() -> None:
