@@ -116,7 +116,7 @@ class Statistics:
 
     @cached_property
     def device_norms(self) -> Tensor:
-        """As `norms`, on the training device."""
+        """As `norms`, on the training device. Shape: [m] float64."""
         return self.norm(self.jacobian)
 
     @property
@@ -152,7 +152,7 @@ class Statistics:
         return self.measure(layers, partial(Statistics.device_parameter_norms, layers=layers))
 
     def device_parameter_norms(self, layers: SharedLayers) -> Tensor:
-        """As `parameter_norms`, on the training device."""
+        """As `parameter_norms`, on the training device. Shape: -> [m] float64."""
         if self.gradients is None or self.shared_gradient is None:
             raise ValueError(f"norms at {layers} need shared_gradient, but the balancer was called without it")
         norms = [

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from codec.model import CodecOutput
 from codec.quantization import QuantizerOutput
 
-__all__ = ["backward_in_parts", "forward_in_parts", "losses_in_parts"]
+__all__ = ["backward", "backward_in_parts", "forward_in_parts", "losses_in_parts"]
 
 
 def losses_in_parts(
@@ -70,9 +70,27 @@ def forward_in_parts(forward: Callable[[Tensor], CodecOutput], audio: Tensor, pa
     return CodecOutput(whole, torch.cat([output.latent for output in outputs]), merged)
 
 
+def backward(output: CodecOutput, gradient: Tensor, commitment: Tensor, share: float = 1.0) -> None:
+    """The backward pass through the codec: from the gradient at its output, and from the commitment loss.
+
+    The commitment loss is no function of the output, so it is not balanced.
+
+    Args:
+        commitment: The weighted commitment loss; without a graph it is left out.
+        share: Factor of the commitment loss, for one part of a batch.
+
+    Shape: gradient [B, C, T], commitment [].
+    """
+    roots, gradients = [output.audio], [gradient.to(output.audio.dtype)]
+    if commitment.requires_grad:
+        roots.append(commitment)
+        gradients.append(torch.full_like(commitment, share))
+    torch.autograd.backward(roots, gradients)
+
+
 def backward_in_parts(
     forward: Callable[[Tensor], CodecOutput],
-    commitment_loss: Callable[[Tensor], Tensor],
+    commitment_loss: Callable[[CodecOutput], Tensor],
     network: nn.Module,
     audio: Tensor,
     gradient: Tensor,
@@ -82,7 +100,7 @@ def backward_in_parts(
 
     Args:
         forward: As in `forward_in_parts`.
-        commitment_loss: The weighted commitment loss from that of each codebook.
+        commitment_loss: The weighted commitment loss of an output.
         network: What `forward` runs. Of a data-parallel one only the last part averages gradients over processes.
 
     Shape: audio [B, C, T], gradient [B, C, T] at the output.
@@ -91,13 +109,7 @@ def backward_in_parts(
     for number, (part, slope) in enumerate(zip(audio.chunk(parts), gradient.chunk(parts), strict=True)):
         with wait() if number < parts - 1 else nullcontext():
             output = forward(part)
-            roots, gradients = [output.audio], [slope.to(output.audio.dtype)]
-            if output.quantized is not None:
-                commitment = commitment_loss(output.quantized.commitment)
-                if commitment.requires_grad:
-                    roots.append(commitment)
-                    gradients.append(torch.full_like(commitment, 1 / parts))
-            torch.autograd.backward(roots, gradients)
+            backward(output, slope, commitment_loss(output), 1 / parts)
 
 
 class _WithGradient(torch.autograd.Function):

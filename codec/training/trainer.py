@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from balancer import Balancer
 from codec.model import Codec, CodecOutput
 from codec.quantization.ieee import without_tf32
-from codec.training.accumulation import backward_in_parts, forward_in_parts, losses_in_parts
+from codec.training.accumulation import backward, backward_in_parts, forward_in_parts, losses_in_parts
 from codec.training.adversarial import AdversarialTraining
 from codec.training.average import WeightAverage
 from codec.training.batches import TrainingData
@@ -156,17 +156,13 @@ class Trainer:
 
         shared_gradient = None if self.shared_gradients is None else self.shared_gradients.at(output)
         balanced = self.balancer(losses, estimate, shared_gradient)
-        commitment = estimate.new_zeros(())
-        if output.quantized is not None:
-            commitment = self.config.codebooks.commitment_loss(output.quantized.commitment)
+        commitment = self._commitment_loss(output)
         metrics = balance_metrics(balanced.report, output, commitment)
-        if parts == 1:  # the commitment loss is no function of the output, so it is not balanced
-            roots = [output.audio, commitment] if commitment.requires_grad else [output.audio]
-            gradients = [balanced.gradient.to(output.audio.dtype), torch.ones_like(commitment)]
-            torch.autograd.backward(roots, gradients[: len(roots)])
+        if parts == 1:
+            backward(output, balanced.gradient, commitment)
         else:
-            commitment_loss = self.config.codebooks.commitment_loss
-            backward_in_parts(forward, commitment_loss, self.encoder.replica, audio, balanced.gradient, parts)
+            replica = self.encoder.replica
+            backward_in_parts(forward, self._commitment_loss, replica, audio, balanced.gradient, parts)
         norm = nn.utils.clip_grad_norm_(self.codec.parameters(), self.config.gradient_clip_norm or float("inf"))
         if not_finite := self.skipped.vote(balanced, commitment, norm):
             return self._skip(not_finite)
@@ -186,6 +182,12 @@ class Trainer:
     def _losses(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
         """Shape: estimate [B, C, T], reference [B, C, T] -> scalars."""
         return {name: loss(estimate, reference) for name, loss in self.losses.items()}
+
+    def _commitment_loss(self, output: CodecOutput) -> Tensor:
+        """The weighted commitment loss; 0 if the latents were not quantized. Shape: -> []."""
+        if output.quantized is None:
+            return torch.zeros((), device=output.audio.device)
+        return self.config.codebooks.commitment_loss(output.quantized.commitment)
 
     def _skip(self, not_finite: tuple[str, ...]) -> dict[str, Tensor]:
         """Leaves the codec as it is. A discriminator with alternating updates was updated before."""

@@ -88,6 +88,8 @@ def _add_commitment_ratio(latent: Tensor, quantized: Tensor, commitment: Tensor,
     The straight-through estimator copies the gradient at the decoder input to the encoder output. The commitment loss
     does not depend on the decoder input. A hook on the quantized latent therefore sees the balanced gradient alone, in
     the backward pass of the step. The commitment gradient is cheap, because its graph ends at the latent.
+
+    Shape: latent [B, D, F], quantized [B, D, F], commitment [].
     """
     (commitment_gradient,) = torch.autograd.grad(commitment, latent, retain_graph=True)
 
