@@ -50,13 +50,13 @@ def run(cfg: DictConfig, resume_command: str | None = None, experiment: str | No
         print(f"scores: {readable(folder / SUMMARY)}")
         print("to train on, raise trainer.max_steps; for a new run, set another name=")
         return
-    text = "\n".join(summary(trainer, cfg.validation.bandwidth_kbps))
+    text = "\n".join(summary(trainer, cfg.validation.bandwidth_kbps, experiment))
     with atomic_write(folder / SUMMARY) as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8")
     print(f"\n{text}")
 
 
-def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
+def summary(trainer: Trainer, bandwidth_kbps: float, experiment: str | None = None) -> Iterator[str]:
     """The lines that are printed after training: scores at the start and now, files, advice, next commands."""
     folder = trainer.logger.folder
     records, _ = read_metrics(folder / "metrics.jsonl")
@@ -76,7 +76,7 @@ def summary(trainer: Trainer, bandwidth_kbps: float) -> Iterator[str]:
         yield from (f"- {sentence}" for sentence in found)
     yield ""
     yield "Next:"
-    yield from (f"  {command}" for command in _next_commands(folder))
+    yield from (f"  {command}" for command in _next_commands(folder, experiment))
 
 
 def _table(scores: Sequence[Score], bandwidth_kbps: float) -> Iterator[str]:
@@ -86,15 +86,16 @@ def _table(scores: Sequence[Score], bandwidth_kbps: float) -> Iterator[str]:
         yield f"  {f'{score.metric}, {score.group}':<26} {score.first:>9} {score.latest:>9} {score.change:>10}"
 
 
-def _next_commands(folder: Path) -> list[str]:
+def _next_commands(folder: Path, experiment: str | None) -> list[str]:
     run = shlex.quote(str(folder))
+    chosen, missing = ("", "experiment= and ") if experiment is None else (f"experiment={experiment} ", "")
     return [
         f".venv/bin/codec encode in.wav --model {run}",
         ".venv/bin/codec decode in.ecdc -o back.wav",
         "bash scripts/setup.sh evaluation   # once, for the next command",
         f".venv/bin/codec evaluate --model {run} --data data/clips/held_out",
-        f"bash scripts/train.sh name=tuned init_from={run} data=folder data.root=/path/to/audio   # fine-tune;"
-        " add experiment= and codec settings if this run had any",
+        f"bash scripts/train.sh {chosen}name=tuned init_from={run} data=folder data.root=/path/to/audio   # fine-tune;"
+        f" add {missing}codec settings if this run had any",
     ]
 
 
@@ -115,7 +116,7 @@ def _named(cfg: DictConfig) -> tuple[DictConfig, str | None]:
     """The settings with the run's name, and the name of the experiment."""
     hydra_config = HydraConfig.get()
     name_run(cfg, hydra_config.overrides.task, swept_keys(sys.argv[1:]))
-    experiment = hydra_config.runtime.choices["experiment"]
+    experiment = hydra_config.runtime.choices.get("experiment")
     return cfg, None if experiment == "none" else experiment
 
 

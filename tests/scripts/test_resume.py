@@ -104,6 +104,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, train: Train) -> Path:
     assert f"Trained for {STEPS} steps" in _output(runs)
     status = json.loads((runs / "tiny" / "status.json").read_text(encoding="utf-8"))
     assert (status["state"], status["experiment"]) == ("finished", "starter_seanet")
+    assert "bash scripts/train.sh experiment=starter_seanet name=tuned init_from=" in _output(runs)
     return runs
 
 
