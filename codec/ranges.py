@@ -106,7 +106,7 @@ def _check(name: str, value: Any, kind: Any) -> None:
     elif get_origin(base) is Sequence:
         least = next((limit.min_length for limit in limits if isinstance(limit, MinLen)), 0)
         if not isinstance(value, Sequence) or len(value) < least:
-            raise ValueError(f"{name} must be a list of {least} or more, got {value!r}")
+            raise ValueError(f"{name} must be a list{f' of {least} or more' if least else ''}, got {value!r}")
         for index, each in enumerate(value):
             _check(f"{name}.{index}", each, get_args(base)[0])
     elif base in (int, float) and limits:

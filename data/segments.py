@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from codec.audio import AudioFileError, readable
-from codec.ranges import NonNegativeFloat, PositiveFloat, Weights
+from codec.ranges import PositiveFloat, Probability, Weights
 from data.bandwidth import bandwidth_weights
 from data.entries import DataError
 from data.manifest import Manifest
@@ -89,7 +89,7 @@ class SegmentDataset:
         seed: int = 0,
         source_weights: Weights | None = None,
         full_band_hz: PositiveFloat | None = None,
-        narrow_band_weight: NonNegativeFloat = 0.1,
+        narrow_band_weight: Probability = 0.1,
     ) -> None:
         if sample_rate < 1 or channels < 1 or seed < 0:
             raise DataError(f"expected sample_rate and channels >= 1, seed >= 0, got {sample_rate}, {channels}, {seed}")

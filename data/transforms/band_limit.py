@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from codec.audio import resample
-from codec.ranges import Probability, SampleRate
+from codec.ranges import Probability, SampleRate, check_ranges
 from data.entries import DataError
 from data.transforms.draws import draw
 
@@ -23,7 +23,7 @@ class RandomBandLimit:
         probability: Of a limit.
 
     Raises:
-        DataError: A number is out of range.
+        ValueError: A number is out of range.
     """
 
     def __init__(
@@ -33,10 +33,11 @@ class RandomBandLimit:
         maximum_hz: float = 8000,
         probability: Probability = 0.2,
     ) -> None:
-        if not _STEP_HZ <= minimum_hz <= maximum_hz <= sample_rate / 2 or not 0 <= probability <= 1:
+        check_ranges(RandomBandLimit.__init__, locals())
+        if not _STEP_HZ <= minimum_hz <= maximum_hz <= sample_rate / 2:
             raise DataError(
-                f"expected {_STEP_HZ} <= minimum_hz <= maximum_hz <= {sample_rate / 2:g} (half of sample_rate) and a "
-                f"probability in [0, 1], got {minimum_hz:g}, {maximum_hz:g} and {probability:g}"
+                f"expected {_STEP_HZ} <= minimum_hz <= maximum_hz <= {sample_rate / 2:g} (half of sample_rate), "
+                f"got {minimum_hz:g} and {maximum_hz:g}"
             )
         self.sample_rate = sample_rate
         self.minimum_hz = minimum_hz

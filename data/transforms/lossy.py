@@ -2,14 +2,15 @@
 
 import io
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import soundfile
 import torch
+from annotated_types import MinLen
 from torch import Tensor
 
 from codec.audio import AudioFile
-from codec.ranges import Probability, SampleRate
+from codec.ranges import Probability, SampleRate, check_ranges
 from data.entries import DataError
 from data.sources import limit_peak
 from data.transforms.draws import draw
@@ -37,24 +38,20 @@ class RandomLossyCoding:
         probability: Of coding.
 
     Raises:
-        DataError: A value is out of range, or a codec does not have the sampling rate.
+        ValueError: A value is out of range, or a codec does not have the sampling rate.
     """
 
     def __init__(
         self,
         sample_rate: SampleRate,
-        codecs: Sequence[LossyCodec] = get_args(LossyCodec),
+        codecs: Annotated[Sequence[LossyCodec], MinLen(1)] = get_args(LossyCodec),
         minimum_level: Probability = 0.5,
         maximum_level: Probability = 1.0,
         probability: Probability = 0.2,
     ) -> None:
-        if not 0 <= minimum_level <= maximum_level <= 1 or not 0 <= probability <= 1:
-            raise DataError(
-                "expected 0 <= minimum_level <= maximum_level <= 1 and a probability in [0, 1], "
-                f"got {minimum_level:g}, {maximum_level:g} and {probability:g}"
-            )
-        if not codecs or set(codecs) - set(_FORMATS):
-            raise DataError(f"expected codecs of {', '.join(_FORMATS)}, got {list(codecs)}")
+        check_ranges(RandomLossyCoding.__init__, locals())
+        if not minimum_level <= maximum_level:
+            raise DataError(f"expected minimum_level <= maximum_level, got {minimum_level:g} and {maximum_level:g}")
         for codec in codecs:
             rates = _RATES.get(codec, {sample_rate})
             if sample_rate not in rates:

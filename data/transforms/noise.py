@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from codec.audio import AudioFileError
-from codec.ranges import Decibels, Name, Probability, SampleRate
+from codec.ranges import Decibels, Name, Probability, SampleRate, check_ranges
 from data.corpora import load_manifest
 from data.entries import DataError
 from data.sources import SourceReader, limit_peak
@@ -30,7 +30,7 @@ class RandomNoise:
         sources: Names of the manifest's sources to use; None uses all. The sources of a folder are its subfolders.
 
     Raises:
-        DataError: A number is out of range, or there is no such audio.
+        ValueError: A number is out of range, or there is no such audio.
     """
 
     def __init__(
@@ -43,11 +43,9 @@ class RandomNoise:
         probability: Probability = 0.5,
         sources: Sequence[str] | None = None,
     ) -> None:
-        if not minimum_snr_db <= maximum_snr_db or not 0 <= probability <= 1:
-            raise DataError(
-                "expected minimum_snr_db <= maximum_snr_db and a probability in [0, 1], "
-                f"got {minimum_snr_db:g}, {maximum_snr_db:g} and {probability:g}"
-            )
+        check_ranges(RandomNoise.__init__, locals())
+        if not minimum_snr_db <= maximum_snr_db:
+            raise DataError(f"expected minimum_snr_db <= maximum_snr_db, got {minimum_snr_db:g} and {maximum_snr_db:g}")
         self.minimum_snr_db = minimum_snr_db
         self.maximum_snr_db = maximum_snr_db
         self.probability = probability

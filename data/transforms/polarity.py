@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from codec.ranges import Probability
-from data.entries import DataError
+from codec.ranges import Probability, check_ranges
 from data.transforms.draws import draw
 
 __all__ = ["RandomPolarity"]
@@ -17,12 +16,11 @@ class RandomPolarity:
         probability: Of a change.
 
     Raises:
-        DataError: The probability is not in [0, 1].
+        ValueError: The probability is not in [0, 1].
     """
 
     def __init__(self, probability: Probability = 0.5) -> None:
-        if not 0 <= probability <= 1:
-            raise DataError(f"expected a probability in [0, 1], got {probability:g}")
+        check_ranges(RandomPolarity.__init__, locals())
         self.probability = probability
 
     def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:

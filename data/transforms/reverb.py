@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from codec.audio import AudioFileError, read_range
-from codec.ranges import Name, Probability, SampleRate, Seconds
+from codec.ranges import Name, Probability, SampleRate, Seconds, check_ranges
 from data.corpora import load_manifest
 from data.entries import DataError
 from data.reverberation import convolve, reverberation_time, synthetic_response
@@ -31,7 +31,7 @@ class RandomReverb:
         root: A folder or a manifest of recorded responses, whose channels are averaged; None for synthetic ones.
 
     Raises:
-        DataError: A number is out of range, or there is no such audio.
+        ValueError: A number is out of range, or there is no such audio.
     """
 
     def __init__(
@@ -42,10 +42,11 @@ class RandomReverb:
         maximum_rt60_seconds: Seconds = 1.3,
         root: Name | None = None,
     ) -> None:
-        if not 0 < minimum_rt60_seconds <= maximum_rt60_seconds or not 0 <= probability <= 1:
+        check_ranges(RandomReverb.__init__, locals())
+        if not minimum_rt60_seconds <= maximum_rt60_seconds:
             raise DataError(
-                "expected 0 < minimum_rt60_seconds <= maximum_rt60_seconds and a probability in [0, 1], "
-                f"got {minimum_rt60_seconds:g}, {maximum_rt60_seconds:g} and {probability:g}"
+                "expected minimum_rt60_seconds <= maximum_rt60_seconds, "
+                f"got {minimum_rt60_seconds:g} and {maximum_rt60_seconds:g}"
             )
         self.sample_rate = sample_rate
         self.probability = probability

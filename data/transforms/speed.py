@@ -7,7 +7,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from codec.audio import ResamplingFilter
-from codec.ranges import Probability
+from codec.ranges import Probability, check_ranges
 from data.entries import DataError
 from data.transforms.draws import draw
 
@@ -28,7 +28,7 @@ class RandomSpeed:
         probability: Of a change at all.
 
     Raises:
-        DataError: The range is empty or reaches beyond [0.25, 4], or the probability is not in [0, 1].
+        ValueError: A value is out of range, or the minimum is above the maximum.
     """
 
     def __init__(
@@ -37,11 +37,9 @@ class RandomSpeed:
         maximum: Annotated[float, Ge(0.25), Le(4)] = 1.1,
         probability: Probability = 1.0,
     ) -> None:
-        if not 0.25 <= minimum <= maximum <= 4 or not 0 <= probability <= 1:
-            raise DataError(
-                "expected 0.25 <= minimum <= maximum <= 4 and a probability in [0, 1], "
-                f"got {minimum:g}, {maximum:g} and {probability:g}"
-            )
+        check_ranges(RandomSpeed.__init__, locals())
+        if not minimum <= maximum:
+            raise DataError(f"expected minimum <= maximum, got {minimum:g} and {maximum:g}")
         self.minimum = minimum
         self.maximum = maximum
         self.probability = probability

@@ -102,6 +102,7 @@ class Settings:
         ({"sizes": ()}, "sizes must be a list of 1 or more, got ()"),
         ({"sizes": 3}, "sizes must be a list of 1 or more, got 3"),
         ({"sizes": (2, 1)}, "sizes.1 must be a whole number in [2, inf), got 1"),
+        ({"choices": 3}, "choices must be a list, got 3"),
         ({"choices": ["a", "c"]}, "choices.1 must be one of a, b, got 'c'"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import DataError, RandomBandLimit, bandwidth_hz
+from data import RandomBandLimit, bandwidth_hz
 
 RATE = 24000
 
@@ -32,5 +32,6 @@ def test_limits_are_uniform_in_steps_of_500_hz() -> None:
 
 @pytest.mark.parametrize("settings", [(100, 8000), (4000, 13000), (5000, 4000), (4000, 8000, 2)])
 def test_settings_out_of_range_are_refused(settings: tuple[float, ...]) -> None:
-    with pytest.raises(DataError, match="expected 500 <= minimum_hz"):
+    limits = r"expected 500 <= minimum_hz <= maximum_hz <= \d+ .* got"
+    with pytest.raises(ValueError, match=r"probability must be .* got 2" if len(settings) == 3 else limits):
         RandomBandLimit(RATE, *settings)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import DataError, RandomLossyCoding
+from data import RandomLossyCoding
 
 RATE = 24000
 CODECS: Any = pytest.mark.parametrize("codec", ["vorbis", "mp3", "opus"])
@@ -58,15 +58,15 @@ def test_the_probability_is_that_of_coding() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"minimum_level": -0.1}, "expected 0 <= minimum_level"),
-        ({"minimum_level": 0.9, "maximum_level": 0.5}, "expected 0 <= minimum_level"),
-        ({"probability": 2}, "expected 0 <= minimum_level"),
-        ({"codecs": []}, "expected codecs of vorbis, mp3, opus"),
-        ({"codecs": ["aac"]}, "expected codecs of vorbis, mp3, opus"),
+        ({"minimum_level": -0.1}, r"minimum_level must be a number in \[0, 1\], got -0.1"),
+        ({"minimum_level": 0.9, "maximum_level": 0.5}, "expected minimum_level <= maximum_level, got 0.9 and 0.5"),
+        ({"probability": 2}, r"probability must be a number in \[0, 1\], got 2"),
+        ({"codecs": []}, r"codecs must be a list of 1 or more, got \[\]"),
+        ({"codecs": ["aac"]}, "codecs.0 must be one of vorbis, mp3, opus, got 'aac'"),
         ({"sample_rate": 44100}, r"opus has the sampling rates \[8000, .*, 48000\] Hz, got 44100: leave it out"),
         ({"sample_rate": 22000, "codecs": ["mp3"]}, "mp3 has the sampling rates"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ValueError, match=message):
         RandomLossyCoding(**{"sample_rate": RATE} | settings)

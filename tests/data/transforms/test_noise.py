@@ -77,7 +77,13 @@ def test_damaged_noise_is_passed_over(folder: Path) -> None:
         noise(tone(), generator)
 
 
-@pytest.mark.parametrize("settings", [{"minimum_snr_db": 31}, {"probability": -0.1}])
-def test_settings_out_of_range_are_refused(folder: Path, settings: dict[str, float]) -> None:
-    with pytest.raises(DataError, match="expected minimum_snr_db <= maximum_snr_db"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"minimum_snr_db": 31}, "expected minimum_snr_db <= maximum_snr_db, got 31 and 30"),
+        ({"probability": -0.1}, r"probability must be a number in \[0, 1\], got -0.1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(folder: Path, settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         RandomNoise(str(folder), RATE, **settings)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import DataError, RandomPolarity
+from data import RandomPolarity
 
 
 def test_all_channels_are_inverted_with_the_probability() -> None:
@@ -13,5 +13,5 @@ def test_all_channels_are_inverted_with_the_probability() -> None:
     signs = np.array([float((polarity(audio, generator) / audio).unique()) for _ in range(600)])
     assert set(signs) == {-1.0, 1.0}
     assert np.mean(signs < 0) == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 600))
-    with pytest.raises(DataError, match=r"probability in \[0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"probability must be a number in \[0, 1\], got 2"):
         RandomPolarity(2)

@@ -79,7 +79,14 @@ def test_recorded_responses_are_aligned_and_chosen_by_their_time(tmp_path: Path)
         reverb(impulse, torch.Generator())
 
 
-@pytest.mark.parametrize("settings", [(1.2,), (0.2, 0.0), (0.2, 1.3, 0.3)])
-def test_settings_out_of_range_are_refused(settings: tuple[float, ...]) -> None:
-    with pytest.raises(DataError, match="expected 0 < minimum_rt60_seconds"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((1.2,), r"probability must be a number in \[0, 1\], got 1.2"),
+        ((0.2, 0.0), r"minimum_rt60_seconds must be a number in \(0, 86400\], got 0.0"),
+        ((0.2, 1.3, 0.3), "expected minimum_rt60_seconds <= maximum_rt60_seconds, got 1.3 and 0.3"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         RandomReverb(RATE, *settings)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import DataError, RandomSpeed, input_samples
+from data import RandomSpeed, input_samples
 
 RATE = 24000
 
@@ -64,7 +64,16 @@ def test_the_probability_is_that_of_a_change() -> None:
     assert changed / 800 == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / 800))
 
 
-@pytest.mark.parametrize("arguments", [(1.1, 0.9), (0.1, 1.0), (1.0, 5.0), (0.9, 1.1, 1.5), (0.9, float("nan"))])
-def test_settings_out_of_range_are_refused(arguments: tuple[float, ...]) -> None:
-    with pytest.raises(DataError, match=r"expected 0\.25 <= minimum <= maximum <= 4"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1.1, 0.9), "expected minimum <= maximum, got 1.1 and 0.9"),
+        ((0.1, 1.0), r"minimum must be a number in \[0.25, 4\], got 0.1"),
+        ((1.0, 5.0), r"maximum must be a number in \[0.25, 4\], got 5.0"),
+        ((0.9, float("nan")), r"maximum must be a number in \[0.25, 4\], got nan"),
+        ((0.9, 1.1, 1.5), r"probability must be a number in \[0, 1\], got 1.5"),
+    ],
+)
+def test_settings_out_of_range_are_refused(arguments: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         RandomSpeed(*arguments)
