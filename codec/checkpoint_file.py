@@ -5,6 +5,7 @@ The archive is a ZIP file. `torch.load` does not verify the checksums of a ZIP f
 
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from codec.model_file import make_codec
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "averaged_weights",
     "read_averaged_codec",
     "read_checkpoint",
     "read_score",
@@ -96,14 +98,17 @@ def read_averaged_codec(path: Path) -> Codec:
     state = read_checkpoint(path).state
     try:
         codec = make_codec(state["codec_config"])
-        average = {name.removeprefix("module."): value for name, value in state["average"].items()}
-        del average["n_averaged"]
         codebooks = {name: value for name, value in state["codec"].items() if name.startswith("quantizer.")}
-        codec.load_state_dict(average | codebooks)
+        codec.load_state_dict(averaged_weights(state) | codebooks)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()[:200]
         raise CheckpointError(f"{path} does not hold the codec of a run: {reason}") from error
     return codec.eval()
+
+
+def averaged_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights in the state of a run, by their names in the codec."""
+    return {name.removeprefix("module."): value for name, value in state["average"].items() if name != "n_averaged"}
 
 
 def _read(path: Path, mmap: bool) -> Checkpoint:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from codec.checkpoint_file import averaged_weights
 from codec.config import flatten_settings, part_settings
 from codec.model import Codec
 from codec.model_file import MODEL_NAME, fingerprint, load_model
@@ -125,7 +126,7 @@ def load_parts(
             _check_shapes(state["adversarial"], adversarial)
         else:
             _check_equal(part, *(_of_part(settings, part) for settings in (ours, theirs)))
-    averaged = {name.removeprefix("module."): value for name, value in state["average"].items()}
+    averaged = averaged_weights(state)
     for part in parts:
         if part == "discriminator":
             assert adversarial is not None
