@@ -77,21 +77,20 @@ class TrainingData:
         return next(self._read(0, step)).audio
 
     def advance(self, batch: Batch) -> None:
-        """Makes the state that after `batch`, the next one of `batches`, which was trained on."""
+        """Moves the state past `batch`, the next one of `batches`, after it was trained on."""
         self._states[self._step % len(self._states)] = batch.state
         self._step += 1
 
     def _read(self, num_workers: int, start_step: int) -> Iterator[Batch]:
         part_size = self.batch_size // self.world_size
+        process: dict[str, Any] = {"rank": self.rank, "world_size": self.world_size, "pin_memory": self.pin_memory}
         if not is_iterable(self.dataset):
             by_index = cast(TrainingDataset, self.dataset)
-            place = self.rank, self.world_size, self.pin_memory
-            return training_batches(by_index, part_size, num_workers, start_step, *place)
+            return training_batches(by_index, part_size, num_workers, start_step, **process)
         if start_step < self._step:
             raise DataError(f"data.dataset has the state of step {self._step} and cannot go back to step {start_step}")
         first = self._step % len(self._states)
-        place = self.rank, self.world_size, self.pin_memory
-        batches = stream_batches(self.dataset, part_size, num_workers, self._states, first, *place)
+        batches = stream_batches(self.dataset, part_size, num_workers, self._states, first, **process)
         return islice(batches, start_step - self._step, None)
 
     @property

@@ -43,8 +43,8 @@ class SkippedSteps:
         host = torch.cat([balanced.is_finite.view(1), self.interruptions.votes().to(balanced.is_finite.device)])
         finite = torch.stack([commitment, gradient_norm]).isfinite()
         votes = torch.cat([finite, host.to(finite.device, non_blocking=True)])
-        answers = self.processes.all_reduce_and(votes).tolist()
-        commitment_finite, gradient_finite, weights_finite, *no_interruption = answers
+        agreed = self.processes.all_reduce_and(votes).tolist()
+        commitment_finite, gradient_finite, weights_finite, *no_interruption = agreed
         self.interruptions.agree(*no_interruption)
         if balanced.dropped or not weights_finite:
             return balanced.dropped or ("the balancer's weights",)
