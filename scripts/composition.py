@@ -3,7 +3,7 @@
 import subprocess
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -19,7 +19,7 @@ from codec.training.startup.device import select_device
 from data import Corpus, HeldOutClip, held_out_clips, input_samples, transformed
 from scripts.init_from import log_pretrained
 from scripts.parts import build_parts, instantiate
-from scripts.run_folder import check_folder, check_keys, resolve, save_config
+from scripts.run_folder import check_folder, check_keys, claimed, resolve, save_config
 from scripts.values import check_values
 
 __all__ = ["CONFIGS", "build_trainer", "check_run", "open_run"]
@@ -53,21 +53,22 @@ def open_run(
 ) -> Iterator[Trainer]:
     """A trainer that is ready to start or resume. Its logger is closed at the end; errors are written to log.txt.
 
-    The run's folder is made when all parts are built, so a mistake in the settings or the audio leaves no folder. Under
-    torchrun this process is one of several that train together.
+    A mistake in the settings or the audio leaves no new folder. Under torchrun this process is one of several that
+    train together; the main one locks the folder.
 
     Args:
         console, sinks, resume_command: See `build_trainer`.
 
     Raises:
-        ValueError: A setting is invalid, or the folder holds a run with other settings.
+        ValueError: A setting is invalid, the folder holds a run with other settings, or another process trains in it.
     """
     folder = _check_settings(cfg)
-    with process_group(select_device(cfg.trainer.device)) as (processes, device):
+    with process_group(select_device(cfg.trainer.device)) as (processes, device), ExitStack() as held:
+        if processes.is_main:
+            held.enter_context(claimed(folder))
         trainer = build_trainer(cfg, folder, console, processes, device, sinks, resume_command)
         try:
             if processes.is_main:
-                folder.mkdir(parents=True, exist_ok=True)
                 save_config(cfg, folder / "config.yaml")
             yield trainer
         except Exception:

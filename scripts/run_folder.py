@@ -1,6 +1,8 @@
 """The settings of a run and its folder: unknown settings are refused, and a folder holds only one run."""
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,19 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from codec.atomic_file import atomic_write
+from codec.audio import readable
+from codec.folder_lock import FolderInUse, locked
 
-__all__ = ["CHANGEABLE_ON_RESUME", "KEYS", "check_folder", "check_keys", "check_unchanged", "resolve", "save_config"]
+__all__ = [
+    "CHANGEABLE_ON_RESUME",
+    "KEYS",
+    "check_folder",
+    "check_keys",
+    "check_unchanged",
+    "claimed",
+    "resolve",
+    "save_config",
+]
 
 # Settings that scripts/composition.py and scripts/parts.py read by name. All others are arguments of a class or
 # function, which refuses unknown names. A misspelled one in an experiment file would have no effect here, so
@@ -81,10 +94,48 @@ def check_folder(cfg: DictConfig) -> Path:
     folder = Path(cfg.runs_folder) / str(cfg.name)
     if folder.resolve().parent != Path(cfg.runs_folder).resolve():
         raise ValueError(f"name must be the name of a folder in {cfg.runs_folder}, got {str(cfg.name)!r}")
-    if folder.parent.exists() and not folder.parent.is_dir():
-        raise ValueError(f"runs_folder={cfg.runs_folder}: Not a directory")
+    _check_writable(folder)
     check_unchanged(folder, folder / "config.yaml", cfg, CHANGEABLE_ON_RESUME)
     return folder
+
+
+def _check_writable(folder: Path) -> None:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise ValueError(
+            f"the run's folder {readable(folder)} cannot be made: {readable(nearest)} is not a folder; "
+            "choose another name= or runs_folder="
+        )
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"the run's folder {readable(folder)} cannot be written: {readable(nearest)} is read-only or belongs to "
+            "another user; choose another runs_folder="
+        )
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Makes the run's folder and keeps other processes from training in it. A folder that stays empty is removed.
+
+    Raises:
+        ValueError: Another process trains in it.
+        OSError: The folder cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder))
+        except FolderInUse as error:
+            raise ValueError(
+                f"another process trains in {readable(folder)}: wait until it ends, or choose another name="
+            ) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty
+                for path in missing:
+                    path.rmdir()
 
 
 def check_unchanged(folder: Path, path: Path, cfg: DictConfig, changeable: Collection[str]) -> None:

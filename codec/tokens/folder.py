@@ -1,8 +1,6 @@
 """The folder that `codec tokenize` writes. A run that was killed is resumed at the first shard that is not finished."""
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +9,8 @@ from typing import Any, TextIO
 
 from codec.atomic_file import atomic_write
 from codec.audio import Skipped, readable
+from codec.folder_lock import FolderInUse
+from codec.folder_lock import locked as lock
 from codec.tokens.card import Card, TokensError
 from codec.tokens.encode import Failure, Tokens
 from codec.tokens.entries import Entry
@@ -33,17 +33,12 @@ def locked(path: Path) -> Iterator[None]:
     if path.exists() and not path.is_dir():
         raise TokensError(f"{readable(path)} is a file: expected a new folder, or one that tokenize has begun")
     path.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path, os.O_RDONLY)
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            held.enter_context(lock(path))
+        except FolderInUse as error:
             raise TokensError(f"another process writes to {readable(path)}: wait for its end") from error
-        except OSError:
-            pass  # a file system without locks
         yield
-    finally:
-        os.close(folder)
 
 
 class TokenFolder:

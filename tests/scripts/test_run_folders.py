@@ -1,5 +1,6 @@
 """A run's folder: its name, one run per folder, moved and extended runs."""
 
+import json
 import os
 from copy import deepcopy
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from bad_input import ROOT, assert_trained, folder_of, from_folder, line_of, train
+from codec.folder_lock import locked
 from scripts.errors import describe_error
 from scripts.run_name import name_run
 from scripts.train import run
@@ -59,8 +61,50 @@ def test_a_run_can_be_moved_and_extended(tmp_path: Path) -> None:
 def test_the_runs_folder_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     line = line_of(lambda: train(tmp_path / "runs", "data=clips"))
-    assert "Not a directory" in line
-    assert str(tmp_path / "runs") in line
+    assert f"{tmp_path / 'runs'} is not a folder" in line
+    assert "runs_folder=" in line
+
+
+def test_the_name_is_that_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("")
+    line = line_of(lambda: train(tmp_path, "data=clips", "name=index.html"))
+    assert f"{tmp_path / 'index.html'} is not a folder; choose another name=" in line
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # as on a read-only disk
+    line = line_of(lambda: train(tmp_path, *from_folder(tmp_path / "nowhere")))
+    assert f"{tmp_path} is read-only or belongs to another user; choose another runs_folder=" in line
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    folder = train(tmp_path, "data=clips", "trainer.max_steps=2")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with locked(folder):
+        line = line_of(lambda: train(tmp_path, "data=clips"))
+    assert line == f"another process trains in {folder}: wait until it ends, or choose another name="
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert_trained(train(tmp_path, "data=clips"))
+
+
+def test_a_start_that_fails_removes_only_the_folders_it_made(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for runs in (tmp_path / "new" / "runs", tmp_path / "kept"):
+        line_of(lambda runs=runs: train(runs, *from_folder(tmp_path / "nowhere")))  # type: ignore[misc]
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+
+
+def test_a_finished_run_that_is_started_again_keeps_its_facts(tmp_path: Path) -> None:
+    folder = train(tmp_path, "data=clips", "trainer.max_steps=1")
+    first = json.loads((folder / "status.json").read_text())
+    train(tmp_path, "data=clips", "trainer.max_steps=1")
+    again = json.loads((folder / "status.json").read_text())
+    assert (again["state"], again["step"], again["total_steps"]) == ("finished", 1, 1)
+    assert {key: again[key] for key in ("device", "corpus", "parameters", "seconds")} == {
+        key: first[key] for key in ("device", "corpus", "parameters", "seconds")
+    }
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ class StatusFile:
     """Writes status.json, at once or when ten seconds have passed.
 
     A failed write is logged, and training continues. A process that is killed leaves `state` as it was; then `updated`
-    is old.
+    is old. Facts of an earlier session, such as the step and the device, are kept until they are given again.
 
     Keys: `state` (running, finished, stopped, failed), `phase`, `message`, `updated` and `started` (Unix time), and
     what `update` is given.
@@ -26,7 +26,7 @@ class StatusFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._values: dict[str, Any] = {"state": "running", "phase": "start", "message": "", "started": time.time()}
+        self._values = _facts(path) | {"state": "running", "phase": "start", "message": "", "started": time.time()}
         self._written_at = float("-inf")
 
     @property
@@ -45,3 +45,13 @@ class StatusFile:
                 temporary.write_text(json.dumps(self._values | {"updated": time.time()}) + "\n", encoding="ascii")
         except OSError as error:
             _LOGGER.warning(f"{self.path.name} could not be written: {error}")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What the last session of the run has written, without how far it thought to be; empty if there is none."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    passing = ("updated", "seconds_left", "progress")
+    return {key: value for key, value in values.items() if key not in passing} if isinstance(values, dict) else {}
