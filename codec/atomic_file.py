@@ -45,7 +45,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         failed = None if error.filename is None else os.fspath(error.filename)
         if failed == str(temporary) or (failed is None and error.errno in _WRITE_ERRORS):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            del error.filename2  # with None the text of the error would end with "-> None"
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,12 +3,14 @@
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from codec.audio import readable
 from codec.config import flatten_settings
 
 __all__ = ["describe_error", "unknown_name"]
@@ -32,12 +34,19 @@ def describe_error(error: Exception) -> str:
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} has no default: set {cause.full_key}=..."
     text = " ".join(str(cause).split())
+    if isinstance(cause, OSError) and cause.filename is not None and cause.strerror is not None:
+        text = f"{readable(cause.filename)}: {cause.strerror}"  # str has a number and quotes, which users do not need
     if "Config group override" in text:
         return "expected the name of a file for a group, got null: no experiment is experiment=none"
     if isinstance(cause, ConfigCompositionException) and (found := re.search(r"Could not override '([^']+)'", text)):
         return f"there is no group {found[1]}: expected a folder of configs/, such as balancer or balancer/scale"
     if isinstance(cause, MemoryError) or any(phrase in text for phrase in _NO_MEMORY):
         text = "not enough memory: lower data.batch_size, data.segment_seconds or the sizes of the networks"
+    elif "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        text += (
+            " This is often a lack of memory: lower data.num_workers or data.batch_size. "
+            "The same command resumes from the last checkpoint."
+        )
     elif not isinstance(cause, _PLAIN_ERRORS):
         text = f"{type(cause).__name__}: {text}"
     setting = re.search(r"full_key: (\S+)", str(error))
@@ -61,8 +70,20 @@ def _unknown_setting(key: str, parent: DictConfig) -> str:
     if sentence.endswith("?"):
         return sentence
     root: Any = OmegaConf.to_container(parent._get_root())
-    elsewhere = [found for found in flatten_settings(root) if found.rpartition(".")[2] == name]
+    options = _options_with(key)
+    if options:
+        group = key.partition(".")[0]
+        return f"there is no setting {key} here, expected one of {group}={f', {group}='.join(options)}, which have it"
+    settings = (found for found in flatten_settings(root) if not found.startswith("hydra."))
+    elsewhere = [found for found in settings if found.rpartition(".")[2] == name]
     if elsewhere:
         return f"there is no setting {key}, did you mean {' or '.join(elsewhere[:3])}?"
     hint = f"; +{key}=... passes another argument to {parent._target_}" if "_target_" in parent else ""
     return f"{sentence}{hint}"
+
+
+def _options_with(key: str) -> list[str]:
+    """Options of a setting's group whose file has the setting at its top level."""
+    group, _, name = key.partition(".")
+    files = sorted((Path(__file__).parent.parent / "configs" / group).glob("*.yaml"))
+    return [file.stem for file in files if re.search(rf"^{re.escape(name)}:", file.read_text("utf-8"), re.MULTILINE)]

@@ -205,6 +205,7 @@ class Trainer:
 
         Raises:
             TrainingError: Training diverged, and rollbacks did not help.
+            CheckpointError: The last step could not be saved.
             TrainingStopped: A signal came. The step was finished and saved, unless it was the second signal or came
                 before the first step.
         """
@@ -223,6 +224,7 @@ class Trainer:
                 except DivergenceError as error:
                     rollback = self.checkpointer.roll_back(self, error)
                     self.validation.forget_after(rollback.step)
+            self.checkpointer.check_saved(self.step)
             return scores
 
     def _start(self, resumed: bool) -> None:

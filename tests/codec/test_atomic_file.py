@@ -1,5 +1,6 @@
 """`atomic_write`: complete files, symbolic links, permissions."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,12 @@ def test_a_write_error_names_the_file_and_leaves_the_previous_one(tmp_path: Path
     assert caught.value.filename == str(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_text_of_a_write_error_has_one_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value) == f"[Errno {errno.ENOSPC}] No space left on device: '{tmp_path / 'a'}'"
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_the_name_of_the_file() -> None:

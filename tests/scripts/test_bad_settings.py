@@ -47,6 +47,10 @@ pytestmark = pytest.mark.usefixtures("no_report")
         (["balancer=pcgard"], "there is no balancer=pcgard, did you mean balancer=pcgrad?"),
         (["balancer/scale=nothing"], "there is no balancer/scale=nothing, expected one of amnl, amnl_current"),
         (["batch_size=8"], "there is no setting batch_size, did you mean data.batch_size?"),
+        (
+            ["data.root=/x"],
+            "there is no setting data.root here, expected one of data=folder, data=large, data=starter",
+        ),
         (["lr=1"], "did you mean optimizer.codec.lr or optimizer.discriminator.lr?"),
         (["losses.terms.mel.foo=1"], "; +losses.terms.mel.foo=... passes another argument to losses.MultiScaleMel"),
         (["läng=1"], "there is no setting läng: a key has letters, digits, dots and underscores only"),

@@ -86,6 +86,20 @@ class Checkpointer:
         else:
             self.logger.saved(step, best=self.store.best_step == step)
 
+    def check_saved(self, step: int) -> None:
+        """Checks that there is a checkpoint of `step`, the last of the run.
+
+        Raises:
+            CheckpointError: Its write has failed.
+        """
+        steps = self.store.steps() if self.processes.is_main else {step}
+        if step not in steps:
+            last = f"the last checkpoint is that of step {max(steps)}" if steps else "there is no checkpoint"
+            raise CheckpointError(
+                f"step {step}, the last of the run, could not be saved; {last}: free space on the disk, then run the "
+                f"same command again: {self.resume_command}"
+            )
+
     def describe(self, step: int) -> str:
         """For a run that stops at `step`: what is saved, and how to resume."""
         steps = self.store.steps()
@@ -93,7 +107,7 @@ class Checkpointer:
         if step not in steps:
             last = f"the last checkpoint is that of step {max(steps)}" if steps else "there is no checkpoint"
             saved = f"stopped at step {step}; {last}"
-        return f"{saved}; resume with: {self.resume_command}"
+        return f"{saved}; {'resume' if steps else 'start again'} with: {self.resume_command}"
 
     def resume(self, trained: Trained) -> bool:
         """Loads the newest intact checkpoint, and removes later records from the log.
@@ -115,6 +129,7 @@ class Checkpointer:
         if self.processes.is_main:
             self.store.update_best(checkpoint.step)
         self.logger.truncate_after(checkpoint.step)
+        self.logger.describe(step=checkpoint.step, seconds=round(checkpoint.state["seconds"], 3))
         self.logger.message(f"resumed at step {checkpoint.step}")
         trained.load_state_dict(checkpoint.state)
         return True

@@ -201,7 +201,8 @@ def test_a_full_disk_does_not_damage_earlier_checkpoints(tmp_path: Path) -> None
 
     trainer.codec.register_forward_pre_hook(fill)
     try:
-        trainer.run()
+        with pytest.raises(CheckpointError, match=r"step 4, the last of the run, .* that of step 2: free space"):
+            trainer.run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert trainer.step == 4
