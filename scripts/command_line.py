@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from copy import copy
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import hydra
@@ -23,9 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from codec.training import TrainingStopped
 from codec.training.startup.malloc import keep_freed_memory
+from scripts import handle_interrupts
 from scripts.composition import CONFIGS
 from scripts.errors import describe_error
-from scripts.overrides import prepare
+from scripts.overrides import is_multirun, prepare
 from scripts.printed_config import commented_yaml
 
 __all__ = ["compose", "execute", "hydra_arguments", "typed_command"]
@@ -72,7 +74,10 @@ def _collect(config_name: str, plan: Callable[[DictConfig], Any]) -> list[Any]:
         except Exception as error:
             errors.append(error)
 
-    collect()
+    with TemporaryDirectory() as folder:  # where Hydra writes a multirun.yaml that nobody needs
+        if is_multirun(sys.argv[1:]):
+            sys.argv.append(f"hydra.sweep.dir='{folder}'")
+        collect()
     if errors:
         raise errors[0]
     return plans
@@ -115,6 +120,7 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
     Args:
         interrupted: For a user who interrupted the command; the command follows.
     """
+    handle_interrupts()
     again = typed_command() or shlex.join(sys.orig_argv)
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors that it would print otherwise

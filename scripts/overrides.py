@@ -14,6 +14,11 @@ __all__ = ["TEXT_KEYS", "is_multirun", "parse", "prepare", "swept_keys"]
 
 # Settings whose value is text, whatever it looks like: 1e3 and true are names, and a path may contain commas.
 TEXT_KEYS = {"name", "runs_folder", "init_from", "base", "data.root", "data.corpus.train", "data.corpus.held_out"}
+_MULTIRUN = {"-m", "--multirun"}
+_FLAGS = {
+    *("-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", "-sc", "--shell-completion"),
+    *("-i", "--info"),
+}
 _FLAGS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
     "--experimental-rerun",
@@ -24,24 +29,35 @@ _OVERRIDE = re.compile(r"((?:\+\+|\+|~)?[^\s=]+)=(.*)", re.DOTALL)
 def prepare(arguments: Sequence[str]) -> list[str]:
     """The arguments with quotes around values that Hydra would refuse, or would not read as the text they are.
 
+    --multirun between them comes first, because Hydra takes no overrides on both sides of it.
+
     Lists, mappings, interpolations, quoted values and the sweeps of --multirun stay as they are. `~` at the start of a
     path becomes the home folder.
 
     Raises:
-        ValueError: An argument is no override, or has several values without --multirun.
+        ValueError: An argument is no override and no option, or has several values without --multirun.
     """
     multirun = is_multirun(arguments)
     flags = [argument.startswith("-") for argument in arguments]
     values = [index > 0 and arguments[index - 1] in _FLAGS_WITH_VALUE for index in range(len(arguments))]
-    return [
+    for argument, flag, value in zip(arguments, flags, values, strict=True):
+        if flag and not value and argument.partition("=")[0] not in _FLAGS | _FLAGS_WITH_VALUE | _MULTIRUN:
+            raise ValueError(
+                f"there is no option {argument}: settings are written without dashes, as in data.batch_size=16; "
+                "--help lists them"
+            )
+    prepared = [
         argument if flag or value else _prepare_one(argument, multirun)
         for argument, flag, value in zip(arguments, flags, values, strict=True)
     ]
+    if _MULTIRUN.isdisjoint(prepared[1:-1]):
+        return prepared
+    return sorted(prepared, key=lambda argument: argument not in _MULTIRUN)
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
     """Whether Hydra is asked for one run per combination of values."""
-    return not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
+    return not {*_MULTIRUN, "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
 
 
 def parse(argument: str) -> Override | None:

@@ -20,7 +20,7 @@ from codec.evaluation.report.advice import advice
 from codec.evaluation.report.records import format_duration, read_metrics
 from codec.evaluation.report.scores import Score, score_table
 from codec.model_file import MODEL_NAME
-from codec.training import Trainer
+from codec.training import Trainer, TrainingStopped
 from codec.training.logging.live_report import LiveReport
 from scripts.command_line import compose, execute, typed_command
 from scripts.composition import check_run, open_run
@@ -30,7 +30,7 @@ from scripts.run_name import name_run
 SUMMARY = "summary.txt"  # in the run's folder; written last, so it marks a finished run
 
 
-def run(cfg: DictConfig, resume_command: str | None = None, experiment: str | None = None) -> None:
+def run(cfg: DictConfig, resume_command: str | None = None, experiment: str | None = None) -> int | None:
     """Trains with a report page, then prints a summary: scores, files, advice and the next commands.
 
     A run that was finished before has its summary already.
@@ -38,29 +38,35 @@ def run(cfg: DictConfig, resume_command: str | None = None, experiment: str | No
     Args:
         resume_command: See `open_run`.
         experiment: Name of the experiment, for the reports.
+
+    Returns:
+        Number of a signal that came too late to stop the run, in its last step; None without one.
     """
     with open_run(cfg, sinks=[LiveReport()], resume_command=resume_command) as trainer:
         folder = trainer.logger.folder
         trainer.logger.describe(experiment=experiment)
         trainer.logger.message(f"report: {folder / 'report.html'} (updated every {cfg.trainer.validate_every} steps)")
         trainer.run()
+    late_signal = trainer.interruptions.received
     if not trainer.processes.is_main:
-        return
+        return late_signal
     if trainer.was_finished and (folder / SUMMARY).exists():
         print(f"scores: {readable(folder / SUMMARY)}")
         print("to train on, raise trainer.max_steps; for a new run, set another name=")
-        return
+        return late_signal
     text = "\n".join(summary(trainer, cfg.validation.bandwidth_kbps, experiment))
     with atomic_write(folder / SUMMARY) as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8")
-    print(f"\n{text}")
+    print(f"\n{text}", flush=True)
+    return late_signal
 
 
 def summary(trainer: Trainer, bandwidth_kbps: float, experiment: str | None = None) -> Iterator[str]:
     """The lines that are printed after training: scores at the start and now, files, advice, next commands."""
     folder = trainer.logger.folder
     records, _ = read_metrics(folder / "metrics.jsonl")
-    yield f"Trained for {trainer.step} steps in {format_duration(trainer.seconds)}."
+    plural = "" if trainer.step == 1 else "s"
+    yield f"Trained for {trainer.step:,} step{plural} in {format_duration(trainer.seconds)}."
     yield from _table(score_table([r for r in records if r["split"] == "validation"]), bandwidth_kbps)
     yield ""
     for label, path in (
@@ -108,8 +114,11 @@ def train() -> None:
         if repeated:
             raise ValueError(f"{len(runs)} runs would share the folder {repeated[0]}: remove repeated values")
         print(f"{len(runs)} runs: {', '.join(readable(folder) for folder in folders)}", flush=True)
-    for cfg, experiment in runs:
-        run(cfg, typed_command(), experiment)
+    for number, (cfg, experiment) in enumerate(runs, 1):
+        late_signal = run(cfg, typed_command(), experiment)
+        if late_signal is not None and number < len(runs):
+            command = typed_command() or shlex.join(sys.orig_argv)
+            raise TrainingStopped(late_signal, f"stopped after run {number} of {len(runs)}; continue with: {command}")
 
 
 def _named(cfg: DictConfig) -> tuple[DictConfig, str | None]:
@@ -122,7 +131,7 @@ def _named(cfg: DictConfig) -> tuple[DictConfig, str | None]:
 
 def main() -> None:
     """The command; see the module docstring."""
-    execute(train, "stopped; resume from the last checkpoint with")
+    execute(train, "stopped; continue with")
 
 
 if __name__ == "__main__":

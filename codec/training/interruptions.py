@@ -46,12 +46,13 @@ class Interruptions:
 
     Attributes:
         stop, save: What the processes agreed on in the last step.
+        received: Number of the first signal; None if none came.
     """
 
     def __init__(self, checkpoint_minutes: float | None, processes: Processes, unsaved: Callable[[], str]) -> None:
         self._seconds = None if checkpoint_minutes is None else 60 * checkpoint_minutes
         self._processes, self._unsaved = processes, unsaved
-        self._received: int | None = None  # number of the first signal
+        self.received: int | None = None
         self._stepping = False
         self._saved_at = time.monotonic()
         self.stop = self.save = False
@@ -80,7 +81,7 @@ class Interruptions:
             self._stepping = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first, self._received = self._received is None, self._received or number
+        first, self.received = self.received is None, self.received or number
         at_once = not self._stepping if first else number == signal.SIGINT
         if at_once:
             raise TrainingStopped(number, self._unsaved() if self._processes.is_main else "")
@@ -88,7 +89,7 @@ class Interruptions:
     def votes(self) -> Tensor:
         """This process's votes: that the run need not stop, and need not save. Shape: -> [2] bool."""
         due = self._seconds is not None and time.monotonic() - self._saved_at >= self._seconds
-        return torch.tensor([self._received is None, not due])
+        return torch.tensor([self.received is None, not due])
 
     def agree(self, no_stop: bool, no_save: bool) -> None:
         """Sets the votes of all processes together."""
@@ -100,5 +101,5 @@ class Interruptions:
 
     def stopped(self, message: str) -> TrainingStopped:
         """The error that ends the run in this process. All processes must call it, and the main one has saved."""
-        number = max(self._processes.all_gather_object(self._received or 0))
+        number = max(self._processes.all_gather_object(self.received or 0))
         return TrainingStopped(number, message if self._processes.is_main else "")

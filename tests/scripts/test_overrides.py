@@ -95,3 +95,18 @@ def test_with_multirun_commas_separate_values() -> None:
     arguments = prepare(["-m", "seed=0,1", "data.root=/x/ö,/x/(b)", "balancer=a,b", "name=x"])
     assert arguments == ["-m", "seed=0,1", "data.root='/x/ö','/x/(b)'", "balancer=a,b", "name=x"]
     assert swept_keys(arguments) == {"seed", "data.root", "balancer"}
+
+
+def test_overrides_stand_on_both_sides_of_multirun() -> None:
+    assert prepare(["name=a", "-m", "seed=0,1"]) == ["-m", "name=a", "seed=0,1"]
+
+
+@pytest.mark.parametrize("argument", ["--batch_size", "--data.batch_size=16", "-v", "--multi"])
+def test_options_of_other_programs_are_refused(argument: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no option {argument}: settings are written without dashes, as in"):
+        prepare(["name=a", argument])
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--cfg=job", "--resolve"], ["-h"], ["--info"]])
+def test_options_of_hydra_stay(arguments: list[str]) -> None:
+    assert prepare(arguments) == arguments

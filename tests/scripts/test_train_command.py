@@ -1,12 +1,14 @@
 """The training command: exit status, what it prints, and how it ends when interrupted."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from bad_input import ROOT, TINY, assert_trained, from_folder
 from scripts.train import main
@@ -87,3 +89,33 @@ def test_without_apt_the_command_trains_on_the_bundled_clips(tmp_path: Path) -> 
     for place in ("model.safetensors", "checkpoints", "samples", "report.html"):
         assert str(tmp_path / "runs" / "bad" / place) in done.stdout
     assert_trained(tmp_path / "runs" / "bad")
+
+
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
+    """The first import of a command sends the signal to itself."""
+    (tmp_path / "hydra.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
+    done = command(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_in_the_last_step_of_a_run_ends_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is finished, and its signal must not get lost. The sweep leaves no file of Hydra."""
+    runs: list[object] = []
+
+    def finish(cfg: DictConfig, resume_command: str | None, experiment: str | None) -> int:
+        runs.append(cfg.seed)
+        return signal.SIGINT
+
+    monkeypatch.setenv("STARTED_AS", "bash scripts/train.sh")
+    monkeypatch.setattr(
+        sys, "argv", ["train", *TINY, "data=clips", "-m", f"runs_folder={tmp_path / 'runs'}", "seed=3,4"]
+    )
+    monkeypatch.setattr("scripts.train.run", finish)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 128 + signal.SIGINT
+    assert runs == [3]
+    assert capsys.readouterr().err.startswith("stopped after run 1 of 2; continue with: bash scripts/train.sh ")
+    assert not (tmp_path / "runs").exists()
