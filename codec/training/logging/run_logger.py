@@ -80,8 +80,10 @@ class RunLogger:
         if not self._is_open:
             self._is_open = True
             self.folder.mkdir(parents=True, exist_ok=True)
-            for sink in self._sinks:
+            unopened, self._sinks = self._sinks, []
+            for sink in unopened:
                 sink.open(self.folder, self._config)
+                self._sinks.append(sink)  # one that fails to open is not closed
 
     # ------------------------------------------------------------------------------------------ status
 

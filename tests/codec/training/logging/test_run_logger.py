@@ -203,6 +203,22 @@ def test_a_process_that_is_not_the_main_one_writes_only_skipped_files(
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_only_sinks_that_were_opened_are_closed(tmp_path: Path) -> None:
+    """The error of a sink that does not open must not be hidden by one of its `close`."""
+
+    class Broken(MemorySink):
+        def open(self, folder: Path, config: Mapping[str, Any]) -> None:
+            raise RuntimeError("not logged in")
+
+    before, broken, after = MemorySink(), Broken(), MemorySink()
+    logger = RunLogger(tmp_path, [before, broken, after])
+    with pytest.raises(RuntimeError, match="not logged in"):
+        logger.message("text")
+    logger.close()
+    assert [call[0] for call in before.calls] == ["open", "close"]
+    assert broken.calls == after.calls == []
+
+
 def test_audio_is_clipped_and_sent_to_sinks(tmp_path: Path) -> None:
     sink = MemorySink()
     logger = RunLogger(tmp_path, [sink])

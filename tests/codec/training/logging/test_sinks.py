@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 import yaml
 from hydra.utils import instantiate
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -41,6 +42,23 @@ def test_wandb_offline_keeps_one_id_and_writes_in_the_run_folder(tmp_path: Path)
     content = b"".join(session.read_bytes() for session in sessions)
     assert content.count(b"train/loss/l1") >= 2
     assert len(list((tmp_path / "run" / "wandb").rglob("clip_*.wav"))) == 2
+
+
+@pytest.mark.parametrize(("mode", "used"), [(None, "offline"), ("disabled", "disabled")])
+def test_the_wandb_mode_of_the_environment_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str | None, used: str
+) -> None:
+    modes: list[object] = []
+
+    def refuse(**arguments: object) -> None:
+        modes.append(arguments["mode"])
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(RuntimeError, match=r"No API key configured\. Log in with \.venv/bin/wandb login"):
+        WandbSink("project", mode=mode).open(tmp_path, {})  # type: ignore[arg-type]
+    assert modes == [used]
 
 
 def test_the_wandb_mode_is_checked_at_construction() -> None:
