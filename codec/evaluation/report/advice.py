@@ -140,8 +140,8 @@ def _gradient_advice(train: Sequence[Record]) -> list[str]:
     measured = [record for record in train if len(_values(record, "share/"))]
     if train and len(measured) < _FEWEST:
         return [
-            f"The gradients were measured {len(measured)} times, too few to assess their balance. Lower "
-            "balancer.monitor_every."
+            f"The balance of the gradients cannot be assessed: this needs {_FEWEST} measurements, and there "
+            f"{'is' if len(measured) == 1 else 'are'} {len(measured)}. Lower balancer.monitor_every."
         ]
     several = [record for record in measured if len(_values(record, "share/")) > 1]
     return _conflict_advice(several) + [

@@ -56,8 +56,8 @@ def verdict(differences: Mapping[str, tuple[Sequence[Metric], Table]], baseline:
         sentences.append(f"No strategy is better than {baseline} in any score without being worse in another.")
     for name, (good, bad) in list(mixed.items())[:_NAMED]:
         sentences.append(f"{name} is better in {_joined(good)}, worse in {_joined(bad)}.")
-    if len(mixed) > _NAMED:
-        sentences.append(f"{len(mixed) - _NAMED} more are better in some scores and worse in others.")
+    if (more := len(mixed) - _NAMED) > 0:
+        sentences.append(f"{more} more {'is' if more == 1 else 'are'} better in some scores and worse in others.")
     if worse:
         sentences.append(f"Worse in at least one score, better in none: {_joined(worse)}.")
     if same:
