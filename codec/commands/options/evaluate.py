@@ -7,6 +7,12 @@ from codec.commands.options.model import add_beams_option, add_model_options
 
 __all__ = ["add"]
 
+_EXAMPLES = """examples:
+  codec evaluate --data held_out                             the bundled model, at all its bitrates
+  codec evaluate --data held_out --model runs/mine -o scores --bitrates 3 6
+  codec evaluate --data held_out --metrics mel_distance      one metric, in seconds
+  codec evaluate --data held_out --against 'lame --quiet -b 32 {in} {encoded} && lame --decode {encoded} {out}'"""
+
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declares the command."""
@@ -18,11 +24,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "bitrate), evaluation.md (the tables of a model card), rate_distortion.png and listening.html (a MUSHRA test "
         "of two clips of each subfolder). ViSQOL takes most of the time, about the duration of the audio for each "
         "bitrate.",
+        epilog=_EXAMPLES,
     )
     evaluate.add_argument(
         "--data", metavar="FOLDER", type=file_path, required=True, help="audio that was not used for training"
     )
     evaluate.add_argument(
+        "-o",
         "--output",
         metavar="DIR",
         type=file_path,

@@ -175,7 +175,7 @@ def test_a_signal_before_the_first_step_stops_at_once(tmp_path: Path) -> None:
         return validate(*args)
 
     trainer.validation.run = send  # type: ignore[method-assign]
-    with pytest.raises(TrainingStopped, match=r"^stopped at step 0; there is no checkpoint; start again with: ") as stop:
+    with pytest.raises(TrainingStopped, match=r"^stopped at step 0; there is no checkpoint; start again with") as stop:
         trainer.run()
     assert stop.value.exit_status == 128 + signal.SIGTERM
     assert status(trainer)["state"] == "stopped"
