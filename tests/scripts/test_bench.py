@@ -30,6 +30,14 @@ from scripts.composition import CONFIGS
 from scripts.run_folder import check_keys
 from tiny_run import tidied, tiny_adversarial, tiny_trainer
 
+# With 128 dimensions, the 32 codebooks of 1024 codes would have 17 MB, which each checkpoint holds twice.
+SMALL = (
+    "codec.network.filters=2",
+    "codec.network.latent_dim=8",
+    "codec.network.lstm_layers=0",
+    "discriminator.filters=2",
+)
+
 
 @pytest.fixture
 def threads() -> Iterator[None]:
@@ -182,8 +190,7 @@ def test_precision_table_plot_and_json(
 ) -> None:
     monkeypatch.setattr(bench_precision, "_LOG_EVERY", 2)
     plot, path = tmp_path / "precision.svg", tmp_path / "precision.json"
-    small = ["codec.network.filters=2", "codec.network.lstm_layers=0", "discriminator.filters=2"]
-    small += ["discriminator.windows=[256]", "losses.terms.mel.window_exponents=[6]", "data.segment_seconds=0.1"]
+    small = [*SMALL, "discriminator.windows=[256]", "losses.terms.mel.window_exponents=[6]", "data.segment_seconds=0.1"]
     small += ["data.held_out.seconds=0.5", "trainer.codebooks.init_batches=2"]
     outputs = ["--plot", str(plot), "--json", str(path)]
     with tidied():
@@ -259,7 +266,7 @@ def test_the_machine_is_described_by_cpu_and_features(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_a_worker_steps_with_its_overrides() -> None:
-    small = ["codec.network.filters=2", "codec.network.lstm_layers=0", "discriminator.filters=2", "data.batch_size=1"]
+    small = [*SMALL, "data.batch_size=1"]
     worker = Worker([sys.executable, "-m", "scripts.bench.step", "work", *small, "--precision=float32"])
     assert worker.step() > 0
     assert len(worker.seconds) == 1
@@ -276,7 +283,7 @@ def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr(bench_startup, "_import_seconds", len)
     monkeypatch.setattr(bench_startup, "_VECTORS", (300,))
     path = tmp_path / "figures.json"
-    small = ["codec.network.filters=2", "codec.network.lstm_layers=0", "discriminator.filters=2", "data.batch_size=1"]
+    small = [*SMALL, "data.batch_size=1"]
     bench_startup.main(["--rounds", "1", "--precision", "float32", "--json", str(path), "--", *small])
     found = json.loads(path.read_text())["startup"]
     assert [len(seconds) for seconds in found.values()] == [1] * 5
