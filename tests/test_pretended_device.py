@@ -263,9 +263,16 @@ def _primary(name: str) -> list[str]:
     return ["balancer.direction.primary=mel"] if name == "pcd" else []
 
 
-@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-@pytest.mark.parametrize("name", DISCRIMINATORS)
-def test_every_discriminator_in_both_orders(log: DeviceLog, tmp_path: Path, name: str, update: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "update"),
+    [
+        *((name, "simultaneous") for name in DISCRIMINATORS),
+        ("ms_stft", "alternating"),
+        ("per_bandwidth", "alternating"),
+    ],
+)
+def test_every_discriminator_waits_twice(log: DeviceLog, tmp_path: Path, name: str, update: Any) -> None:
+    """The order of the updates does not depend on the discriminator, except on one that is told the bandwidth."""
     adversarial = tiny_adversarial(optimizer=FUSED, update=update)
     adversarial.discriminator = DISCRIMINATORS[name]()
     adversarial.optimizer = FUSED(adversarial.discriminator.parameters())
