@@ -46,9 +46,16 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def commands(document: Path) -> list[list[str]]:
-    """The words of each command in the shell blocks."""
+    """The words of each command in the shell blocks, with the arrays that a block sets: NAME=(...) and "${NAME[@]}"."""
     lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if shlex.split(line, comments=True)]
+    arrays: dict[str, list[str]] = {}
+    found = []
+    for words in (shlex.split(line, comments=True) for line in lines):
+        if words and (array := re.fullmatch(r"(\w+)=\((.*)", words[0])):
+            arrays[f"${{{array[1]}[@]}}"] = [array[2], *words[1:-1], words[-1].removesuffix(")")]
+        elif words:
+            found.append([each for word in words for each in arrays.get(word, [word])])
+    return found
 
 
 # Every command once, with the first document that has it.

@@ -518,9 +518,9 @@ def test_launchers_run_jobs_in_other_processes(launcher: str, base: Path, tmp_pa
     assert finished(folder) == {f"{name}.default.seed0" for name in names}
     assert f"{len(names)}/{len(names)} runs" in done.stdout
     assert (folder / "ablation.html").stat().st_size > 10_000
-    assert len((folder / "results.csv").read_text().splitlines()) == 1 + len(names)
+    assert len((folder / "results.csv").read_text().splitlines()) == 1 + 1 + len(names)  # heading, checkpoint
     left = {path.name for path in folder.iterdir()} - {".submitit"}
-    assert left == {"ablation.yaml", "ablation.html", "results.csv", "runs"}
+    assert left == {"ablation.yaml", "ablation.html", "ablation.md", "results.csv", "runs", "start"}
 
 
 @pytest.mark.slow

@@ -154,7 +154,7 @@ def test_the_command_describes_the_model(tmp_path: Path, capsys: pytest.CaptureF
         ({"norm": "none"}, "with 1 channel(s) has norm weight_norm, this one has none"),
         ({"skip": "identity"}, "with 1 channel(s) has skip conv, this one has identity"),
         ({"channels": 2}, "with 2 channel(s) has norm time_group_norm, this one has weight_norm"),
-        ({"codebook_size": 12, "bandwidths_kbps": ()}, "codebook_size must be a power of two from 2 to 65536, got 12"),
+        ({"codebook_size": 12, "bandwidths_kbps": ()}, "codebook_size must be a power of two, got 12"),
     ],
 )
 def test_an_ambiguous_state_dict_is_refused(
@@ -491,9 +491,9 @@ def test_musicgens_tokenizer(tmp_path: Path) -> None:
             "norm must be one of weight_norm, time_group_norm, none, got 'spectral_norm'",
         ),
         ({"seanet__pad_mode": "replicate"}, "padding must be one of reflect, constant, got 'replicate'"),
-        ({"rvq__bins": 12}, "codebook_size must be a power of two from 2 to 65536, got 12"),
+        ({"rvq__bins": 12}, "codebook_size must be a power of two, got 12"),
         ({"rvq__n_q": 3}, "quantizer.embed should be [3, 16, 6], is [4, 16, 6]"),
-        ({"channels": "${channels}"}, "channels must be 1 or 2, got '${channels}'"),
+        ({"channels": "${channels}"}, "channels must be a whole number in [1, 2], got '${channels}'"),
         ({"rvq": None}, "xp.cfg has no group rvq"),
         ({"seanet": {"channels": 1}}, "xp.cfg lacks the setting kernel_size"),
     ],
