@@ -85,10 +85,9 @@ def _run(plan: Plan) -> None:
         )
         _launch(folder, [BASE])
         _raise_failures(folder, [BASE])
-    pending = [name for name in plan.start if not (folder / START / name / "result.json").exists()]
-    if pending:
-        _launch(folder, pending)
-        _raise_failures(folder, pending)
+    if unscored := _unfinished(folder, START, plan.start):
+        _launch(folder, unscored)
+        _raise_failures(folder, unscored)
     searched = _train(folder, "search", plan.search, TrainingConfig(max_steps=cfg.search.max_steps))
     _raise_failures(folder, searched)
     budget = TrainingConfig(max_steps=cfg.max_steps, max_minutes=cfg.max_minutes)
@@ -103,11 +102,15 @@ def _run(plan: Plan) -> None:
 
 def _train(folder: Path, kind: str, names: list[str], budget: TrainingConfig) -> list[str]:
     """Trains the runs without a result; returns their names."""
-    pending = [name for name in names if not (folder / kind / name / "result.json").exists()]
+    pending = _unfinished(folder, kind, names)
     if pending:
         with GridDisplay(folder / kind, names, budget).shown():
             _launch(folder, pending)
     return pending
+
+
+def _unfinished(folder: Path, kind: str, names: list[str]) -> list[str]:
+    return [name for name in names if not (folder / kind / name / "result.json").exists()]
 
 
 def _plan(cfg: DictConfig) -> Plan:

@@ -124,13 +124,15 @@ def write_ablation_report(
             config=yaml.safe_dump(settings_shown, sort_keys=False, allow_unicode=True) if settings_shown else "",
         )
     )
-    with atomic_write(folder / "ablation.html") as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="replace")  # file names need not be valid text
     tables = [table for setting in shown for table in (*setting.scores, *setting.differences, setting.shares)]
-    with atomic_write(folder / "ablation.md") as temporary:
-        text = markdown(table for table in (*tables, weights, search, cost) if table is not None)
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+    _write(folder / "ablation.html", page)
+    _write(folder / "ablation.md", markdown(each for each in (*tables, weights, search, cost) if each is not None))
     return folder / "ablation.html"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")  # file names need not be valid text
 
 
 def _weight_setting(
