@@ -22,7 +22,6 @@ extras=${1:-}
 venv=${VENV:-.venv}
 python=${PYTHON:-python3}
 stamp=$venv/.ready
-build=$(cat "$venv/.torch" 2>/dev/null || true)
 known=$(sed -n '/^\[project.optional-dependencies\]/,/^$/s/^\([a-z0-9_-]*\) = \[.*/\1/p' pyproject.toml | tr '\n' ' ')
 for extra in ${extras//,/ }; do
   case " $known" in
@@ -40,13 +39,31 @@ case ${TORCH:-} in
 esac
 
 wanted=$(cksum < pyproject.toml | tr ' ' -)
-if [ "${TORCH:-$build}" = "$build" ] && grep -qsE "^$wanted${extras:+ ($extras|test)}( |\$)" "$stamp"; then
-  exit 0
+is_ready() {
+  build=$(cat "$venv/.torch" 2>/dev/null || true)
+  [ "${TORCH:-$build}" = "$build" ] && grep -qsE "^$wanted${extras:+ ($extras|test)}( |\$)" "$stamp"
+}
+if is_ready; then exit 0; fi
+# The environment of another checkout, such as the one that .venv of a git worktree links to.
+owner=$(cd -P "$venv/.." 2>/dev/null && pwd || true)
+if [ -e "$owner/pyproject.toml" ] && [ "$owner" != "$(pwd -P)" ]; then
+  echo "error: $venv is not up to date and belongs to $owner, which would then import this folder instead:" \
+    "run scripts/setup.sh there, or remove the link $venv for an environment of this folder's own" >&2
+  exit 1
 fi
 check='import sys; print(sys.version.split()[0]); sys.exit(sys.version_info < (3, 11))'
 if ! version=$("$python" -c "$check" 2>/dev/null); then
   echo "error: $python is ${version:-missing}; expected Python 3.11 or later. Name another one with PYTHON=" >&2
   exit 1
+fi
+mkdir -p "$venv"
+if command -v flock >/dev/null; then # two at once would mix their files
+  exec 9> "$venv/.lock"
+  if ! flock -n 9; then
+    echo "waiting for another scripts/setup.sh that installs into $venv" >&2
+    flock 9
+    if is_ready; then exit 0; fi
+  fi
 fi
 if [ ! -x "$venv/bin/python" ]; then
   if ! "$python" -m venv "$venv"; then

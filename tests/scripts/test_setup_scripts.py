@@ -17,13 +17,15 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 COMMANDS = [path.name for path in SCRIPTS if path.name != "setup.sh"]
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 TOOLS = ("bash", "env", "dirname", "basename", "cat", "cksum", "cp", "cut", "grep", "mkdir", "rm", "sed", "tr", "uname")
+FLOCK = shutil.which("flock")  # not on macOS
 
 # Records its folder, name and arguments, and the variables that select an instruction set. Makes the environment it is
-# asked for. Fails at the call whose arguments contain FAIL_AT.
+# asked for. Fails at the call whose arguments contain FAIL_AT, and waits for a line of HELD at that with HOLD_AT.
 STUB = """#!/usr/bin/env bash
 isa="${ONEDNN_MAX_CPU_ISA:+[$ONEDNN_MAX_CPU_ISA] }${ATEN_CPU_CAPABILITY:+[$ATEN_CPU_CAPABILITY] }"
 echo "$PWD $isa${0##*/} $*" >> "$CALLS"
 case "$*" in *"${FAIL_AT:-nothing}"*) exit 3 ;; esac
+case "$*" in *"${HOLD_AT:-nothing}"*) read -r < "$HELD" ;; esac
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi
 """
 
@@ -71,22 +73,29 @@ def installed(checkout: Path) -> None:
     (checkout / ".peer" / ".ready").touch()
 
 
-def start(checkout: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script from another folder."""
+def begin(checkout: Path, script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Starts a script from another folder."""
     inherited = {k: v for k, v in os.environ.items() if k not in {"ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "TORCH"}}
     default = {
         "CALLS": str(checkout.parent / "calls"),
         "PYTHON": str(checkout.parent / "python"),
         "PATH": str(checkout.parent / "bin"),
     }
-    return subprocess.run(
+    return subprocess.Popen(
         ["bash", str(checkout / script), *arguments],
         cwd=checkout.parent / "elsewhere",
         env={**inherited, **default, **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
+
+
+def start(checkout: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script from another folder to its end."""
+    with begin(checkout, script, *arguments, **environment) as process:
+        stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def calls(checkout: Path) -> list[str]:
@@ -206,6 +215,53 @@ def test_setup_knows_every_extra(checkout: Path) -> None:
     assert start(checkout, "scripts/setup.sh", extras).returncode == 0
     assert pip_calls(checkout)[-1].startswith(f"install --quiet --editable .[{extras}] ")
     assert all(extra in start(checkout, "scripts/setup.sh", "--help").stdout for extra in extras.split(","))
+
+
+@pytest.mark.skipif(FLOCK is None, reason="no flock on this system")
+@pytest.mark.parametrize("extras", [[], ["test"]], ids=["same", "more"])
+def test_a_second_setup_waits_for_the_first(extras: list[str], checkout: Path) -> None:
+    (checkout.parent / "bin" / "flock").symlink_to(str(FLOCK))
+    os.mkfifo(held := checkout.parent / "held")
+    with begin(checkout, "scripts/setup.sh", HOLD_AT="--editable", HELD=str(held)) as first:
+        assert first.stderr is not None
+        assert any("installing the other packages" in line for line in first.stderr)
+        with begin(checkout, "scripts/setup.sh", *extras) as second:
+            assert second.stderr is not None
+            assert "waiting for another scripts/setup.sh" in second.stderr.readline()
+            held.write_text("on\n")
+            assert second.wait() == 0
+        assert first.wait() == 0
+    installations = [call.split()[3] for call in pip_calls(checkout) if "--editable" in call]
+    assert installations == [".", *(f".[{extra}]" for extra in extras)]
+    assert (checkout / ".venv" / ".ready").read_text().splitlines()[-1] == " ".join([digest(checkout), *extras])
+
+
+def test_the_environment_of_another_checkout_is_used_but_not_changed(checkout: Path) -> None:
+    """A git worktree whose .venv is a link."""
+    worktree = checkout.parent / "worktree"
+    shutil.copytree(checkout, worktree)
+    installed(checkout)
+    (worktree / ".venv").symlink_to(checkout / ".venv")
+    before = (checkout / ".venv" / ".ready").read_text()
+    assert start(worktree, "scripts/setup.sh").returncode == 0
+
+    with open(worktree / "pyproject.toml", "a", encoding="utf-8") as file:
+        file.write("# one more dependency\n")
+    for environment in ({}, {"VENV": str(checkout / ".venv")}):
+        done = start(worktree, "scripts/setup.sh", **environment)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert all(word in line for word in (f"belongs to {checkout}", "remove the link"))
+    assert calls(worktree) == []
+    assert (checkout / ".venv" / ".ready").read_text() == before
+
+
+def test_a_link_to_a_folder_that_belongs_to_nothing_is_set_up(checkout: Path) -> None:
+    """For example on a larger disk."""
+    (checkout.parent / "disk").mkdir()
+    (checkout / ".venv").symlink_to(checkout.parent / "disk")
+    assert start(checkout, "scripts/setup.sh").returncode == 0
+    assert (checkout.parent / "disk" / ".ready").read_text() == f"{digest(checkout)}\n"
 
 
 TORCH_REQUIREMENTS = "torch>=2.6,<2.15 torchaudio>=2.6"
