@@ -150,6 +150,8 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, before)
+        if not show_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
 
 
 def _terminate(*_: Any) -> NoReturn:

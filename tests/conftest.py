@@ -11,6 +11,8 @@ from pathlib import Path
 # operations of these tests up to a hundred times slower. OpenMP reads this once, when torch is imported; processes
 # that tests start inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A user may have set it. The commands that tests start would print tracebacks in place of a line.
+os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import numpy as np
 import pytest

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from codec.training import AdversarialTraining, Trainer, load_checkpoint
+from printed import only_line
 from scripts.ablate import ablate, main
 from scripts.ablation.run import perform
 from scripts.errors import describe_error
@@ -333,7 +334,7 @@ def test_ctrl_c_exits_with_130_and_says_how_to_continue(
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 130
-    (line,) = capsys.readouterr().err.splitlines()
+    line = only_line(capsys.readouterr().err)
     assert "bash scripts/ablate.sh" in line
 
 
@@ -451,7 +452,7 @@ def test_multirun_is_refused(
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = only_line(capsys.readouterr().err)
     assert line.startswith("error: ")
     assert "strategies=" in line
 
@@ -542,7 +543,7 @@ def test_a_grid_that_is_stopped_saves_its_run_and_says_how_to_continue(
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == status, errors
-    (line,) = errors.splitlines()
+    line = only_line(errors)
     assert "bash scripts/ablate.sh" in line
     assert line.endswith(overrides[-1])
     saved = re.search(r"saved at step (\d+); resume with: the command of the ablation", (run / "log.txt").read_text())

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from codec.training import CheckpointStore
+from printed import only_line
 from tiny_run import differences, exported
 
 TIMES = ("seconds", "audio_seconds_per_second", "data_wait_fraction", "seconds_per_step")
@@ -219,8 +220,8 @@ def test_a_finished_run_that_is_started_again_makes_no_step(finished: Path, trai
 @pytest.mark.slow
 def test_a_run_with_other_settings_is_refused(finished: Path, train: Train) -> None:
     config = (finished / "tiny" / "config.yaml").read_bytes()
-    assert train(finished, "balancer.scale.decay=0.5") == 1
-    (line,) = (finished / "errors.txt").read_text().splitlines()
+    assert train(finished, "balancer.scale.decay=0.5") == 1, (finished / "errors.txt").read_text()
+    line = only_line((finished / "errors.txt").read_text())
     assert line.startswith("error: ")
     assert "balancer.scale.decay was 0.999, is 0.5" in line
     assert (finished / "tiny" / "config.yaml").read_bytes() == config

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from printed import only_line
 from scripts.lowest_versions import lowest_versions
 from slow_modules import SLOW
 
@@ -181,7 +182,7 @@ def test_a_python_that_is_too_old_is_refused_in_one_line(checkout: Path) -> None
     for script in ("scripts/setup.sh", "scripts/train.sh"):
         done = start(checkout, script, PYTHON=str(old))
         assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
+        line = only_line(done.stderr)
         assert all(word in line for word in (str(old), "3.9.2", "3.11", "PYTHON="))
     done = start(checkout, "scripts/setup.sh", PYTHON="/nowhere/python")
     assert done.returncode == 1
@@ -203,7 +204,7 @@ def test_an_extra_that_does_not_exist_is_refused_before_anything_is_installed(
 ) -> None:
     done = start(checkout, "scripts/setup.sh", *arguments)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    line = only_line(done.stderr)
     assert all(word in line for word in words)
     assert calls(checkout) == []
     assert not (checkout / ".venv").exists()

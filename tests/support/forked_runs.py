@@ -66,12 +66,15 @@ def act_in(owner: Any, name: str, calls: int, act: Callable[[], None]) -> None:
 def run(request: dict[str, Any], terminal: int | None) -> None:
     """Turns this process into a run, in a session of its own.
 
-    Its output goes to files, which no data loader of a killed run keeps open, or to the terminal.
+    Its output goes to files, which no data loader of a killed run keeps open, or to the terminal. The files are new:
+    what is left of an earlier run in the same folder writes to the old ones.
     """
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     for descriptor, name in ((1, "output.txt"), (2, "errors.txt")):
-        os.dup2(os.open(Path(request["runs"]) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        path = Path(request["runs"]) / name
+        path.unlink(missing_ok=True)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), descriptor)
     kill = request["kill"] or ""
     if terminal is not None:
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)

@@ -21,6 +21,7 @@ from codec.interop.onnx.export import export_onnx
 from codec.model_file import fingerprint, load_model, make_codec, save_model
 from codec_inputs import seanet_config
 from onnx_inputs import Exported, assert_same_audio, assert_same_codes, configured_codec, spread_codec
+from printed import only_line
 
 PUBLISHED = ("starter_seanet", "audiocraft_24khz", "encodec_24khz", "encodec_48khz")
 SMALL: dict[str, Any] = {"filters": 4, "latent_dim": 16, "num_codebooks": 8, "codebook_size": 64}
@@ -363,8 +364,7 @@ def refusal(capsys: pytest.CaptureFixture[str], saved: Path, target: Path, *more
     assert main(["export", str(target), "--to", "onnx", "--model", str(saved), *more]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    (line,) = printed.err.splitlines()
-    return line
+    return only_line(printed.err)
 
 
 def test_without_the_package_one_line_says_how_to_install_it(
