@@ -4,6 +4,7 @@ Each is an `nn.Module` or holds its state in one. None of them has to derive fro
 `torch.nn.L1Loss` is a loss. The name of a loss is its key in the config, `losses.terms`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ class DiscriminatorOutput(NamedTuple):
 
     logits: list[Tensor]  # K tensors [B C, 1, ...], high for real audio
     features: list[list[Tensor]]  # K lists of layer outputs [B C, channels, ...]
+    parts: Sequence[str] = ()  # K names, equal within a part of a combined discriminator; empty if it has no parts
 
 
 class Discriminator(Protocol):

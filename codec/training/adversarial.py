@@ -31,7 +31,8 @@ class AdversarialTraining(nn.Module):
         processes: The processes that train together.
 
     Attributes:
-        metrics: Loss and mean logits of the discriminator in its last update; empty after a step without one.
+        metrics: Loss and mean logits of the discriminator in its last update, also of each of its parts; empty after a
+            step without one.
 
     Raises:
         ValueError: A value is out of range.
@@ -141,8 +142,12 @@ class AdversarialTraining(nn.Module):
         with torch.autocast(loss.device.type, enabled=False):
             torch.autograd.backward(loss, inputs=list(network.parameters()), retain_graph=True)
         metrics = {"discriminator/loss": loss.detach()}
-        for name, logits in (("real", real.logits), ("fake", fake.logits)):
-            metrics[f"discriminator/{name}"] = mean_logit([logit.detach() for logit in logits]) / parts
+        for name, output in (("real", real), ("fake", fake)):
+            logits = [logit.detach() for logit in output.logits]
+            metrics[f"discriminator/{name}"] = mean_logit(logits) / parts
+            for part in dict.fromkeys(output.parts):
+                of_part = [logit for logit, other in zip(logits, output.parts, strict=True) if other == part]
+                metrics[f"discriminator/{name}/{part}"] = mean_logit(of_part) / parts
         for name, value in metrics.items():
             self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
         self._has_gradients = True
@@ -160,7 +165,9 @@ def _joint_outputs(
     logits = [each.chunk(2) for each in both.logits]
     features = [[layer.chunk(2) for layer in layers] for layers in both.features]
     fake, real = (
-        DiscriminatorOutput([each[half] for each in logits], [[layer[half] for layer in each] for each in features])
+        DiscriminatorOutput(
+            [each[half] for each in logits], [[layer[half] for layer in each] for each in features], both.parts
+        )
         for half in (0, 1)
     )
     return fake, real

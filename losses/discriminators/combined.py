@@ -1,5 +1,6 @@
 """Several discriminators as one."""
 
+import re
 from collections.abc import Sequence
 from typing import cast
 
@@ -22,6 +23,7 @@ class CombinedDiscriminator(nn.Module):
 
     Attributes:
         minimum_samples, window_samples: The largest of all.
+        names: Of the discriminators, after their classes: `multi_period`; `multi_period_0` if a class has several.
 
     Shape: audio [B, C, T] -> logits and features of the first, then of the second, and so on.
 
@@ -37,6 +39,8 @@ class CombinedDiscriminator(nn.Module):
             raise ValueError(f"expected a peak above 0, got {peak}")
         self.peak = peak
         self.discriminators = nn.ModuleList(cast(Sequence[nn.Module], discriminators))
+        kinds = [_name(discriminator) for discriminator in discriminators]
+        self.names = [kind if kinds.count(kind) == 1 else f"{kind}_{i}" for i, kind in enumerate(kinds)]
         self.minimum_samples = max(map(minimum_samples, discriminators))
         self.window_samples = max(map(segment_samples, discriminators))
 
@@ -47,4 +51,11 @@ class CombinedDiscriminator(nn.Module):
         return DiscriminatorOutput(
             [logits for output in outputs for logits in output.logits],
             [features for output in outputs for features in output.features],
+            [name for name, output in zip(self.names, outputs, strict=True) for _ in output.logits],
         )
+
+
+def _name(discriminator: object) -> str:
+    """MultiScaleSTFTDiscriminator -> multi_scale_stft."""
+    kind = type(discriminator).__name__.removesuffix("Discriminator")
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", kind).lower()

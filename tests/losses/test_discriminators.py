@@ -336,7 +336,10 @@ def test_a_discriminator_from_outside_the_package_is_combined_and_trained() -> N
     torch.manual_seed(0)
     discriminator = CombinedDiscriminator([MultiScaleSTFTDiscriminator(4, [128]), Energy()])
     assert (minimum_samples(discriminator), segment_samples(discriminator)) == (300, 400)
-    assert [len(layers) for layers in discriminator(_audio()).features] == [5, 1]
+    output = discriminator(_audio())
+    assert [len(layers) for layers in output.features] == [5, 1]
+    assert output.parts == discriminator.names == ["multi_scale_stft", "energy"]
+    assert CombinedDiscriminator([Energy(), Energy()]).names == ["energy_0", "energy_1"]
     estimate, loss = _audio().requires_grad_(), AdversarialLoss()
     outputs = discriminator(estimate), discriminator(-_audio().flip(-1))
     losses = loss.generator_losses(*outputs)

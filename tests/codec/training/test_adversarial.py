@@ -10,6 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from codec.training import AdversarialTraining
+from losses import (
+    AdversarialLoss,
+    CombinedDiscriminator,
+    MultiPeriodDiscriminator,
+    MultiScaleSTFTDiscriminator,
+)
 from tiny_run import SAMPLES, copied, differences, tiny_adversarial, tones
 
 BOTH = pytest.mark.parametrize("update", ["simultaneous", "alternating"])
@@ -153,6 +159,24 @@ def test_metrics_are_what_the_discriminator_saw_before_it_moved(update: Update) 
     assert list(adversarial.metrics) == list(wanted)
     for name, value in wanted.items():
         torch.testing.assert_close(adversarial.metrics[name], value.detach())  # type: ignore[union-attr]
+
+
+@BOTH
+def test_the_parts_of_a_combined_discriminator_have_metrics_of_their_own(update: Update) -> None:
+    torch.manual_seed(0)
+    parts = [MultiScaleSTFTDiscriminator(2, [64, 32]), MultiPeriodDiscriminator([2], [4])]
+    adversarial = AdversarialTraining(CombinedDiscriminator(parts), AdversarialLoss(), SGD, update=update)
+    before = deepcopy(parts)
+    estimate, reference = _pair()
+    adversarial.generator_losses(estimate, reference, update_discriminator=True)
+    found = adversarial.metrics
+    for side, audio in (("real", reference), ("fake", estimate)):
+        for name, part in zip(("multi_scale_stft", "multi_period"), before, strict=True):
+            logits = part(audio).logits
+            mean = sum(logit.mean() for logit in logits) / len(logits)
+            torch.testing.assert_close(found[f"discriminator/{side}/{name}"], mean.detach())
+        stft, period = (found[f"discriminator/{side}/{name}"] for name in ("multi_scale_stft", "multi_period"))
+        torch.testing.assert_close(found[f"discriminator/{side}"], (2 * stft + period) / 3)
 
 
 def test_under_autocast_the_alternating_order_uses_the_new_weights() -> None:
