@@ -188,9 +188,7 @@ def _print_scores(folder: Path, baseline: str, metrics: Mapping[str, Metric]) ->
     for weights, conditions in conditions_by_weights(runs, baseline).items():
         for group, columns in measured.items():
             caption = f"{group or 'codes of all clips'}, loss weights: {weights}"
-            scores = score_table(
-                caption, conditions, columns, lambda run, name: run.scores.get(name, float("nan")), start
-            )
+            scores = score_table(caption, conditions, columns, start)
             shown = Table(*scores.head, title=scores.caption, box=SIMPLE_HEAD)
             for body in scores.bodies:
                 for row in body:

@@ -188,7 +188,7 @@ def _factors(condition: Condition) -> str:
 
 
 def _interval(condition: Condition, score: str) -> Interval:
-    return mean_interval(np.array([run.scores.get(score, np.nan) for run in condition.finished]))
+    return mean_interval(condition.values(score))
 
 
 def _half(interval: Interval) -> float | None:

@@ -88,20 +88,15 @@ def write_ablation_report(
     runs, unfinished, notes = read_runs(folder)
     settings = conditions_by_weights(runs, baseline)
     measured = described((name for run in runs for name, value in run.scores.items() if np.isfinite(value)), metrics)
-    columns = [metric.name for group in measured.values() for metric in group]
-    start = read_runs(folder, "start")[0]
-    write_results(folder / "results.csv", [*start, *runs], columns)
-    searched = read_runs(folder, "search")[0]
-    if searched:
-        write_results(folder / "search.csv", searched, columns)
+    start, searched = (read_runs(folder, kind)[0] for kind in ("start", "search"))
+    _write_results(folder, [*start, *runs], searched, measured)
     shown = []
     for conditions in settings.values():
         setting, setting_notes = _weight_setting(conditions, measured, baseline, start)
         shown.append(setting)
         notes += setting_notes
     clips, clip_notes = compare_clips([condition for conditions in settings.values() for condition in conditions])
-    config = folder / "ablation.yaml"
-    settings_shown = _applied(config.read_text(encoding="utf-8", errors="replace") if config.exists() else "")
+    config = _applied(folder / "ablation.yaml")
     weights = weights_table(settings, metrics)
     search = search_table(searched, search_scores, metrics)
     cost = cost_table(settings, baseline) if runs else None
@@ -110,7 +105,7 @@ def write_ablation_report(
         .get_template("ablation.html.j2")
         .render(
             name=folder.resolve().name,
-            facts=[*_facts(runs, unfinished, baseline), *_one_line_settings(settings_shown)],
+            facts=[*_facts(runs, unfinished, baseline), *_one_line_settings(config)],
             written=time.time(),
             notes=notes if runs else [*notes, "No run has finished yet."],
             baseline=baseline,
@@ -121,13 +116,23 @@ def write_ablation_report(
             clips=clips,
             versions=list(dict.fromkeys((v.key, v.label) for clip in clips for v in clip.versions)),
             clip_notes=clip_notes,
-            config=yaml.safe_dump(settings_shown, sort_keys=False, allow_unicode=True) if settings_shown else "",
+            config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
         )
     )
     tables = [table for setting in shown for table in (*setting.scores, *setting.differences, setting.shares)]
     _write(folder / "ablation.html", page)
     _write(folder / "ablation.md", markdown(each for each in (*tables, weights, search, cost) if each is not None))
     return folder / "ablation.html"
+
+
+def _write_results(
+    folder: Path, runs: Sequence[Run], searched: Sequence[Run], measured: Mapping[str, Sequence[Metric]]
+) -> None:
+    """Writes results.csv and, if there was a search, search.csv."""
+    columns = [metric.name for group in measured.values() for metric in group]
+    write_results(folder / "results.csv", runs, columns)
+    if searched:
+        write_results(folder / "search.csv", searched, columns)
 
 
 def _write(path: Path, text: str) -> None:
@@ -163,13 +168,7 @@ def _weight_setting(
         verdict=verdict(differences, baseline, seeds),
         scatters={group: scatter for group, scatter in scatters.items() if scatter is not None},
         scores=[
-            score_table(
-                group or "codes of all clips",
-                conditions,
-                metrics,
-                lambda run, name: run.scores.get(name, np.nan),
-                start,
-            )
+            score_table(group or "codes of all clips", conditions, metrics, start)
             for group, metrics in (measured or {"": []}).items()
         ],
         differences=[table for _, table in differences.values()],
@@ -239,10 +238,10 @@ def _facts(runs: Sequence[Run], unfinished: int, baseline: str) -> list[tuple[st
     return [*facts, ("baseline", baseline)]
 
 
-def _applied(text: str) -> dict[str, Any]:
+def _applied(config: Path) -> dict[str, Any]:
     """The settings of an ablation.yaml that applied to its runs: none that are empty or belong to the other start."""
     try:
-        settings = yaml.safe_load(text)
+        settings = yaml.safe_load(config.read_text(encoding="utf-8", errors="replace")) if config.exists() else None
     except yaml.YAMLError:
         return {}
     if not isinstance(settings, dict):

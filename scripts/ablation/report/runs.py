@@ -40,6 +40,10 @@ class Run(NamedTuple):
     scores: Mapping[str, float]  # GROUP/METRIC: mean over the clips of a group; METRIC for metrics of codes
     clips: Mapping[str, ClipScores]
 
+    def score(self, name: str) -> float:
+        """A score by its name in `scores`; NaN if it is unknown."""
+        return self.scores.get(name, np.nan)
+
 
 class Condition(NamedTuple):
     """A strategy with one setting of the loss weights. Its runs differ only in the seed."""
@@ -64,6 +68,10 @@ class Condition(NamedTuple):
     def is_strategy(self, name: str) -> bool:
         """Whether this is the strategy `name`, not a loss ablation."""
         return self.strategy == name and self.loss_ablation is None
+
+    def values(self, score: str) -> np.ndarray:
+        """A score of each finished run. Shape: -> [R]."""
+        return np.array([run.score(score) for run in self.finished])
 
     def clip_scores(self, score: str) -> dict[int, dict[str, float]]:
         """Seed -> clip -> its score, for the clips of the group in GROUP/METRIC."""
@@ -167,7 +175,7 @@ def write_results(path: Path, runs: Sequence[Run], scores: Sequence[str]) -> Non
         writer.writerow(["run", *fields, *scores])
         for run in runs:
             values = [getattr(run, field) for field in fields]
-            values += [run.scores.get(score, np.nan) for score in scores]
+            values += [run.score(score) for score in scores]
             writer.writerow([run.folder.name, *("" if _is_unknown(value) else value for value in values)])
 
 

@@ -31,7 +31,7 @@ def mean_ranks(runs: Sequence[Run], scores: Sequence[str] | None, metrics: Mappi
     if missing := [score for score in signs if scores and score not in measured and measured]:
         raise ValueError(f"search.scores: {missing[0]} was not measured, expected one of {', '.join(measured)}")
     used = [score for score, sign in signs.items() if sign and score in measured]
-    costs = [[-signs[score] * run.scores.get(score, np.nan) for run in runs] for score in used]
+    costs = [[-signs[score] * run.score(score) for run in runs] for score in used]
     if not costs:
         return np.ones(len(runs))
     table = np.nan_to_num(np.array(costs), nan=np.inf)

@@ -1,7 +1,7 @@
 """The tables of an ablation's page: scores, differences to the baseline, loss weights, and cost."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -89,21 +89,16 @@ def score_table(
     caption: str,
     conditions: Sequence[Condition],
     metrics: Sequence[Metric],
-    score: Callable[[Run, str], float],
     start: Sequence[Run] = (),
 ) -> Table:
     """A row per condition. The best mean of a column is marked if it is clearly best; loss ablations do not compete.
 
     Args:
-        score: (run, name of the metric) -> score.
         start: The scored checkpoint that the runs start from, which does not compete either.
     """
-    columns = [
-        [mean_interval(np.array([score(run, metric.name) for run in condition.finished])) for condition in conditions]
-        for metric in metrics
-    ]
-    rivals = [row for row, condition in enumerate(conditions) if condition.loss_ablation is None]
-    best = [_best([conditions[row] for row in rivals], metric, score) for metric in metrics]
+    columns = [[mean_interval(condition.values(metric.name)) for condition in conditions] for metric in metrics]
+    rivals = [condition for condition in conditions if condition.loss_ablation is None]
+    best = [_best(rivals, metric) for metric in metrics]
     rows = []
     for row, condition in enumerate(conditions):
         entries = []
@@ -112,7 +107,7 @@ def score_table(
             entries.append(Entry(_interval(column[row], metric.digits), column[row].mean, mark=mark))
         rows.append(_row(condition, entries))
     before = [
-        Row(run.strategy, "", [Entry(format_fixed(score(run, m.name), m.digits), score(run, m.name)) for m in metrics])
+        Row(run.strategy, "", [Entry(format_fixed(run.score(m.name), m.digits), run.score(m.name)) for m in metrics])
         for run in start
     ]
     bodies = [body for body in (before, *_bodies(conditions, rows)) if body]
@@ -220,9 +215,8 @@ def weights_table(settings: Mapping[str, Sequence[Condition]], metrics: Mapping[
     for weights, pair in pairs.items():
         entries = []
         for metric in (metric for of_group in columns.values() for metric in of_group):
-            scores = [np.array([run.scores.get(metric.name, np.nan) for run in c.finished]) for c in pair]
-            intervals = [mean_interval(values) for values in scores]
-            best = _best(pair, metric, lambda run, name: run.scores.get(name, np.nan))
+            intervals = [mean_interval(condition.values(metric.name)) for condition in pair]
+            best = _best(pair, metric)
             for interval, condition in zip(intervals, pair, strict=True):
                 text = _interval(interval, metric.digits) if condition.finished else "failed"
                 entries.append(Entry(text, interval.mean, mark="best" if condition is best else ""))
@@ -286,9 +280,9 @@ def _bodies(conditions: Sequence[Condition], rows: Sequence[Row]) -> list[list[R
     return [part for part in parts if part]
 
 
-def _best(conditions: Sequence[Condition], metric: Metric, score: Callable[[Run, str], float]) -> Condition | None:
+def _best(conditions: Sequence[Condition], metric: Metric) -> Condition | None:
     """The condition that is clearly the best one, if there is one."""
-    scores = [{run.seed: score(run, metric.name) for run in condition.finished} for condition in conditions]
+    scores = [{run.seed: run.score(metric.name) for run in condition.finished} for condition in conditions]
     position = clearly_best(scores, metric.sign)
     return None if position is None else conditions[position]
 

@@ -83,7 +83,7 @@ def quality_scatter(conditions: Sequence[Condition], baseline: str, metrics: Seq
     for condition in conditions:
         if condition.loss_ablation is not None:
             continue
-        values = [np.array([run.scores.get(metric.name, np.nan) for run in condition.finished]) for metric in (x, y)]
+        values = [condition.values(metric.name) for metric in (x, y)]
         (at_x, half_x, _), (at_y, half_y, _) = (mean_interval(each) for each in values)
         if np.isfinite([at_x, at_y]).all():
             color = _BASELINE if condition.is_strategy(baseline) else _ACCENT
