@@ -172,9 +172,11 @@ class Mushra {
   showResults() {
     const scores = {};
     for (const { system, score } of this.ratings) (scores[system] ||= []).push(score);
-    const own = scores[REFERENCE] ?? [], low = own.filter((score) => score < 90).length;
+    const own = this.ratings.filter((one) => one.system === REFERENCE && one.listener === this.listener);
+    const low = own.filter(({ score }) => score < 90).length;
     this.root.querySelector(".screening").textContent = own.length
-      ? `The hidden reference got less than 90 in ${low} of ${own.length} clips. Above 15 %, BS.1534 leaves a listener out.` : "";
+      ? `Listener ${this.listener} gave the hidden reference less than 90 in ${low} of ${own.length} clips. ` +
+        "Above 15 %, BS.1534 leaves a listener out." : "";
     const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
     this.root.querySelector("tbody").replaceChildren(...Object.entries(scores)
       .sort(([, a], [, b]) => mean(b) - mean(a))

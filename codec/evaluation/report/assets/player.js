@@ -94,6 +94,13 @@ class Player {
     else this.play(clip);
   }
 
+  // Stops a listening test that plays, whose sounds must not be followed by named ones.
+  toggleAny() {
+    const other = Playback.all.find((one) => one.playing && one !== this.playback);
+    if (other) other.stop();
+    else this.toggle();
+  }
+
   async play(clip = this.clip, position = undefined) {
     this.choose(clip);
     const buffers = await clip.ready();
@@ -147,7 +154,7 @@ class Player {
     const within = (selector) => event.target.closest?.(selector);
     if (within("select, textarea, input:not([type=checkbox])")) return;
     const key = event.key.toLowerCase();
-    if (key === " " && !within("input, summary, a, button:not([role=radio])")) this.toggle();
+    if (key === " " && !within("input, summary, a, button:not([role=radio])")) this.toggleAny();
     else if (key === "a") this.select(this.versions[0]);
     else if (key === "b") this.select(this.other);
     else if (/^[1-9]$/.test(key) && this.versions[key - 1] !== undefined) this.select(this.versions[key - 1]);
