@@ -1,6 +1,6 @@
 """Times start-up: imports, k-means initialization of the codebooks, the first training step.
 
-python -m scripts.bench.startup [--rounds N] [--json FILE] [overrides ...]
+python -m scripts.bench.startup [--precision auto|float32] [--rounds N] [--json FILE] [-- overrides]
 """
 
 import argparse

@@ -58,7 +58,6 @@ def measure(codec: Codec, chunk_frames: int, seconds: float, bandwidth_kbps: flo
     encoder, decoder = StreamingEncoder(codec, bandwidth_kbps), StreamingDecoder(codec)
     warm_up = 32 * config.hop_samples
     decoder.push(encoder.push(torch.randn(1, config.channels, warm_up)))
-    codes = torch.zeros(1, 0)
     rows: dict[str, list[float]] = {"encode": [], "decode": []}
     for _ in range(chunks + 1):
         audio = torch.randn(1, config.channels, chunk_samples)
