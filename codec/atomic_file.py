@@ -40,7 +40,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.touch()
         mode = (target if target.exists() else temporary).stat().st_mode
         yield temporary
-        temporary.chmod(S_IMODE(mode))  # safetensors makes files that only their owner can read
+        temporary.chmod(S_IMODE(mode))
         temporary.replace(target)
     except OSError as error:
         failed = None if error.filename is None else os.fspath(error.filename)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
@@ -22,21 +22,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program.
 
     Args:
-        arguments: Without the name of the program; None for those of the process, which `main` then owns: SIGTERM
-            removes unfinished files as Ctrl-C does.
+        arguments: Without the name of the program; None for those of the process, which `main` then owns: SIGTERM and
+            SIGHUP remove unfinished files as Ctrl-C does.
 
     Returns:
         The exit status.
     """
+    if arguments is None:
+        _open_closed_streams()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(number, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
-    if arguments is None:
-        signal.signal(signal.SIGTERM, _terminate)
-        with _ending_at_interrupt():
-            command, options = _parse(None)
-    else:
-        command, options = _parse(arguments)
     try:
+        with _ending_at_interrupt() if arguments is None else nullcontext():
+            command, options = _parse(arguments)
         status: int = command.run(options)
         _flush_output()
     except BrokenPipeError:
@@ -59,7 +60,11 @@ def _parse(arguments: Sequence[str] | None) -> tuple[ModuleType, argparse.Namesp
     """The module of the command and its options. Only the module imports torch: --help and wrong usage end before."""
     from codec.commands.options.program import make_parser  # imported here, because it can be interrupted
 
-    options = make_parser().parse_args(arguments)
+    try:
+        options = make_parser().parse_args(arguments)
+    except SystemExit:
+        _flush_output()  # it has the help or the version
+        raise
     return import_module(options.module), options
 
 
@@ -78,6 +83,13 @@ def _ending_at_interrupt() -> Iterator[None]:
 def _end(number: int, frame: object) -> NoReturn:
     os.write(2, b"interrupted\n")
     os._exit(128 + number)
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that the caller has closed, as in `codec info a.wav >&-`, become empty ones."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _flush_output() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from codec.atomic_file import atomic_write
@@ -102,6 +102,9 @@ def save_model(codec: Codec, path: str | Path, dtype: torch.dtype = torch.float3
     Args:
         dtype: Type of the numbers in the file; `load_model` returns float32. float16 halves the file. The codec that is
             loaded from it has rounded weights and therefore another fingerprint.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     weights = {
         name: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
@@ -110,7 +113,8 @@ def save_model(codec: Codec, path: str | Path, dtype: torch.dtype = torch.float3
     # One metadata entry: safetensors writes several in random order, and equal models should be equal files.
     description = {"config": codec.config.to_dict(), "fingerprint": _digest(codec.config, weights)}
     with atomic_write(Path(path)) as beside:
-        save_file(weights, beside, metadata={"codec": json.dumps(description)})
+        # safetensors would write the file itself, and report a full disk as an error of its own.
+        beside.write_bytes(save(weights, metadata={"codec": json.dumps(description)}))
 
 
 def load_model(path: str | Path, parts: Mapping[str, type] | None = None) -> Codec:
@@ -121,14 +125,16 @@ def load_model(path: str | Path, parts: Mapping[str, type] | None = None) -> Cod
 
     Raises:
         ModelFileError: The file is missing or corrupt, or is not a model of this project.
+        OSError: The file may not be read.
     """
     if not Path(path).is_file():
         raise ModelFileError(f"there is no model file at {path}")
     try:
+        Path(path).open("rb").close()  # safetensors would say that there is no file if it may not be read
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise ModelFileError(f"{path} is corrupt, or not a safetensors file ({error})") from error
     if "codec" not in metadata:
         raise ModelFileError(f"{path} has no codec config in its header: it is not a model saved by this project")

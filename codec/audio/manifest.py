@@ -44,7 +44,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestLine]:
             where = f"{readable(path)}, line {number}"
             try:
                 line = _parse(text, where)
-            except ManifestError as error:
+            except (ManifestError, RecursionError) as error:
                 raise ManifestError(f"{where}: {error}") from error
             yield line
 
@@ -53,17 +53,24 @@ def _parse(text: str, where: str) -> ManifestLine:
     try:
         line = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"expected one JSON object, got {text.strip()[:40]!r} ({error})") from error
+        raise ManifestError(f"expected one JSON object, got {readable(text.strip()[:40])}") from error
     if not isinstance(line, dict):
-        raise ManifestError(f"expected one JSON object, got {text.strip()[:40]!r}")
+        raise ManifestError(f"expected one JSON object, got {readable(text.strip()[:40])}")
     path = _take_path(line)
     skipped = line.pop("skipped", None)
     if skipped is not None and not isinstance(skipped, str):
         raise ManifestError(f"skipped: expected a reason as text, got {skipped!r:.40}")
     for key, value in line.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ManifestError(f"{key}: expected a finite number, got {value}")
+        if not _is_finite(value):
+            raise ManifestError(f"{key}: expected a finite number, got {value!r:.40}")
     return ManifestLine(where, path, skipped, line)
+
+
+def _is_finite(value: Any) -> bool:
+    """False for NaN and infinity, which are no JSON, also within lists and objects."""
+    if isinstance(value, dict | list):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _take_path(line: dict[str, Any]) -> str:

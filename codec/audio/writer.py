@@ -75,7 +75,8 @@ def writing_audio(path: Path, sample_rate: int, channels: int) -> Iterator[Audio
     """
     suffix = path.suffix.lower()
     if suffix not in _FORMATS:
-        raise AudioFileError(path, f"audio can be written as {', '.join(_FORMATS)}, not as '{path.suffix}'")
+        given = f"not as {path.suffix}" if path.suffix else "but the name has no suffix"
+        raise AudioFileError(path, f"audio can be written as {', '.join(_FORMATS)}, {given}")
     container, subtype = _FORMATS[suffix]
     with atomic_write(path) as temporary:
         try:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from codec.audio import readable
@@ -61,7 +62,8 @@ def _evaluate(
     errors = Console(stderr=True)
 
     def tracked(names: Sequence[str]) -> Iterable[str]:
-        return track(names, options.data.name, console=errors, disable=not errors.is_terminal)
+        title = escape(readable(options.data.name))
+        return track(names, title, console=errors, disable=not errors.is_terminal)
 
     config = prepared.codec.config
     opus, notes = opus_coders(config.sample_rate, config.channels)
@@ -71,7 +73,6 @@ def _evaluate(
         options.data, coders, config, options.clips, options.seconds, metrics, options.speech_groups, tracked
     )
     result.notes.extend(notes)
-    print_evaluation(result)
     about = {
         "model": str(model),
         "fingerprint": prepared.fingerprint,
@@ -79,8 +80,10 @@ def _evaluate(
         "sample_rate": config.sample_rate,
         "beams": options.beams,
     }
-    for path in write_evaluation(result, about, output):
-        print(path)
+    written = write_evaluation(result, about, output)  # first: the reader of a pipe may have ended
+    print_evaluation(result)
+    for path in written:
+        print(readable(path))
     for reason in result.skipped_files:
         print_error(ValueError(reason))
     return 1 if result.skipped_files else 0

@@ -21,6 +21,8 @@ from codec.models import load, model_path
 
 __all__ = ["run"]
 
+_MODEL_SUFFIXES = {".safetensors", ".pt"}  # any other file may be audio
+
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
@@ -65,7 +67,9 @@ def _facts(path: Path) -> Facts:
                 return of_encodec_file(EncodecReader(source, str(path)), size)
             if start.startswith(MAGIC):
                 return of_encoded_file(BitstreamReader(source, str(path)), size)
-        if path.suffix.lower() in AUDIO_SUFFIXES:
+        if path.suffix.lower() not in _MODEL_SUFFIXES:
             return of_audio(path)
+    elif not path.exists() and path.suffix.lower() in AUDIO_SUFFIXES | {ENCODED_SUFFIX}:
+        raise ValueError(f"there is no file {readable(path)}")
     path = model_path(path)
     return of_model(load(path), path)

@@ -40,7 +40,8 @@ def load_codec(options: argparse.Namespace, model: Path | None = None) -> Prepar
         torch.empty(0, device=device).cpu()  # the second step refuses `meta`, which has no numbers
     except (RuntimeError, AssertionError) as error:  # torch's reasons are long
         reason = str(error).splitlines()[0].split(". ")[0]
-        raise ValueError(f"the device {name} cannot be used ({reason}): expected cpu, cuda or cuda:N") from error
+        reason = "" if "one of cpu" in reason else f" ({reason})"  # a list of all that torch knows
+        raise ValueError(f"the device {name} cannot be used{reason}: expected cpu, cuda or cuda:N") from error
     prepared = prepare(options.model if model is None else model, device, entropy)
     prepared.codec.quantizer.beams = beams
     if getattr(options, "verbose", False):

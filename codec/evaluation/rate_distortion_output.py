@@ -1,6 +1,7 @@
 """An evaluation as a table on the terminal, as JSON, CSV and Markdown, and as rate-distortion curves."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -58,11 +59,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
             *(_format(point.scores[metric.name], metric.digits) for metric in metrics),
         )
         group = point.group
-    console = Console(highlight=False, markup=False)
+    # Not to stdout, because rich ends the process if that is a closed pipe.
+    console = Console(file=io.StringIO(), highlight=False, markup=False)
     console.width = max(console.width, _MIN_COLUMNS)
-    console.print(table)
-    for note in evaluation.notes:
-        console.print(note, soft_wrap=True)
+    with console.capture() as text:
+        console.print(table)
+    print(text.get(), *evaluation.notes, sep="\n")
 
 
 def _format(value: float, digits: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from codec.atomic_file import atomic_write
@@ -118,6 +118,7 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
     Raises:
         ForeignModelError: The model there cannot express this codec, or the folder holds other files with these names;
             nothing was written.
+        OSError: A file cannot be written.
     """
     config = codec.config
     if is_dac(codec):
@@ -131,7 +132,7 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
     card = model_card(codec, run, licence)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "model.safetensors") as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+        temporary.write_bytes(save(state, metadata={"format": "pt"}))
     texts = (json.dumps(each, indent=2) + "\n" for each in settings)
     for name, text in zip(_FILES[1:], (*texts, card), strict=True):
         with atomic_write(folder / name) as temporary:

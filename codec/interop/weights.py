@@ -62,8 +62,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ForeignModelError: The file is corrupt.
+        OSError: It may not be read.
     """
     try:
+        path.open("rb").close()  # safetensors would say that there is no file if it may not be read
         return load_file(path)
     except SafetensorError as error:
         raise ForeignModelError(f"{path} is corrupt, or not a safetensors file ({error})") from error

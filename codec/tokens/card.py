@@ -130,13 +130,14 @@ class Card:
 
         Raises:
             TokensError: The file is missing, or is not a card.
+            OSError: It cannot be read.
         """
         try:
             card = cls(**json.loads(path.read_text(encoding="utf-8")))
             checks = [card.hop_samples, card.sample_rate, card.channels, len(card.codebook_sizes), *card.codebook_sizes]
             checks += [each for each in (card.segment_samples, card.segment_stride) if each is not None]
             valid = all(isinstance(each, int) and each > 0 for each in checks) and card.format in ("npz", "parquet")
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise TokensError(f"{readable(path.parent)} is not a folder of tokens: {path.name} is missing") from error
         except (ValueError, TypeError) as error:
             raise TokensError(f"{readable(path)}: not the description of a folder of tokens ({error})") from error

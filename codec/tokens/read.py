@@ -28,6 +28,7 @@ def read_card(folder: Path) -> Card:
 
     Raises:
         TokensError: This is no folder of tokens, or it is not complete.
+        OSError: It cannot be read.
     """
     card = Card.load(folder / CARD)
     if not card.complete:
@@ -39,7 +40,8 @@ def read_tokens(folder: Path) -> Iterator[StoredTokens]:
     """All files of a folder of tokens, in the order of its manifest.
 
     Raises:
-        TokensError: The folder is not complete, or a file in it is missing or corrupt.
+        TokensError: The folder is not complete, or a file in it is corrupt.
+        OSError: A file is missing or cannot be read.
     """
     card = read_card(folder)
     shard = ""
@@ -55,8 +57,8 @@ def read_tokens(folder: Path) -> Iterator[StoredTokens]:
                 if row is None or f"{row.number:08d}" != line["id"]:
                     raise TokensError(f"{shard}: expected the codes of {line['id']}, found {row and row.number}")
                 yield StoredTokens(line, row.codes, row.gains)
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokensError(f"{readable(folder / MANIFEST)}: the manifest is missing or corrupt ({error})") from error
+    except UnicodeDecodeError as error:
+        raise TokensError(f"{readable(folder / MANIFEST)}: the manifest is corrupt ({error})") from error
 
 
 def _line(text: str, where: str) -> dict[str, Any]:

@@ -54,14 +54,16 @@ def read_shard(path: Path, card: Card) -> Iterator[Row]:
     """The rows of a shard, one at a time.
 
     Raises:
-        TokensError: The shard is missing, or is corrupt.
+        TokensError: The shard is corrupt.
+        OSError: It is missing or cannot be read.
     """
+    path.open("rb").close()  # an error of pyarrow has no name of a file
     try:
         yield from _read_npz(path) if card.format == "npz" else _read_parquet(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # errors of pyarrow are ValueErrors
-        if isinstance(error, TokensError):
-            raise
-        raise TokensError(f"{path.name}: the shard is missing or corrupt ({' '.join(str(error).split())})") from error
+    except TokensError:
+        raise
+    except Exception as error:  # a corrupt file can raise anything
+        raise TokensError(f"{path.name}: the shard is corrupt ({' '.join(str(error).split())})") from error
 
 
 class _NpzWriter:

@@ -122,7 +122,7 @@ def test_a_manifest_moves_with_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("not json", "expected one JSON object, got 'not json'"),
+        ("not json", "expected one JSON object, got not json"),
         ("[1]", "expected one JSON object"),
         ("[" * 100_000, "expected one JSON object"),
         ('{"sample_rate": 24000, "channels": 1, "frames": 9}', "path: this key is missing"),
@@ -135,6 +135,9 @@ def test_a_manifest_moves_with_its_folder(tmp_path: Path) -> None:
         ('{"path": "a.wav", "channels": 0}', "channels: expected a whole number of at least 1, got 0"),
         ('{"path": "a.wav", "channels": true}', "channels: expected a whole number of at least 1, got True"),
         ('{"path": "a.wav", "frames": NaN}', "frames: expected a finite number, got nan"),
+        ('{"path": "a.wav", "more": {"x": [1, -Infinity]}}', "more: expected a finite number, got {'x'"),
+        ('{"path": "a.wav", "more": ' + "[" * 900 + "]" * 900 + "}", ""),
+        ("\u200eoops", r"expected one JSON object, got \u200eoops"),
         ('{"path": "a.wav", "frames": 1e300}', "frames: expected a whole number"),
         ('{"path": "a.wav", "bytes": -1}', "bytes: expected a whole number of at least 0, got -1"),
         ('{"path": "a.wav", "source": ["a"]}', "source: expected text"),

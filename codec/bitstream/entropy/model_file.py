@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from codec.atomic_file import atomic_write
@@ -60,10 +60,14 @@ class EntropyModel:
         return IntegerNetwork(self.config, self.tables)
 
     def save(self, path: Path) -> None:
-        """Writes the file. Equal models give equal files."""
+        """Writes the file. Equal models give equal files.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         with atomic_write(path) as temporary:
             arrays = {name: np.ascontiguousarray(table.values) for name, table in self.tables.items()}
-            save_file(arrays, temporary, metadata={"entropy": self._description()})
+            temporary.write_bytes(save(arrays, metadata={"entropy": self._description()}))
 
     @classmethod
     def load(cls, path: Path) -> "EntropyModel":
@@ -71,14 +75,16 @@ class EntropyModel:
 
         Raises:
             EntropyFileError: The file is missing, corrupt, or not an entropy model.
+            OSError: It may not be read.
         """
         if not path.is_file():
             raise EntropyFileError(f"there is no entropy model at {path}: codec train-entropy makes one")
         try:
+            path.open("rb").close()  # safetensors would say that there is no file if it may not be read
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise EntropyFileError(f"{path} is corrupt or not a safetensors file ({error})") from error
         if "entropy" not in metadata:
             raise EntropyFileError(f"{path} is not an entropy model: codec train-entropy did not write it")

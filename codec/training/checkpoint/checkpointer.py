@@ -5,8 +5,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from safetensors import SafetensorError
-
 from codec.checkpoint_file import CheckpointError
 from codec.model import Codec
 from codec.model_file import MODEL_NAME, save_model
@@ -77,7 +75,7 @@ class Checkpointer:
         if step:
             try:
                 save_model(trained.averaged_codec, self.model_path)
-            except (OSError, SafetensorError) as error:
+            except OSError as error:
                 self.logger.message(f"model not saved at step {step}, training continues: {error}")
         try:
             self.store.save(step, state, score, self.monitor.protected_steps)

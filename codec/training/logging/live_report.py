@@ -62,4 +62,4 @@ class LiveReport:
             write_report(folder, running)
             write_index(folder.parent)
         except OSError as error:
-            _LOGGER.warning(f"report.html could not be written: {error}")
+            _LOGGER.warning(f"report.html could not be written: {error.strerror or error}")

@@ -44,7 +44,7 @@ class StatusFile:
             with atomic_write(self.path) as temporary:
                 temporary.write_text(json.dumps(self._values | {"updated": time.time()}) + "\n", encoding="ascii")
         except OSError as error:
-            _LOGGER.warning(f"{self.path.name} could not be written: {error}")
+            _LOGGER.warning(f"{self.path.name} could not be written: {error.strerror or error}")
 
 
 def _facts(path: Path) -> dict[str, Any]:

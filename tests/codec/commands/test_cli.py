@@ -139,11 +139,23 @@ COMP_WORDS=(codec enc); COMP_CWORD=1; _shtab_codec; echo "${COMPREPLY[@]}"
 
 
 @pytest.mark.slow
-def test_a_report_that_cannot_be_written_is_one_line(here: Path) -> None:
+@pytest.mark.parametrize(
+    ("redirection", "status", "message"),
+    [
+        ("> /dev/full", 1, "codec: (stdout: )?No space left on device\n"),
+        ("| true", 141, ""),
+        (">&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("arguments", ["info causal", "encode --help"])
+def test_a_report_that_cannot_be_written_is_one_line_at_most(
+    here: Path, arguments: str, redirection: str, status: int, message: str
+) -> None:
     save_tiny("causal", here)
-    with open("/dev/full", "w") as full:
-        arguments = [sys.executable, "-m", "codec", "info", "causal"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
-    assert done.returncode == 1
-    assert re.fullmatch(r"codec: (stdout: )?No space left on device\n", done.stderr)
+    line = f"{{ sleep 0.1; {sys.executable} -m codec {arguments}; exit $?; }} {redirection}; exit ${{PIPESTATUS[0]}}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == status
+    assert done.stdout == ""
+    assert re.fullmatch(message, done.stderr)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import soundfile
@@ -83,6 +84,19 @@ def test_the_command_prints_and_writes(audio_folder: Path, tmp_path: Path, capsy
     assert len(colors) > 100  # axes alone are a few greys
 
 
+def test_the_files_are_written_before_the_table_is_printed(
+    audio_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*arguments: object, **settings: object) -> NoReturn:
+        raise BrokenPipeError
+
+    save_model(coding_codec(), tmp_path / "model.safetensors")
+    monkeypatch.setattr("builtins.print", closed)
+    arguments = ["--model", str(tmp_path), "--data", str(audio_folder), "--seconds", "0.2", "--clips", "1"]
+    assert main(["evaluate", *arguments, "--metrics", "mel_distance"]) == 141
+    assert (tmp_path / "evaluation" / "evaluation.md").is_file()
+
+
 PEAK = Metric("peak", "peak difference", lambda e, r, _: (e - r).abs().amax((1, 2)), higher_is_better=False, digits=1)
 
 
@@ -130,7 +144,7 @@ def test_errors_of_the_command(audio_folder: Path, tmp_path: Path, capsys: pytes
             "there is no group talk; the groups are music, speech",
         ),
         (["--data", str(audio_folder), "--against", "cp {in}"], "expected a command with {in} and {out}"),
-        (["--data", str(audio_folder), "--output", str(tmp_path / "file")], "file: File exists"),
+        (["--data", str(audio_folder), "--output", str(tmp_path / "file")], "file is a file: expected a folder"),
     ]:
         assert main([*common, *arguments]) == 1
         error = capsys.readouterr().err

@@ -1,10 +1,13 @@
 """Where `codec encode` and `codec decode` write, and that nothing a user has is ever destroyed."""
 
+import errno
+import io
 import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -141,7 +144,31 @@ def test_a_full_disk_is_one_line_and_leaves_no_partial_file(run: str, audio: Pat
         error = fails("encode", "a.wav", "-o", "a.ecdc", "--model", run)
         assert error == "a.ecdc: File too large"
         assert "back.wav" in fails("decode", "old.ecdc", "-o", "back.wav", "--model", run)
+        for form in ("half", "transformers"):
+            error = fails("export", "model", "--to", form, "--model", run)
+            assert error == "model/model.safetensors: File too large"
     assert contents(audio) == before
+
+
+def test_a_file_that_may_not_be_read_is_one_line(
+    run: str, audio: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for root, who may read all."""
+    assert run_codec("tokenize", audio, "tokens", "--model", run, "--jobs", "1") == 0
+    locked = {"model.safetensors", "dataset.json", "manifest.jsonl", "tokens-00000.npz"}
+    opened = io.open
+
+    def refused(file: Any, *arguments: Any, **settings: Any) -> Any:
+        if os.path.basename(os.fspath(file)) in locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
+        return opened(file, *arguments, **settings)
+
+    monkeypatch.setattr(io, "open", refused)
+    assert fails("encode", "a.wav", "--model", run) == f"{run}/model.safetensors: Permission denied"
+    locked.remove("model.safetensors")
+    for name in ("dataset.json", "manifest.jsonl", "tokens-00000.npz"):
+        assert fails("detokenize", "tokens", "back", "--model", run) == f"tokens/{name}: Permission denied"
+        locked.remove(name)
 
 
 def test_devices_are_outputs_like_pipes(run: str, audio: Path) -> None:

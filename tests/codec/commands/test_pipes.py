@@ -175,7 +175,9 @@ def test_a_closed_output_pipe_ends_the_command_without_a_message(run: Runner, ru
         assert decoder.wait() == 128 + signal.SIGPIPE
 
 
-@pytest.mark.parametrize(("number", "message"), [(signal.SIGINT, b"interrupted\n"), (signal.SIGTERM, b"")])
+@pytest.mark.parametrize(
+    ("number", "message"), [(signal.SIGINT, b"interrupted\n"), (signal.SIGTERM, b""), (signal.SIGHUP, b"")]
+)
 def test_an_interrupt_is_one_line_and_leaves_no_file(
     runs: dict[str, str], tmp_path: Path, number: signal.Signals, message: bytes
 ) -> None:

@@ -1,5 +1,6 @@
 """Shards of made-up codes: their bytes, their size, runs that stop and start again, and memory."""
 
+import itertools
 import json
 import tracemalloc
 from collections.abc import Iterable, Iterator
@@ -305,20 +306,28 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, form: str
     assert any(peak < few + 60_000 for peak in many), few  # a list of short names would take 130 kB
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
-@pytest.mark.parametrize("form", ["npz", "parquet"])
+@pytest.mark.parametrize(
+    ("form", "damage"),
+    [("npz", "encrypted"), *itertools.product(("npz", "parquet"), ("missing", "empty", "cut", "other"))],
+)
 def test_a_corrupt_shard_is_named(tmp_path: Path, form: str, damage: str) -> None:
     run(tmp_path / "out", listed(tmp_path, 8), StubEncoder(), format=form)
     first, second = (tmp_path / f"out/tokens-0000{i}.{form}" for i in (0, 1))
     if damage == "missing":
         second.unlink()
+    elif damage == "empty":
+        second.write_bytes(b"")
     elif damage == "cut":
         second.write_bytes(second.read_bytes()[:-30])
+    elif damage == "encrypted":  # the flags of the first member in the directory
+        content = second.read_bytes()
+        flags = content.index(b"PK\x01\x02") + 8
+        second.write_bytes(content[:flags] + b"\x41" + content[flags + 1 :])
     else:
         second.write_bytes(first.read_bytes())
     rows = read_tokens(tmp_path / "out")
     assert [next(rows).line["id"] for _ in range(3)] == ["00000000", "00000001", "00000002"]
-    with pytest.raises(TokensError, match="tokens-00001"):
+    with pytest.raises(FileNotFoundError if damage == "missing" else TokensError, match="tokens-00001"):
         next(rows)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from codec.model_file import fingerprint, load_model
@@ -215,14 +214,11 @@ def test_a_full_disk_does_not_damage_earlier_checkpoints(tmp_path: Path) -> None
     load_model(tmp_path / "run" / "model.safetensors")
 
 
-@pytest.mark.parametrize("error", [OSError("disk on fire"), SafetensorError("disk on fire")])
-def test_the_checkpoint_is_written_when_the_model_cannot_be(
-    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checkpoint_is_written_when_the_model_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = tiny_trainer(tmp_path, **NEVER)
 
     def fail(model: nn.Module, path: Path) -> None:
-        raise error
+        raise OSError("disk on fire")
 
     monkeypatch.setattr("codec.training.checkpoint.checkpointer.save_model", fail)
     trainer.run()
