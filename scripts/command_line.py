@@ -54,14 +54,24 @@ def compose(config_name: str, plan: Callable[[DictConfig], Any] = copy) -> list[
         plan: Called with each configuration while Hydra can still compose others; its results are returned.
     """
     if not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
-        print((HELP / f"{config_name}.txt").read_text(encoding="utf-8"), end="")
-        sys.exit(0)
+        _print_and_exit((HELP / f"{config_name}.txt").read_text(encoding="utf-8"))
     with hydra_arguments():
         flags = _take_cfg_job()
-        plans = _collect(config_name, plan if flags is None else partial(_print_config, resolve="--resolve" in flags))
+        plans = _collect(config_name, plan if flags is None else partial(_printed_config, resolve="--resolve" in flags))
     if flags is not None:
-        sys.exit(0)
+        _print_and_exit("".join(plans))
     return plans
+
+
+def _print_and_exit(text: str) -> NoReturn:
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python prints the rest when it ends
+        if isinstance(error, BrokenPipeError):  # as of `| head`
+            sys.exit(128 + signal.SIGPIPE)
+        raise
+    sys.exit(0)
 
 
 def _collect(config_name: str, plan: Callable[[DictConfig], Any]) -> list[Any]:
@@ -106,12 +116,12 @@ def _take_cfg_job() -> list[str] | None:
     return None
 
 
-def _print_config(cfg: DictConfig, resolve: bool) -> None:
+def _printed_config(cfg: DictConfig, resolve: bool) -> str:
     hydra_config = HydraConfig.get()
     if resolve:
         OmegaConf.resolve(cfg)
     folders = [source.path for source in hydra_config.runtime.config_sources if source.provider != "hydra"]
-    print(commented_yaml(cfg, str(hydra_config.job.config_name), hydra_config.runtime.choices, folders), end="")
+    return commented_yaml(cfg, str(hydra_config.job.config_name), hydra_config.runtime.choices, folders)
 
 
 def execute(command: Callable[[], None], interrupted: str) -> None:

@@ -34,8 +34,10 @@ def describe_error(error: Exception) -> str:
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} has no default: set {cause.full_key}=..."
     text = " ".join(str(cause).split())
-    if isinstance(cause, OSError) and cause.filename is not None and cause.strerror is not None:
-        text = f"{readable(cause.filename)}: {cause.strerror}"  # str has a number and quotes, which users do not need
+    if isinstance(cause, OSError) and cause.strerror is not None:  # str has a number and quotes
+        text = cause.strerror if cause.filename is None else f"{readable(cause.filename)}: {cause.strerror}"
+        if isinstance(cause, FileExistsError) and cause.filename is not None:
+            text = f"{readable(cause.filename)} is a file: expected a folder"
     if "Config group override" in text:
         return "expected the name of a file for a group, got null: no experiment is experiment=none"
     if isinstance(cause, ConfigCompositionException) and (found := re.search(r"Could not override '([^']+)'", text)):
@@ -65,6 +67,8 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
 def _unknown_setting(key: str, parent: DictConfig) -> str:
     """A setting that is missing where it was looked for may be elsewhere: batch_size is data.batch_size."""
     siblings = [str(name) for name in parent if name != "hydra"]
+    if "trainer" in siblings:
+        siblings.append("experiment")  # a group of which no setting has the name
     name = key.rpartition(".")[2]
     sentence = unknown_name(f"setting {key}", name, siblings)
     if sentence.endswith("?"):

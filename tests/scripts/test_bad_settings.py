@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_report")
             "there is no codec=encodec_24hkz, did you mean codec=encodec_24khz?",
         ),
         (["codecs=istft"], "there is no setting codecs, did you mean codec?"),
+        (["experimnt=starter"], "there is no setting experimnt, did you mean experiment?"),
         (["trainer.sed=1"], "there is no setting trainer.sed, did you mean trainer.seed?"),
         (
             ["codec.network.filterss=3"],

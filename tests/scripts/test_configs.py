@@ -1,10 +1,12 @@
 """Every option of every group builds a run, and the alternatives in the comments of the YAML files work."""
 
+import errno
+import os
 import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -235,6 +237,27 @@ def test_help_is_printed_before_anything_is_composed(
         single = [a if "[" in a else a.partition(",")[0] for a in arguments]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             compose(name, single)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(BrokenPipeError(), SystemExit), (OSError(errno.ENOSPC, "No space left on device"), OSError)]
+)
+def test_help_to_a_closed_pipe_or_a_full_disk(
+    error: OSError, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe, such as that of `| head`, ends the command without a message. Nothing is written again at the end."""
+
+    def fail(*arguments: object, **settings: object) -> NoReturn:
+        raise error
+
+    dropped: list[tuple[int, int]] = []
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    monkeypatch.setattr("builtins.print", fail)
+    monkeypatch.setattr(os, "dup2", lambda source, target: dropped.append((source, target)))
+    with pytest.raises(raised) as caught:
+        compose_from_command_line("train")
+    assert caught.value is error or caught.value.args == (141,)
+    assert len(dropped) == 1
 
 
 @pytest.mark.parametrize("flags", [["--cfg", "job"], ["-c", "job", "--resolve"]], ids=" ".join)
