@@ -23,8 +23,11 @@ def main(arguments: list[str]) -> int:
         if options.bandwidth:
             manifest = measure_bandwidths(manifest)
         manifest.save(options.manifest)
-    except (DataError, OSError) as error:
+    except DataError as error:
         print(readable(str(error)), file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(readable(f"{error.filename or options.manifest}: {error.strerror}"), file=sys.stderr)
         return 1
     for line in describe_skipped(manifest.skipped_files):
         print(f"skipped: {line}", file=sys.stderr)

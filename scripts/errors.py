@@ -33,7 +33,7 @@ def describe_error(error: Exception) -> str:
         return _unknown_setting(str(cause.full_key), cause.parent_node)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} has no default: set {cause.full_key}=..."
-    text = " ".join(str(cause).split())
+    text = readable(" ".join(str(cause).split()))
     if isinstance(cause, OSError) and cause.strerror is not None:  # str has a number and quotes
         text = cause.strerror if cause.filename is None else f"{readable(cause.filename)}: {cause.strerror}"
         if isinstance(cause, FileExistsError) and cause.filename is not None:

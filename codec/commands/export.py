@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from codec.audio import readable
 from codec.commands.messages import check_absent
 from codec.interop import export_transformers
 from codec.interop.onnx.export import export_onnx
@@ -30,5 +31,5 @@ def run(options: argparse.Namespace) -> int:
     else:
         written = export_transformers(codec, options.target, run, options.licence)
     for path in written:
-        print(path)
+        print(readable(path))
     return 0

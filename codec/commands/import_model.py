@@ -2,6 +2,7 @@
 
 import argparse
 
+from codec.audio import readable
 from codec.commands.facts import of_model
 from codec.commands.messages import check_absent, print_table
 from codec.interop import read_foreign
@@ -14,13 +15,13 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
     target = options.target if options.target.suffix == ".safetensors" else options.target / MODEL_NAME
     if target.name == MODEL_NAME and (target.parent / "checkpoints").exists():
-        raise ValueError(f"{target.parent} is a training run, and its {MODEL_NAME} would be replaced: "
+        raise ValueError(f"{readable(target.parent)} is a training run, and its {MODEL_NAME} would be replaced: "
                          "choose another folder")  # fmt: skip
     check_absent(target)
     model = read_foreign(options.source)
     if options.target != target:
         options.target.mkdir(parents=True, exist_ok=True)
     save_model(model.codec, target)
-    print(f"read {options.source} as {model.origin}")
+    print(f"read {readable(options.source)} as {model.origin}")
     print_table(of_model(model.codec, target).rows)
     return 0

@@ -16,7 +16,7 @@ def error_text(error: Exception) -> str:
     # The text of an OSError has a number and a quoted path in it, which users do not need.
     if isinstance(error, OSError) and error.strerror is not None:
         return error.strerror if error.filename is None else f"{readable(error.filename)}: {error.strerror}"
-    return " ".join(str(error).split())
+    return readable(" ".join(str(error).split()))
 
 
 def check_absent(path: Path) -> None:

@@ -31,16 +31,7 @@ _HELD_OUT = "held out"  # row of the table if there is no --held-out
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
     _check_options(options.minutes, options.steps)
-    model = model_path(options.model)
-    if options.output is None and model in bundled_models().values():
-        raise ValueError(
-            f"{ENTROPY_NAME} would be written beside a bundled model: name a run with --model, or --output"
-        )
-    output = options.output or model.with_name(ENTROPY_NAME)
-    if not output.parent.is_dir():
-        raise ValueError(f"cannot write {output}: there is no folder {output.parent}")
-    if not _is_entropy_model(output):
-        check_absent(output)
+    output = _output(options.output, model_path(options.model))
     prepared = load_codec(options)
     config = prepared.codec.config
     errors: list[ValueError] = []
@@ -70,11 +61,25 @@ def run(options: argparse.Namespace) -> int:
         network = train(data, size, codebook_counts, training_progress, options.seed, codebooks, report)
         entropy = EntropyModel.from_network(network, prepared.fingerprint)
         entropy.save(output)
-    print(f"{output}: entropy model {entropy.fingerprint}, {output.stat().st_size} bytes")
+    print(f"{readable(output)}: entropy model {entropy.fingerprint}, {output.stat().st_size} bytes")
     print_coding_sizes(coding_sizes(groups or {_HELD_OUT: data.held_out}, entropy, config))
     for error in errors:
         print_error(error)
     return 1 if errors else 0
+
+
+def _output(chosen: Path | None, model: Path) -> Path:
+    """The file to write. An entropy model may be replaced, any other file not."""
+    if chosen is None and model in bundled_models().values():
+        raise ValueError(
+            f"{ENTROPY_NAME} would be written beside a bundled model: name a run with --model, or --output"
+        )
+    output = chosen or model.with_name(ENTROPY_NAME)
+    if not output.parent.is_dir():
+        raise ValueError(f"cannot write {readable(output)}: there is no folder {readable(output.parent)}")
+    if not _is_entropy_model(output):
+        check_absent(output)
+    return output
 
 
 def _is_entropy_model(path: Path) -> bool:

@@ -20,6 +20,7 @@ from codec.evaluation.report.records import Record, keys_with_prefix, read_metri
 from scripts.ablation.report.runs import Condition, conditions_by_weights, read_runs
 from scripts.ablation.report.shares import mean_shares
 from scripts.ablation.report.statistics import Interval, mean_interval
+from scripts.errors import describe_error
 
 __all__ = ["draw", "main"]
 
@@ -39,13 +40,16 @@ def draw(folder: Path, output: Path, baseline: str, scores: Sequence[str]) -> li
         The files.
 
     Raises:
-        ValueError: No run of `baseline` has finished.
+        ValueError: No run of `baseline` has finished, or a score was not measured.
     """
     settings = conditions_by_weights(read_runs(folder)[0], baseline)
     conditions = [c for c in next(iter(settings.values()), []) if c.loss_ablation is None and c.finished]
     base = next((condition for condition in conditions if condition.is_strategy(baseline)), None)
     if base is None:
         raise ValueError(f"{folder}: no run of {baseline} has finished, so there is nothing to draw")
+    measured = {score for condition in conditions for run in condition.finished for score in run.scores}
+    if missing := [score for score in scores if score not in measured]:
+        raise ValueError(f"{missing[0]} was not measured, expected one of {', '.join(sorted(measured))}")
     figures = {"quality": _quality(conditions, baseline, scores), "costs": _costs(conditions, base)}
     if (gradients := _gradients(base)) is not None:
         figures["gradients"] = gradients
@@ -234,8 +238,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scores", nargs=2, default=["speech/pesq", "music/visqol"], metavar=("X", "Y"),
                         help="GROUP/METRIC (%(default)s)")  # fmt: skip
     options = parser.parse_args(arguments)
-    for path in draw(options.folder, options.output, options.baseline, options.scores):
-        print(path)
+    try:
+        paths = draw(options.folder, options.output, options.baseline, options.scores)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"error: {describe_error(error)}\n")
+    print(*paths, sep="\n")
 
 
 if __name__ == "__main__":

@@ -259,6 +259,8 @@ def test_the_command_writes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFix
     assert main([str(tmp_path / "audio"), str(tmp_path / "audio/a.wav")]) == 1
     assert "ends in .jsonl" in capsys.readouterr().err
     assert soundfile.info(tmp_path / "audio/a.wav").frames == 12000
+    assert main([str(tmp_path / "audio"), str(tmp_path / "all.jsonl/below.jsonl")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path}/all.jsonl: File exists\n"
     with pytest.raises(SystemExit) as caught:
         main([])
     assert caught.value.code == 2

@@ -64,3 +64,20 @@ def test_the_command_prints_the_files(folder: Path, tmp_path: Path, capsys: pyte
             tmp_path / f"{name}.svg" for name in ("quality", "costs", "gradients", "shares", "effects", "weights")
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--baseline", "gradnorm"], "no run of gradnorm"),
+        (["--scores", "speech/pesk", SCORES[1]], "speech/pesk was not"),
+    ],
+)
+def test_a_typo_is_one_line(
+    folder: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        main([str(folder), str(tmp_path / "out"), "--scores", *SCORES, *arguments])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()

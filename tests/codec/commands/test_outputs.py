@@ -120,6 +120,12 @@ def test_any_name_of_a_file_works_and_is_printed(
     assert os.listdir(os.fsencode(here / "back")) == [name]
 
 
+def test_names_in_errors_are_printable(here: Path, fails: Callable[..., str]) -> None:
+    Path("\x1b[31mred.safetensors").write_text("none")
+    error = fails("info", "\x1b[31mred.safetensors")
+    assert error.startswith(r"\x1b[31mred.safetensors is corrupt, or not a safetensors file")
+
+
 def test_a_name_that_gets_too_long_is_one_line(run: str, here: Path, fails: Callable[..., str]) -> None:
     write_wav("a" * 251 + ".wav", noise(100))
     assert fails("encode", "a" * 251 + ".wav", "--model", run).endswith("a.ecdc: File name too long")
