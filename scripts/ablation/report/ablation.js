@@ -42,7 +42,7 @@ function blindTest(form) {
   }
   document.getElementById("export").addEventListener("click", () => downloadCsv("votes.csv", columns, votes));
   document.getElementById("clear").addEventListener("click", () => {
-    if (votes.length && confirm(`Delete ${votes.length} votes?`)) {
+    if (votes.length && confirm(`Delete ${counted(votes.length, "vote")}?`)) {
       votes = [];
       store();
       summarize();
@@ -134,7 +134,7 @@ function blindTest(form) {
     const { trials, correct, preferences } = counts(votes);
     const p = trials ? `; probability by guessing: ${shown(atLeast(correct, trials))}` : "";
     document.getElementById("summary").textContent =
-      `A/B/X: ${trials} trials, ${correct} correct${p}. Preferences: ${preferences}.`;
+      `A/B/X: ${counted(trials, "trial")}, ${correct} correct${p}. Preferences: ${preferences}.`;
     const groups = {};
     for (const v of votes) (groups[JSON.stringify([v.a, v.b].sort())] ||= []).push(v);
     document.getElementById("pairs").replaceChildren(...Object.keys(groups).sort().map((name) => {

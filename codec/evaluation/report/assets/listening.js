@@ -2,6 +2,10 @@
 
 // What listening tests share: repeatable random numbers, and results as a file.
 
+function counted(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 // mulberry32, seeded by the FNV-1a hash of the text: the same seed gives the same numbers in every browser.
 function generator(text) {
   let state = 0x811c9dc5;

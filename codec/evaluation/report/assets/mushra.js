@@ -193,7 +193,7 @@ class Mushra {
   }
 
   clear() {
-    if (!this.ratings.length || !confirm(`Delete ${this.ratings.length} ratings?`)) return;
+    if (!this.ratings.length || !confirm(`Delete ${counted(this.ratings.length, "rating")}?`)) return;
     this.ratings = [];
     this.store();
     this.begin();
