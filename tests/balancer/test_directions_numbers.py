@@ -116,7 +116,6 @@ def test_two_gradients_almost_opposed(name: str) -> None:
 # torchjd, for aggregators without extra solvers; its thresholds assume norms near 1
 
 
-@pytest.mark.parametrize("rows", [JA, JB, JC, JD, *RANDOM])
 @pytest.mark.parametrize(
     ("direction", "oracle", "tolerance"),
     [
@@ -132,9 +131,10 @@ def test_two_gradients_almost_opposed(name: str) -> None:
         (ConflictFree(), aggregation.ConFIG(), 1e-6),
     ],
 )
-def test_as_torchjd(direction: Direction, oracle: aggregation.Aggregator, tolerance: float, rows: Tensor) -> None:
-    rows = rows / rows.norm()
-    assert_close(combined(direction, rows), oracle(rows), rtol=tolerance, atol=tolerance)
+def test_as_torchjd(direction: Direction, oracle: aggregation.Aggregator, tolerance: float) -> None:
+    for rows in [JA, JB, JC, JD, *RANDOM]:
+        rows = rows / rows.norm()
+        assert_close(combined(direction, rows), oracle(rows), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("scale", ["min", "median", "rmse"])
@@ -182,26 +182,26 @@ def nearest_in_dual_cone(rows: Array, target: Array) -> Array:
     return min(found, key=lambda point: np.linalg.norm(point - target))
 
 
-@pytest.mark.parametrize("rows", [JB, JC, JD, *RANDOM])
-def test_mgda_is_the_shortest_point_of_the_hull(rows: Tensor) -> None:
-    expected = shortest_in_hull(rows.numpy())
-    assert_close(combined(MGDA("none"), rows).numpy(), expected, rtol=1e-7, atol=1e-7)
+def test_mgda_is_the_shortest_point_of_the_hull() -> None:
+    for rows in [JB, JC, JD, *RANDOM]:
+        expected = shortest_in_hull(rows.numpy())
+        assert_close(combined(MGDA("none"), rows).numpy(), expected, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("rows", [JB, JC, JD, *RANDOM])
-def test_upgrad_and_dualproj_are_projections_on_the_dual_cone(rows: Tensor) -> None:
-    projected = [nearest_in_dual_cone(rows.numpy(), row) for row in rows.numpy()]
-    assert_close(combined(UPGrad(), rows).numpy(), np.mean(projected, axis=0), rtol=1e-7, atol=1e-7)
-    expected = nearest_in_dual_cone(rows.numpy(), rows.mean(0).numpy())
-    assert_close(combined(DualProj(), rows).numpy(), expected, rtol=1e-7, atol=1e-7)
+def test_upgrad_and_dualproj_are_projections_on_the_dual_cone() -> None:
+    for rows in [JB, JC, JD, *RANDOM]:
+        projected = [nearest_in_dual_cone(rows.numpy(), row) for row in rows.numpy()]
+        assert_close(combined(UPGrad(), rows).numpy(), np.mean(projected, axis=0), rtol=1e-7, atol=1e-7)
+        expected = nearest_in_dual_cone(rows.numpy(), rows.mean(0).numpy())
+        assert_close(combined(DualProj(), rows).numpy(), expected, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 4.0])
-@pytest.mark.parametrize("rows", [JB, JC, JD, *RANDOM, rows_of(6, 20, seed=21, spread=1e6)])
-def test_fairgrad_solves_its_equation_which_has_one_solution(alpha: float, rows: Tensor) -> None:
-    weights = FairGrad(alpha)(scaled_statistics(rows))
-    assert weights.min() > 0
-    assert_close((rows @ (weights @ rows)) ** alpha * weights, torch.ones_like(weights), rtol=1e-4, atol=0)
+def test_fairgrad_solves_its_equation_which_has_one_solution(alpha: float) -> None:
+    for rows in [JB, JC, JD, *RANDOM, rows_of(6, 20, seed=21, spread=1e6)]:
+        weights = FairGrad(alpha)(scaled_statistics(rows))
+        assert weights.min() > 0
+        assert_close((rows @ (weights @ rows)) ** alpha * weights, torch.ones_like(weights), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("rows", [JB, JC, JD, *RANDOM])
@@ -225,18 +225,18 @@ def test_nash_mtl_maximises_the_product_of_gains(rows: Tensor) -> None:
 
 
 @pytest.mark.parametrize("c", [0.1, 0.4, 0.9])
-@pytest.mark.parametrize("rows", [JA, JB, JC, JD, *RANDOM, rows_of(5, 4, seed=22, spread=1e3)])
-def test_cagrad_has_no_duality_gap(c: float, rows: Tensor) -> None:
+def test_cagrad_has_no_duality_gap(c: float) -> None:
     """Every w of the dual bounds the progress of every d in the ball, so equal values prove that both are optimal."""
-    mean = rows.mean(0)
-    radius = c * mean.norm()
-    weights = CAGrad(c)(scaled_statistics(rows))
-    d = weights @ rows
-    assert (d - mean).norm() <= radius * (1 + 1e-9)
-    shift = weights - 1 / len(rows)
-    w = shift / shift.sum()
-    bound = (w @ rows) @ mean + radius * (w @ rows).norm()
-    assert (rows @ d).min().item() == pytest.approx(bound.item(), rel=1e-6, abs=1e-6 * mean.norm().item() ** 2)
+    for rows in [JA, JB, JC, JD, *RANDOM, rows_of(5, 4, seed=22, spread=1e3)]:
+        mean = rows.mean(0)
+        radius = c * mean.norm()
+        weights = CAGrad(c)(scaled_statistics(rows))
+        d = weights @ rows
+        assert (d - mean).norm() <= radius * (1 + 1e-9)
+        shift = weights - 1 / len(rows)
+        w = shift / shift.sum()
+        bound = (w @ rows) @ mean + radius * (w @ rows).norm()
+        assert (rows @ d).min().item() == pytest.approx(bound.item(), rel=1e-6, abs=1e-6 * mean.norm().item() ** 2)
 
 
 @pytest.mark.parametrize("rows", [JA, JB, JC, JD, *RANDOM])

@@ -26,12 +26,12 @@ def assert_optimal(matrix: Array, linear: Array, x: Array) -> None:
     assert (np.minimum(x, slope) <= tolerance).all()
 
 
-@pytest.mark.parametrize("rows", ROWS)
-def test_nonnegative_minimum_is_optimal(rows: Tensor) -> None:
-    cosines = cosines_of(rows)
-    for linear in (-cosines, np.eye(len(cosines)), np.random.default_rng(0).standard_normal((5, len(cosines)))):
-        for row, x in zip(linear, nonnegative_minimum(cosines, linear), strict=True):
-            assert_optimal(cosines, row, x)
+def test_nonnegative_minimum_is_optimal() -> None:
+    for rows in ROWS:
+        cosines = cosines_of(rows)
+        for linear in (-cosines, np.eye(len(cosines)), np.random.default_rng(0).standard_normal((5, len(cosines)))):
+            for row, x in zip(linear, nonnegative_minimum(cosines, linear), strict=True):
+                assert_optimal(cosines, row, x)
 
 
 def test_nonnegative_minimum_where_several_unknowns_become_positive_together() -> None:
@@ -57,37 +57,37 @@ def test_nonnegative_minimum_where_exchanging_all_signs_would_cycle() -> None:
             assert abs(x @ slope) <= 1e-6 * max(1.0, x.max()) ** 2
 
 
-@pytest.mark.parametrize("rows", ROWS)
-def test_project_to_dual_cone(rows: Tensor) -> None:
+def test_project_to_dual_cone() -> None:
     """The result is in the cone. The difference is a combination of rows with weights >= 0 and orthogonal to it."""
-    cosines = cosines_of(rows)
-    targets = np.random.default_rng(0).standard_normal((4, len(cosines)))
-    projected = project_to_dual_cone(cosines, targets)
-    size = np.abs(projected).sum()
-    assert (projected - targets).min() >= 0
-    assert (projected @ cosines).min() >= -1e-9 * size
-    assert np.abs(((projected - targets) @ cosines * projected).sum(1)).max() <= 1e-9 * size**2
-    assert np.abs((project_to_dual_cone(cosines, projected) - projected) @ cosines).max() <= 1e-6 * size
+    for rows in ROWS:
+        cosines = cosines_of(rows)
+        targets = np.random.default_rng(0).standard_normal((4, len(cosines)))
+        projected = project_to_dual_cone(cosines, targets)
+        size = np.abs(projected).sum()
+        assert (projected - targets).min() >= 0
+        assert (projected @ cosines).min() >= -1e-9 * size
+        assert np.abs(((projected - targets) @ cosines * projected).sum(1)).max() <= 1e-9 * size**2
+        assert np.abs((project_to_dual_cone(cosines, projected) - projected) @ cosines).max() <= 1e-6 * size
 
 
-@pytest.mark.parametrize("rows", ROWS)
-def test_min_norm_point_is_optimal(rows: Tensor) -> None:
+def test_min_norm_point_is_optimal() -> None:
     """Only the shortest point d of the hull has d . r_i >= |d|^2 for all i."""
-    cosines, norms = cosines_of(rows), rows.norm(dim=1).numpy()
-    weights = min_norm_point(cosines, norms)
-    assert weights.min() >= 0
-    assert weights.sum() == pytest.approx(1)
-    products = norms * (cosines @ (weights * norms))
-    assert (products - weights @ products).min() >= -1e-9 * norms.min() * norms.max()
+    for rows in ROWS:
+        cosines, norms = cosines_of(rows), rows.norm(dim=1).numpy()
+        weights = min_norm_point(cosines, norms)
+        assert weights.min() >= 0
+        assert weights.sum() == pytest.approx(1)
+        products = norms * (cosines @ (weights * norms))
+        assert (products - weights @ products).min() >= -1e-9 * norms.min() * norms.max()
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 4.0])
-@pytest.mark.parametrize("rows", ROWS)
-def test_fair_point_is_bounded_for_opposed_rows(alpha: float, rows: Tensor) -> None:
-    cosines = cosines_of(rows)
-    norms = np.geomspace(1.0, 100.0, len(cosines))
-    v = fair_point(cosines, norms, alpha)
-    assert v.min() > 0
-    assert np.linalg.norm(v) <= 1.001e6 * np.linalg.norm(norms)
-    if np.linalg.eigvalsh(cosines)[0] > 1e-3:
-        np.testing.assert_allclose(cosines @ v, norms * (norms / v) ** (1 / alpha), rtol=1e-4)
+def test_fair_point_is_bounded_for_opposed_rows(alpha: float) -> None:
+    for rows in ROWS:
+        cosines = cosines_of(rows)
+        norms = np.geomspace(1.0, 100.0, len(cosines))
+        v = fair_point(cosines, norms, alpha)
+        assert v.min() > 0
+        assert np.linalg.norm(v) <= 1.001e6 * np.linalg.norm(norms)
+        if np.linalg.eigvalsh(cosines)[0] > 1e-3:
+            np.testing.assert_allclose(cosines @ v, norms * (norms / v) ** (1 / alpha), rtol=1e-4)

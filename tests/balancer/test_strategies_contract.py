@@ -136,7 +136,7 @@ def test_a_loss_multiplied_by_1000(strategy: str, louder: str) -> None:
 @every_strategy
 @pytest.mark.parametrize("absence", ["no value", "no gradient from the start", "zero"])
 def test_a_loss_that_returns_is_not_amplified(strategy: str, absence: str) -> None:
-    """After 100 zeros AudioCraft's balancer amplifies it by a factor of 100."""
+    """After 40 zeros AudioCraft's balancer amplifies it by a factor of 40."""
     weights = {"mel": 1.0, "adversarial": 1.0}
     absent, usual = make(strategy, weights), make(strategy, weights)
     rows = gradients(list(weights), 3)
@@ -148,7 +148,7 @@ def test_a_loss_that_returns_is_not_amplified(strategy: str, absence: str) -> No
     losses = linear(output, {"mel": rows["mel"]})
     if absence != "no value":
         losses |= linear(output, {"adversarial": 0 * rows["adversarial"]}, 0.0 if absence == "zero" else 1.0)
-    for _ in range(100):
+    for _ in range(40):
         result = absent(losses, output, shared_gradient)
     check(result, absent, {"mel": rows["mel"]})
     assert cosine(result.gradient, rows["mel"]) == pytest.approx(1, abs=1e-5)
@@ -329,3 +329,4 @@ def test_losses_of_weight_zero_have_no_effect(strategy: str) -> None:
         del rows["other"]
         assert torch.equal(result.gradient, step(without, rows).gradient)
         assert result.weights["other"] == 0
+        assert list(result.weights) == list(weights)
