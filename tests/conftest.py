@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from browser import Browser, chromium
+from config_files import read_once
 from slow_modules import SLOW
 
 # A second thread makes tensors as small as the tests' slower. Tests of the number of threads set it themselves.
@@ -29,6 +30,7 @@ torch.set_num_threads(1)
 # tests start can be interrupted. pytest-xdist imports this file in each of its workers.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+read_once()
 
 TESTS = Path(__file__).parent
 SLOW_PATHS = {TESTS / name for name in SLOW}
