@@ -26,7 +26,9 @@ import torch._dynamo
 
 from codec.training.checkpoint import store
 from codec.training.logging import live_report
+from scripts.composition import check_run
 from scripts.train import main
+from tiny_command import TINY, composed
 
 PLACES = {
     "second backward": (torch.autograd, "backward", 2),
@@ -114,6 +116,8 @@ def exit_status(child: int, request: dict[str, Any], terminal: int | None) -> in
 
 def serve() -> None:
     """Answers requests until standard input ends."""
+    # Loads Hydra's plugins and parser, and what checks settings. Otherwise every run would do it again.
+    check_run(composed("train", *TINY, "name=unused"))
     for line in sys.stdin:
         request = json.loads(line)
         controller, terminal = os.openpty() if request["kill"] == "terminal closed" else (None, None)

@@ -20,7 +20,7 @@ import torch._dynamo  # the first optimizer of a run imports it, which takes two
 
 from codec.training import Trainer
 from scripts.command_line import execute
-from scripts.composition import open_run
+from scripts.composition import check_run, open_run
 from tiny_command import TINY, composed
 
 
@@ -49,6 +49,8 @@ def signal_at(trainer: Trainer, rank: int, step: int, number: int, mark: Path) -
 
 def serve() -> None:
     """Answers requests until standard input ends."""
+    # Loads Hydra's plugins and parser, and what checks settings. Otherwise every run would do it again.
+    check_run(composed("train", *TINY, "name=unused"))
     for line in sys.stdin:
         count, *arguments = json.loads(line)
         with socket.create_server(("127.0.0.1", 0)) as free:
