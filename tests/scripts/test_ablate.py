@@ -367,15 +367,16 @@ def test_an_error_of_one_job_is_raised_after_the_other_jobs(
             raise OSError("no space left")
         return run(trainer)
 
+    plan = ("seeds=[0,1]", "max_steps=1", f"overrides={listed((*TINY_SEANET, *UNWATCHED))}", "metrics=[si_sdr_db]")
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run", full)
         with pytest.raises(RuntimeError) as caught:
-            ablation("seeds=[0,1]", "max_steps=1")
+            ablation(*plan)
     assert describe_error(caught.value) == "weighted_sum.default.seed0: no space left (and 1 more)"
     out, err = capfd.readouterr()
     assert "ablation.html" in out
     assert err == ""
-    folder = ablation("seeds=[0,1]", "max_steps=1")
+    folder = ablation(*plan)
     assert len(finished(folder)) == 4
     assert not list(folder.glob("*.error.txt"))
 
@@ -388,7 +389,9 @@ def test_the_base_is_trained_once(
     overrides = (
         f"base='{new}'",
         f"base_overrides={listed((*TINY_SEANET, 'trainer.max_steps=2'))}",
+        f"overrides={listed((*TINY_SEANET, *UNWATCHED))}",
         "strategies=[weighted_sum]",
+        "metrics=[si_sdr_db]",
     )
     ablation(*overrides)
     assert f"All runs start from {new}, a run of experiment=starter_seanet" in capsys.readouterr().out
@@ -498,30 +501,42 @@ def test_changed_settings_of_a_run_are_refused_unless_they_do_not_affect_it(
 
 # -------------------------------------------------------------------------------------------------- other processes
 
+# Data workers fail under joblib's start method.
+IN_A_PROCESS = ("start=from_scratch", f"overrides={listed((*TINY_SEANET, 'data.num_workers=1'))}")
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_launchers_run_jobs_in_other_processes(launcher: str, base: Path, tmp_path: Path) -> None:
-    pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
-    # Two processes at once with joblib; one is enough for submitit. Data workers fail under joblib's start method.
-    names = ["weighted_sum", "encodec"][: 2 if launcher == "joblib" else 1]
-    limits = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    overrides = [
-        f"strategies={listed(tuple(names))}",
-        f"overrides={listed((*TINY_SEANET, 'data.num_workers=1'))}",
-        *limits,
-    ]
-    command = [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), f"hydra/launcher={launcher}"]
-    done = subprocess.run([*command, *overrides], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+def test_joblib_runs_jobs_in_two_processes(base: Path, tmp_path: Path) -> None:
+    """The command is a process, too. It has no output but its own, and leaves no files of Hydra."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    command = [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), *IN_A_PROCESS, *launcher]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
                           capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "tiny"
-    assert finished(folder) == {f"{name}.default.seed0" for name in names}
-    assert f"{len(names)}/{len(names)} runs" in done.stdout
+    assert finished(folder) == BOTH
+    assert "2/2 runs" in done.stdout
     assert (folder / "ablation.html").stat().st_size > 10_000
-    assert len((folder / "results.csv").read_text().splitlines()) == 1 + 1 + len(names)  # heading, checkpoint
-    left = {path.name for path in folder.iterdir()} - {".submitit"}
-    assert left == {"ablation.yaml", "ablation.html", "ablation.md", "results.csv", "runs", "start"}
+    assert len((folder / "results.csv").read_text().splitlines()) == 1 + 2  # heading
+    assert {path.name for path in folder.iterdir()} == {
+        "ablation.yaml", "ablation.html", "ablation.md", "results.csv", "runs"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_submitit_runs_a_job_in_another_process(
+    ablation: Ablate, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.chdir(ROOT)  # the other process imports `scripts` from its folder
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    folder = ablation("strategies=[encodec]", "baseline=encodec", *IN_A_PROCESS, "hydra/launcher=submitit_local")
+    out, err = capfd.readouterr()
+    assert "1/1 runs" in out
+    assert err == ""
+    assert finished(folder) == {"encodec.default.seed0"}
+    assert {path.name for path in folder.iterdir()} == {".submitit", "ablation.yaml", "runs"}
 
 
 @pytest.mark.slow
@@ -531,7 +546,7 @@ def test_a_grid_that_is_stopped_saves_its_run_and_says_how_to_continue(
 ) -> None:
     # Many steps, so that the run does not end before the signal; the last override ends the command.
     training = listed((*TINY_SEANET, "trainer.validate_every=1000"))
-    overrides = ["strategies=[weighted_sum]", f"overrides={training}", "max_steps=20"]
+    overrides = ["start=from_scratch", "strategies=[weighted_sum]", f"overrides={training}", "max_steps=20"]
     process = subprocess.Popen(
         [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), *overrides], cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "STARTED_AS": "bash scripts/ablate.sh"},
