@@ -1,10 +1,10 @@
 """A divergence is detected and rolled back, other problems are reported once, and a healthy run has neither."""
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +16,9 @@ from codec.evaluation.report import diagnostics
 from codec.evaluation.report.advice import advice
 from codec.model import Codec
 from codec.training import CheckpointStore, CodebookConfig, RollbackConfig, Trainer, TrainingError
+from codec.training import trainer as trainer_module
 from codec.training.checkpoint.divergence import DivergenceError, DivergenceMonitor
+from codec.training.logging import meters
 from codec.training.schedule import LRScheduler
 from data import SegmentDataset
 from tiny_run import (
@@ -375,17 +377,24 @@ def test_a_discriminator_that_does_not_learn_is_reported(tmp_path: Path, monkeyp
 
 
 def test_a_slow_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = SegmentDataset.__getitem__
+    """By a clock on which reading a segment takes 3 s and a step of two segments 2 s."""
+    now = 0.0
 
-    def slow(dataset: SegmentDataset, index: int) -> Any:
-        time.sleep(0.3)
-        return read(dataset, index)
+    def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return function(*arguments)
 
-    monkeypatch.setattr(SegmentDataset, "__getitem__", slow)
-    trainer = tiny_trainer(tmp_path, workers=1, max_steps=8, log_every=1, validate_every=100, checkpoint_every=100)
+        return slow
+
+    for module in (trainer_module, meters):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(SegmentDataset, "__getitem__", taking(3, SegmentDataset.__getitem__))
+    monkeypatch.setattr(Trainer, "train_step", taking(2, Trainer.train_step))
+    trainer = tiny_trainer(tmp_path, max_steps=8, log_every=1, validate_every=100, checkpoint_every=100)
     trainer.seconds = 60.0
     trainer.run()
     assert reported(trainer) == ["waiting for data"]
-    said = [message for message in messages(trainer) if "waiting for data" in message]
-    assert len(said) == 1
-    assert re.match(r"\d\d % of the time was spent waiting for data\. Raise data\.num_workers", said[0])
+    (said,) = (message for message in messages(trainer) if "waiting for data" in message)
+    assert said.startswith("75 % of the time was spent waiting for data. Raise data.num_workers")
