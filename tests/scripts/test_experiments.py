@@ -330,6 +330,7 @@ def test_every_experiment_is_tested_here() -> None:
     assert set(experiments()) == set(SIZES) == set(EXPECTED) | others | set(TRAINED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_experiments_train(name: str, built: Build) -> None:
     """Three steps with a small network, to the end of the run."""

@@ -134,7 +134,7 @@ def test_in_a_browser_the_report_does_not_reload_while_audio_plays(tmp_path: Pat
     with chromium(tmp_path / "profile") as browser:
         browser.open(page)
         browser.run("window.mark = 1; document.querySelector('audio').play()")
-        browser.run("new Promise(done => setTimeout(done, 5000))")
+        browser.run("new Promise(done => setTimeout(done, 3000))")
         assert browser.run("window.mark") == 1
         browser.run("document.querySelector('audio').pause()")
         browser.wait("window.mark === undefined")
