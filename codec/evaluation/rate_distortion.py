@@ -31,7 +31,7 @@ __all__ = ["Evaluation", "Measurement", "Point", "evaluate_folder", "score_clip"
 class Measurement(NamedTuple):
     """One clip, coded by one coder."""
 
-    clip: str  # path below the folder
+    clip: str  # path below the folder; bytes that are no text are escaped
     group: str  # first-level subfolder of the clip
     coder: str
     bandwidth_kbps: float | None  # target bitrate
@@ -136,7 +136,7 @@ def _measure(
     """Shape: audio [C, T]."""
     coded = coder.code(audio)
     return Measurement(
-        name,
+        readable(name),
         _group(name),
         coder.name,
         coder.bandwidth_kbps,
@@ -251,4 +251,4 @@ def _read_start(path: Path, sample_rate: int, channels: int, seconds: float) -> 
 
 def _group(path: str) -> str:
     parents = Path(path).parts[:-1]
-    return parents[0] if parents else "audio"
+    return readable(parents[0]) if parents else "audio"

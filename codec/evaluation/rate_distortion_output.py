@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -144,7 +145,8 @@ def _write_plot(evaluation: Evaluation, about: Mapping[str, Any], path: Path) ->
     groups = list(dict.fromkeys(point.group for point in evaluation.points))
     coders = list(dict.fromkeys(point.coder for point in evaluation.points if point.bandwidth_kbps is not None))
     metrics = [metric for metric in evaluation.metrics.values() if metric.domain != "codes"]
-    with matplotlib.rc_context(_PLOT_STYLE):
+    with matplotlib.rc_context(_PLOT_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a group may have a name in any script
         figure = Figure(figsize=(11, 5.4), layout="constrained")
         panels = figure.subplots(2, max(1, math.ceil(len(metrics) / 2)), squeeze=False)
         for axes in panels.flat[len(metrics) :]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import NoReturn
 
@@ -95,6 +96,21 @@ def test_the_files_are_written_before_the_table_is_printed(
     arguments = ["--model", str(tmp_path), "--data", str(audio_folder), "--seconds", "0.2", "--clips", "1"]
     assert main(["evaluate", *arguments, "--metrics", "mel_distance"]) == 141
     assert (tmp_path / "evaluation" / "evaluation.md").is_file()
+
+
+def test_names_of_files_and_groups_may_be_any_bytes(audio_folder: Path, tmp_path: Path) -> None:
+    save_model(coding_codec(), tmp_path / "model.safetensors")
+    (audio_folder / "speech").rename(audio_folder / "日本")
+    odd = audio_folder / os.fsdecode(b"caf\xe9 $1$")
+    (audio_folder / "music").rename(odd)
+    first = min(odd.iterdir())
+    first.rename(odd / os.fsdecode(b"0\xff\n" + os.fsencode(first.name)))
+    arguments = ["--model", str(tmp_path), "--data", str(audio_folder), "--seconds", "0.2", "--clips", "1"]
+    assert main(["evaluate", *arguments, "--metrics", "mel_distance"]) == 0
+    with (tmp_path / "evaluation" / "evaluation.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["group"] for row in rows} == {r"caf\xe9 $1$", "日本"}
+    assert rf"caf\xe9 $1$/0\xff\n{first.name}" in {row["clip"] for row in rows}
 
 
 PEAK = Metric("peak", "peak difference", lambda e, r, _: (e - r).abs().amax((1, 2)), higher_is_better=False, digits=1)
