@@ -231,7 +231,11 @@ def test_a_b_and_x_share_one_position(browser: Browser) -> None:
     click(browser, "[data-play=x]")
     browser.wait("document.querySelector('[data-play=x]').getAttribute('aria-pressed') === 'true'")
     assert browser.run(f"{blind}.position") >= before
-    browser.press(" ")  # the player takes over
+    browser.press(" ")  # it stops the test
+    browser.wait(f"!{blind}.playing")
+    click(browser, "[data-play=a]")
+    browser.wait(f"{blind}.playing")
+    click(browser, ".player .play")  # the player takes over
     browser.wait(f"player.playback.playing && !{blind}.playing")
     click(browser, "[data-play=b]")
     browser.wait(f"!player.playback.playing && {blind}.playing")
