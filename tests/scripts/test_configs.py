@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,14 +17,19 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import data.corpora
+from codec.training import Trainer
+from codec.training.checks import check_loss_names
 from codec.training.logging import TensorBoardSink, WandbSink
 from config_options import CLIPS, CONFIGS, NEEDS, SMALL, Build, configuration, options, small_with
 from data import DataError
 from scripts.command_line import HELP
 from scripts.command_line import compose as compose_from_command_line
+from scripts.composition import build_trainer
 from scripts.errors import describe_error
-from scripts.run_folder import KEYS
+from scripts.parts import instantiate as build
+from scripts.run_folder import KEYS, check_keys
 from scripts.train import run
+from scripts.values import check_values
 
 
 @pytest.fixture(autouse=True)
@@ -43,24 +49,52 @@ IN_A_STRATEGY = {
 PRIMARY = {"balancer=pcd": ("balancer.direction.primary=magnitude",)}  # the loss is mel elsewhere
 
 
-@pytest.mark.parametrize("option", [o for o in options() if o not in IN_A_STRATEGY])
-def test_every_option_of_every_group_builds(option: str, built: Build) -> None:
-    """Without an experiment; a strategy with that of the starter."""
-    steps = option.startswith(("balancer", "discriminator=", "losses="))  # names and shapes must match
-    overrides = ("data.batch_size=1", "data.segment_seconds=0.2", "trainer.precision=float32")
-    overrides += ("adversarial.start_fraction=0",)
-    experiment = "starter" if option.startswith("balancer") else "none"
-    settings = [*small_with(option), *PRIMARY.get(option, ())]
-    trainer = built(f"experiment={experiment}", *settings, *(overrides if steps else ()))
+ONE_STEP = (
+    "data.batch_size=1",
+    "data.segment_seconds=0.2",
+    "trainer.precision=float32",
+    "adversarial.start_fraction=0",
+)
+
+
+def assert_step(trainer: Trainer) -> None:
+    """Asserts that a step has a finite loss and a finite weight for every name."""
     names = set(trainer.balancer.weights)
-    assert names == set(trainer.losses) | (
+    metrics = trainer.train_step(trainer.data.batch(0))
+    assert {name.removeprefix("loss/") for name in metrics if name.startswith("loss/")} == names
+    assert {name.removeprefix("weight/") for name in metrics if name.startswith("weight/")} == names
+    assert all(bool(value.isfinite()) for value in metrics.values())
+
+
+@pytest.mark.parametrize("option", [o for o in options() if not o.startswith("balancer")])
+def test_every_option_of_every_group_builds(option: str, built: Build) -> None:
+    """Without an experiment."""
+    steps = option.startswith(("discriminator=", "losses="))  # names and shapes must match
+    trainer = built("experiment=none", *small_with(option), *(ONE_STEP if steps else ()))
+    assert set(trainer.balancer.weights) == set(trainer.losses) | (
         set() if trainer.adversarial is None else {"adversarial", "feature_matching"}
     )
     if steps:
-        metrics = trainer.train_step(trainer.data.batch(0))
-        assert {name.removeprefix("loss/") for name in metrics if name.startswith("loss/")} == names
-        assert {name.removeprefix("weight/") for name in metrics if name.startswith("weight/")} == names
-        assert all(bool(value.isfinite()) for value in metrics.values())
+        assert_step(trainer)
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    """A run of the starter, which every strategy balances in turn."""
+    cfg = configuration("experiment=starter", *SMALL, *ONE_STEP)
+    trainer = build_trainer(cfg, tmp_path_factory.mktemp("starter"))
+    yield trainer
+    trainer.logger.close()
+
+
+@pytest.mark.parametrize("option", [o for o in options() if o.startswith("balancer") and o not in IN_A_STRATEGY])
+def test_every_strategy_takes_a_step_of_the_starter(option: str, starter: Trainer) -> None:
+    cfg = configuration("experiment=starter", *small_with(option), *PRIMARY.get(option, ()), *ONE_STEP)
+    check_keys(cfg)
+    check_values(cfg)
+    starter.balancer = build(cfg.balancer)
+    check_loss_names(starter.losses, starter.adversarial, starter.balancer)
+    assert_step(starter)
 
 
 def test_the_network_at_the_frame_rate_trains(built: Build) -> None:
