@@ -117,8 +117,9 @@ class MultiScaleMel(nn.Module):
     def _powers(self, *signals: Tensor) -> list[list[Tensor]]:
         """Shape: signals [B, C, T] -> for each signal, for each resolution [B C F, filled]."""
         resolutions = [cast(_MelFilters, each) for each in self.resolutions]
-        squares = reflected_squares([each.stft for each in resolutions], self.margins, *signals, fill=True)
-        return [[mel(square) for mel, square in zip(resolutions, each, strict=True)] for each in squares]
+        stfts, filters = [each.stft for each in resolutions], [each.filters for each in resolutions]
+        powers = reflected_squares(stfts, self.margins, *signals, fill=True, filters=filters)
+        return [[power.flatten(0, 1) for power in each] for each in powers]
 
     def _logarithm(self, power: Tensor) -> Tensor:
         return (power + self.floor).log10()
@@ -176,15 +177,13 @@ def _mel_distance(sample_rate: int, device: torch.device) -> MultiScaleMel:
 
 
 class _MelFilters(nn.Module):
-    """Mel power from the squared parts of spectra with hop n/4, of which there are ceil(T / hop), as in audiocraft.
+    """A spectrum with hop n/4 and ceil(T / hop) frames, and mel filters of its squared parts, as in audiocraft.
 
     (n - hop) / 2 samples are reflected at either end, then zeros fill the last frame. Filters without a bin are left
     out.
 
     Buffers:
         filters: [2 bins, filled], each row twice, as weights of the squared real and the squared imaginary part.
-
-    Shape: squares [B C, F, 2 bins] -> [B C F, filled].
     """
 
     filters: Tensor
@@ -204,9 +203,6 @@ class _MelFilters(nn.Module):
                 f"got bins {sample_rate / window_samples} Hz apart"
             )
         self.register_buffer("filters", filters.repeat_interleave(2, dim=0), persistent=False)
-
-    def forward(self, squares: Tensor) -> Tensor:
-        return squares.flatten(0, 1) @ self.filters
 
 
 class MultiResolutionSTFT(nn.Module):

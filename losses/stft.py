@@ -69,7 +69,11 @@ class STFT(nn.Module):
 
 
 def reflected_squares(
-    stfts: Iterable[nn.Module], margins: Sequence[int], *signals: Tensor, fill: bool = False
+    stfts: Iterable[nn.Module],
+    margins: Sequence[int],
+    *signals: Tensor,
+    fill: bool = False,
+    filters: Sequence[Tensor] | None = None,
 ) -> list[list[Tensor]]:
     """Squared real and imaginary parts of the spectra of several signals of one shape, at several resolutions.
 
@@ -81,18 +85,19 @@ def reflected_squares(
         margins: Samples to reflect at either end, for each resolution; the signals are longer than that.
         signals: The estimate, the reference.
         fill: Fill the last frame with zeros. Otherwise samples after the last whole frame are left out.
+        filters: For each resolution a constant matrix [2 bins, n] that the squares are multiplied by.
 
-    Shape: signals [B, C, T] -> for each signal a list of [B C, F, 2 bins].
+    Shape: signals [B, C, T] -> for each signal a list of [B C, F, 2 bins], or of [B C, F, n] with filters.
     """
     widest = max(margins)
     padded = [at_least_float32(signal).flatten(0, 1) for signal in signals]
     if widest:
         padded = [reflect_pad(signal, widest, widest) for signal in padded]
     parts = []
-    for stft, margin in zip(cast(Iterable[STFT], stfts), margins, strict=True):
+    for number, (stft, margin) in enumerate(zip(cast(Iterable[STFT], stfts), margins, strict=True)):
         samples = signals[0].shape[-1] + 2 * margin
         missing = (len(stft.window) - samples) % stft.hop_samples if fill else 0
-        parts.append(_Part(stft, widest - margin, samples, missing))
+        parts.append(_Part(stft, widest - margin, samples, missing, None if filters is None else filters[number]))
     with without_autocast(signals[0]):
         squares = _Squares.apply(parts, *padded)
     return [list(squares[first : first + len(parts)]) for first in range(0, len(squares), len(parts))]
@@ -134,12 +139,13 @@ class _Part(NamedTuple):
     start: int  # in samples
     samples: int
     missing: int  # number of zeros
+    filters: Tensor | None  # [2 bins, n], of the squares
 
 
 class _Squares(torch.autograd.Function):
-    """Squares of the real and imaginary parts of `_Spectrum`.
+    """Squares of the real and imaginary parts of `_Spectrum`, multiplied by the filters of the part if it has any.
 
-    Shape: signals [N, T] -> for each signal, for each part [N, F, 2 bins]; gradients flow to the first signal.
+    Shape: signals [N, T] -> for each signal, for each part [N, F, 2 bins or n]; gradients flow to the first signal.
     """
 
     @staticmethod
@@ -148,11 +154,15 @@ class _Squares(torch.autograd.Function):
         ctx.parts, ctx.count, ctx.samples = parts, len(signals), signals[0].shape[-1]
         joint = torch.cat(signals) if len(signals) > 1 else signals[0]
         spectra = []
-        for stft, start, samples, missing in parts:
+        for stft, start, samples, missing, _ in parts:
             audio = joint[:, start : start + samples]
             spectra.append(_spectrum(F.pad(audio, (0, missing)) if missing else audio, stft))
         ctx.save_for_backward(*(spectrum[: len(signals[0])] for spectrum in spectra))
-        squares = [spectrum.square().chunk(len(signals)) for spectrum in spectra]
+        filtered = (
+            spectrum.square() if part.filters is None else spectrum.square() @ part.filters
+            for part, spectrum in zip(parts, spectra, strict=True)
+        )
+        squares = [each.chunk(len(signals)) for each in filtered]
         first, *others = ([each[number] for each in squares] for number in range(len(signals)))
         ctx.mark_non_differentiable(*(square for group in others for square in group))
         return (*first, *(square for group in others for square in group))
@@ -164,8 +174,9 @@ class _Squares(torch.autograd.Function):
         for part, spectrum, gradient in zip(ctx.parts, ctx.saved_tensors, gradients, strict=False):
             if gradient is None:
                 continue
-            _, start, samples, missing = part
-            found = _gradient(gradient * spectrum, part.stft, samples + missing)[:, :samples]
+            _, start, samples, missing, filters = part
+            at_squares = gradient if filters is None else gradient @ filters.T
+            found = _gradient(at_squares * spectrum, part.stft, samples + missing)[:, :samples]
             if total is not None:
                 total[:, start : start + samples] += found
             else:

@@ -1,5 +1,6 @@
 """A loss for tonal artefacts: decoders that write treble as tones instead of noise."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,11 +59,12 @@ class Tonality(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         check_pair(estimate, reference, self.minimum_samples)
-        (estimated,), (target,) = reflected_squares([self.stft], [0], estimate, reference)
-        return F.relu(self._tonality(estimated) - self._tonality(target)).mean()
+        squares = reflected_squares([self.stft], [0], estimate, reference)
+        estimated, target = self._tonality(torch.stack([each.mean(-2) for (each,) in squares]))
+        return F.relu(estimated - target).mean()
 
     def _tonality(self, squares: Tensor) -> Tensor:
-        """Shape: squares [B C, F, 2 bins] -> [B C, bands]."""
-        power = squares.mean(-2).unflatten(-1, (-1, 2)).sum(-1) + self.floor
+        """Shape: squares [*, 2 bins], means over frames -> [*, bands]."""
+        power = squares.unflatten(-1, (-1, 2)).sum(-1) + self.floor
         bands = power[..., :-1].unflatten(-1, (-1, self.band_bins))  # without the bin at the Nyquist frequency
         return (bands / bands.mean(-1, keepdim=True)).square().mean(-1).log()

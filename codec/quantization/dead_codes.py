@@ -30,8 +30,9 @@ def replacement_vectors(residuals: Tensor, number: Tensor, update: Tensor) -> Te
     stride = next(s for s in range(round(total * _GOLDEN) or 1, 0, -1) if math.gcd(s, total) == 1)
     start = (update + torch.arange(k, device=number.device)) * _HASH_FACTOR % total
     chosen = (start[:, None] + stride * number) % total  # counted in the order of the ranks
-    vectors = residuals[torch.arange(k, device=residuals.device)[:, None], chosen % n]
+    codebook = torch.arange(k, device=residuals.device)[:, None]
     if world_size() == 1:
-        return vectors
+        return residuals[codebook, chosen]
+    vectors = residuals[codebook, chosen % n]
     is_own = chosen // n == rank()
     return all_reduce(torch.where(is_own[..., None], vectors, 0.0))

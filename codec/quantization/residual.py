@@ -259,7 +259,8 @@ class ResidualVectorQuantizer(nn.Module):
         self._replace_dead_codes(residuals)
         # A code that was never used keeps its value, since both averages decay alike. The clamp only guards 0 / 0.
         used = self.cluster_size[:k, :, None]
-        self.embed[:k] = torch.where(used > 1e-12, self.embed_sum[:k] / used.clamp_min(1e-12), self.embed[:k])
+        embed = self.embed[:k]
+        torch.where(used > 1e-12, self.embed_sum[:k] / used.clamp_min(1e-12), embed, out=embed)
         self.updates += 1
 
     def _replace_dead_codes(self, residuals: Tensor) -> None:
@@ -277,9 +278,10 @@ class ResidualVectorQuantizer(nn.Module):
         number = dead.cumsum(1) - 1  # among the dead codes of a codebook
         dead = dead & (number < n * world_size())
         vectors = replacement_vectors(residuals, number, self.updates)
-        average = self.cluster_size[:k].mean(1, keepdim=True).expand_as(number)
-        self.cluster_size[:k] = torch.where(dead, average, self.cluster_size[:k])
-        self.embed_sum[:k] = torch.where(dead[..., None], vectors * average[..., None], self.embed_sum[:k])
+        cluster_size, embed_sum = self.cluster_size[:k], self.embed_sum[:k]
+        average = cluster_size.mean(1, keepdim=True)
+        torch.where(dead, average, cluster_size, out=cluster_size)
+        torch.where(dead[..., None], vectors * average[..., None], embed_sum, out=embed_sum)
 
     def _dead_codes(self) -> Tensor:
         """Shape: -> [K, size] bool."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +163,10 @@ class Trainer:
         else:
             replica = self.encoder.replica
             backward_in_parts(forward, self._commitment_loss, replica, audio, balanced.gradient, parts)
-        norm = nn.utils.clip_grad_norm_(self.codec.parameters(), self.config.gradient_clip_norm or float("inf"))
+        parameters = [parameter for parameter in self.codec.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(cast(Tensor, parameter.grad) for parameter in parameters)
+        if self.config.gradient_clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.gradient_clip_norm, norm)
         if not_finite := self.skipped.vote(balanced, commitment, norm):
             return self._skip(not_finite)
 

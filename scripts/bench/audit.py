@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from codec.training import Trainer
 from scripts.composition import CONFIGS, build_trainer
 
-__all__ = ["audited_trainer", "main", "take_step"]
+__all__ = ["audited_trainer", "launches_by_part", "main", "take_step"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SMALL = (
@@ -42,6 +42,18 @@ _NARROW = {  # of those, the ones that the experiment has
     "codec.network.decoder_width": 20,
     "codec.network.latent_dim": 16,
     "discriminator.filters": 4,
+}
+# Start of a path -> the part of a step that its lines belong to; the first that fits. A gradient counts where it is
+# asked for: that of a discriminator at the audio is one of the balancer's.
+_PARTS = {
+    "codec/network/": "codec, forward",
+    "codec/training/accumulation.py": "codec, backward",
+    "codec/quantization/": "codebooks",
+    "losses/discriminators/": "discriminator, forward",
+    "codec/training/adversarial.py": "discriminator, update",
+    "losses/": "losses",
+    "balancer/": "balancer, with the gradients of the losses",
+    "": "optimizer, average, metrics",
 }
 
 _T = TypeVar("_T")
@@ -82,12 +94,23 @@ def take_step(trainer: Trainer) -> None:
     trainer.step += 1
 
 
+def launches_by_part(launches: Mapping[str, int]) -> dict[str, int]:
+    """Sums of the launches of a step by its parts, from those by line."""
+    counts = dict.fromkeys(_PARTS.values(), 0)
+    for place, count in launches.items():
+        counts[next(part for start, part in _PARTS.items() if place.startswith(start))] += count
+    return counts
+
+
 def _audit(log: Any, name: str, action: Callable[[], _T], launches: int) -> _T:
     log.clear()
     result = action()
     print(f"{name}: {sum(log.launches.values())} launches, {sum(log.waits.values())} waits", flush=True)
     for place, count in sorted(log.waits.items()):
         print(f"  {count:5d} waits     {place}")
+    if launches:
+        for part, count in launches_by_part(log.launches).items():
+            print(f"  {count:5d} launches  {part}")
     for place, count in log.launches.most_common(launches):
         print(f"  {count:5d} launches  {place}")
     return result
@@ -97,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench.audit", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("experiment")
     parser.add_argument("--steps", type=int, default=4, help="%(default)s")
-    parser.add_argument("--launches", type=int, default=0, help="also list the N lines with the most launches")
+    parser.add_argument("--launches", type=int, default=0, help="also list the parts, and the N lines with the most")
     parser.add_argument("--full-width", action="store_true", help="networks of the experiment's own width")
     parser.add_argument("overrides", nargs="*", help="overrides of the training configuration")
     options = parser.parse_intermixed_args(arguments)

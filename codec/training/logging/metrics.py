@@ -51,13 +51,13 @@ def step_metrics(
 
     Shape: estimate [B, C, T], reference [B, C, T] -> scalars.
     """
-    levels = reference.float().square().mean((1, 2)).sqrt()
+    levels = _rms(reference.flatten(1))
     return {
         **{f"loss/{name}": loss.detach() for name, loss in losses.items()},
         **{f"weight/{name}": weight for name, weight in weights.items()},
         "num_codebooks": torch.tensor(float(num_codebooks)),
-        "rms/reference": levels.square().mean().sqrt(),
-        "rms/estimate": estimate.square().mean().sqrt(),
+        "rms/reference": _rms(levels),
+        "rms/estimate": _rms(estimate.flatten()),
         "silent_fraction": (levels < _SILENCE).float().mean(),
     }
 
@@ -80,6 +80,11 @@ def loss_properties(losses: Mapping[str, nn.Module], adversarial: AdversarialTra
         return {f"may_increase/{name}": 1.0 for name in names}
     properties = {f"may_increase/{name}": 1.0 for name in (*names, *adversarial.loss.names)}
     return properties | {"discriminator/uninformed_loss": adversarial.loss.uninformed_discriminator_loss}
+
+
+def _rms(values: Tensor) -> Tensor:
+    """Root mean square of the last axis, in float32. Shape: values [*, T] -> [*]."""
+    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32) / values.shape[-1] ** 0.5
 
 
 def _add_commitment_ratio(latent: Tensor, quantized: Tensor, commitment: Tensor, metrics: dict[str, Tensor]) -> None:
