@@ -38,12 +38,18 @@ PLACES = {
 
 
 def send(number: int) -> None:
-    """Sends a signal to this process and its children from another process: loader workers end at their parent's."""
+    """Sends a signal to this process and its children from another process: loader workers end at their parent's.
+
+    It waits until `os.fork` has returned here, because Python ignores what a handler raises in the callbacks of a fork.
+    """
+    forked, tell = os.pipe()
     child = os.fork()
     if not child:
+        os.read(forked, 1)
         signal.signal(number, signal.SIG_IGN)
         os.killpg(0, number)
         os._exit(0)
+    os.write(tell, b".")
     os.waitpid(child, 0)
 
 
