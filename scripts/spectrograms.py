@@ -1,4 +1,4 @@
-"""Draws the README's picture: spectrograms of a clip, of the bundled model and of Opus, both at 6 kbit/s.
+"""Draws the README's picture: spectrograms of a clip, of the bundled model `speech` and of Opus, both at 6 kbit/s.
 
 python -m scripts.spectrograms data/clips/held_out/speech/new_world_fr_0.ogg docs/spectrograms.png
 """
@@ -21,7 +21,7 @@ from codec.evaluation.baselines import code_with_opus
 _KBPS = 6.0
 _SECONDS, _TOP_HZ = 4.0, 12_000.0
 _WINDOW_SECONDS, _FLOOR_DB = 0.032, -80.0
-_BUNDLED = Path(__file__).resolve().parents[1] / "codec" / "bundled" / "general" / "model.safetensors"
+_BUNDLED = Path(__file__).resolve().parents[1] / "codec" / "bundled" / "speech" / "model.safetensors"
 
 
 def power_db(audio: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
