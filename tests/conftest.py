@@ -25,10 +25,12 @@ from slow_modules import SLOW
 # A second thread makes tensors as small as the tests' slower. Tests of the number of threads set it themselves.
 torch.set_num_threads(1)
 
-# Shells start background jobs (`bash scripts/test.sh &`, nohup, some CI) with SIGINT ignored, and child processes
-# inherit that. A signal that has a handler is reset to its default when a new program starts. So the processes that
-# tests start can be interrupted. pytest-xdist imports this file in each of its workers.
+# Shells start background jobs (`bash scripts/test.sh &`, some CI) with SIGINT ignored, nohup ignores SIGHUP, and child
+# processes inherit that. A signal that has a handler is reset to its default when a new program starts. So the
+# processes that tests start can be interrupted. pytest-xdist imports this file in each of its workers.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)  # the tests themselves go on ignoring it
 
 read_once()
 

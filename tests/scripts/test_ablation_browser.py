@@ -31,8 +31,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser(chromium_tab: Browser, page: Path) -> Iterator[Browser]:
     """The page, newly loaded and without votes. The test fails if the console shows an error or warning."""
     chromium_tab.problems.clear()
-    chromium_tab.requests.clear()
     chromium_tab.show(page, 1280, "light")
+    chromium_tab.requests.clear()  # the page before, of another test, may have asked for itself until now
     yield chromium_tab
     chromium_tab.run("localStorage.clear(); sessionStorage.clear()")
     assert chromium_tab.problems == []

@@ -387,7 +387,7 @@ def test_a_licence_is_refused(saved: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_file_is_no_folder(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refusal(capsys, saved, saved) == f"codec: {saved}: File exists"
+    assert refusal(capsys, saved, saved) == f"codec: {saved} is a file: expected a folder"
 
 
 def test_weights_that_no_onnx_file_holds(
