@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from codec.audio import readable
+from codec.audio import error_text
 from codec.config import flatten_settings
 
 __all__ = ["describe_error", "unknown_name"]
@@ -33,11 +33,7 @@ def describe_error(error: Exception) -> str:
         return _unknown_setting(str(cause.full_key), cause.parent_node)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} has no default: set {cause.full_key}=..."
-    text = readable(" ".join(str(cause).split()))
-    if isinstance(cause, OSError) and cause.strerror is not None:  # str has a number and quotes
-        text = cause.strerror if cause.filename is None else f"{readable(cause.filename)}: {cause.strerror}"
-        if isinstance(cause, FileExistsError) and cause.filename is not None:
-            text = f"{readable(cause.filename)} is a file: expected a folder"
+    text = error_text(cause)
     if "Config group override" in text:
         return "expected the name of a file for a group, got null: no experiment is experiment=none"
     if isinstance(cause, ConfigCompositionException) and (found := re.search(r"Could not override '([^']+)'", text)):

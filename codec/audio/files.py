@@ -12,7 +12,16 @@ from errno import EINVAL
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["AUDIO_SUFFIXES", "FoundFiles", "Skipped", "describe_skipped", "find_audio", "find_files", "readable"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "FoundFiles",
+    "Skipped",
+    "describe_skipped",
+    "error_text",
+    "find_audio",
+    "find_files",
+    "readable",
+]
 
 # What libsndfile decodes. Left out are suffixes that other data shares, such as .mat, and .raw, which has no header. A
 # file that is given by name may have any suffix.
@@ -184,6 +193,16 @@ def readable(path: str | bytes | os.PathLike[str]) -> str:
     are escaped as in Python: `\\xe9`, `\\n`, `\\u2028`.
     """
     return "".join(character if character.isprintable() else _escape(character) for character in os.fsdecode(path))
+
+
+def error_text(error: BaseException) -> str:
+    """An error as one line."""
+    if isinstance(error, FileExistsError) and error.filename is not None:  # where a folder is to be made
+        return f"{readable(error.filename)} is a file: expected a folder"
+    # The text of an OSError has a number and a quoted path in it, which users do not need.
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror if error.filename is None else f"{readable(error.filename)}: {error.strerror}"
+    return readable(" ".join(str(error).split()))
 
 
 def _escape(character: str) -> str:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import torch
 
-from codec.audio import describe_skipped, readable
+from codec.audio import describe_skipped, error_text, readable
 from codec.coding import CodingResult
-from codec.commands.messages import error_text, print_notes
+from codec.commands.messages import print_notes
 from codec.commands.options.files import MAX_JOBS
 from codec.commands.plan import Plan, Task
 from codec.commands.standard_streams import STANDARD_STREAM, display_name

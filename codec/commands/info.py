@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from codec.audio import AUDIO_SUFFIXES, find_files, readable
+from codec.audio import AUDIO_SUFFIXES, error_text, find_files, readable
 from codec.bitstream import BitstreamReader
 from codec.bitstream.byte_source import ByteSource
 from codec.bitstream.encodec.header import is_encodec_format
@@ -15,7 +15,7 @@ from codec.bitstream.layout import MAGIC
 from codec.bundled import bundled_models
 from codec.coding.targets import ENCODED_SUFFIX
 from codec.commands.facts import Facts, of_audio, of_encodec_file, of_encoded_file, of_model
-from codec.commands.messages import error_text, print_notes, print_table
+from codec.commands.messages import print_notes, print_table
 from codec.model_file import MODEL_NAME
 from codec.models import load, model_path
 

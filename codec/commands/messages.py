@@ -4,19 +4,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from codec.audio import readable
+from codec.audio import error_text, readable
 
-__all__ = ["check_absent", "error_text", "print_error", "print_notes", "print_table"]
-
-
-def error_text(error: Exception) -> str:
-    """An error as one line."""
-    if isinstance(error, FileExistsError) and error.filename is not None:  # where a folder is to be made
-        return f"{readable(error.filename)} is a file: expected a folder"
-    # The text of an OSError has a number and a quoted path in it, which users do not need.
-    if isinstance(error, OSError) and error.strerror is not None:
-        return error.strerror if error.filename is None else f"{readable(error.filename)}: {error.strerror}"
-    return readable(" ".join(str(error).split()))
+__all__ = ["check_absent", "print_error", "print_notes", "print_table"]
 
 
 def check_absent(path: Path) -> None:
