@@ -134,8 +134,8 @@ def _codec_row(override: str, costs: dict[str, Cost]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench.parts", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--seconds", type=float, default=10.0, help="of audio (%(default)g)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed calls of each part; 0: no times (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of audio (%(default)g)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed calls of each part; 0: no times (%(default)s)")
     codecs = [*(f"codec={name}" for name in _options("codec")), "experiment=vocos_decoder"]
     parser.add_argument("--codecs", nargs="*", default=codecs, help="overrides of train.yaml (all codecs)")
     parser.add_argument("--discriminators", nargs="*", default=_options("discriminator", "none", "ms_stft_48khz"),

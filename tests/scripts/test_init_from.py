@@ -283,6 +283,7 @@ IMPORTED = ("codec=encodec_24khz", "codec.bandwidths_kbps=[1.2,2.4]")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds only a model.safetensors, with codebooks that fit the latents of the clips."""
     folder = tmp_path_factory.mktemp("imported")
+    torch.manual_seed(0)
     codec: Codec = instantiate(composed("train", *TINY, *IMPORTED).codec, _convert_="all")
     reference = encodec_model(codec.config)
     fill_codebooks(reference, audio_of_clips())
@@ -324,7 +325,8 @@ def test_fine_tuning_an_imported_model_keeps_its_codebooks_useful(imported: Path
     new = after["codec"]["quantizer.embed"]
     assert (new != old).flatten(1).any(dim=1).all(), "every book learns"
     # The encoder and the codebooks change together. Wrong codebook statistics would give 1000 times this error.
-    assert quantization_error(before, new) < 2 * quantization_error(before, old)
+    # Eight seeds of the random model: 0.4 to 2.2 times.
+    assert quantization_error(before, new) < 20 * quantization_error(before, old)
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]
     untrained, *_, last = [line["speech/mel_distance"] for line in lines if line["split"] == "validation"]
     assert abs(last - untrained) < 0.1 * untrained
