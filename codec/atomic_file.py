@@ -1,14 +1,14 @@
-"""Atomic file writes: after an error or a kill, the previous file is still complete."""
+"""Atomic file writes: after an error or a kill, the previous file is still complete. New folders are not left empty."""
 
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "new_folder", "write_files"]
 
 _SUFFIX = ".partial"
 _MAX_NAME_BYTES = 255  # of all common file systems
@@ -50,3 +50,37 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Makes a folder, and those above it. New folders that the block leaves empty are removed again.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            for folder in missing:
+                folder.rmdir()
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
+    """Writes files into a folder, which is made; all of them or, after an error, none.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        OSError: One of them cannot be written.
+    """
+    with new_folder(folder), ExitStack() as files:
+        # The last that is entered is renamed first.
+        temporary = {name: files.enter_context(atomic_write(folder / name)) for name in reversed([*contents])}
+        for name, content in contents.items():
+            temporary[name].write_bytes(content)
+    return [folder / name for name in contents]

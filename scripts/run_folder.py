@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from codec.atomic_file import atomic_write
+from codec.atomic_file import atomic_write, new_folder
 from codec.audio import readable
 from codec.folder_lock import FolderInUse, locked
 
@@ -19,6 +19,7 @@ __all__ = [
     "check_folder",
     "check_keys",
     "check_unchanged",
+    "check_writable",
     "claimed",
     "resolve",
     "save_config",
@@ -94,21 +95,26 @@ def check_folder(cfg: DictConfig) -> Path:
     folder = Path(cfg.runs_folder) / str(cfg.name)
     if folder.resolve().parent != Path(cfg.runs_folder).resolve():
         raise ValueError(f"name must be the name of a folder in {cfg.runs_folder}, got {str(cfg.name)!r}")
-    _check_writable(folder)
+    check_writable(folder)
     check_unchanged(folder, folder / "config.yaml", cfg, CHANGEABLE_ON_RESUME)
     return folder
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Checks that the folder of a run or of an ablation can be made, or written to.
+
+    Raises:
+        ValueError: It cannot.
+    """
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir():
         raise ValueError(
-            f"the run's folder {readable(folder)} cannot be made: {readable(nearest)} is not a folder; "
+            f"the folder {readable(folder)} cannot be made: {readable(nearest)} is not a folder; "
             "choose another name= or runs_folder="
         )
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(
-            f"the run's folder {readable(folder)} cannot be written: {readable(nearest)} is read-only or belongs to "
+            f"the folder {readable(folder)} cannot be written: {readable(nearest)} is read-only or belongs to "
             "another user; choose another runs_folder="
         )
 
@@ -121,21 +127,14 @@ def claimed(folder: Path) -> Iterator[None]:
         ValueError: Another process trains in it.
         OSError: The folder cannot be made.
     """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    with ExitStack() as held:
+    with new_folder(folder), ExitStack() as held:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder))
         except FolderInUse as error:
             raise ValueError(
                 f"another process trains in {readable(folder)}: wait until it ends, or choose another name="
             ) from error
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # not empty
-                for path in missing:
-                    path.rmdir()
+        yield
 
 
 def check_unchanged(folder: Path, path: Path, cfg: DictConfig, changeable: Collection[str]) -> None:

@@ -3,13 +3,13 @@
 import argparse
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from codec.atomic_file import new_folder
 from codec.audio import readable
 from codec.bundled import bundled_models
 from codec.coding import PreparedCodec
@@ -41,14 +41,8 @@ def run(options: argparse.Namespace) -> int:
     for bandwidth_kbps in bandwidths_kbps:
         check_bandwidth(bandwidth_kbps, offered)
     output = options.output or (Path() if model in bundled_models().values() else model.parent) / "evaluation"
-    is_new = not output.exists()
-    output.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
-    try:
+    with new_folder(output):  # fails now rather than after the work
         return _evaluate(options, prepared, bandwidths_kbps, metrics, model, output)
-    finally:
-        if is_new:
-            with suppress(OSError):  # it has files
-                output.rmdir()
 
 
 def _evaluate(

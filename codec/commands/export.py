@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from codec.atomic_file import new_folder
 from codec.audio import readable
 from codec.commands.messages import check_absent
 from codec.interop import export_transformers
@@ -26,8 +27,8 @@ def run(options: argparse.Namespace) -> int:
     elif options.to == "half":
         written = [options.target / MODEL_NAME]
         check_absent(written[0])
-        options.target.mkdir(parents=True, exist_ok=True)
-        save_model(codec, written[0], torch.float16)
+        with new_folder(options.target):
+            save_model(codec, written[0], torch.float16)
     else:
         written = export_transformers(codec, options.target, run, options.licence)
     for path in written:

@@ -1,7 +1,9 @@
 """`codec import`."""
 
 import argparse
+from contextlib import nullcontext
 
+from codec.atomic_file import new_folder
 from codec.audio import readable
 from codec.commands.facts import of_model
 from codec.commands.messages import check_absent, print_table
@@ -19,9 +21,8 @@ def run(options: argparse.Namespace) -> int:
                          "choose another folder")  # fmt: skip
     check_absent(target)
     model = read_foreign(options.source)
-    if options.target != target:
-        options.target.mkdir(parents=True, exist_ok=True)
-    save_model(model.codec, target)
+    with new_folder(options.target) if options.target != target else nullcontext():
+        save_model(model.codec, target)
     print(f"read {readable(options.source)} as {model.origin}")
     print_table(of_model(model.codec, target).rows)
     return 0

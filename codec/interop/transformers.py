@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from codec.atomic_file import atomic_write
+from codec.atomic_file import write_files
 from codec.config import CodecConfig
 from codec.interop.dac import codec_of_dac, dac_config, dac_preprocessor, dac_state, is_dac
 from codec.interop.elu import activation_problem, with_elu
@@ -118,7 +118,7 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
     Raises:
         ForeignModelError: The model there cannot express this codec, or the folder holds other files with these names;
             nothing was written.
-        OSError: A file cannot be written.
+        OSError: A file cannot be written; nothing was written.
     """
     config = codec.config
     if is_dac(codec):
@@ -130,14 +130,9 @@ def export_transformers(codec: Codec, folder: Path, run: Path | None = None, lic
     if there and "config.json" not in there:
         raise ForeignModelError(f"{folder} holds a {there[0]} that was not exported from here: choose another folder")
     card = model_card(codec, run, licence)
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "model.safetensors") as temporary:
-        temporary.write_bytes(save(state, metadata={"format": "pt"}))
-    texts = (json.dumps(each, indent=2) + "\n" for each in settings)
-    for name, text in zip(_FILES[1:], (*texts, card), strict=True):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return [folder / name for name in _FILES]
+    texts = (*(json.dumps(each, indent=2) + "\n" for each in settings), card)
+    contents = (save(state, metadata={"format": "pt"}), *(text.encode() for text in texts))
+    return write_files(folder, dict(zip(_FILES, contents, strict=True)))
 
 
 def check_expressible(config: CodecConfig) -> None:

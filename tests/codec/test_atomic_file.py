@@ -1,4 +1,4 @@
-"""`atomic_write`: complete files, symbolic links, permissions."""
+"""Complete files, symbolic links, permissions, folders that are not left empty."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from codec.atomic_file import atomic_write
+from codec.atomic_file import atomic_write, new_folder, write_files
 
 
 @pytest.fixture
@@ -111,3 +111,35 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_the_name_of_the_file()
     with pytest.raises(OSError, match="No such file") as caught, atomic_write(Path("/proc/notes.txt")):
         pass
     assert caught.value.filename == "/proc/notes.txt"
+
+
+def test_a_new_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for folder in (tmp_path / "old", tmp_path / "a/b", tmp_path / "old/c"):
+        with pytest.raises(ZeroDivisionError), new_folder(folder):
+            (folder / "file").write_text(str(1 / 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    with new_folder(tmp_path / "a/b"):
+        (tmp_path / "a/b/file").touch()
+    assert (tmp_path / "a/b/file").exists()
+
+
+def test_of_several_files_all_or_none_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "new/folder"
+    written = write_files(folder, {"a": b"1", "b": b"2"})
+    assert [(path, path.read_bytes()) for path in written] == [(folder / "a", b"1"), (folder / "b", b"2")]
+    write = Path.write_bytes
+
+    def fail(path: Path, content: bytes) -> int:
+        if content == b"4":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    for into in (folder, tmp_path / "other/folder"):
+        with pytest.raises(OSError, match="No space left on device"):
+            write_files(into, {"a": b"3", "b": b"4"})
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
+        "new", "new/folder", "new/folder/a", "new/folder/b",
+    }  # fmt: skip
+    assert [path.read_bytes() for path in written] == [b"1", b"2"]

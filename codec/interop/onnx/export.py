@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codec.atomic_file import atomic_write
+from codec.atomic_file import write_files
 from codec.model import Codec
 from codec.model_file import fingerprint
 
@@ -60,7 +60,7 @@ def export_onnx(codec: Codec, directory: Path) -> list[Path]:
     Raises:
         ValueError: The package onnx is missing, a layer cannot be expressed, the codec is too large, or the directory
             holds other files with these names; nothing was written.
-        OSError: A file cannot be written.
+        OSError: A file cannot be written; nothing was written.
     """
     if find_spec("onnx") is None:
         raise ValueError("export to ONNX needs the package onnx: bash scripts/setup.sh onnx")
@@ -80,13 +80,10 @@ def export_onnx(codec: Codec, directory: Path) -> list[Path]:
         graphs["decoder_stream.onnx"] = write_decoder(codec, streaming=True)
     contents = {name: graph.model.SerializeToString(deterministic=True) for name, graph in graphs.items()}
     contents["onnx.json"] = (json.dumps(_describe(codec, graphs), indent=2) + "\n").encode()
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        with atomic_write(directory / name) as temporary:
-            temporary.write_bytes(content)
+    written = write_files(directory, contents)
     for name in set(there) - set(contents):  # of an earlier export that could stream
         (directory / name).unlink()
-    return [directory / name for name in contents]
+    return written
 
 
 def _describe(codec: Codec, graphs: "Mapping[str, CodecGraph]") -> dict[str, Any]:

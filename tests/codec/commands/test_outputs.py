@@ -153,6 +153,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_partial_file(run: str, audio: Pat
         for form in ("half", "transformers"):
             error = fails("export", "model", "--to", form, "--model", run)
             assert error == "model/model.safetensors: File too large"
+            assert not Path("model").exists()
     assert contents(audio) == before
 
 
