@@ -17,6 +17,7 @@ from codec.config import CodecConfig
 from codec.model import Codec
 from codec.network import DACNetwork, EncoderDecoder, ISTFTNetwork, SEANet
 from codec.quantization import FactorizedQuantizer, FiniteScalarQuantizer, ResidualVectorQuantizer, SimVQ
+from codec.tensor_file import read_tensors
 
 __all__ = [
     "MODEL_NAME",
@@ -130,10 +131,7 @@ def load_model(path: str | Path, parts: Mapping[str, type] | None = None) -> Cod
     if not Path(path).is_file():
         raise ModelFileError(f"there is no model file at {path}")
     try:
-        Path(path).open("rb").close()  # safetensors would say that there is no file if it may not be read
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, weights = read_tensors(Path(path))
     except SafetensorError as error:
         raise ModelFileError(f"{path} is corrupt, or not a safetensors file ({error})") from error
     if "codec" not in metadata:

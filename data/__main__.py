@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from codec.audio import describe_skipped, readable
+from codec.audio import describe_skipped, error_text, readable
 from data.bandwidth import measure_bandwidths
 from data.entries import DataError
 from data.scan import scan_folder
@@ -23,11 +23,8 @@ def main(arguments: list[str]) -> int:
         if options.bandwidth:
             manifest = measure_bandwidths(manifest)
         manifest.save(options.manifest)
-    except DataError as error:
-        print(readable(str(error)), file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(readable(f"{error.filename or options.manifest}: {error.strerror}"), file=sys.stderr)
+    except (DataError, OSError) as error:
+        print(error_text(error), file=sys.stderr)
         return 1
     for line in describe_skipped(manifest.skipped_files):
         print(f"skipped: {line}", file=sys.stderr)

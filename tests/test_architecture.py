@@ -12,7 +12,7 @@ PACKAGES = ("losses", "balancer", "data", "codec", "scripts")
 
 # What each part may import of ours, besides itself. The longest prefix of a module's name decides. A part of `ANYWHERE`
 # may be imported by all of `codec`, `data` and `scripts`.
-ANYWHERE = {"codec.atomic_file", "codec.folder_lock", "codec.ranges"}
+ANYWHERE = {"codec.atomic_file", "codec.folder_lock", "codec.ranges", "codec.tensor_file"}
 ISOLATED = {"losses", "balancer", "codec.network", "codec.quantization"}
 MODEL = {"codec.config", "codec.network", "codec.quantization", "codec.streaming", "codec.model", "codec.model_file"}
 MODELS = MODEL | {"codec.checkpoint_file", "codec.models"}
@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "balancer": set(),
     "codec.atomic_file": set(),
     "codec.folder_lock": set(),
+    "codec.tensor_file": set(),
     "codec.workers": set(),
     "codec.bundled": set(),
     "codec.audio": set(),

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from codec.model import Codec
 from codec.model_file import inference_state, load_inference_state, make_codec, seanet_settings
+from codec.tensor_file import read_tensors
 
 __all__ = [
     "ForeignModelError",
@@ -65,8 +65,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         OSError: It may not be read.
     """
     try:
-        path.open("rb").close()  # safetensors would say that there is no file if it may not be read
-        return load_file(path)
+        return read_tensors(path)[1]
     except SafetensorError as error:
         raise ForeignModelError(f"{path} is corrupt, or not a safetensors file ({error})") from error
 

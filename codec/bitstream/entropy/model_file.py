@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from codec.atomic_file import atomic_write
 from codec.bitstream.entropy.integer_network import IntegerNetwork, Table
 from codec.bitstream.entropy.integers import EXPONENT_BITS, WEIGHT_BITS
 from codec.bitstream.entropy.network import CodeTransformer, EntropyConfig, Layer
+from codec.tensor_file import read_tensors
 
 __all__ = ["ENTROPY_NAME", "EntropyFileError", "EntropyModel"]
 
@@ -80,10 +81,7 @@ class EntropyModel:
         if not path.is_file():
             raise EntropyFileError(f"there is no entropy model at {path}: codec train-entropy makes one")
         try:
-            path.open("rb").close()  # safetensors would say that there is no file if it may not be read
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata, arrays = read_tensors(path, "numpy")
         except SafetensorError as error:
             raise EntropyFileError(f"{path} is corrupt or not a safetensors file ({error})") from error
         if "entropy" not in metadata:
