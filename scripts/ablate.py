@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from codec.audio import readable
 from codec.evaluation import METRICS, Metric, check_packages
 from codec.training import CheckpointError, TrainingConfig, load_checkpoint
 from codec.training.checkpoint.pretrained import check_architecture
@@ -39,7 +41,7 @@ from scripts.ablation.search import best_overrides, check_search, search_runs
 from scripts.command_line import compose, execute, hydra_arguments
 from scripts.composition import CONFIGS
 from scripts.parts import instantiate
-from scripts.run_folder import CHANGEABLE_ON_RESUME, check_keys, check_unchanged, save_config
+from scripts.run_folder import CHANGEABLE_ON_RESUME, check_keys, check_unchanged, check_writable, save_config
 from scripts.train import SUMMARY
 from scripts.values import check_values
 
@@ -49,6 +51,9 @@ _SHARED_BY_RUNS = {
     f"trainer.{key}" for key in ("max_steps", "max_epochs", "max_minutes", "log_every", "validate_every")
 }
 _CHANGEABLE_IN_RUNS = {*CHANGEABLE_ON_RESUME} - _SHARED_BY_RUNS
+
+
+_FILE = CONFIGS / "ablate.yaml"
 
 
 class Plan(NamedTuple):
@@ -121,7 +126,10 @@ def _plan(cfg: DictConfig) -> Plan:
     """
     check_grid(cfg)
     check_search(cfg)
+    if cfg.start == "from_base":
+        _check_base(Path(cfg.base))
     folder = ablation_folder(cfg)
+    check_writable(folder)
     check_packages(selected_metrics(cfg).values())
     if any((folder / "runs").glob("*/config.yaml")):
         check_unchanged(folder, folder / "ablation.yaml", _settings(cfg), _CHANGEABLE_IN_GRID)
@@ -156,6 +164,18 @@ def _base_is_unfinished(cfg: DictConfig, train: DictConfig) -> bool:
     except ValueError as error:
         raise ValueError(f"base={base}: {error}: choose another base, or give its codec in overrides") from error
     return unfinished
+
+
+def _check_base(base: Path) -> None:
+    """A mistyped path must not become a run: a missing base is trained if it is the default, or if it is described."""
+    keys = {override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task}
+    if "base" not in keys or (base / "config.yaml").exists() or base == Path(OmegaConf.load(_FILE).base):
+        return
+    if not any(key.split(".")[0] in ("experiments", "base_overrides") for key in keys):
+        raise ValueError(
+            f"base={readable(base)}: there is no run in this folder; to train one there, name its experiment with "
+            "experiments.base="
+        )
 
 
 def _settings(cfg: DictConfig) -> DictConfig:

@@ -460,6 +460,18 @@ def test_multirun_is_refused(
     assert "strategies=" in line
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_base_that_is_no_run_is_refused(exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typo = tmp_path / "typo"
+    if exists:
+        typo.mkdir()
+    monkeypatch.setattr(sys, "argv", ["ablate", "name=tiny", f"runs_folder={tmp_path}", f"base={typo}"])
+    with pytest.raises(ValueError, match=r"there is no run in this folder; to train one there, .*experiments\.base="):
+        ablate()
+    assert typo.exists() == exists
+    assert not (tmp_path / "tiny").exists()
+
+
 def test_a_base_of_another_architecture_is_refused_before_it_is_trained(ablation: Ablate, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="architecture") as caught:
         ablation(f"base={tmp_path / 'other'}", f"base_overrides={listed((*TINY_SEANET, 'codec.network.latent_dim=4'))}")
