@@ -132,7 +132,7 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
     """
     handle_interrupts()
     again = typed_command() or shlex.join(sys.orig_argv)
-    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors that it would print otherwise
     before = signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
@@ -153,15 +153,17 @@ def execute(command: Callable[[], None], interrupted: str) -> None:
         print(f"{interrupted}: {again}", file=sys.stderr)
         sys.exit(128 + signal.SIGTERM if isinstance(stop, Terminated) else 130)
     except Exception as error:
-        if show_traceback:
+        if full_error == "1":
             raise
         rank = os.environ.get("RANK", "0")  # set by torchrun; every process reports its own error
         print(f"error{'' if rank == '0' else f' in process {rank}'}: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, before)
-        if not show_traceback:
+        if full_error is None:
             del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
 def _terminate(*_: Any) -> NoReturn:

@@ -23,19 +23,21 @@ _FLAGS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
     "--experimental-rerun",
 }
+_PRINTED_CONFIGS = ("job", "hydra", "all")  # of --cfg
 _OVERRIDE = re.compile(r"((?:\+\+|\+|~)?[^\s=]+)=(.*)", re.DOTALL)
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
     """The arguments with quotes around values that Hydra would refuse, or would not read as the text they are.
 
-    --multirun between them comes first, because Hydra takes no overrides on both sides of it.
+    --multirun comes first, because Hydra takes no overrides on both sides of it.
 
     Lists, mappings, interpolations, quoted values and the sweeps of --multirun stay as they are. `~` at the start of a
     path becomes the home folder.
 
     Raises:
-        ValueError: An argument is no override and no option, or has several values without --multirun.
+        ValueError: An argument is no override and no option, or has several values without --multirun, or an option
+            has no value or an unknown one.
     """
     multirun = is_multirun(arguments)
     flags = [argument.startswith("-") for argument in arguments]
@@ -46,12 +48,11 @@ def prepare(arguments: Sequence[str]) -> list[str]:
                 f"there is no option {argument}: settings are written without dashes, as in data.batch_size=16; "
                 "--help lists them"
             )
+    _check_flags_with_value(arguments)
     prepared = [
         argument if flag or value else _prepare_one(argument, multirun)
         for argument, flag, value in zip(arguments, flags, values, strict=True)
     ]
-    if _MULTIRUN.isdisjoint(prepared[1:-1]):
-        return prepared
     return sorted(prepared, key=lambda argument: argument not in _MULTIRUN)
 
 
@@ -72,6 +73,21 @@ def swept_keys(arguments: Sequence[str]) -> set[str]:
     """Keys of prepared arguments that have several values."""
     found = (parse(argument) for argument in arguments)
     return {override.get_key_element() for override in found if override is not None and override.is_sweep_override()}
+
+
+def _check_flags_with_value(arguments: Sequence[str]) -> None:
+    """Hydra would print a page on the use of all its options."""
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag not in _FLAGS_WITH_VALUE:
+            continue
+        if not equals:
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if flag in ("--cfg", "-c"):
+            if value not in _PRINTED_CONFIGS:
+                raise ValueError(f"{flag} must be one of {', '.join(_PRINTED_CONFIGS)}, got {value!r}")
+        elif not value:
+            raise ValueError(f"{flag} needs a value")
 
 
 def _prepare_one(argument: str, multirun: bool) -> str:

@@ -1,6 +1,7 @@
 """Values on the command line: any text works, and Hydra's lists, mappings, interpolations and sweeps still do."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_what_hydra_reads_rightly_stays(argument: str) -> None:
 
 
 def test_flags_and_their_values_stay() -> None:
-    flags = ["--config-dir", "/a=(b", "--cfg", "job", "-m"]
+    flags = ["-m", "--config-dir", "/a=(b", "--cfg", "job"]
     assert prepare(flags) == flags
 
 
@@ -97,14 +98,32 @@ def test_with_multirun_commas_separate_values() -> None:
     assert swept_keys(arguments) == {"seed", "data.root", "balancer"}
 
 
-def test_overrides_stand_on_both_sides_of_multirun() -> None:
-    assert prepare(["name=a", "-m", "seed=0,1"]) == ["-m", "name=a", "seed=0,1"]
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_multirun_stands_anywhere(place: int) -> None:
+    arguments = ["name=a", "seed=0,1"]
+    arguments.insert(place, "-m")
+    assert prepare(arguments) == ["-m", "name=a", "seed=0,1"]
 
 
 @pytest.mark.parametrize("argument", ["--batch_size", "--data.batch_size=16", "-v", "--multi"])
 def test_options_of_other_programs_are_refused(argument: str) -> None:
     with pytest.raises(ValueError, match=f"there is no option {argument}: settings are written without dashes, as in"):
         prepare(["name=a", argument])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cfg", "jobs"], "--cfg must be one of job, hydra, all, got 'jobs'"),
+        (["-c=jobs"], "-c must be one of job, hydra, all, got 'jobs'"),
+        (["seed=1", "--cfg"], "--cfg must be one of job, hydra, all, got ''"),
+        (["--config-dir"], "--config-dir needs a value"),
+        (["--package=", "seed=1"], "--package needs a value"),
+    ],
+)
+def test_options_without_their_value_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepare(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--cfg=job", "--resolve"], ["-h"], ["--info"]])

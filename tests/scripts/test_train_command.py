@@ -76,6 +76,7 @@ def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().err.endswith(": python -m scripts.train 'name=two words'\n")
+    assert os.environ["HYDRA_FULL_ERROR"] == "0"
 
 
 @pytest.mark.slow
@@ -110,7 +111,7 @@ def test_ctrl_c_in_the_last_step_of_a_run_ends_the_sweep(
 
     monkeypatch.setenv("STARTED_AS", "bash scripts/train.sh")
     monkeypatch.setattr(
-        sys, "argv", ["train", *TINY, "data=clips", "-m", f"runs_folder={tmp_path / 'runs'}", "seed=3,4"]
+        sys, "argv", ["train", *TINY, "data=clips", f"runs_folder={tmp_path / 'runs'}", "seed=3,4", "-m"]
     )
     monkeypatch.setattr("scripts.train.run", finish)
     with pytest.raises(SystemExit) as caught:
