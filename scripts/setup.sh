@@ -56,7 +56,10 @@ if ! version=$("$python" -c "$check" 2>/dev/null); then
   echo "error: $python is ${version:-missing}; expected Python 3.11 or later. Name another one with PYTHON=" >&2
   exit 1
 fi
-mkdir -p "$venv"
+if ! mkdir -p "$venv" 2>/dev/null || [ ! -w "$venv" ]; then
+  echo "error: $venv is not up to date and cannot be written: run scripts/setup.sh as the owner of $(pwd -P)" >&2
+  exit 1
+fi
 if command -v flock >/dev/null; then # two at once would mix their files
   exec 9> "$venv/.lock"
   if ! flock -n 9; then

@@ -190,6 +190,15 @@ def test_a_python_that_is_too_old_is_refused_in_one_line(checkout: Path) -> None
     assert not (checkout / ".venv").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(checkout: Path) -> None:
+    (checkout / ".venv").write_text("a file")
+    done = start(checkout, "scripts/train.sh")
+    assert done.returncode == 1
+    line = only_line(done.stderr)
+    assert line.startswith("error: .venv is not up to date and cannot be written: ")
+    assert line.endswith(f" as the owner of {checkout}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
