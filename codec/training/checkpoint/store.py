@@ -53,6 +53,7 @@ class CheckpointStore:
         self.keep_every = keep_every
         self.best_step: int | None = None
         self._report = report
+        self._best_read: tuple[object, float | None] = (None, None)  # identity of the file, score
 
     def save(
         self, step: int, state: dict[str, Any], score: float | None = None, protected: Collection[int] = ()
@@ -132,14 +133,17 @@ class CheckpointStore:
         return read_checkpoint(self.best_path) if self.best_path.exists() else None
 
     def best_score(self) -> float | None:
-        """The score of `best.pt`, or None if it is missing or corrupt."""
+        """The score of `best.pt`, or None if it is missing or corrupt. A file that is unchanged is not read again."""
         if not self.best_path.exists():
             return None
-        try:
-            return read_score(self.best_path)
-        except CheckpointError as error:
-            self._report(f"best.pt will be replaced: {error}")
-            return None
+        found = _identity(self.best_path)
+        if found != self._best_read[0]:
+            try:
+                self._best_read = found, read_score(self.best_path)
+            except CheckpointError as error:
+                self._report(f"best.pt will be replaced: {error}")
+                return None
+        return self._best_read[1]
 
     def update_best(self, step: int) -> None:
         """Compares the checkpoint of `step` with `best.pt`, in case the process was killed between the two writes.
@@ -187,6 +191,7 @@ class CheckpointStore:
                 _flush_to_disk(temporary)
         _flush_to_disk(self.folder)
         self.best_step = _step_of(path)
+        self._best_read = _identity(self.best_path), score
 
     def _remove_old(self, step: int, protected: Collection[int]) -> None:
         for path in self.paths():
@@ -222,6 +227,12 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced or written again."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _tensor_bytes(value: object) -> int:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from codec import checkpoint_file
-from codec.checkpoint_file import Checkpoint, CheckpointError
+from codec.checkpoint_file import Checkpoint, CheckpointError, read_score
 from codec.training.checkpoint.store import CheckpointStore
 
 
@@ -93,6 +93,22 @@ def test_the_best_checkpoint_is_kept_after_newer_ones(tmp_path: Path) -> None:
     again.save(8, {"step": 8}, 2.5)
     assert again.load_best() == Checkpoint(8, {"step": 8}, 2.5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step_0000008.pt"]
+
+
+def test_the_best_score_is_read_from_the_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _store(tmp_path)[0].save(1, {"step": 1}, 3.0)
+    store, _ = _store(tmp_path)
+    reads: list[Path] = []
+
+    def read(path: Path) -> float | None:
+        reads.append(path)
+        return read_score(path)
+
+    monkeypatch.setattr("codec.training.checkpoint.store.read_score", read)
+    for step, score in enumerate((4.0, 5.0, 2.0, 2.5), 2):
+        store.save(step, {"step": step}, score)
+    assert reads == [store.best_path]
+    assert store.load_best() == Checkpoint(4, {"step": 4}, 2.0)
 
 
 def test_the_best_is_kept_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
