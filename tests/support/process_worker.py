@@ -1,24 +1,29 @@
-"""Trains a tiny run in processes that train together, and saves the final state of each process.
+"""Trains tiny runs in processes that train together, and saves the final state of each process.
 
-process_worker.py OUT KILL [override ...]: one process, started by torchrun or alone. KILL is `none` or
-`RANK@STEP@SIGNAL`: this process sends itself the signal at this step, the first time it gets there.
-
-process_worker.py serve: reads one JSON list of arguments per line from standard input, preceded by the number of
-processes. Forks these processes, so that several runs pay for the imports once; their output goes to stdout.txt and
-stderr.txt in OUT. Writes the exit status of each, negative for a signal, as one JSON list.
+All are forks of one process, so that they pay for the imports once. It reads one JSON list per line from standard
+input: LAUNCHER, OUT, KILL, and overrides.
+- LAUNCHER is the number of processes, or a list of options of torchrun, which then starts the processes.
+- OUT is a folder for the states, stdout.txt and stderr.txt.
+- KILL is `none` or `RANK@STEP@SIGNAL`: this process sends itself the signal at this step, the first time it gets there.
+Writes the exit status of each process, or of torchrun, negative for a signal, as one JSON list.
 """
 
+import gc
 import json
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch._dynamo  # the first optimizer of a run imports it, which takes two seconds
+from torch.distributed import run as launcher
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from codec.training import Trainer
+from config_files import read_once
 from scripts.command_line import execute
 from scripts.composition import check_run, open_run
 from tiny_command import TINY, composed
@@ -49,35 +54,60 @@ def signal_at(trainer: Trainer, rank: int, step: int, number: int, mark: Path) -
 
 def serve() -> None:
     """Answers requests until standard input ends."""
-    # Loads Hydra's plugins and parser, and what checks settings. Otherwise every run would do it again.
+    # Loads Hydra's plugins and parser, the files of configs/, and what checks settings. Otherwise every run would do it
+    # again. Garbage collection in the runs leaves alone what is loaded now, so its memory is not copied.
+    read_once()
     check_run(composed("train", *TINY, "name=unused"))
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
-        count, *arguments = json.loads(line)
+        processes, *arguments = json.loads(line)
+        ranks = range(processes) if isinstance(processes, int) else [None]
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         children = []
-        for rank in range(count):
+        for rank in ranks:
             child = os.fork()
             if not child:
-                become(rank, count, port, arguments)
-                execute(train, "stopped")
+                redirect(arguments)
+                if rank is None:
+                    torchrun(processes, arguments)
+                else:
+                    become(rank, len(ranks), port, arguments)
                 return
             children.append(child)
         print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
 
 
-def become(rank: int, count: int, port: int, arguments: list[str]) -> None:
-    """Turns this process into one of a run, with the environment that torchrun sets."""
-    signal.alarm(300)  # ends it if the others are gone
-    sys.argv[1:] = arguments
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+def redirect(arguments: list[str]) -> None:
+    """Sends the output of this process and its children to files, and ends it if the others are gone."""
+    signal.alarm(300)  # not inherited by a fork
     for descriptor, name in ((1, "stdout.txt"), (2, "stderr.txt")):
         os.dup2(os.open(Path(arguments[0]) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
 
 
+def become(rank: int, count: int, port: int, arguments: list[str]) -> None:
+    """Turns this process into one of a run, with the environment that torchrun sets."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    started(*arguments)
+
+
+def started(*arguments: str) -> None:
+    signal.alarm(300)
+    sys.argv[1:] = arguments
+    execute(train, "stopped")
+
+
+def torchrun(options: list[str], arguments: list[str]) -> None:
+    """Turns this process into torchrun. It forks the processes of the run in place of starting programs."""
+
+    def launch(config: LaunchConfig, entrypoint: str) -> Callable[..., object]:
+        return elastic_launch(config, lambda unbuffered, script, *rest: started(*rest))
+
+    setattr(launcher, "elastic_launch", launch)  # noqa: B010 (mypy takes functions for constants)
+    launcher.main([*options, "--start-method=fork", __file__, *arguments])
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
-    else:
-        execute(train, "stopped")
+    serve()

@@ -1,4 +1,4 @@
-"""Training in several processes: torchrun starts them where it restarts them, else they are forks of one process."""
+"""Training in several processes, which are forks of one process; torchrun starts them where it restarts them."""
 
 import json
 import os
@@ -45,15 +45,6 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 ENVIRONMENT |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}", "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(folder: Path, *, kill: str, restarts: int) -> subprocess.CompletedProcess[str]:
-    """Trains in two processes that torchrun starts."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}"]
-    return subprocess.run(
-        [sys.executable, "-m", *launcher, str(WORKER), str(folder), kill, *SETTINGS, f"runs_folder={folder}"],
-        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-
-
 class Ended(NamedTuple):
     """How the processes of a run ended, and what they printed."""
 
@@ -67,18 +58,21 @@ Train = Callable[..., Ended]
 
 @pytest.fixture(scope="module")
 def train() -> Iterator[Train]:
-    """Trains in forks of one process, with the environment that torchrun sets."""
+    """Trains in forks of one process, with the environment that torchrun sets, or under torchrun. See `process_worker`.
+
+    The exit statuses are those of the processes, or that of torchrun.
+    """
     pipe = subprocess.PIPE
     server = subprocess.Popen(
-        [sys.executable, str(WORKER), "serve"], cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe, text=True
+        [sys.executable, str(WORKER)], cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe, text=True
     )
     assert server.stdin is not None
     assert server.stdout is not None
     requests, answers = server.stdin, server.stdout
 
-    def request(folder: Path, processes: int, *overrides: str, kill: str = "none") -> Ended:
+    def request(folder: Path, launcher: int | list[str], *overrides: str, kill: str = "none") -> Ended:
         arguments = [str(folder), kill, *SETTINGS, f"runs_folder={folder}", *overrides]
-        requests.write(json.dumps([processes, *arguments]) + "\n")
+        requests.write(json.dumps([launcher, *arguments]) + "\n")
         requests.flush()
         statuses = json.loads(answers.readline())
         return Ended(statuses, *((folder / f"{name}.txt").read_text() for name in ("stdout", "stderr")))
@@ -155,9 +149,9 @@ def test_a_run_with_a_killed_process_ends_and_another_number_of_processes_resume
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_killed_run_and_it_resumes(tmp_path: Path, alone: dict[str, Any]) -> None:
-    done = torchrun(tmp_path, kill="0@17@SIGKILL", restarts=1)
-    assert done.returncode == 0, done.stderr
+def test_torchrun_restarts_a_killed_run_and_it_resumes(tmp_path: Path, alone: dict[str, Any], train: Train) -> None:
+    done = train(tmp_path, ["--standalone", "--nproc_per_node=2", "--max-restarts=1"], kill="0@17@SIGKILL")
+    assert done.statuses == [0], done.stderr
     assert (tmp_path / "killed").exists()
     assert "resumed at step 15" in done.stdout
     assert_equal_to_rounding(held(tmp_path, 1, 2), alone)
