@@ -2,13 +2,10 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +68,7 @@ def settings(base: Path, runs_folder: Path) -> list[str]:
 
 
 Ablate = Callable[..., Path]
+Forked = Callable[..., Any]
 
 
 @pytest.fixture
@@ -303,7 +301,7 @@ def test_the_checkpoint_itself_is_scored_without_a_step(finished_folder: Path) -
 
 
 def test_an_interrupted_run_resumes_from_its_checkpoint(ablation: Ablate, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Trainer.train_step
+    step, plan = Trainer.train_step, ("strategies=[encodec]", "baseline=encodec")
 
     def interrupted(trainer: Trainer, audio: Tensor) -> dict[str, Tensor]:
         if (trainer.logger.folder.name, trainer.step) == ("encodec.default.seed0", 2):
@@ -313,10 +311,10 @@ def test_an_interrupted_run_resumes_from_its_checkpoint(ablation: Ablate, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            ablation()
+            ablation(*plan)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    folder = ablation()
-    assert finished(folder) == BOTH
+    folder = ablation(*plan)
+    assert finished(folder) == {"encodec.default.seed0"}
     assert "resumed at step 2" in (folder / "runs" / "encodec.default.seed0" / "log.txt").read_text()
     steps = [line["step"] for line in metric_lines(folder, "encodec.default.seed0") if line["split"] == "train"]
     assert steps == [1, 2, 3]
@@ -518,14 +516,12 @@ IN_A_PROCESS = ("start=from_scratch", f"overrides={listed((*TINY_SEANET, 'data.n
 
 
 @pytest.mark.slow
-def test_joblib_runs_jobs_in_two_processes(base: Path, tmp_path: Path) -> None:
+def test_joblib_runs_jobs_in_two_processes(base: Path, tmp_path: Path, forked: Forked) -> None:
     """The command is a process, too. It has no output but its own, and leaves no files of Hydra."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    command = [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), *IN_A_PROCESS, *launcher]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    done = forked(tmp_path, "ablate", *settings(base, tmp_path), *IN_A_PROCESS, *launcher, report=True)
+    assert (done.status, done.stderr) == (0, "")
     folder = tmp_path / "tiny"
     assert finished(folder) == BOTH
     assert "2/2 runs" in done.stdout
@@ -554,22 +550,16 @@ def test_submitit_runs_a_job_in_another_process(
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_grid_that_is_stopped_saves_its_run_and_says_how_to_continue(
-    number: signal.Signals, status: int, base: Path, tmp_path: Path, ablation: Ablate
+    number: signal.Signals, status: int, base: Path, tmp_path: Path, ablation: Ablate, forked: Forked
 ) -> None:
     # Many steps, so that the run does not end before the signal; the last override ends the command.
     training = listed((*TINY_SEANET, "trainer.validate_every=1000"))
     overrides = ["start=from_scratch", "strategies=[weighted_sum]", f"overrides={training}", "max_steps=20"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.ablate", *settings(base, tmp_path), *overrides], cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "STARTED_AS": "bash scripts/ablate.sh"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
     run = tmp_path / "tiny" / "runs" / "weighted_sum.default.seed0"
-    while not (run / "checkpoints" / "step_0000002.pt").exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == status, errors
+    kill = f"{number.name} when {run / 'checkpoints' / 'step_0000002.pt'} exists"
+    started = {"STARTED_AS": "bash scripts/ablate.sh"}
+    returned, _, errors = forked(tmp_path, "ablate", *settings(base, tmp_path), *overrides, kill=kill, **started)
+    assert returned == status, errors
     line = only_line(errors)
     assert "bash scripts/ablate.sh" in line
     assert line.endswith(overrides[-1])

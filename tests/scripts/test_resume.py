@@ -4,9 +4,7 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,6 @@ from printed import only_line
 from tiny_run import differences, exported
 
 TIMES = ("seconds", "audio_seconds_per_second", "data_wait_fraction", "seconds_per_step")
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
 SETTINGS = [
     "experiment=starter_seanet", "data=clips", "name=tiny", "trainer.precision=float32",
@@ -33,33 +30,19 @@ SETTINGS = [
     "adversarial.start_fraction=0.2", "adversarial.update_probability=0.7",
 ]  # fmt: skip
 
+Forked = Callable[..., Any]
 Train = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def train() -> Iterator[Train]:
-    """Trains in a fork of one process, see `forked_runs`; returns the exit status."""
-    server = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "support" / "forked_runs.py")],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "STARTED_AS": "bash scripts/train.sh"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    requests, answers = server.stdin, server.stdout
+def train(forked: Forked) -> Train:
+    """Trains in a fork, see `forked_runs`; returns the exit status."""
 
     def request(runs: Path, *extra: str, kill: str | None = None) -> int:
-        requests.write(json.dumps({"runs": str(runs), "overrides": [*SETTINGS, *extra], "kill": kill}) + "\n")
-        requests.flush()
-        return int(answers.readline())
+        arguments = (*SETTINGS, *extra, f"runs_folder={runs}")
+        return forked(runs, "train", *arguments, kill=kill, STARTED_AS="bash scripts/train.sh").status
 
-    yield request
-    requests.close()
-    answers.close()
-    assert server.wait() == 0
+    return request
 
 
 class Result(NamedTuple):
@@ -136,7 +119,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
     assert _steps(tmp_path) == [0, 3]
 
     # From outside, as soon as the next checkpoint exists. On a loaded machine the run may end before it is killed.
-    assert train(tmp_path, kill="step 6 exists") in (-signal.SIGKILL, 0)
+    assert train(tmp_path, kill=f"SIGKILL when {checkpoints / 'step_0000006.pt'} exists") in (-signal.SIGKILL, 0)
     last = _steps(tmp_path)[-1]
     assert last >= 6
 
@@ -183,7 +166,8 @@ def test_a_run_that_is_stopped_by_signals_saves_and_ends_with_the_same_bits(
 
 @pytest.mark.slow
 def test_a_run_whose_terminal_is_closed_saves(tmp_path: Path, finished: Path, train: Train) -> None:
-    status = train(tmp_path, "data.num_workers=1", "trainer.max_steps=400", kill="terminal closed")
+    saved = tmp_path / "tiny" / "checkpoints" / "step_0000003.pt"
+    status = train(tmp_path, "data.num_workers=1", "trainer.max_steps=400", kill=f"terminal closed when {saved} exists")
     assert status == 128 + signal.SIGHUP
     assert "saved at step" in (tmp_path / "tiny" / "log.txt").read_text()
     assert _steps(tmp_path)[-1] >= 3

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.errors import HydraException
@@ -28,6 +30,7 @@ def command(*overrides: str, **environment: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.slow
 def test_an_error_of_hydra_is_one_line_and_exits_with_1(tmp_path: Path) -> None:
+    """The command is a process of its own."""
     done = command(f"runs_folder={tmp_path / 'runs'}", "trainer.sed=1")
     assert done.returncode == 1
     line = only_line(done.stderr)
@@ -80,12 +83,10 @@ def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 @pytest.mark.slow
-def test_without_apt_the_command_trains_on_the_bundled_clips(tmp_path: Path) -> None:
-    done = command(
-        *("data=starter", f"data.root={tmp_path / 'starter'}", f"runs_folder={tmp_path / 'runs'}"),
-        PATH=str(tmp_path),
-    )
-    assert done.returncode == 0, done.stderr
+def test_without_apt_the_command_trains_on_the_bundled_clips(tmp_path: Path, forked: Callable[..., Any]) -> None:
+    settings = (*TINY, "data=starter", f"data.root={tmp_path / 'starter'}", f"runs_folder={tmp_path / 'runs'}")
+    done = forked(tmp_path, "train", *settings, report=True, PATH=str(tmp_path))
+    assert done.status == 0, done.stderr
     assert "data=starter is not available (there is no apt-get on this machine)" in done.stderr
     for place in ("model.safetensors", "checkpoints", "samples", "report.html"):
         assert str(tmp_path / "runs" / "bad" / place) in done.stdout

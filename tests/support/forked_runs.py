@@ -1,15 +1,20 @@
-"""Runs scripts.train in forks of one process, so that several runs pay for the imports once, and kills them.
+"""Runs scripts.train and scripts.ablate in forks of one process, so that they pay for the imports once, and kills them.
 
-Reads one JSON request per line from standard input: {"runs": FOLDER, "overrides": [...], "kill": PLACE or null}. PLACE
-is one of `PLACES`, or
-- `step N exists`: the parent kills the run as soon as it sees that checkpoint;
-- the name of a signal, which the run sends to all its processes in a backward pass, as a terminal or SLURM does;
-- `SIGINT twice`: in a backward pass, and while the checkpoint is written;
-- `terminal closed`: the run has a terminal, which the parent closes as soon as it sees the checkpoint of step 3.
-Writes the exit status of each run, negative for a signal, as one line.
+Reads one JSON request per line from standard input:
+- "command": `train` or `ablate`; "arguments": those of the command;
+- "output": a folder for output.txt and errors.txt;
+- "environment": variables of the environment that differ;
+- "report": whether reports are drawn, which takes longer than a run;
+- "kill": null, one of `PLACES`, or
+  - `SIGNAL when PATH exists`: the parent sends the signal as soon as it sees that file;
+  - the name of a signal, which the run sends to all its processes in a backward pass, as a terminal or SLURM does;
+  - `SIGINT twice`: in a backward pass, and while the checkpoint is written;
+  - `terminal closed when PATH exists`: the run has a terminal, which the parent closes as soon as it sees that file.
+Writes the exit status of each command, negative for a signal, as one line.
 """
 
 import fcntl
+import gc
 import json
 import os
 import select
@@ -17,8 +22,12 @@ import signal
 import sys
 import termios
 import time
+import traceback
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,8 +35,9 @@ import torch._dynamo
 
 from codec.training.checkpoint import store
 from codec.training.logging import live_report
+from config_files import read_once
+from scripts.ablation import run as ablation_run
 from scripts.composition import check_run
-from scripts.train import main
 from tiny_command import TINY, composed
 
 PLACES = {
@@ -71,8 +81,53 @@ def act_in(owner: Any, name: str, calls: int, act: Callable[[], None]) -> None:
     setattr(owner, name, call)
 
 
+class Forked:
+    """Takes the place of `subprocess.Popen` in `start_process`: forks this process in place of starting a program."""
+
+    def __init__(self, command: list[str], *, env: dict[str, str], **_: object) -> None:
+        self.returncode = 0
+        read_end, self._write_end = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._child = os.fork()
+        if not self._child:
+            os.setpgid(0, 0)
+            os.close(self._write_end)
+            sys.stdin = os.fdopen(read_end)
+            os.environ.clear()
+            os.environ.update(env)
+            os._exit(status_of(ablation_run.main))
+        os.close(read_end)
+
+    def communicate(self, text: str) -> None:
+        with os.fdopen(self._write_end, "w") as pipe:
+            pipe.write(text)
+        self.wait()
+
+    def terminate(self) -> None:
+        os.kill(self._child, signal.SIGTERM)
+
+    def wait(self) -> None:
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+
+
+def status_of(main: Callable[[], None]) -> int:
+    """The exit status of a program."""
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
 def run(request: dict[str, Any], terminal: int | None) -> None:
-    """Turns this process into a run, in a session of its own.
+    """Turns this process into a command, in a session of its own.
 
     Its output goes to files, which no data loader of a killed run keeps open, or to the terminal. The files are new:
     what is left of an earlier run in the same folder writes to the old ones.
@@ -80,7 +135,7 @@ def run(request: dict[str, Any], terminal: int | None) -> None:
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     for descriptor, name in ((1, "output.txt"), (2, "errors.txt")):
-        path = Path(request["runs"]) / name
+        path = Path(request["output"]) / name
         path.unlink(missing_ok=True)
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), descriptor)
     kill = request["kill"] or ""
@@ -90,7 +145,7 @@ def run(request: dict[str, Any], terminal: int | None) -> None:
             os.dup2(terminal, descriptor)
     elif kill in PLACES:
         act_in(*PLACES[kill], lambda: os.kill(os.getpid(), signal.SIGKILL))
-    elif kill.startswith("SIG"):
+    elif kill.startswith("SIG") and " when " not in kill:
 
         def interrupt() -> None:
             send(signal.Signals[kill.split()[0]])
@@ -98,23 +153,27 @@ def run(request: dict[str, Any], terminal: int | None) -> None:
                 act_in(store, "write_checkpoint", 1, lambda: send(signal.SIGINT))
 
         act_in(torch.autograd, "backward", 2, interrupt)
-    setattr(live_report, "write_report", lambda folder, running: None)  # noqa: B010 (drawing takes longer than a run)
-    sys.argv = ["train", *request["overrides"], f"runs_folder={request['runs']}"]
-    main()
+    os.environ.update(request["environment"])
+    if not request["report"]:
+        setattr(live_report, "write_report", lambda folder, running: None)  # noqa: B010 (mypy takes it for a constant)
+    setattr(ablation_run, "subprocess", SimpleNamespace(Popen=Forked, PIPE=None))  # noqa: B010
+    module = f"scripts.{request['command']}"
+    sys.modules["__main__"].__spec__ = find_spec(module)  # joblib's processes import it
+    sys.argv = [request["command"], *request["arguments"]]
+    import_module(module).main()
 
 
 def exit_status(child: int, request: dict[str, Any], terminal: int | None) -> int:
-    """Waits for a run, and kills it or closes its terminal if the request says so."""
-    kill = request["kill"] or ""
-    if terminal is not None or kill.startswith("step"):
-        step = 3 if terminal is not None else int(kill.split()[1])
-        path = Path(request["runs"]) / "tiny" / "checkpoints" / f"step_{step:07d}.pt"
+    """Waits for a command, and sends it a signal or closes its terminal if the request says so."""
+    how, when, rest = (request["kill"] or "").partition(" when ")
+    if when:
+        path = Path(rest.removesuffix(" exists"))
         while not path.exists() and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if terminal is not None and select.select([terminal], [], [], 0)[0]:
                 os.read(terminal, 4096)
             time.sleep(0.002)
         if terminal is None:
-            os.kill(child, signal.SIGKILL)  # a child that has ended is a zombie until waitpid, so this does not fail
+            os.kill(child, signal.Signals[how])  # a child that has ended is a zombie until waitpid: this does not fail
         else:
             os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -122,11 +181,15 @@ def exit_status(child: int, request: dict[str, Any], terminal: int | None) -> in
 
 def serve() -> None:
     """Answers requests until standard input ends."""
-    # Loads Hydra's plugins and parser, and what checks settings. Otherwise every run would do it again.
+    # Loads Hydra's plugins and parser, the files of configs/, and what checks settings. Otherwise every run would do it
+    # again. Garbage collection in the runs leaves alone what is loaded now, so its memory is not copied.
+    read_once()
     check_run(composed("train", *TINY, "name=unused"))
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
-        controller, terminal = os.openpty() if request["kill"] == "terminal closed" else (None, None)
+        controller, terminal = os.openpty() if "terminal" in (request["kill"] or "") else (None, None)
         child = os.fork()
         if not child:
             if controller is not None:
