@@ -136,23 +136,23 @@ def test_a_loss_multiplied_by_1000(strategy: str, louder: str) -> None:
 @every_strategy
 @pytest.mark.parametrize("absence", ["no value", "no gradient from the start", "zero"])
 def test_a_loss_that_returns_is_not_amplified(strategy: str, absence: str) -> None:
-    """After 40 zeros AudioCraft's balancer amplifies it by a factor of 40."""
+    """After 20 zeros AudioCraft's balancer amplifies it by a factor of 20."""
     weights = {"mel": 1.0, "adversarial": 1.0}
     absent, usual = make(strategy, weights), make(strategy, weights)
     rows = gradients(list(weights), 3)
-    before = [step(usual, rows).weights["adversarial"].abs().item() for _ in range(20)]
+    before = [step(usual, rows).weights["adversarial"].abs().item() for _ in range(8)]
     if absence != "no gradient from the start":
-        for _ in range(20):
+        for _ in range(8):
             step(absent, rows)
     output = leaf(*SHAPE)
     losses = linear(output, {"mel": rows["mel"]})
     if absence != "no value":
         losses |= linear(output, {"adversarial": 0 * rows["adversarial"]}, 0.0 if absence == "zero" else 1.0)
-    for _ in range(40):
+    for _ in range(20):
         result = absent(losses, output, shared_gradient)
     check(result, absent, {"mel": rows["mel"]})
     assert cosine(result.gradient, rows["mel"]) == pytest.approx(1, abs=1e-5)
-    for _ in range(20):
+    for _ in range(8):
         result = step(absent, rows)
         check(result, absent, rows)
         assert result.weights["adversarial"].abs() <= 10 * max(before)

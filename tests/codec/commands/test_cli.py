@@ -138,17 +138,23 @@ COMP_WORDS=(codec enc); COMP_CWORD=1; _shtab_codec; echo "${COMPREPLY[@]}"
     assert done.stdout.split() == ["--bitrate", "encode"]
 
 
+# How an output ends, exit status, and message.
+REDIRECTIONS = [
+    ("> /dev/full", 1, "codec: (stdout: )?No space left on device\n"),
+    ("| true", 141, ""),
+    (">&-", 0, ""),
+    ("<&- >&- 2>&-", 0, ""),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("redirection", "status", "message"),
+    ("arguments", "redirection", "status", "message"),
     [
-        ("> /dev/full", 1, "codec: (stdout: )?No space left on device\n"),
-        ("| true", 141, ""),
-        (">&-", 0, ""),
-        ("<&- >&- 2>&-", 0, ""),
+        *((words, *case) for words in ("completion bash", "encode --help") for case in REDIRECTIONS),
+        *(("info causal", *case) for case in REDIRECTIONS[:2]),  # one short text; it takes longer, as it imports torch
     ],
 )
-@pytest.mark.parametrize("arguments", ["info causal", "encode --help"])
 def test_a_report_that_cannot_be_written_is_one_line_at_most(
     here: Path, arguments: str, redirection: str, status: int, message: str
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from codec import Codec
+from codec import Codec, EncodedSegment
 from codec.model_file import fingerprint
 from codec.streaming import StreamingDecoder, StreamingEncoder
 from codec_inputs import seanet_codec
@@ -74,6 +74,10 @@ def assert_streams_as_offline(codec: Codec, samples: int, chunks: list[int], bat
     offline = codec.encode_segments(audio)
     codes = stream_encode(codec, audio, chunks)
     assert_same_codes(codec, audio, codes, offline[0].codes)
+    assert_decodes_as_offline(codec, offline, chunks)
+
+
+def assert_decodes_as_offline(codec: Codec, offline: list[EncodedSegment], chunks: list[int]) -> None:
     decoded = codec.decode_segments(offline)
     atol = 1e-6 * max(1.0, float(decoded.abs().max()))
     torch.testing.assert_close(stream_decode(codec, offline[0].codes, chunks), decoded, rtol=0, atol=atol)
@@ -103,9 +107,18 @@ def test_streaming_equals_offline_for_any_chunks(name: str, samples: int, chunks
 
 
 @pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
 def test_streaming_equals_offline_sample_by_sample_at_every_short_length(name: str) -> None:
+    """An encoder gets the samples one by one, and a copy of it ends the stream after each."""
+    codec = STREAMING_CODECS[name]
+    audio = torch.randn(1, codec.config.channels, 39)
+    encoder, pushed = StreamingEncoder(codec), []
     for samples in range(1, 40):
-        assert_streams_as_offline(STREAMING_CODECS[name], samples, [1] * samples)
+        pushed.append(encoder.push(audio[..., samples - 1 : samples]))
+        codes = torch.cat([*pushed, deepcopy(encoder, {id(m): m for m in codec.modules()}).flush()], -1)
+        offline = codec.encode_segments(audio[..., :samples])
+        assert_same_codes(codec, audio[..., :samples], codes, offline[0].codes)
+        assert_decodes_as_offline(codec, offline, [1] * samples)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -313,7 +313,7 @@ def test_a_dead_codebook_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(diagnostics, "_CODEBOOK_STEPS", 30)
     trainer = tiny_trainer(
         tmp_path,
-        max_steps=70,
+        max_steps=54,
         log_every=2,
         validate_every=100,
         checkpoint_every=100,
@@ -335,13 +335,13 @@ def test_a_dead_codebook_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_collapsed_codebooks_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "_CODEBOOK_STEPS", 30)
+    monkeypatch.setattr(diagnostics, "_CODEBOOK_STEPS", 10)
     codec = tiny_codec()
     with torch.no_grad():  # every latent is the same
         codec.encoder.layers[-1].conv.get_parameter("parametrizations.weight.original0").zero_()
     codec.quantizer.decay = 0.999  # a faster average follows rounding noise and uses several codes
     trainer = at_rate(
-        tiny_trainer(tmp_path, codec=codec, max_steps=50, log_every=2, validate_every=100, checkpoint_every=100), 1e-12
+        tiny_trainer(tmp_path, codec=codec, max_steps=24, log_every=2, validate_every=100, checkpoint_every=100), 1e-12
     )
     trainer.run()
     assert reported(trainer) == ["collapsed"]
@@ -363,11 +363,11 @@ def test_a_discriminator_with_100_times_its_learning_rate_is_reported(
 
 
 def test_a_discriminator_that_does_not_learn_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "_SMALL_GAP_STEPS", 20)
+    monkeypatch.setattr(diagnostics, "_SMALL_GAP_STEPS", 10)
     trainer = tiny_trainer(
         tmp_path,
         adversarial=tiny_adversarial(optimizer=adam(1e-9)),
-        max_steps=30,
+        max_steps=16,
         log_every=2,
         validate_every=99,
         checkpoint_every=99,
