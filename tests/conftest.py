@@ -61,11 +61,22 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seed() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (whatever still draws from NumPy's global generator)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """Fixtures of a module or session are set up before `_seeded`, after whichever tests this process ran before."""
+    if fixturedef.scope != "function":
+        _seed()
 
 
 @pytest.fixture(scope="session")
