@@ -190,6 +190,7 @@ def loaded_by(*modules: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_importing_the_codec_imports_nothing_that_only_training_or_evaluation_needs() -> None:
     loaded = loaded_by("codec.api", "codec.commands.encode", "codec.commands.decode", "codec.commands.info")
     assert {"codec", "torch"} <= loaded

@@ -1,6 +1,6 @@
 """Test files and folders that are too slow for the fast tests (`bash scripts/test.sh --fast`)."""
 
-# Below tests/. Each took more than five seconds of CPU time when this was measured.
+# Below tests/. Each took more than five seconds of CPU time when this was measured, or needs Chromium or matplotlib.
 SLOW = (
     "balancer/test_balancer_failures.py",
     "balancer/test_strategies_contract.py",
@@ -19,6 +19,7 @@ SLOW = (
     "codec/commands/test_pipes.py",
     "codec/commands/test_tokenize.py",
     "codec/commands/test_train_entropy.py",
+    "codec/evaluation/test_mushra_browser.py",
     "codec/evaluation/test_perceptual.py",
     "codec/evaluation/test_rate_distortion.py",
     "codec/evaluation/test_report.py",
@@ -44,6 +45,7 @@ SLOW = (
     "data/test_dataset_seam.py",
     "scripts/test_ablate.py",
     "scripts/test_ablation_browser.py",
+    "scripts/test_ablation_figures.py",
     "scripts/test_ablation_grid.py",
     "scripts/test_ablation_report.py",
     "scripts/test_ablation_run.py",

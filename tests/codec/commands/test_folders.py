@@ -63,6 +63,7 @@ def test_skipped_files_are_listed(checkpoint: str, here: Path, capsys: pytest.Ca
     assert "note: skipped music/b.m4a: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_files_and_one_failure_does_not_stop_the_others(
     checkpoint: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_batch_trains_the_discriminator_of_its_bitrate_as_if_it_were_alone(upd
     assert all(parameter.requires_grad for parameter in training.parameters())
 
 
+@pytest.mark.slow
 def test_a_run_trains_all_of_them_and_resumes_to_the_bit(tmp_path: Path) -> None:
     def trainer(folder: str) -> Trainer:
         (tmp_path / folder).mkdir(exist_ok=True)

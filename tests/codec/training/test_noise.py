@@ -28,6 +28,7 @@ def trainer(folder: Path, **settings: object) -> Trainer:
     return tiny_trainer(folder, codec=codec, losses=losses, outputs_per_segment=2, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_run_with_noise_resumes_to_the_bit(tmp_path: Path) -> None:
     with tidied():
         settings = {"checkpoint_every": 2, "validate_every": 6}
