@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.audio.channels import convert_channels
+from codec.audio.files import UNSUPPORTED_SUFFIXES, conversion
 from codec.audio.formats import (
     MpegFrames,
     inspect_au,
@@ -40,6 +41,8 @@ _VORBIS_LAYOUTS = {
     7: "FL FC FR SL SR BC LFE",
     8: "FL FC FR SL SR BL BR LFE",
 }
+# Files of phones and of videos, with any suffix: place and bytes of MP4 and its kin, and of WebM and Matroska.
+_CONTAINERS = ((".mp4", 4, b"ftyp"), (".webm", 0, b"\x1aE\xdf\xa3"))
 _MPEG_SUFFIXES = (b".mp3", b".mp2", b".mp1", b".mpga")
 _MAX_KNOWN_BYTES = 0x7FFFF000  # a header with this length or more means that the length is unknown
 
@@ -95,6 +98,9 @@ def open_decoder(file: BinaryIO, name: str, path: bytes | None) -> Decoder:
     start = 0
     while tag := id3_bytes(read_at(file, start, 10)):
         start += tag
+    for container, place, magic in _CONTAINERS:
+        if read_at(file, place, len(magic)) == magic:
+            raise AudioFileError(name, conversion(container))
     # libsndfile reads a path faster than a view. By a view it miscounts the samples behind an ID3 tag.
     whole = View(file, [(start, file_bytes)]) if start or path is None else path
     for inspect in _INSPECTIONS:
@@ -150,7 +156,9 @@ class _SoundFile:
         try:
             self._file = soundfile.SoundFile(file)
         except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: ".raw" has no header
-            raise AudioFileError(name, f"not audio that libsndfile can read ({_reason(error)})") from error
+            suffix = os.path.splitext(name)[1].lower()
+            reason = f"not audio that libsndfile can read ({_reason(error)})"
+            raise AudioFileError(name, conversion(suffix) if suffix in UNSUPPORTED_SUFFIXES else reason) from error
         self.sample_rate: int = self._file.samplerate
         self.channels: int = self._file.channels
         self.frames: int = self._file.frames

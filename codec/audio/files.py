@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 __all__ = [
     "AUDIO_SUFFIXES",
+    "UNSUPPORTED_SUFFIXES",
     "FoundFiles",
     "Skipped",
+    "conversion",
     "describe_skipped",
     "error_text",
     "find_audio",
@@ -30,10 +32,11 @@ AUDIO_SUFFIXES = frozenset({
     ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".avr", ".paf", ".fap", ".sf", ".ircam",
     ".pvf", ".svx", ".8svx", ".sd2", ".sds", ".xi",
 })  # fmt: skip
-# Audio that libsndfile does not decode. It is listed as skipped, so that nobody misses it without a note.
-_UNSUPPORTED_SUFFIXES = frozenset({
+# Audio that libsndfile does not decode, and videos. It is listed as skipped, so that nobody misses it without a note.
+UNSUPPORTED_SUFFIXES = frozenset({
     ".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".webm", ".weba", ".mka", ".3gp", ".amr", ".spx", ".wv", ".ape",
-    ".tta", ".tak", ".mpc", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".shn", ".ra", ".rm",
+    ".tta", ".tak", ".mpc", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".shn", ".ra", ".rm", ".mkv", ".mov", ".m4v",
+    ".avi", ".wmv", ".flv", ".ogv",
 })  # fmt: skip
 # Trash, thumbnails and resource forks, beside the hidden folders.
 _SYSTEM_FOLDERS = frozenset({"$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "@eaDir"})
@@ -69,7 +72,7 @@ def find_audio(roots: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     Raises:
         OSError: As in `find_files`.
     """
-    return find_files(roots, AUDIO_SUFFIXES, _UNSUPPORTED_SUFFIXES)
+    return find_files(roots, AUDIO_SUFFIXES, UNSUPPORTED_SUFFIXES)
 
 
 def find_files(
@@ -113,7 +116,7 @@ def find_files(
             elif suffix in suffixes:
                 below.files.append(Path(name))
             elif suffix in unsupported:
-                below.skipped.append(Skipped(Path(name), _conversion(suffix)))
+                below.skipped.append(Skipped(Path(name), conversion(suffix)))
         found.files.extend(sorted(below.files, key=str))
         found.skipped.extend(sorted(below.skipped, key=lambda skipped: str(skipped.path)))
     found.files[:] = dict.fromkeys(found.files)
@@ -165,7 +168,8 @@ def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
 
 
-def _conversion(suffix: str) -> str:
+def conversion(suffix: str) -> str:
+    """What to do with a file of a format that libsndfile does not decode; one sentence without its name."""
     return f"libsndfile cannot decode {suffix}: convert it, for example with ffmpeg -i in{suffix} out.flac"
 
 

@@ -15,7 +15,7 @@ from codec.bitstream.layout import MAGIC
 from codec.bundled import bundled_models
 from codec.coding.targets import ENCODED_SUFFIX
 from codec.commands.facts import Facts, of_audio, of_encodec_file, of_encoded_file, of_model
-from codec.commands.messages import print_notes, print_table
+from codec.commands.messages import missing, print_notes, print_table
 from codec.model_file import MODEL_NAME
 from codec.models import load, model_path
 
@@ -70,6 +70,6 @@ def _facts(path: Path) -> Facts:
         if path.suffix.lower() not in _MODEL_SUFFIXES:
             return of_audio(path)
     elif not path.exists() and path.suffix.lower() in AUDIO_SUFFIXES | {ENCODED_SUFFIX}:
-        raise ValueError(f"there is no file {readable(path)}")
+        raise ValueError(missing(path))
     path = model_path(path)
     return of_model(load(path), path)

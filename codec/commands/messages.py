@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codec.audio import error_text, readable
 
-__all__ = ["check_absent", "print_error", "print_notes", "print_table"]
+__all__ = ["check_absent", "missing", "print_error", "print_notes", "print_table"]
 
 
 def check_absent(path: Path) -> None:
@@ -17,6 +17,11 @@ def check_absent(path: Path) -> None:
     """
     if path.exists():
         raise ValueError(f"{readable(path)} exists: name another file, or move it away")
+
+
+def missing(path: Path) -> str:
+    """The sentence that there is no such file; a broken link and a loop of links are named."""
+    return f"{readable(path)} is a link to no file" if path.is_symlink() else f"there is no file {readable(path)}"
 
 
 def print_error(error: Exception) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from codec.audio import AUDIO_SUFFIXES, FoundFiles, Skipped, find_audio, find_files, readable
 from codec.coding.targets import ENCODED_SUFFIX, check_audio_target, check_encoded_target
+from codec.commands.messages import missing
 from codec.commands.standard_streams import STANDARD_STREAM, is_stream
 
 __all__ = ["DECODE", "ENCODE", "Direction", "Plan", "Task", "plan"]
@@ -79,7 +80,7 @@ def plan(inputs: Sequence[Path], output: str | None, direction: Direction, overw
     streams = [path for path in names if is_stream(path)]
     if streams and len(names) > 1:
         raise ValueError(f"{readable(streams[0])} is a pipe: it must be the only input")
-    tasks = _tasks(names, output, direction, is_single=len(names) == 1 and not inputs[0].is_dir())
+    tasks = _tasks(names, output, direction, is_single=len(inputs) == 1 and not inputs[0].is_dir())
     _check_outputs(tasks, direction, overwrite)
     return Plan(tasks, skipped)
 
@@ -108,10 +109,10 @@ def _check_input(path: Path, inputs: Sequence[Path], output: str | None, directi
     if path == STANDARD_STREAM or path.exists():
         return
     hint = ""
-    if path.parent.is_dir():
+    if path.parent.is_dir() and not path.is_symlink():
         close = difflib.get_close_matches(path.name, [each.name for each in path.parent.iterdir()], 1, 0.85)
         hint = f": did you mean {readable(path.parent / close[0])}?" if close else ""
-    raise ValueError(f"there is no file {readable(path)}{hint}")
+    raise ValueError(f"{missing(path)}{hint}")
 
 
 def _check_outputs(tasks: list[Task], direction: Direction, overwrite: bool) -> None:

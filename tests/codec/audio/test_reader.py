@@ -120,6 +120,23 @@ def test_other_files_are_not_audio(tmp_path: Path, suffix: str, content: bytes) 
         assert caught.value.name == str(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "format"),
+    [
+        ("phone.wav", b"\0\0\0\x1cftypM4A \0\0\2\0" + bytes(100), ".mp4"),
+        ("video.webm", b"\x1aE\xdf\xa3\x9fB\x86\x81\1" + bytes(100), ".webm"),
+        ("other.wv", b"wvpk" + bytes(100), ".wv"),
+        ("other.aac", b"\xff\xf1\x50\x80" + bytes(100), ".aac"),
+    ],
+)
+def test_formats_that_libsndfile_does_not_decode_have_a_way_out(
+    tmp_path: Path, name: str, content: bytes, format: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AudioFileError, match=rf"cannot decode \{format}: .* ffmpeg -i in\{format} out\.flac$"):
+        read_header(tmp_path / name)
+
+
 @pytest.mark.parametrize(("name", "said"), [("absent", "no such file"), ("folder", "is not"), ("fifo", "is not")])
 def test_a_missing_file_says_so(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "folder.wav").mkdir()

@@ -66,6 +66,9 @@ REFUSALS = {
         "b.wav is no encoded audio (.ecdc), but it is given",
     ),
     "a folder": (["encode", "a.wav", "-o", "folder/sub/"], "cannot write folder/sub/a.ecdc: it is a folder"),
+    "a link to no file": (["encode", "broken.wav"], "broken.wav is a link to no file"),
+    "a loop of links": (["encode", "loop.wav"], "loop.wav is a link to no file"),
+    "a file twice": (["encode", "a.wav", "./a.wav", "-o", "c.ecdc"], "several files need a folder as output"),
     "a missing file": (["encode", "a.wav", "missing.wav"], "there is no file missing.wav: did you mean mising.wav?"),
 }
 
@@ -78,6 +81,8 @@ def test_a_refused_output_changes_no_file_even_with_force(
     Path("sub").mkdir()
     write_wav("sub/a.wav", noise(50))
     Path("soft").symlink_to("a.wav")
+    Path("broken.wav").symlink_to("nowhere.wav")
+    Path("loop.wav").symlink_to("loop.wav")
     os.link("a.wav", "hard")
     os.link("a.flac", "mising.wav")
     Path("folder/sub/a.ecdc").mkdir(parents=True)
