@@ -100,6 +100,24 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("seeds", "line"),
+    [("3,-1", "error: seed must be at least 0, got -1"), ("3,3", "error: 2 runs would share the folder ")],
+)
+def test_all_runs_of_a_sweep_are_checked_before_the_first_starts(
+    seeds: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[object] = []
+    monkeypatch.setattr("scripts.train.run", lambda *arguments: runs.append(arguments))
+    overrides = ("data=clips", f"runs_folder={tmp_path / 'runs'}", f"seed={seeds}", "-m")
+    monkeypatch.setattr(sys, "argv", ["train", *TINY, *overrides])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert only_line(capsys.readouterr().err).startswith(line)
+    assert runs == []
+    assert not (tmp_path / "runs").exists()
+
+
 def test_ctrl_c_in_the_last_step_of_a_run_ends_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,11 +1,13 @@
 """`codec encode` and `codec decode` on files: results, conversions, invalid input, memory."""
 
+import io
 import os
 import re
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 from bitstream_inputs import with_checksum
 from codec import Codec
 from codec.bitstream import BitstreamReader
+from codec.commands import batch
 from codec.model_file import fingerprint, save_model
 from coding_inputs import ROOT, noise, run_codec, save_tiny, tiny_codec, write_wav
 
@@ -98,6 +101,45 @@ def test_bitrate_and_conversions_are_printed(
     write_wav("eight.wav", noise(3000, 8), 8000)
     assert run_codec("encode", "eight.wav", "-f", "-o", "out.ecdc", "--model", codecs["segments"][1]) == 0
     assert "8 channels mixed to 2; resampled from 8000 to 48000 Hz" in capsys.readouterr().out
+
+
+def test_what_may_surprise_is_a_note_and_details_are_printed_if_asked(
+    codecs: dict[str, tuple[Codec, str]], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = 8 * noise(1000)
+    write_wav("in.wav", np.concatenate([loud, -loud], 1))
+    for option in ("-q", "-v"):
+        assert run_codec("encode", "in.wav", "-f", option, "--model", codecs["causal"][1]) == 0
+        printed = capsys.readouterr()
+        assert (printed.out == "") == (option == "-q")
+        assert ("in.wav: 24000 Hz, 2 channels\n" in printed.err) == (option == "-v")
+        assert "note: in.wav: The peak is 3.999, 12.0 dB above full scale" in printed.err
+        assert "note: in.wav: The channels cancel each other" in printed.err
+
+
+class Terminal(io.StringIO):
+    """As wide as a terminal usually is."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("inputs", [["a.wav"], ["a.wav", "b.wav"]])
+def test_a_terminal_has_a_bar(
+    inputs: list[str], codecs: dict[str, tuple[Codec, str]], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in inputs:
+        write_wav(name, noise(1000))
+    monkeypatch.setattr(batch, "_bar", partial(batch._bar, after_seconds=0.0))  # else the bar of a file comes late
+    for stderr, arguments, is_shown in (
+        (Terminal(), [], True),
+        (Terminal(), ["-q"], False),
+        (io.StringIO(), [], False),
+    ):
+        monkeypatch.setattr("sys.stderr", stderr)
+        assert run_codec("encode", *inputs, "-f", *arguments, "--model", codecs["causal"][1]) == 0
+        title = "a.wav" if len(inputs) == 1 else "files"
+        assert (title in stderr.getvalue() and "100%" in stderr.getvalue()) == is_shown
 
 
 def test_clipping_is_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
