@@ -141,8 +141,9 @@ class Codec(nn.Module):
         Shape: audio [B, C, T] -> codes [B, K, F] int64.
 
         Raises:
-            ValueError: The audio is of integers or has the wrong shape, the rate is below 1 Hz, the bandwidth is out of
-                reach, or codes alone do not describe the audio: a codec with segments or gains has `encode_segments`.
+            ValueError: The audio is of integers, is not finite or has the wrong shape, the rate is not a whole number
+                of Hz, the bandwidth is out of reach, or codes alone do not describe the audio: a codec with segments or
+                gains has `encode_segments`.
         """
         self._check_codes_suffice("encode")
         self._check_audio(audio)
@@ -150,10 +151,12 @@ class Codec(nn.Module):
             raise ValueError(
                 f"expected audio of floats in about [-1, 1], got {audio.dtype}: divide by full scale first"
             )
-        if sample_rate < 1:
-            raise ValueError(f"expected the sampling rate of the audio in Hz, got {sample_rate}")
+        if not audio.isfinite().all():  # their codes would be those of silence
+            raise ValueError("expected audio of finite numbers, got NaN or infinity")
+        if sample_rate < 1 or sample_rate % 1:
+            raise ValueError(f"expected the sampling rate of the audio in Hz, a whole number, got {sample_rate}")
         if sample_rate != self.config.sample_rate:
-            audio = resample(audio.detach().cpu(), sample_rate, self.config.sample_rate)
+            audio = resample(audio.detach().cpu(), int(sample_rate), self.config.sample_rate)
         (segment,) = self.encode_segments(audio.to(next(self.parameters())), bandwidth_kbps)
         return segment.codes
 

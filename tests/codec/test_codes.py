@@ -1,5 +1,7 @@
 """`Codec.encode` and `Codec.decode`: audio of any rate to one tensor of codes, and back."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -45,6 +47,8 @@ def test_a_bitrate_gives_the_first_codebooks() -> None:
 def test_other_float_types_are_converted() -> None:
     audio = noise(1, 1, 3200)
     assert torch.equal(CODEC.encode(audio.double(), 24_000), CODEC.encode(audio, 24_000))
+    rate: Any = 8000.0  # as in a manifest
+    assert torch.equal(CODEC.encode(audio, rate), CODEC.encode(audio, 8000))
     codes = CODEC.encode(audio, 24_000)
     assert torch.equal(CODEC.decode(codes.to(torch.int16)), CODEC.decode(codes))
 
@@ -53,12 +57,14 @@ def test_other_float_types_are_converted() -> None:
     ("audio", "rate", "message"),
     [
         (torch.zeros(1, 1, 60, dtype=torch.int16), 24_000, "floats in about .* got torch.int16: divide by full scale"),
-        (torch.zeros(1, 1, 60), 0, "sampling rate of the audio in Hz, got 0"),
+        (torch.zeros(1, 1, 60), 0, "sampling rate of the audio in Hz, a whole number, got 0"),
+        (torch.zeros(1, 1, 60), 22_050.5, "a whole number, got 22050.5"),
+        (torch.tensor([[[0.0, torch.nan]]]), 24_000, "finite numbers, got NaN or infinity"),
         (torch.zeros(1, 2, 60), 24_000, r"expected audio \[B, 1, T\]"),
         (torch.zeros(60), 24_000, r"expected audio \[B, 1, T\]"),
     ],
 )
-def test_audio_that_would_give_wrong_codes_is_an_error(audio: torch.Tensor, rate: int, message: str) -> None:
+def test_audio_that_would_give_wrong_codes_is_an_error(audio: torch.Tensor, rate: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CODEC.encode(audio, rate)
 
