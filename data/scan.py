@@ -34,7 +34,8 @@ def scan_folder(
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{readable(root)}: expected a folder of audio, there is no such folder")
+        found = "it is a file" if root.exists() else "there is no such folder"
+        raise DataError(f"{readable(root)}: expected a folder of audio, {found}")
     files, skipped = find_audio(root)
     names = [str(path.relative_to(root)) for path in files]
     manifest = Manifest(root, [], [(str(path.relative_to(root)), reason) for path, reason in skipped])

@@ -16,6 +16,7 @@ from codec.bundled import bundled_models
 from codec.coding.targets import ENCODED_SUFFIX
 from codec.commands.facts import Facts, of_audio, of_encodec_file, of_encoded_file, of_model
 from codec.commands.messages import missing, print_notes, print_table
+from codec.commands.standard_streams import STANDARD_STREAM
 from codec.model_file import MODEL_NAME
 from codec.models import load, model_path
 
@@ -69,6 +70,8 @@ def _facts(path: Path) -> Facts:
                 return of_encoded_file(BitstreamReader(source, str(path)), size)
         if path.suffix.lower() not in _MODEL_SUFFIXES:
             return of_audio(path)
+    elif path == STANDARD_STREAM:
+        raise ValueError("info reads files by name: - is a pipe")
     elif not path.exists() and path.suffix.lower() in AUDIO_SUFFIXES | {ENCODED_SUFFIX}:
         raise ValueError(missing(path))
     path = model_path(path)

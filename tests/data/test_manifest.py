@@ -78,6 +78,8 @@ def test_folders_without_audio_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the folder is empty$"):
         scan_folder(tmp_path)
     (tmp_path / "1.txt").write_text("words")
+    with pytest.raises(DataError, match=r"expected a folder of audio, it is a file$"):
+        scan_folder(tmp_path / "1.txt")
     with pytest.raises(DataError, match="no audio among its files"):
         scan_folder(tmp_path)
     (tmp_path / "a.wav").write_text("words")
@@ -260,7 +262,7 @@ def test_the_command_writes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFix
     assert "ends in .jsonl" in capsys.readouterr().err
     assert soundfile.info(tmp_path / "audio/a.wav").frames == 12000
     assert main([str(tmp_path / "audio"), str(tmp_path / "all.jsonl/below.jsonl")]) == 1
-    assert capsys.readouterr().err == f"{tmp_path}/all.jsonl: File exists\n"
+    assert capsys.readouterr().err == f"{tmp_path}/all.jsonl is a file: expected a folder\n"
     with pytest.raises(SystemExit) as caught:
         main([])
     assert caught.value.code == 2

@@ -2,8 +2,10 @@
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
 __all__ = ["Parser", "nearest"]
@@ -32,6 +34,9 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As in the base class, which leaves inputs after an option over."""
+        for word in takewhile(lambda word: word != "--", args or ()):
+            if word.startswith("-") and word not in self._option_string_actions and os.path.isfile(word):
+                self.error(f"{word} is taken for an option: write ./{word}")
         found, rest = super().parse_known_args(args, namespace)
         for word in rest:
             if word.startswith("-") and word != "-":

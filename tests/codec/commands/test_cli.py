@@ -15,6 +15,7 @@ from codec.cli import main
 from codec.model_file import MODEL_NAME, fingerprint, load_model
 from codec.tokens.shards import FORMATS
 from coding_inputs import ROOT, noise, save_tiny, start_codec, write_wav
+from printed import only_line
 
 
 @pytest.mark.slow
@@ -52,6 +53,16 @@ def test_wrong_usage_is_one_line_with_the_nearest_word(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_file_whose_name_begins_with_a_dash(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = save_tiny("causal", here)
+    write_wav("-x.wav", noise(100))
+    with pytest.raises(SystemExit, match="2"):
+        main(["encode", "-x.wav", "--model", run])
+    assert "-x.wav is taken for an option: write ./-x.wav; " in only_line(capsys.readouterr().err)
+    assert main(["encode", "--model", run, "--", "-x.wav"]) == 0
+    assert main(["encode", "--model", run, "./-x.wav", "-f"]) == 0
 
 
 def test_options_may_stand_between_inputs(here: Path) -> None:

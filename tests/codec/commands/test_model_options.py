@@ -61,6 +61,7 @@ def test_info_describes_files_and_models(
     assert "24000 samples at 24000 Hz, 1 channel" in out
     assert "8 codebooks of 4 bits, 75 frames of 320 samples in 1 block" in out
     Path("notes.txt").write_text("do re mi")
+    assert fails("info", "-") == "info reads files by name: - is a pipe"
     assert fails("info", "notes.txt").startswith("notes.txt: not audio that libsndfile can read")
     assert "no model at no" in fails("info", "no")
     assert fails("info", "no.wav") == "there is no file no.wav"
