@@ -6,23 +6,32 @@ from math import inf
 import torch
 from torch import Tensor
 
-__all__ = ["classify", "gradient_sizes"]
+__all__ = ["classify", "gradient_peaks", "gradient_sizes"]
 
 
-def gradient_sizes(values: Tensor, gradients: Tensor | None) -> Tensor:
-    """Largest magnitude in each gradient, and infinity where it or the loss is not finite.
+def gradient_peaks(gradients: Tensor) -> Tensor:
+    """Largest magnitude in each gradient, infinity if an entry is not finite.
+
+    Unlike a norm it cannot overflow.
+
+    Shape: gradients [m, B, C, T] -> [m].
+    """
+    return torch.linalg.vector_norm(gradients.flatten(1), inf, 1).nan_to_num(nan=inf, posinf=inf)
+
+
+def gradient_sizes(values: Tensor, peaks: Tensor | None) -> Tensor:
+    """The peaks, and infinity where the loss is not finite. It takes place on the host, where it launches no kernel.
 
     Without gradients only the values are checked: the size of a finite loss is 1, or 0 if the loss is exactly 0, which
     is the minimum of a hinge loss.
 
-    Shape: values [m], gradients [m, B, C, T] -> [m] float64.
+    Args:
+        values: Losses, means over processes: one that is not finite in any process is not finite here.
+
+    Shape: values [m], peaks [m] -> [m] float64.
     """
-    # The largest entry cannot overflow, unlike a norm, and it is NaN or inf if and only if an entry is.
-    if gradients is None:
-        peaks = values.sign().abs()
-    else:
-        peaks = torch.linalg.vector_norm(gradients.flatten(1), inf, 1).double()
-    return (peaks + (values - values)).nan_to_num(nan=inf, posinf=inf)  # values - values is NaN if one is not finite
+    sizes = values.sign().abs() if peaks is None else peaks
+    return sizes.masked_fill(~values.isfinite(), inf)
 
 
 def classify(losses: Mapping[str, Tensor], sizes: Sequence[float]) -> tuple[list[str], tuple[str, ...]]:

@@ -8,18 +8,18 @@ EnCodec's balancer is (ema_norm, sum, keep), a plain weighted sum (static, sum, 
 multiply after the scale. With a scale that normalises gradients they are therefore shares.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from balancer.active_losses import classify, gradient_sizes
+from balancer.active_losses import classify, gradient_peaks, gradient_sizes
 from balancer.checks import check_range
 from balancer.gradient_report import GradientReport, report_gradients
 from balancer.processes import max_over_processes, mean_over_processes
-from balancer.statistics import Measurement, SharedGradient, Statistics
+from balancer.statistics import Measurement, SharedGradient, Statistics, like
 from balancer.strategy import (
     CombinedGradient,
     Direction,
@@ -156,7 +156,7 @@ class Balancer(nn.Module):
         reuse = strategy.needs_gradients and self._can_reuse(present)
         refresh = strategy.needs_gradients and not reuse
         monitoring = self.monitor_every > 0 and self.step % self.monitor_every == 0
-        gradients = {name: _gradient(losses[name], output) for name in present} if refresh or monitoring else None
+        gradients = _gradients({name: losses[name] for name in present}, output) if refresh or monitoring else None
         statistics, dropped = self._read(present, losses, gradients if refresh else None, shared_gradient)
         active = [list(self.weights)[i] for i in statistics.index.tolist()]
         if not active:
@@ -175,8 +175,7 @@ class Balancer(nn.Module):
             self._refreshed_names = present if reusable else []
         gradient = combined.gradient
         if gradient is None:
-            weighted = torch.stack([losses[n] for n in active]) * combined.weights.to(output.device, non_blocking=True)
-            gradient = _gradient(weighted.sum(), output).flatten()
+            gradient = _gradient([losses[name] for name in active], output, like(combined.weights, output)).flatten()
         report = None
         if monitoring:  # the gradient was computed as in any other step, so that monitoring does not affect training
             statistics = self._statistics(active, statistics.losses, gradients, shared_gradient)
@@ -203,7 +202,8 @@ class Balancer(nn.Module):
     ) -> tuple[Statistics, tuple[str, ...]]:
         """Statistics of the active losses, and names of the losses that are not finite; the same in all processes.
 
-        All values come from the device in one transfer: loss values, sizes, and what the strategy measured last time.
+        All values come from the device in one transfer: losses, what the strategy measured last time, and the peaks of
+        gradients.
         """
         if not present:
             return self._statistics([], torch.zeros(0, dtype=torch.float64), None, shared_gradient), ()
@@ -212,11 +212,14 @@ class Balancer(nn.Module):
         measured: dict[Hashable, Tensor] = {}
         if gradients is not None:
             measured = {name: measure(statistics) for name, measure in self._measurements.items()}
-        sizes = max_over_processes(gradient_sizes(values, statistics.gradients))
-        parts = [statistics.losses, sizes, *measured.values()]
-        host = torch.cat([part.double().flatten() for part in parts]).cpu().split([part.numel() for part in parts])
-        known = {name: part.view(each.shape) for (name, each), part in zip(measured.items(), host[2:], strict=True)}
-        active, dropped = classify({name: losses[name] for name in present}, host[1].tolist())
+        parts = [statistics.losses, *measured.values()]
+        if statistics.gradients is not None:
+            parts.append(max_over_processes(gradient_peaks(statistics.gradients)))
+        joined = torch.cat([part.double().flatten() for part in parts]) if len(parts) > 1 else parts[0]
+        host = joined.cpu().split([part.numel() for part in parts])
+        known = {name: part.view(each.shape) for (name, each), part in zip(measured.items(), host[1:], strict=False)}
+        sizes = gradient_sizes(host[0], None if statistics.gradients is None else host[-1])
+        active, dropped = classify({name: losses[name] for name in present}, sizes.tolist())
         if active == present:
             return replace(statistics, losses=host[0], known=known), dropped
         by_name = dict(zip(present, host[0], strict=True))
@@ -284,8 +287,17 @@ class Balancer(nn.Module):
         self._last_refresh = state["last_refresh"]
 
 
-def _gradient(loss: Tensor, output: Tensor) -> Tensor:
-    if not loss.requires_grad:
+def _gradients(losses: Mapping[str, Tensor], output: Tensor) -> dict[str, Tensor]:
+    """The gradient of each loss."""
+    slopes = torch.ones(len(losses), 1, dtype=output.dtype, device=output.device)
+    return {name: _gradient([loss], output, slope) for (name, loss), slope in zip(losses.items(), slopes, strict=True)}
+
+
+def _gradient(losses: Sequence[Tensor], output: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of the weighted sum, in one backward pass. Shape: output [B, C, T], weights [m] -> [B, C, T]."""
+    pairs = [pair for pair in zip(losses, weights.unbind(), strict=True) if pair[0].requires_grad]
+    if not pairs:
         return torch.zeros_like(output)
-    (gradient,) = torch.autograd.grad(loss, [output], retain_graph=True, allow_unused=True)
+    roots, slopes = [loss for loss, _ in pairs], [weight.to(loss.dtype) for loss, weight in pairs]
+    (gradient,) = torch.autograd.grad(roots, [output], slopes, retain_graph=True, allow_unused=True)
     return torch.zeros_like(output) if gradient is None else gradient

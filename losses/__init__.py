@@ -4,7 +4,7 @@ Every loss takes (estimate, reference) and falls as the estimate gets closer to 
 Shapes: audio [B, C, T] with B batch, C channels, T samples; F frames; K sub-discriminators.
 """
 
-from losses.adversarial import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss, mean_logit
+from losses.adversarial import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss, mean_logits
 from losses.constant_baseline import constant_baselines
 from losses.discriminators import (
     CombinedDiscriminator,
@@ -58,7 +58,7 @@ __all__ = [
     "discriminator_loss",
     "feature_matching_loss",
     "generator_loss",
-    "mean_logit",
+    "mean_logits",
     "mel_distance",
     "minimum_samples",
     "segment_samples",

@@ -5,19 +5,19 @@ elements, then over layers, then over sub-discriminators (the paper's 1/K and 1/
 be sums over layers and sub-discriminators instead (HiFi-GAN, DAC).
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-from losses.means import mean_weights
+from losses.inputs import at_least_float32, without_autocast
+from losses.means import constant, mean_weights
 from losses.protocols import DiscriminatorOutput
 
-__all__ = ["AdversarialLoss", "discriminator_loss", "feature_matching_loss", "generator_loss", "mean_logit"]
+__all__ = ["AdversarialLoss", "discriminator_loss", "feature_matching_loss", "generator_loss", "mean_logits"]
 
 AdversarialForm = Literal["hinge", "hinge_linear", "least_squares"]
 FeatureMatching = Literal["relative", "plain"]
@@ -92,7 +92,7 @@ def generator_loss(
         ValueError: There are no logits.
     """
     if form == "hinge":
-        mean = _mean(estimate_logits, lambda logits: (1 - logits).relu())
+        mean = _hinge(estimate_logits, [-1.0] * len(estimate_logits), len(estimate_logits))
     elif form == "hinge_linear":
         mean = _mean(estimate_logits, lambda logits: -logits)
     else:
@@ -118,22 +118,28 @@ def discriminator_loss(
     Raises:
         ValueError: There are no logits.
     """
+    count = len(estimate_logits)
     if form == "least_squares":
         return _mean(estimate_logits, torch.square) + _mean(reference_logits, lambda logits: (1 - logits).square())
-    return _mean(estimate_logits, lambda logits: (1 + logits).relu()) + _mean(
-        reference_logits, lambda logits: (1 - logits).relu()
-    )
+    return _hinge([*estimate_logits, *reference_logits], [1.0] * count + [-1.0] * len(reference_logits), count)
 
 
-def mean_logit(logits: Sequence[Tensor]) -> Tensor:
-    """Mean over sub-discriminators of their mean logits.
+@torch.no_grad()
+def mean_logits(*signals: Sequence[Tensor]) -> list[Tensor]:
+    """Mean over sub-discriminators of their mean logits, for each signal.
 
-    Shape: K tensors [*] -> scalar.
+    Args:
+        signals: Logits of each sub-discriminator, of the same shapes for all signals.
+
+    Shape: K tensors [*] for each signal -> a scalar for each.
 
     Raises:
         ValueError: There are no logits.
     """
-    return _mean(logits, lambda tensor: tensor)
+    joined, sizes = _joined([tensor for logits in signals for tensor in logits])
+    count = len(signals[0])
+    weights = mean_weights(sizes[:count], (1 / count,) * count, joined.device, joined.dtype)
+    return list((joined.view(len(signals), -1) * weights).sum(1).unbind())
 
 
 def feature_matching_loss(
@@ -168,111 +174,107 @@ def feature_matching_loss(
     references = [layer.detach() for layers in reference_features for layer in layers]
     counts = [len(reference_features) * len(layers) if reduction == "mean" else 1 for layers in reference_features]
     shares = tuple(1 / n for n, layers in zip(counts, reference_features, strict=True) for _ in layers)
-    if estimates[0].device.type == "cpu":
-        distances = torch.stack([_MeanDistance.apply(*pair) for pair in zip(estimates, references, strict=True)])
-    else:
-        distances = _MeanDistances.apply(*estimates, *references)
-    weights = _constant(shares, distances.device)
-    if relative:
-        levels = _mean_over_processes(_mean_magnitudes(references))
-        # The smallest normal number keeps the loss finite if all reference features of a layer are zero.
-        weights = weights / levels.clamp(min=torch.finfo(levels.dtype).tiny)
-    return distances @ weights
+    with without_autocast(references[0]):
+        loss: Tensor = _Distances.apply(shares, relative, *estimates, *references)
+    return loss
 
 
-@functools.lru_cache(maxsize=32)
-def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Copied to the device once, because the host waits for such a copy."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, device=device)
+class _Distances(torch.autograd.Function):
+    """Weighted sum of `(estimate - reference).abs().mean()` of n layers, for references without gradient.
+
+    It keeps no tensor for the backward pass, because the discriminator's layers keep both features. Plain autograd
+    keeps one more tensor of their size and makes three times as many passes over the memory. On a GPU a few kernels
+    serve all layers, because a launch costs more than such a small sum.
+
+    Shape: shares n numbers, n estimates [*], then n references [*] -> scalar.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, shares: Sequence[float], relative: bool, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        estimates, references = _halves(tensors)
+        if tensors[0].device.type == "cpu":
+            sums = [
+                _sum((estimate - reference).abs_()) for estimate, reference in zip(estimates, references, strict=True)
+            ]
+            sums += [_sum(reference.abs()) for reference in references if relative]
+        else:
+            layers = [*torch._foreach_sub(estimates, references), *(references if relative else ())]
+            sums = list(torch._foreach_norm(layers, 1, dtype=torch.promote_types(layers[0].dtype, torch.float32)))
+        count = len(references)
+        distances, levels = torch.stack(sums).split([count, len(sums) - count])
+        if relative:
+            # The smallest normal number keeps the loss finite if all reference features of a layer are zero.
+            floors = _mean_over_processes(levels).clamp(min=torch.finfo(levels.dtype).tiny)
+            ctx.weights = constant(tuple(shares), levels.device, levels.dtype) / floors
+        else:
+            means = (share / reference.numel() for share, reference in zip(shares, references, strict=True))
+            ctx.weights = constant(tuple(means), distances.device, distances.dtype)
+        return distances @ ctx.weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        estimates, references = _halves(ctx.saved_tensors)
+        slopes = (gradient * ctx.weights).unbind()
+        # sign is 0 where the two are equal, the subgradient that torch uses for abs at 0.
+        if gradient.device.type == "cpu":
+            pairs = zip(estimates, references, slopes, strict=True)
+            found = [(estimate - reference).sign_().mul_(slope) for estimate, reference, slope in pairs]
+        else:
+            signs = torch._foreach_sub(estimates, references)
+            torch._foreach_sign_(signs)
+            found = [sign.mul_(slope) for sign, slope in zip(signs, slopes, strict=True)]
+        return (None, None, *found, *[None] * len(found))
 
 
-def _mean_magnitudes(tensors: Sequence[Tensor]) -> Tensor:
-    """Mean magnitude of each tensor, in float32. Shape: n tensors [*] -> [n]."""
-    if tensors[0].device.type == "cpu":
-        return torch.stack([_feature_mean(tensor.abs()) for tensor in tensors])
-    sums = torch.stack(torch._foreach_norm(list(tensors), 1, dtype=torch.float32))
-    return sums * _constant(tuple(1 / tensor.numel() for tensor in tensors), sums.device)
+def _halves(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    half = len(tensors) // 2
+    return list(tensors[:half]), list(tensors[half:])
 
 
 def _mean_over_processes(values: Tensor) -> Tensor:
-    """Shape: [*] -> [*], in place."""
+    """Shape: [*] -> [*]."""
     if dist.is_available() and dist.is_initialized():
+        values = values.clone()
         dist.all_reduce(values)
         values /= dist.get_world_size()
     return values
 
 
-class _MeanDistance(torch.autograd.Function):
-    """`(estimate - reference).abs().mean()` for a reference without gradient.
-
-    It keeps no tensor for the backward pass, because the discriminator's layers keep both features. Plain autograd
-    keeps one more tensor of their size and makes three times as many passes over the memory.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, estimate: Tensor, reference: Tensor) -> Tensor:
-        ctx.save_for_backward(estimate, reference)
-        return _feature_mean((estimate - reference).abs_())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        estimate, reference = ctx.saved_tensors
-        # sign is 0 where the two are equal, the subgradient that torch uses for abs at 0.
-        return (estimate - reference).sign_().mul_(gradient / estimate.numel()), None
-
-
-class _MeanDistances(torch.autograd.Function):
-    """`_MeanDistance` of n pairs, in a few kernels for all of them: a launch costs more than these small means.
-
-    Shape: n estimates [*], then n references [*] -> [n].
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, *tensors: Tensor) -> Tensor:
-        ctx.save_for_backward(*tensors)
-        return _mean_magnitudes(_differences(tensors))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        differences = _differences(ctx.saved_tensors)
-        slopes = gradient * _constant(tuple(1 / each.numel() for each in differences), gradient.device)
-        torch._foreach_sign_(differences)
-        for each, slope in zip(differences, slopes.unbind(), strict=True):
-            each.mul_(slope)
-        return (*differences, *[None] * len(differences))
-
-
-def _differences(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The first half of the tensors minus the second. Shape: 2 n tensors [*] -> n tensors [*]."""
-    half = len(tensors) // 2
-    return list(torch._foreach_sub(list(tensors[:half]), list(tensors[half:])))
-
-
 def _mean(logits: Sequence[Tensor], penalty: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean over sub-discriminators of mean penalties, with a float32 accumulator and result for bfloat16 logits."""
+    """Mean over sub-discriminators of mean penalties, in float32 for bfloat16 logits."""
+    joined, sizes = _joined(logits)
+    weights = mean_weights(sizes, (1 / len(sizes),) * len(sizes), joined.device, joined.dtype)
+    with without_autocast(joined):
+        return (penalty(joined) * weights).sum()
+
+
+def _hinge(logits: Sequence[Tensor], signs: Sequence[float], count: int) -> Tensor:
+    """Sum of the means of max(0, 1 + sign * D), divided by `count`, in float32 for bfloat16 logits."""
+    joined, sizes = _joined(logits)
+    weights, slopes = (
+        mean_weights(sizes, tuple(factor / count for factor in factors), joined.device, joined.dtype)
+        for factors in ([1.0] * len(signs), signs)
+    )
+    with without_autocast(joined):
+        return torch.addcmul(weights, slopes, joined).relu().sum()  # weights are positive
+
+
+def _joined(logits: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
+    """One vector, at least float32, and the sizes of its parts."""
     if not logits:
         raise ValueError("expected the logits of at least one sub-discriminator, got none")
-    sizes, shares = tuple(tensor.numel() for tensor in logits), (1 / len(logits),) * len(logits)
-    penalties = penalty(torch.cat([tensor.flatten() for tensor in logits]))
-    dtype = torch.promote_types(penalties.dtype, torch.float32)
-    return (penalties * mean_weights(sizes, shares, penalties.device, dtype)).mean()
+    joined = torch.cat([tensor.flatten() for tensor in logits])
+    return at_least_float32(joined), tuple(tensor.numel() for tensor in logits)
 
 
-def _float_mean(tensor: Tensor) -> Tensor:
-    """Mean with a float32 accumulator and result, without a float32 copy of a bfloat16 tensor."""
-    return tensor.mean(dtype=torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _feature_mean(features: Tensor) -> Tensor:
-    """`_float_mean`, computed per channel first for bfloat16 features [B, channels, *].
+def _sum(features: Tensor) -> Tensor:
+    """Sum with a float32 accumulator and result, computed per channel first for bfloat16 features [B, channels, *].
 
     With one bfloat16 result per channel, torch sums on the CPU ten times as fast as with one float32 result. The
-    rounding of these results changes the mean by 2e-4.
+    rounding of these results changes the sum by 2e-4 of it.
     """
-    if features.dtype != torch.bfloat16 or features.dim() < 3:
-        return _float_mean(features)
-    elements = features.shape[2:].numel()
-    return _float_mean(features.sum(list(range(2, features.dim())))) / elements
+    if features.dtype == torch.bfloat16 and features.dim() >= 3:
+        features = features.sum(list(range(2, features.dim())))
+    return features.sum(dtype=torch.promote_types(features.dtype, torch.float32))

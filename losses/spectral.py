@@ -17,7 +17,7 @@ from losses.inputs import check_audio, check_pair, without_autocast
 from losses.means import mean_weights, row_norms
 from losses.mel_filters import mel_filters
 from losses.ranges import PositiveFloat, SampleRate, Size
-from losses.stft import STFT, centred_powers, reflected_squares
+from losses.stft import STFT, SquaresFilters, centred_powers, reflected_squares
 
 __all__ = ["MultiResolutionSTFT", "MultiScaleMel", "mel_distance"]
 
@@ -81,7 +81,7 @@ class MultiScaleMel(nn.Module):
         if not 0 <= f_min_hz < top <= sample_rate / 2:
             raise ValueError(f"expected 0 <= f_min_hz < f_max_hz <= {sample_rate / 2}, got {f_min_hz} and {top}")
         self.mels, self.log_distance, self.floor = mels, log_distance, floor
-        resolutions = [_MelFilters(sample_rate, 2**e, mels, f_min_hz, top, normalized) for e in window_exponents]
+        resolutions = [_MelFilters(sample_rate, 2**e, mels, f_min_hz, top, normalized, floor) for e in window_exponents]
         self.resolutions = nn.ModuleList(resolutions)
         self.margins = [resolution.margin_samples for resolution in resolutions]
         self.minimum_samples = max(self.margins) + 1
@@ -93,7 +93,7 @@ class MultiScaleMel(nn.Module):
             powers = self._powers(estimate, reference)
             shapes = [power.shape for power in powers[0]]
             joined = [_joined(each) for each in powers]
-            return self._distance(joined, [self._logarithm(each) for each in joined], shapes)
+            return self._distance(joined, [each.log10() for each in joined], shapes)
 
     @torch.no_grad()
     def constant_baseline(self, reference: Tensor) -> Tensor:
@@ -108,21 +108,19 @@ class MultiScaleMel(nn.Module):
         check_audio(reference, self.minimum_samples)
         with without_autocast(reference):
             (powers,) = self._powers(reference)
-            logarithms = [self._logarithm(power) for power in powers]
+            logarithms = [power.log10() for power in powers]
             medians = _joined([_median_spectrum(power) for power in powers])
             means = _joined([_mean_spectrum(logarithm) for logarithm in logarithms])
             shapes = [power.shape for power in powers]
             return self._distance([medians, _joined(powers)], [means, _joined(logarithms)], shapes)
 
     def _powers(self, *signals: Tensor) -> list[list[Tensor]]:
-        """Shape: signals [B, C, T] -> for each signal, for each resolution [B C F, filled]."""
+        """Powers plus the floor. Shape: signals [B, C, T] -> for each signal, for each resolution [B C F, filled]."""
         resolutions = [cast(_MelFilters, each) for each in self.resolutions]
-        stfts, filters = [each.stft for each in resolutions], [each.filters for each in resolutions]
+        stfts = [each.stft for each in resolutions]
+        filters = [SquaresFilters(each.filters, each.floor, each.gradient_filters) for each in resolutions]
         powers = reflected_squares(stfts, self.margins, *signals, fill=True, filters=filters)
         return [[power.flatten(0, 1) for power in each] for each in powers]
-
-    def _logarithm(self, power: Tensor) -> Tensor:
-        return (power + self.floor).log10()
 
     def _distance(self, powers: Sequence[Tensor], logarithms: Sequence[Tensor], shapes: Sequence[torch.Size]) -> Tensor:
         """The loss of the spectra of all resolutions, one after the other, so that a few kernels serve all of them.
@@ -137,16 +135,14 @@ class MultiScaleMel(nn.Module):
         filled = [filters / self.mels / total for _, filters in shapes]
         sizes = tuple(shape.numel() for shape in shapes)
         about = powers[0].device, powers[0].dtype
-        linear = (powers[0] - powers[1]).abs() * mean_weights(sizes, tuple(filled), *about)
+        linear = ((powers[0] - powers[1]).abs() * mean_weights(sizes, tuple(filled), *about)).sum()
         difference = logarithms[0] - logarithms[1]
         if self.log_distance == "mse":
             factors = tuple(alpha * share for alpha, share in zip(self.alphas, filled, strict=True))
-            logarithmic = difference.square() * mean_weights(sizes, factors, *about)
-        else:
-            factors = tuple(alpha / total / self.mels**0.5 for alpha in self.alphas)
-            weights = mean_weights(tuple(rows for rows, _ in shapes), factors, *about)
-            logarithmic = row_norms(difference, shapes) * weights
-        return linear.mean() + logarithmic.mean()
+            return linear + (difference.square() * mean_weights(sizes, factors, *about)).sum()
+        factors = tuple(alpha / total / self.mels**0.5 for alpha in self.alphas)
+        weights = mean_weights(tuple(rows for rows, _ in shapes), factors, *about)
+        return linear + (row_norms(difference, shapes) * weights).sum()
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -182,14 +178,22 @@ class _MelFilters(nn.Module):
     (n - hop) / 2 samples are reflected at either end, then zeros fill the last frame. Filters without a bin are left
     out.
 
-    Buffers:
-        filters: [2 bins, filled], each row twice, as weights of the squared real and the squared imaginary part.
+    Buffers: see `SquaresFilters`. Each row of `filters` is there twice, for the squared real and imaginary part.
     """
 
     filters: Tensor
+    floor: Tensor
+    gradient_filters: Tensor
 
     def __init__(
-        self, sample_rate: int, window_samples: int, mels: int, f_min_hz: float, f_max_hz: float, normalized: bool
+        self,
+        sample_rate: int,
+        window_samples: int,
+        mels: int,
+        f_min_hz: float,
+        f_max_hz: float,
+        normalized: bool,
+        floor: float,
     ) -> None:
         super().__init__()
         self.hop_samples = window_samples // 4
@@ -202,7 +206,11 @@ class _MelFilters(nn.Module):
                 f"expected a bin of a {window_samples}-sample window between {f_min_hz} and {f_max_hz} Hz, "
                 f"got bins {sample_rate / window_samples} Hz apart"
             )
-        self.register_buffer("filters", filters.repeat_interleave(2, dim=0), persistent=False)
+        names = ("filters", "floor", "gradient_filters")
+        for name, value in zip(
+            names, SquaresFilters.of(filters.repeat_interleave(2, dim=0), floor, self.stft), strict=True
+        ):
+            self.register_buffer(name, value, persistent=False)
 
 
 class MultiResolutionSTFT(nn.Module):

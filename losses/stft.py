@@ -30,6 +30,7 @@ class STFT(nn.Module):
     Buffers:
         window: [fft_samples].
         ends: [2 bins], the factor of each part in the gradient; see `_gradient`.
+        squares_ends: [2 bins], the same for the gradient through squares.
 
     Shape: audio [*, T] -> [*, F, 2 bins] with F = 1 + (T - fft) // hop and bins = fft / 2 + 1. The last axis is real,
         imaginary, real, ...
@@ -40,6 +41,7 @@ class STFT(nn.Module):
 
     window: Tensor
     ends: Tensor
+    squares_ends: Tensor
 
     def __init__(
         self, window_samples: int, hop_samples: int, fft_samples: int | None = None, normalized: bool = False
@@ -62,10 +64,30 @@ class STFT(nn.Module):
         ends[[1, -1]] = 0.0
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("ends", ends, persistent=False)
+        self.register_buffer("squares_ends", 2 * ends, persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         with without_autocast(audio):
             return _Spectrum.apply(at_least_float32(audio), self)
+
+
+class SquaresFilters(NamedTuple):
+    """A constant matrix that squared parts of a spectrum are multiplied by, and what is added to the products."""
+
+    weights: Tensor  # [2 bins, n]
+    floor: Tensor  # [n]
+    gradient: Tensor  # [n, 2 bins], from a gradient at the products to one at the spectrum, divided by the spectrum
+
+    @classmethod
+    def of(cls, weights: Tensor, floor: float, stft: STFT) -> "SquaresFilters":
+        """Shape: weights [2 bins, n]."""
+        gradient = (stft.squares_ends[:, None] * weights).T.contiguous()
+        return cls(weights, weights.new_full((weights.shape[1],), floor), gradient)
+
+    def __call__(self, squares: Tensor) -> Tensor:
+        """Shape: [N, F, 2 bins] -> [N, F, n]."""
+        rows = torch.addmm(self.floor, squares.flatten(0, 1), self.weights)
+        return rows.view(*squares.shape[:2], -1)
 
 
 def reflected_squares(
@@ -73,7 +95,7 @@ def reflected_squares(
     margins: Sequence[int],
     *signals: Tensor,
     fill: bool = False,
-    filters: Sequence[Tensor] | None = None,
+    filters: Sequence[SquaresFilters] | None = None,
 ) -> list[list[Tensor]]:
     """Squared real and imaginary parts of the spectra of several signals of one shape, at several resolutions.
 
@@ -85,7 +107,7 @@ def reflected_squares(
         margins: Samples to reflect at either end, for each resolution; the signals are longer than that.
         signals: The estimate, the reference.
         fill: Fill the last frame with zeros. Otherwise samples after the last whole frame are left out.
-        filters: For each resolution a constant matrix [2 bins, n] that the squares are multiplied by.
+        filters: For each resolution a matrix that the squares are multiplied by.
 
     Shape: signals [B, C, T] -> for each signal a list of [B C, F, 2 bins], or of [B C, F, n] with filters.
     """
@@ -139,7 +161,7 @@ class _Part(NamedTuple):
     start: int  # in samples
     samples: int
     missing: int  # number of zeros
-    filters: Tensor | None  # [2 bins, n], of the squares
+    filters: SquaresFilters | None
 
 
 class _Squares(torch.autograd.Function):
@@ -158,10 +180,10 @@ class _Squares(torch.autograd.Function):
             audio = joint[:, start : start + samples]
             spectra.append(_spectrum(F.pad(audio, (0, missing)) if missing else audio, stft))
         ctx.save_for_backward(*(spectrum[: len(signals[0])] for spectrum in spectra))
-        filtered = (
-            spectrum.square() if part.filters is None else spectrum.square() @ part.filters
-            for part, spectrum in zip(parts, spectra, strict=True)
-        )
+        results = torch._foreach_mul(spectra, spectra)
+        filtered = [
+            each if part.filters is None else part.filters(each) for part, each in zip(parts, results, strict=True)
+        ]
         squares = [each.chunk(len(signals)) for each in filtered]
         first, *others = ([each[number] for each in squares] for number in range(len(signals)))
         ctx.mark_non_differentiable(*(square for group in others for square in group))
@@ -170,19 +192,27 @@ class _Squares(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        used = [
+            (part, spectrum, gradient)
+            for part, spectrum, gradient in zip(ctx.parts, ctx.saved_tensors, gradients, strict=False)
+            if gradient is not None
+        ]
+        if not used:
+            return (None,) * (1 + ctx.count)
+        at_squares = [each if part.filters is None else each @ part.filters.gradient for part, _, each in used]
+        products = torch._foreach_mul(at_squares, [spectrum for _, spectrum, _ in used])
         total: Tensor | None = None
-        for part, spectrum, gradient in zip(ctx.parts, ctx.saved_tensors, gradients, strict=False):
-            if gradient is None:
-                continue
-            _, start, samples, missing, filters = part
-            at_squares = gradient if filters is None else gradient @ filters.T
-            found = _gradient(at_squares * spectrum, part.stft, samples + missing)[:, :samples]
+        for (stft, start, samples, missing, filters), product in zip(
+            (part for part, *_ in used), products, strict=True
+        ):
+            at_spectrum = product.mul_(stft.squares_ends) if filters is None else product
+            found = _inverse(at_spectrum, stft, samples + missing)[:, :samples]
             if total is not None:
                 total[:, start : start + samples] += found
             else:
                 after = ctx.samples - start - samples
                 total = F.pad(found, (start, after)) if start or after else found
-        return (None, None if total is None else 2 * total, *[None] * (ctx.count - 1))
+        return (None, total, *[None] * (ctx.count - 1))
 
 
 def _spectrum(audio: Tensor, stft: STFT) -> Tensor:
@@ -200,7 +230,12 @@ def _gradient(gradient: Tensor, stft: STFT, samples: int) -> Tensor:
 
     Shape: gradient [*, F, 2 bins] -> [*, samples].
     """
-    spectrum = torch.view_as_complex((gradient * stft.ends).unflatten(-1, (-1, 2)))
+    return _inverse(gradient * stft.ends, stft, samples)
+
+
+def _inverse(parts: Tensor, stft: STFT, samples: int) -> Tensor:
+    """As `_gradient`, from halved inner bins. Shape: parts [*, F, 2 bins] -> [*, samples]."""
+    spectrum = torch.view_as_complex(parts.unflatten(-1, (-1, 2)))
     frames = torch.fft.irfft(spectrum, n=len(stft.window), norm="forward") * stft.window
     return _overlap_add(frames, stft.hop_samples, samples)
 

@@ -17,14 +17,16 @@ __all__ = ["cat", "conv1d", "conv_transpose1d", "pad", "trim"]
 _MOST_WEIGHTS = 1 << 20
 
 
-def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, dilation: int = 1) -> Tensor:
-    """`F.conv1d` without padding.
+def conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, dilation: int = 1, padding: int = 0
+) -> Tensor:
+    """`F.conv1d`.
 
     Shape: x [B, C, T], weight [C', C, kernel_size] -> [B, C', F].
     """
     if not _pays(x, weight):
-        return F.conv1d(x, weight, bias, stride, 0, dilation)
-    return F.conv2d(_image(x), weight.unsqueeze(2), bias, (1, stride), 0, (1, dilation)).squeeze(2)
+        return F.conv1d(x, weight, bias, stride, padding, dilation)
+    return F.conv2d(_image(x), weight.unsqueeze(2), bias, (1, stride), (0, padding), (1, dilation)).squeeze(2)
 
 
 def conv_transpose1d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
@@ -56,6 +58,8 @@ def trim(x: Tensor, left: int, right: int) -> Tensor:
 
     Shape: [B, C, T] -> [B, C, T - left - right].
     """
+    if x.stride(1) != 1:
+        return x[..., left : x.shape[-1] - right]
     return x.transpose(1, 2)[:, left : x.shape[-1] - right].transpose(1, 2)
 
 

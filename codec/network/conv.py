@@ -50,9 +50,6 @@ class Conv1d(nn.Module):
         padding: Padding,
     ) -> None:
         super().__init__()
-        conv = _Conv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
-        self.conv = weight_norm(conv) if norm == "weight_norm" else conv
-        self.norm = nn.GroupNorm(1, out_channels) if norm == "time_group_norm" else nn.Identity()
         self.stride = stride
         self.padding = padding
         # A window of k samples moved by s overlaps its neighbour by k - s. With that many samples of padding in all,
@@ -60,12 +57,20 @@ class Conv1d(nn.Module):
         self.overlap = (kernel_size - 1) * dilation + 1 - stride
         self.right_padding = 0 if causal else self.overlap // 2
         self.left_padding = self.overlap - self.right_padding
+        # The convolution pads zeros itself, without a copy of its input. It has as many on both sides.
+        self.inner_padding = self.left_padding if padding == "constant" else 0
+        conv = _Conv1d(in_channels, out_channels, kernel_size, stride, self.inner_padding, dilation)
+        self.conv = weight_norm(conv) if norm == "weight_norm" else conv
+        self.norm = nn.GroupNorm(1, out_channels) if norm == "time_group_norm" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         # The last window may be incomplete. It is filled up, or its samples would be lost.
         missing = -x.shape[-1] % self.stride
-        y: Tensor = self.norm(self.conv(pad(x, self.left_padding, self.right_padding + missing, self.padding)))
-        return y
+        left, right = (side - self.inner_padding for side in (self.left_padding, self.right_padding + missing))
+        y: Tensor = self.conv(pad(x, left, max(0, right), self.padding))
+        frames = (x.shape[-1] + missing) // self.stride
+        normed: Tensor = self.norm(channels_last.trim(y, 0, y.shape[-1] - frames) if y.shape[-1] > frames else y)
+        return normed
 
     def stream(self) -> "_ConvStream":
         """A new stream through this layer."""
@@ -113,7 +118,9 @@ class ConvTranspose1d(nn.Module):
 
 class _Conv1d(nn.Conv1d):
     def forward(self, input: Tensor) -> Tensor:
-        return channels_last.conv1d(input, self.weight, self.bias, self.stride[0], self.dilation[0])
+        padding = self.padding[0]
+        assert isinstance(padding, int)
+        return channels_last.conv1d(input, self.weight, self.bias, self.stride[0], self.dilation[0], padding)
 
 
 class _ConvTranspose1d(nn.ConvTranspose1d):

@@ -22,7 +22,7 @@ def flat_codes(codes: Tensor, size: int) -> Tensor:
     Shape: codes [B, K, F] -> [K * B * F].
     """
     index = rearrange(codes, "b k f -> k (b f)")
-    return (index + size * torch.arange(len(index), device=index.device)[:, None]).flatten()
+    return (index + torch.arange(0, size * len(index), size, device=index.device)[:, None]).flatten()
 
 
 def usage_of(shares: Tensor, dead_fraction: Tensor) -> CodebookUsage:

@@ -20,7 +20,7 @@ def replacement_vectors(residuals: Tensor, number: Tensor, update: Tensor) -> Te
 
     Args:
         residuals: The vectors of this process.
-        number: Number of each code among the dead ones of its codebook. From the number of vectors on, they repeat.
+        number: Number of each code among the dead ones of its codebook, from 1. After N of them vectors repeat.
         update: Number of the update.
 
     Shape: residuals [K, N, D], number [K, size] int64, update [] int64 -> [K, size, D].
@@ -28,9 +28,10 @@ def replacement_vectors(residuals: Tensor, number: Tensor, update: Tensor) -> Te
     k, n, _ = residuals.shape
     total = n * world_size()
     stride = next(s for s in range(round(total * _GOLDEN) or 1, 0, -1) if math.gcd(s, total) == 1)
-    start = (update + torch.arange(k, device=number.device)) * _HASH_FACTOR % total
-    chosen = (start[:, None] + stride * number) % total  # counted in the order of the ranks
     codebook = torch.arange(k, device=residuals.device)[:, None]
+    hashes = torch.arange(-stride, k * _HASH_FACTOR - stride, _HASH_FACTOR, device=residuals.device)[:, None]
+    start = torch.add(hashes, update, alpha=_HASH_FACTOR)
+    chosen = torch.add(start, number, alpha=stride) % total  # counted in the order of the ranks
     if world_size() == 1:
         return residuals[codebook, chosen]
     vectors = residuals[codebook, chosen % n]

@@ -252,15 +252,18 @@ class ResidualVectorQuantizer(nn.Module):
         k, n, dim = residuals.shape
         size = self.embed.shape[1]
         flat = flat_codes(output.codes, size)
-        counts = count(flat, k * size).view(k, size)
-        sums = residuals.new_zeros(k * size, dim).index_add_(0, flat, residuals.reshape(k * n, dim))
-        self.cluster_size[:k].lerp_(all_reduce(counts), 1 - self.decay)
-        self.embed_sum[:k].lerp_(all_reduce(sums).view(k, size, dim), 1 - self.decay)
+        total = residuals.new_zeros(k * size * (1 + dim))
+        counts, sums = total[: k * size], total[k * size :].view(k * size, dim)
+        counts.index_add_(0, flat, torch.ones((), device=total.device).expand(len(flat)))
+        sums.index_add_(0, flat, residuals.reshape(k * n, dim))
+        all_reduce(total)
+        averages, values = [self.cluster_size[:k], self.embed_sum[:k]], [counts.view(k, size), sums.view(k, size, dim)]
+        torch._foreach_lerp_(averages, values, 1 - self.decay)
         self._replace_dead_codes(residuals)
-        # A code that was never used keeps its value, since both averages decay alike. The clamp only guards 0 / 0.
+        # A code that was never used keeps its value, since both averages decay alike. The condition guards 0 / 0.
         used = self.cluster_size[:k, :, None]
         embed = self.embed[:k]
-        torch.where(used > 1e-12, self.embed_sum[:k] / used.clamp_min(1e-12), embed, out=embed)
+        torch.where(used > 1e-12, self.embed_sum[:k] / used, embed, out=embed)
         self.updates += 1
 
     def _replace_dead_codes(self, residuals: Tensor) -> None:
@@ -271,26 +274,27 @@ class ResidualVectorQuantizer(nn.Module):
 
         Shape: residuals [K, N, D].
         """
-        dead = self._dead_codes()[: len(residuals)]
-        if dead.device.type == "cpu" and not dead.any():  # on another device the question would cost more than the work
-            return
         k, n, _ = residuals.shape
-        number = dead.cumsum(1) - 1  # among the dead codes of a codebook
-        dead = dead & (number < n * world_size())
-        vectors = replacement_vectors(residuals, number, self.updates)
         cluster_size, embed_sum = self.cluster_size[:k], self.embed_sum[:k]
         average = cluster_size.mean(1, keepdim=True)
+        dead = self._dead_codes(cluster_size, average)
+        if dead.device.type == "cpu" and not dead.any():  # on another device the question would cost more than the work
+            return
+        number = dead.cumsum(1)  # among the dead codes of a codebook, from 1
+        dead = dead & (number <= n * world_size())
+        vectors = replacement_vectors(residuals, number, self.updates)
         torch.where(dead, average, cluster_size, out=cluster_size)
         torch.where(dead[..., None], vectors * average[..., None], embed_sum, out=embed_sum)
 
-    def _dead_codes(self) -> Tensor:
-        """Shape: -> [K, size] bool."""
-        return self.cluster_size < self.dead_code_threshold * self.cluster_size.mean(1, keepdim=True)
+    def _dead_codes(self, cluster_size: Tensor, average: Tensor) -> Tensor:
+        """Shape: cluster_size [K, size], average [K, 1] -> [K, size] bool."""
+        return cluster_size < self.dead_code_threshold * average
 
     def usage(self) -> CodebookUsage:
         """Perplexity, fraction of dead codes and entropy of every codebook, from the moving averages."""
         share = self.cluster_size / self.cluster_size.sum(1, keepdim=True).clamp_min(1e-12)
-        return usage_of(share, self._dead_codes().float().mean(1))
+        dead = self._dead_codes(self.cluster_size, self.cluster_size.mean(1, keepdim=True))
+        return usage_of(share, dead.float().mean(1))
 
 
 class _Commitment(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from codec.ranges import PositiveFraction, ProperFraction, check_ranges
 from codec.training.accumulation import losses_in_parts
 from codec.training.distributed import Processes
-from losses import DiscriminatorOutput, GANLoss, discriminator_for, mean_logit
+from losses import DiscriminatorOutput, GANLoss, discriminator_for, mean_logits
 
 __all__ = ["AdversarialTraining"]
 
@@ -120,7 +120,8 @@ class AdversarialTraining(nn.Module):
         optimizer: Any = self.optimizer
         checks = getattr(optimizer, "_step_supports_amp_scaling", False)
         if checks:  # as torch.amp.GradScaler does
-            optimizer.grad_scale, optimizer.found_inf = None, (~norm.isfinite()).float()
+            # The difference is 0 if the norm is finite, else NaN.
+            optimizer.grad_scale, optimizer.found_inf = None, (norm - norm).nan_to_num(nan=1.0)
         updates = checks or bool(norm.isfinite())
         if updates:
             optimizer.step()
@@ -137,19 +138,23 @@ class AdversarialTraining(nn.Module):
         self, network: nn.Module, fake: DiscriminatorOutput, real: DiscriminatorOutput, parts: int
     ) -> None:
         """Adds the gradients of the discriminator's own loss for one of the parts of the batch."""
-        loss = self.loss.discriminator_loss(fake, real) / parts
+        loss, share = self.loss.discriminator_loss(fake, real), 1 / parts
         # The graph also leads to the estimate. `inputs` keeps this gradient out of it.
         with torch.autocast(loss.device.type, enabled=False):
-            torch.autograd.backward(loss, inputs=list(network.parameters()), retain_graph=True)
+            slope = torch.full_like(loss, share)
+            torch.autograd.backward(loss, slope, inputs=list(network.parameters()), retain_graph=True)
+        names = {"": range(len(fake.logits))} | {
+            f"/{part}": [i for i, other in enumerate(fake.parts) if other == part] for part in dict.fromkeys(fake.parts)
+        }
         metrics = {"discriminator/loss": loss.detach()}
-        for name, output in (("real", real), ("fake", fake)):
-            logits = [logit.detach() for logit in output.logits]
-            metrics[f"discriminator/{name}"] = mean_logit(logits) / parts
-            for part in dict.fromkeys(output.parts):
-                of_part = [logit for logit, other in zip(logits, output.parts, strict=True) if other == part]
-                metrics[f"discriminator/{name}/{part}"] = mean_logit(of_part) / parts
+        for suffix, indices in names.items():
+            means = mean_logits(*([output.logits[i] for i in indices] for output in (real, fake)))
+            metrics |= {
+                f"discriminator/{name}{suffix}": mean for name, mean in zip(("real", "fake"), means, strict=True)
+            }
         for name, value in metrics.items():
-            self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
+            mean = value if parts == 1 else share * value
+            self.metrics[name] = self.metrics[name] + mean if name in self.metrics else mean
         self._has_gradients = True
 
 

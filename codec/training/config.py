@@ -104,8 +104,8 @@ class CodebookConfig:
 
     def commitment_loss(self, per_codebook: Tensor) -> Tensor:
         """Weighted commitment loss. Shape: per_codebook [K] -> []."""
-        reduced = per_codebook.mean() if self.commitment_reduction == "mean" else per_codebook.sum()
-        return self.commitment_weight * reduced
+        count = len(per_codebook) if self.commitment_reduction == "mean" else 1
+        return self.commitment_weight / count * per_codebook.sum()
 
 
 @dataclass(frozen=True)

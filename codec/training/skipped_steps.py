@@ -41,7 +41,8 @@ class SkippedSteps:
         Shape: commitment [], gradient_norm [].
         """
         host = torch.cat([balanced.is_finite.view(1), self.interruptions.votes().to(balanced.is_finite.device)])
-        finite = torch.stack([commitment, gradient_norm]).isfinite()
+        values = torch.stack([commitment, gradient_norm])
+        finite = (values - values) == 0  # `isfinite` takes twice as many kernels
         votes = torch.cat([finite, host.to(finite.device, non_blocking=True)])
         agreed = self.processes.all_reduce_and(votes).tolist()
         commitment_finite, gradient_finite, weights_finite, *no_interruption = agreed

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from losses.discriminators.layers import forward_features, forward_sub_discriminators
 from losses.inputs import check_audio
+from losses.means import constant
 from losses.protocols import DiscriminatorOutput
 from losses.ranges import Fraction, Size
 from losses.stft import STFT
@@ -118,12 +119,16 @@ class _SpectrogramNetwork(nn.Module):
 class _Compression(torch.autograd.Function):
     """s p^a of complex bins s with power p = |s|² + floor, with half of the memory passes that autograd makes.
 
+    On a CPU the two parts are added as vectors, because a sum over an axis of two takes four times as long.
+
     Shape: spectra [*, 2] -> [*, 2].
     """
 
     @staticmethod
     def forward(ctx: Any, spectra: Tensor, exponent: float) -> Tensor:
-        power = spectra.square().sum(-1, keepdim=True).add_(_SILENCE)
+        real, imaginary = spectra.split(1, dim=-1)
+        floor = constant((_SILENCE,), spectra.device, spectra.dtype)
+        power = torch.addcmul(floor, real, real).addcmul_(imaginary, imaginary)
         gain = power**exponent
         ctx.save_for_backward(spectra, power, gain)
         ctx.exponent = exponent
@@ -134,5 +139,6 @@ class _Compression(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         spectra, power, gain = ctx.saved_tensors
         # d(s p^a) = p^a (ds + 2a s <s, ds> / p)
-        product = (gradient * spectra).sum(-1, keepdim=True).div_(power)
+        (real, imaginary), slopes = spectra.split(1, dim=-1), gradient.split(1, dim=-1)
+        product = (real * slopes[0]).addcmul_(imaginary, slopes[1]).div_(power)
         return torch.addcmul(gradient, spectra, product, value=2 * ctx.exponent).mul_(gain), None

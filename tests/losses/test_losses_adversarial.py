@@ -1,5 +1,7 @@
 """Adversarial and feature-matching losses: worked numbers, gradients and refusals."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -109,12 +111,35 @@ def test_features_that_are_all_zero_give_finite_losses_and_gradients() -> None:
 
 
 def test_bfloat16_logits_and_features_are_summed_in_float32() -> None:
-    ones = torch.ones(40_000, dtype=torch.bfloat16)
+    ones = torch.ones(65_536, dtype=torch.bfloat16)
     adversarial = generator_loss([ones], "hinge_linear")
     features = feature_matching_loss([[0 * ones]], [[ones]], relative=False)
     for value in (adversarial, features, discriminator_loss([ones], [ones])):
         assert value.dtype == torch.float32
     assert (adversarial.item(), features.item()) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["hinge", "hinge_linear", "least_squares"])
+@pytest.mark.parametrize("matching", ["relative", "plain"])
+def test_losses_do_not_depend_on_autocast(kind: Any, matching: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs = [
+        DiscriminatorOutput(
+            [torch.randn(2, 1, 5, generator=generator) for _ in range(2)],
+            [[torch.randn(2, 3, 5, generator=generator) for _ in range(2)] for _ in range(2)],
+        )
+        for _ in range(2)
+    ]
+    loss = AdversarialLoss(kind, matching)
+
+    def values() -> list[float]:
+        found = [*loss.generator_losses(*outputs).values(), loss.discriminator_loss(*outputs)]
+        assert {value.dtype for value in found} == {torch.float32}
+        return [value.item() for value in found]
+
+    expected = values()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert values() == expected
 
 
 def test_unknown_forms_are_errors() -> None:

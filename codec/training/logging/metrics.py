@@ -51,14 +51,15 @@ def step_metrics(
 
     Shape: estimate [B, C, T], reference [B, C, T] -> scalars.
     """
-    levels = _rms(reference.flatten(1))
+    norms = torch.linalg.vector_norm(reference.flatten(1), dim=1, dtype=torch.float32)
+    silence, scale = _SILENCE * reference[0].numel() ** 0.5, estimate.numel() ** -0.5
     return {
         **{f"loss/{name}": loss.detach() for name, loss in losses.items()},
         **{f"weight/{name}": weight for name, weight in weights.items()},
         "num_codebooks": torch.tensor(float(num_codebooks)),
-        "rms/reference": _rms(levels),
-        "rms/estimate": _rms(estimate.flatten()),
-        "silent_fraction": (levels < _SILENCE).float().mean(),
+        "rms/reference": torch.linalg.vector_norm(norms) * scale,
+        "rms/estimate": torch.linalg.vector_norm(estimate, dtype=torch.float32) * scale,
+        "silent_fraction": (norms < silence).float().mean(),
     }
 
 
@@ -80,11 +81,6 @@ def loss_properties(losses: Mapping[str, nn.Module], adversarial: AdversarialTra
         return {f"may_increase/{name}": 1.0 for name in names}
     properties = {f"may_increase/{name}": 1.0 for name in (*names, *adversarial.loss.names)}
     return properties | {"discriminator/uninformed_loss": adversarial.loss.uninformed_discriminator_loss}
-
-
-def _rms(values: Tensor) -> Tensor:
-    """Root mean square of the last axis, in float32. Shape: values [*, T] -> [*]."""
-    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32) / values.shape[-1] ** 0.5
 
 
 def _add_commitment_ratio(latent: Tensor, quantized: Tensor, commitment: Tensor, metrics: dict[str, Tensor]) -> None:
