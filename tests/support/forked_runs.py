@@ -17,6 +17,7 @@ import fcntl
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import sys
@@ -24,8 +25,6 @@ import termios
 import time
 import traceback
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -158,9 +157,9 @@ def run(request: dict[str, Any], terminal: int | None) -> None:
         setattr(live_report, "write_report", lambda folder, running: None)  # noqa: B010 (mypy takes it for a constant)
     setattr(ablation_run, "subprocess", SimpleNamespace(Popen=Forked, PIPE=None))  # noqa: B010
     module = f"scripts.{request['command']}"
-    sys.modules["__main__"].__spec__ = find_spec(module)  # joblib's processes import it
-    sys.argv = [request["command"], *request["arguments"]]
-    import_module(module).main()
+    sys.modules.pop(module, None)  # not imported yet, as after `python -m`
+    sys.argv = [module, *request["arguments"]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def exit_status(child: int, request: dict[str, Any], terminal: int | None) -> int:
