@@ -141,6 +141,7 @@ class Codec(nn.Module):
         Shape: audio [B, C, T] -> codes [B, K, F] int64.
 
         Raises:
+            TypeError: The audio is not a tensor.
             ValueError: The audio is of integers, is not finite or has the wrong shape, the rate is not a whole number
                 of Hz, the bandwidth is out of reach, or codes alone do not describe the audio: a codec with segments or
                 gains has `encode_segments`.
@@ -278,6 +279,8 @@ class Codec(nn.Module):
         return max(_MIN_STEP_FRAMES, step_samples // (max(1, batch.shape[0]) * self.config.hop_samples))
 
     def _check_audio(self, audio: Tensor) -> None:
+        if not isinstance(audio, Tensor):
+            raise TypeError(f"expected audio as a tensor, got {type(audio).__name__}: torch.as_tensor makes one")
         if audio.dim() != 3 or audio.shape[1] != self.config.channels or audio.shape[2] == 0:
             raise ValueError(
                 f"expected audio [B, {self.config.channels}, T] with T > 0 for a codec of {self.config.channels} "

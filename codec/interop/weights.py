@@ -53,8 +53,11 @@ def read_torch(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # a crafted file can raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ForeignModelError(f"{path}: the file is corrupt or unsafe ({reason[:200]})") from error
+        text = str(error).strip()  # torch's first lines advise against weights_only
+        reason = (text.partition("WeightsUnpickler error: ")[2] or text or type(error).__name__).splitlines()[0]
+        raise ForeignModelError(
+            f"{path}: the file is corrupt or unsafe, or torch.save did not write it ({reason[:200].strip()})"
+        ) from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -227,6 +228,11 @@ def test_audio_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
     for call in (codec, codec.encode_segments, lambda audio: codec.encode(audio, 600)):
         with pytest.raises(ValueError, match=r"expected audio \[B, 1, T\] with T > 0 .* got \[" + str(shape[0])):
             call(torch.zeros(shape))
+
+
+def test_an_array_is_refused_with_the_way_out() -> None:
+    with pytest.raises(TypeError, match=r"a tensor, got ndarray: torch\.as_tensor"):
+        tiny_codec().encode(np.zeros((1, 1, 60), np.float32), 600)  # type: ignore[arg-type]
 
 
 def test_a_bandwidth_out_of_reach_is_refused() -> None:

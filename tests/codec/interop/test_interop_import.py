@@ -184,7 +184,9 @@ class NotATensor:
     ("write", "message"),
     [
         (lambda path: path.write_bytes(b"PK\x03\x04 no archive"), "the file is corrupt or unsafe"),
-        (lambda path: torch.save({"a": NotATensor()}, path), "the file is corrupt or unsafe"),
+        (lambda path: path.write_bytes(b"RIFF of audio"), "or torch.save did not write it"),
+        (lambda path: path.write_bytes(b"\x80\x02q"), "or torch.save did not write it"),
+        (lambda path: torch.save({"a": NotATensor()}, path), "torch.save did not write it (Unsupported global"),
         (lambda path: torch.save([1, 2], path), "expected the state dict of a codec"),
         (lambda path: torch.save({"a": torch.zeros(1)}, path), "expected the codebooks of a residual vector quantizer"),
         (
@@ -204,7 +206,7 @@ class NotATensor:
             "all of one shape, got 3",
         ),
     ],
-    ids=["corrupt", "unsafe", "list", "other", "no_encoder", "missing", "superfluous", "gap"],
+    ids=["corrupt", "audio", "cut", "unsafe", "list", "other", "no_encoder", "missing", "superfluous", "gap"],
 )
 def test_files_without_a_codec_are_refused(
     write: Callable[[Path], None], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
