@@ -33,7 +33,7 @@ _READ_HERE: dict[str, Any] = {
     "data.root": Name | None,
     "data.segment_seconds": SegmentSeconds,
     "data.batch_size": BatchSize,
-    "data.num_workers": NumWorkers,
+    "data.num_workers": NumWorkers | None,
     "validation.bandwidth_kbps": PositiveFloat,
     "validation.samples_per_group": NonNegativeInt,
     "validation.metrics": list[str],

@@ -1,6 +1,7 @@
 """Training batches by step."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any, cast
@@ -18,7 +19,19 @@ from data import (
     training_batches,
 )
 
-__all__ = ["TrainingData"]
+__all__ = ["TrainingData", "default_num_workers"]
+
+_MAX_DEFAULT_WORKERS = 8  # one reads 180 s of audio a second or more (docs/performance.md)
+
+
+def default_num_workers() -> int:
+    """Half of the CPU cores that this process may use, shared with the other processes of the run on this machine.
+
+    At least 1 and at most 8.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
+    return min(max(cores // (2 * processes), 1), _MAX_DEFAULT_WORKERS)
 
 
 class TrainingData:
@@ -30,7 +43,7 @@ class TrainingData:
     Args:
         dataset: Segments by index, or a stream of them.
         batch_size: Segments per batch, over all processes of the run.
-        num_workers: Processes that read ahead; 0 reads in the training process.
+        num_workers: Processes that read ahead; 0 reads in the training process, None is `default_num_workers`.
         rank: Number of this process.
         world_size: Number of processes; each gets an equal part of every batch.
 
@@ -38,14 +51,15 @@ class TrainingData:
         pin_memory: Whether batches are in page-locked memory, for training on a GPU.
 
     Raises:
-        ValueError: A value is out of range, or the processes cannot have equal parts of a batch.
+        ValueError: A value is out of range, the processes cannot have equal parts of a batch, or an iterable dataset
+            has no number of workers.
     """
 
     def __init__(
         self,
         dataset: TrainingDataset | IterableTrainingDataset,
         batch_size: BatchSize,
-        num_workers: NumWorkers = 1,
+        num_workers: NumWorkers | None = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -54,12 +68,18 @@ class TrainingData:
             raise ValueError(
                 f"data.batch_size must be a multiple of the number of processes, {world_size}, got {batch_size}"
             )
-        self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
+        self.dataset, self.batch_size = dataset, batch_size
         self.rank, self.world_size = rank, world_size
         self.has_state = is_iterable(dataset)
+        if num_workers is None and self.has_state:
+            raise ValueError(
+                "data.num_workers must be a number with an iterable data.dataset, because a resumed run needs the same "
+                "one: set data.num_workers=2"
+            )
+        self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.pin_memory = False
         self._step = 0  # of the state
-        self._states: list[Any] = [None] * max(1, num_workers)  # of each shard of this process
+        self._states: list[Any] = [None] * max(1, self.num_workers)  # of each shard of this process
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """This process's parts of all batches from `start_step` on, without an end.

@@ -122,6 +122,11 @@ def test_a_state_belongs_to_its_number_of_shards_and_to_its_step() -> None:
         data.batch(1)
 
 
+def test_the_number_of_workers_does_not_depend_on_the_machine() -> None:
+    with pytest.raises(ValueError, match=r"data\.num_workers must be a number .* set data\.num_workers=2"):
+        TrainingData(Numbers(10), 2, None)
+
+
 def test_transforms_draw_by_segment_and_resume() -> None:
     def data() -> TrainingData:
         return TrainingData(transformed(Numbers(20), [RandomGain(-20, -1)], seed=3), 2, 0)

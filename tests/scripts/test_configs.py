@@ -151,6 +151,14 @@ def test_without_apt_the_bundled_clips_are_used(name: str, built: Build, caplog:
     assert "data/clips" in caplog.text
 
 
+@pytest.mark.parametrize(("option", "expected"), [("data=folder", None), ("data=manifest", None), ("data=tar", 2)])
+def test_loader_workers_follow_from_the_cores_where_data_are_read_by_index(option: str, expected: int | None) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", ["experiment=none", *small_with(option)])
+    check_values(cfg)
+    assert cfg.data.num_workers == expected
+
+
 def test_a_folder_and_its_manifest_give_the_same_files(built: Build) -> None:
     listed = built("experiment=none", *small_with("data=manifest"))
     found = built(
