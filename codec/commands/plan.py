@@ -137,8 +137,9 @@ def _check_outputs(tasks: list[Task], direction: Direction, overwrite: bool) -> 
                              "choose another output with -o")  # fmt: skip
         existing.append(target)
     if existing and not overwrite:
-        which = readable(existing[0])
-        which += " exists" if len(tasks) == 1 else f" exists, and so do {len(existing) - 1} other outputs"
+        others = len(existing) - 1
+        plural = "s" if others > 1 else ""
+        which = readable(existing[0]) + (f" and {others} other output{plural} exist" if others else " exists")
         raise ValueError(f"{which}: -f replaces existing files, -o names another output")
 
 

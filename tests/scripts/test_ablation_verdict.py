@@ -59,7 +59,7 @@ def test_scores_of_several_groups_are_told_apart() -> None:
 def test_every_kind_of_result_is_told() -> None:
     sentences = told(3, table(a="++", b="+0", c="+-", d="-0", e="00", f="00"))
     assert sentences == [
-        "Better than sum, and worse in no score: a (SI-SDR, mel distance) and b (SI-SDR).",
+        "Better than sum, and shown to be worse in no score: a (SI-SDR, mel distance) and b (SI-SDR).",
         "c is better in SI-SDR, worse in mel distance.",
         "Worse in at least one score, better in none: d.",
         "No difference was shown for e and f.",

@@ -51,7 +51,7 @@ def verdict(differences: Mapping[str, tuple[Sequence[Metric], Table]], baseline:
     same = [name for name, both in marks.items() if not any(both)]
     sentences = []
     if better:
-        sentences.append(f"Better than {baseline}, and worse in no score: {_with_scores(better)}.")
+        sentences.append(f"Better than {baseline}, and shown to be worse in no score: {_with_scores(better)}.")
     elif marks:
         sentences.append(f"No strategy is better than {baseline} in any score without being worse in another.")
     for name, (good, bad) in list(mixed.items())[:_NAMED]:

@@ -97,7 +97,7 @@ def test_existing_outputs_are_replaced_with_force_only(run: str, audio: Path, fa
     Path("b.ecdc").write_text("mine")
     before = contents(audio)
     error = fails("encode", "a.wav", "b.wav", "--model", run)
-    assert error == "a.ecdc exists, and so do 1 other outputs: -f replaces existing files, -o names another output"
+    assert error == "a.ecdc and 1 other output exist: -f replaces existing files, -o names another output"
     assert fails("encode", "a.wav", "--model", run).startswith("a.ecdc exists: -f replaces")
     assert contents(audio) == before
     assert run_codec("encode", "a.wav", "b.wav", "-f", "--model", run) == 0
