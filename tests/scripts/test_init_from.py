@@ -49,7 +49,6 @@ def refusal(runs: Path, *overrides: str) -> str:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose best checkpoint is not its newest."""
     runs = tmp_path_factory.mktemp("origin")
-    torch.manual_seed(0)
     train(runs, "name=origin", "trainer.validate_every=3", "trainer.checkpoint_every=1", "checkpoints.keep_last=9")
     store = CheckpointStore(runs / "origin" / "checkpoints")
     first = load_checkpoint(store.paths()[1])
@@ -283,7 +282,6 @@ IMPORTED = ("codec=encodec_24khz", "codec.bandwidths_kbps=[1.2,2.4]")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds only a model.safetensors, with codebooks that fit the latents of the clips."""
     folder = tmp_path_factory.mktemp("imported")
-    torch.manual_seed(0)
     codec: Codec = instantiate(composed("train", *TINY, *IMPORTED).codec, _convert_="all")
     reference = encodec_model(codec.config)
     fill_codebooks(reference, audio_of_clips())
