@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from browser import Browser, chromium
-from config_files import read_once
+from config_files import combine_once
+from forks import Forks, fork_server
 from slow_modules import SLOW
 
 # A second thread makes tensors as small as the tests' slower. Tests of the number of threads set it themselves.
@@ -32,7 +33,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)  # the tests themselves go on ignoring it
 
-read_once()
+combine_once()
 
 TESTS = Path(__file__).parent
 SLOW_PATHS = {TESTS / name for name in SLOW}
@@ -84,3 +85,10 @@ def chromium_tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One Chromium for all tests of pages in this process, because its start takes a second or more."""
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """One server of forks for all tests in this process, because its imports take seconds."""
+    with fork_server() as server:
+        yield server

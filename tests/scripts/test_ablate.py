@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from codec.training import AdversarialTraining, Trainer, load_checkpoint
+from forks import Forks
 from printed import only_line
 from scripts.ablate import ablate, main
 from scripts.ablation.run import perform
@@ -68,7 +69,6 @@ def settings(base: Path, runs_folder: Path) -> list[str]:
 
 
 Ablate = Callable[..., Path]
-Forked = Callable[..., Any]
 
 
 @pytest.fixture
@@ -516,11 +516,11 @@ IN_A_PROCESS = ("start=from_scratch", f"overrides={listed((*TINY_SEANET, 'data.n
 
 
 @pytest.mark.slow
-def test_joblib_runs_jobs_in_two_processes(base: Path, tmp_path: Path, forked: Forked) -> None:
+def test_joblib_runs_jobs_in_two_processes(base: Path, tmp_path: Path, forks: Forks) -> None:
     """The command is a process, too. It has no output but its own, and leaves no files of Hydra."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    done = forked(tmp_path, "ablate", *settings(base, tmp_path), *IN_A_PROCESS, *launcher, report=True)
+    done = forks.run(tmp_path, "ablate", *settings(base, tmp_path), *IN_A_PROCESS, *launcher, report=True)
     assert (done.status, done.stderr) == (0, "")
     folder = tmp_path / "tiny"
     assert finished(folder) == BOTH
@@ -550,7 +550,7 @@ def test_submitit_runs_a_job_in_another_process(
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_grid_that_is_stopped_saves_its_run_and_says_how_to_continue(
-    number: signal.Signals, status: int, base: Path, tmp_path: Path, ablation: Ablate, forked: Forked
+    number: signal.Signals, status: int, base: Path, tmp_path: Path, ablation: Ablate, forks: Forks
 ) -> None:
     # Many steps, so that the run does not end before the signal; the last override ends the command.
     training = listed((*TINY_SEANET, "trainer.validate_every=1000"))
@@ -558,7 +558,7 @@ def test_a_grid_that_is_stopped_saves_its_run_and_says_how_to_continue(
     run = tmp_path / "tiny" / "runs" / "weighted_sum.default.seed0"
     kill = f"{number.name} when {run / 'checkpoints' / 'step_0000002.pt'} exists"
     started = {"STARTED_AS": "bash scripts/ablate.sh"}
-    returned, _, errors = forked(tmp_path, "ablate", *settings(base, tmp_path), *overrides, kill=kill, **started)
+    returned, _, errors = forks.run(tmp_path, "ablate", *settings(base, tmp_path), *overrides, kill=kill, **started)
     assert returned == status, errors
     line = only_line(errors)
     assert "bash scripts/ablate.sh" in line

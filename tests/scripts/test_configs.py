@@ -20,7 +20,8 @@ import data.corpora
 from codec.training import Trainer
 from codec.training.checks import check_loss_names
 from codec.training.logging import TensorBoardSink, WandbSink
-from config_options import CLIPS, CONFIGS, NEEDS, SMALL, Build, configuration, options, small_with
+from config_files import PATCHES
+from config_options import CLIPS, CONFIGS, SMALL, Build, configuration, options, small_with
 from data import DataError
 from scripts.command_line import HELP
 from scripts.command_line import compose as compose_from_command_line
@@ -200,13 +201,37 @@ def test_loggers(built: Build) -> None:
     assert (wandb.project, wandb.name, wandb.entity, wandb.mode) == ("neural-codec", None, None, "offline")
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("experiment=encodec_24khz", "trainer.max_steps=3"),
+        ("experiment=encodec_24khz", "balancer=pcgrad", "balancer/scale=ema_norm", "~optimizer.codec.betas"),
+        ("experiment=none", "data=folder", "data.root=x", "trainer={max_steps: 3}", "hydra.job.name=a"),
+    ],
+)
+def test_compositions_in_tests_equal_those_of_hydra(
+    overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests keep the combined files of a choice of options, see `config_files`. A change of a result is not kept."""
+    changed = configuration(*overrides, "seed=7")
+    changed.trainer.max_steps = 99
+    found = configuration(*overrides)
+    with pytest.raises(Exception, match="no_such_option"):
+        configuration(*overrides, "losses=no_such_option")
+    for owner, name, _, original in PATCHES:
+        monkeypatch.setattr(owner, name, original)
+    expected = configuration(*overrides)
+    assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
+    assert OmegaConf.is_struct(found) == OmegaConf.is_struct(expected)
+
+
 def test_the_known_settings_are_those_of_the_files() -> None:
     """`check_keys` refuses unknown settings, so a new setting must be added to `KEYS`."""
     found: dict[str, set[str]] = {}
     for option in options():
         group = option.partition("=")[0]
         if group in KEYS:
-            cfg = configuration(option, *NEEDS.get(option, ()))
+            cfg = configuration(*small_with(option))
             assert set(cfg[group]) <= set(KEYS[group]), option
             found[group] = found.get(group, set()) | set(cfg[group])
     assert found == {group: set(KEYS[group]) for group in found}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from codec.training import CheckpointStore
+from forks import Forks
 from printed import only_line
 from tiny_run import differences, exported
 
@@ -30,17 +31,16 @@ SETTINGS = [
     "adversarial.start_fraction=0.2", "adversarial.update_probability=0.7",
 ]  # fmt: skip
 
-Forked = Callable[..., Any]
 Train = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def train(forked: Forked) -> Train:
-    """Trains in a fork, see `forked_runs`; returns the exit status."""
+def train(forks: Forks) -> Train:
+    """Trains in a fork, see `fork_server`; returns the exit status."""
 
     def request(runs: Path, *extra: str, kill: str | None = None) -> int:
         arguments = (*SETTINGS, *extra, f"runs_folder={runs}")
-        return forked(runs, "train", *arguments, kill=kill, STARTED_AS="bash scripts/train.sh").status
+        return forks.run(runs, "train", *arguments, kill=kill, STARTED_AS="bash scripts/train.sh").status
 
     return request
 

@@ -4,15 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from bad_input import ROOT, TINY, assert_trained, from_folder
+from forks import Forks
 from printed import only_line
 from scripts.train import main
 
@@ -83,9 +82,9 @@ def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 @pytest.mark.slow
-def test_without_apt_the_command_trains_on_the_bundled_clips(tmp_path: Path, forked: Callable[..., Any]) -> None:
+def test_without_apt_the_command_trains_on_the_bundled_clips(tmp_path: Path, forks: Forks) -> None:
     settings = (*TINY, "data=starter", f"data.root={tmp_path / 'starter'}", f"runs_folder={tmp_path / 'runs'}")
-    done = forked(tmp_path, "train", *settings, report=True, PATH=str(tmp_path))
+    done = forks.run(tmp_path, "train", *settings, report=True, PATH=str(tmp_path))
     assert done.status == 0, done.stderr
     assert "data=starter is not available (there is no apt-get on this machine)" in done.stderr
     for place in ("model.safetensors", "checkpoints", "samples", "report.html"):

@@ -1,8 +1,5 @@
-"""Tiny codecs of every kind, and the program `codec` as a process with pipes."""
+"""Tiny codecs of every kind, and the program `codec` in this process."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +58,6 @@ def save_tiny(kind: str, folder: Path, **changes: Any) -> str:
     run.mkdir(parents=True)
     save_model(tiny_codec(kind, **changes), run / "model.safetensors")
     return str(run)
-
-
-def start_codec(*arguments: str) -> subprocess.Popen[bytes]:
-    """Starts the program as a process with pipes for its standard streams."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "codec", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
 
 
 def run_codec(*arguments: str | Path) -> int:

@@ -1,7 +1,9 @@
-"""Runs scripts.train and scripts.ablate in forks of one process, so that they pay for the imports once, and kills them.
+"""Runs programs of this project in forks of one process, so that they pay for the imports once, and kills them.
 
-Reads one JSON request per line from standard input:
-- "command": `train` or `ablate`; "arguments": those of the command;
+Reads one JSON request per line from standard input, and writes one line of JSON for each. "arguments" are those of the
+program. "command" is one of these.
+
+`train` and `ablate`: the answer is the exit status, negative for a signal.
 - "output": a folder for output.txt and errors.txt;
 - "environment": variables of the environment that differ;
 - "report": whether reports are drawn, which takes longer than a run;
@@ -10,7 +12,13 @@ Reads one JSON request per line from standard input:
   - the name of a signal, which the run sends to all its processes in a backward pass, as a terminal or SLURM does;
   - `SIGINT twice`: in a backward pass, and while the checkpoint is written;
   - `terminal closed when PATH exists`: the run has a terminal, which the parent closes as soon as it sees that file.
-Writes the exit status of each command, negative for a signal, as one line.
+
+`together`: processes that train together, see `torch_processes`. The answer is the list of their exit statuses.
+
+`codec`: the answer is the number of its process, which goes on.
+- "pipes": three named pipes, which it opens as its standard streams; "folder": its working folder.
+
+`status`: a list of the exit status of process "pid", or of null if it still runs and "wait" is false.
 """
 
 import fcntl
@@ -30,14 +38,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch._dynamo
+import torch._dynamo  # the first optimizer of a run imports it, which takes two seconds
 
+import torch_processes
+from codec.commands import decode, encode, info  # noqa: F401 (for `codec`)
 from codec.training.checkpoint import store
 from codec.training.logging import live_report
-from config_files import read_once
+from config_files import combine_once
 from scripts.ablation import run as ablation_run
+from scripts.ablation.grid import grid_runs, run_config
+from scripts.command_line import compose
 from scripts.composition import check_run
-from tiny_command import TINY, composed
+from tiny_command import TINY, TINY_SEANET, composed, listed
 
 PLACES = {
     "second backward": (torch.autograd, "backward", 2),
@@ -178,26 +190,75 @@ def exit_status(child: int, request: dict[str, Any], terminal: int | None) -> in
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def serve() -> None:
-    """Answers requests until standard input ends."""
-    # Loads Hydra's plugins and parser, the files of configs/, and what checks settings. Otherwise every run would do it
-    # again. Garbage collection in the runs leaves alone what is loaded now, so its memory is not copied.
-    read_once()
-    check_run(composed("train", *TINY, "name=unused"))
+def command(request: dict[str, Any]) -> int | None:
+    """Runs a command to its end; returns its exit status, or None in the fork."""
+    controller, terminal = os.openpty() if "terminal" in (request["kill"] or "") else (None, None)
+    child = os.fork()
+    if not child:
+        if controller is not None:
+            os.close(controller)
+        run(request, terminal)
+        return None
+    if terminal is not None:
+        os.close(terminal)
+    return exit_status(child, request, controller)
+
+
+def start_codec(request: dict[str, Any]) -> int | None:
+    """Starts the program; returns the number of its process, or None in the fork."""
+    child = os.fork()
+    if child:
+        return child
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.chdir(request["folder"])
+    for descriptor, path in enumerate(request["pipes"]):
+        os.dup2(os.open(path, os.O_WRONLY if descriptor else os.O_RDONLY), descriptor)
+    sys.stdin = os.fdopen(0, closefd=False)  # the other one may have read more of the requests
+    sys.argv = ["codec", *request["arguments"]]
+    runpy.run_module("codec", run_name="__main__", alter_sys=True)
+    return None
+
+
+def status(request: dict[str, Any]) -> list[int | None]:
+    child, code = os.waitpid(request["pid"], 0 if request["wait"] else os.WNOHANG)
+    return [os.waitstatus_to_exitcode(code) if child else None]
+
+
+COMMANDS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "train": command,
+    "ablate": command,
+    "together": torch_processes.train_together,
+    "codec": start_codec,
+    "status": status,
+}
+
+
+def prepare() -> None:
+    """Loads Hydra's plugins and parser, combines files of configs/, and loads what checks settings.
+
+    Otherwise every run would do it again. Garbage collection in the runs leaves alone what is loaded now, so its memory
+    is not copied.
+    """
+    combine_once()
+    sys.argv = ["train", *TINY, "name=unused"]
+    check_run(*compose("train"))
+    sys.argv = ["ablate", "start=from_scratch", "strategies=[weighted_sum,encodec]", f"overrides={listed(TINY_SEANET)}"]
+    compose("ablate", lambda cfg: [run_config(cfg, run) for run in grid_runs(cfg).values()])
+    composed("train", *TINY, "balancer=encodec")
     gc.collect()
     gc.freeze()
+
+
+def serve() -> None:
+    """Answers requests until standard input ends."""
+    prepare()
     for line in sys.stdin:
         request = json.loads(line)
-        controller, terminal = os.openpty() if "terminal" in (request["kill"] or "") else (None, None)
-        child = os.fork()
-        if not child:
-            if controller is not None:
-                os.close(controller)
-            run(request, terminal)
+        answer = COMMANDS[request["command"]](request)
+        if answer is None:  # in the fork, at its end
             return
-        if terminal is not None:
-            os.close(terminal)
-        print(exit_status(child, request, controller), flush=True)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,27 @@
 """Trains tiny runs in processes that train together, and saves the final state of each process.
 
-All are forks of one process, so that they pay for the imports once. It reads one JSON list per line from standard
-input: LAUNCHER, OUT, KILL, and overrides.
-- LAUNCHER is the number of processes, or a list of options of torchrun, which then starts the processes.
-- OUT is a folder for the states, stdout.txt and stderr.txt.
-- KILL is `none` or `RANK@STEP@SIGNAL`: this process sends itself the signal at this step, the first time it gets there.
-Writes the exit status of each process, or of torchrun, negative for a signal, as one JSON list.
+All are forks of `fork_server`. Its request has
+- "launcher": the number of processes, or a list of options of torchrun, which then starts the processes;
+- "arguments": OUT, KILL, and overrides.
+OUT is a folder for the states, output.txt and errors.txt. KILL is `none` or `RANK@STEP@SIGNAL`: this process sends
+itself the signal at this step, the first time it gets there.
 """
 
-import gc
-import json
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch._dynamo  # the first optimizer of a run imports it, which takes two seconds
 from torch.distributed import run as launcher
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from codec.training import Trainer
-from config_files import read_once
 from scripts.command_line import execute
-from scripts.composition import check_run, open_run
+from scripts.composition import open_run
 from tiny_command import TINY, composed
 
 
@@ -52,37 +48,30 @@ def signal_at(trainer: Trainer, rank: int, step: int, number: int, mark: Path) -
     setattr(trainer, "_receive", stop)  # noqa: B010 (mypy takes methods for constants)
 
 
-def serve() -> None:
-    """Answers requests until standard input ends."""
-    # Loads Hydra's plugins and parser, the files of configs/, and what checks settings. Otherwise every run would do it
-    # again. Garbage collection in the runs leaves alone what is loaded now, so its memory is not copied.
-    read_once()
-    check_run(composed("train", *TINY, "name=unused"))
-    gc.collect()
-    gc.freeze()
-    for line in sys.stdin:
-        processes, *arguments = json.loads(line)
-        ranks = range(processes) if isinstance(processes, int) else [None]
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        children = []
-        for rank in ranks:
-            child = os.fork()
-            if not child:
-                redirect(arguments)
-                if rank is None:
-                    torchrun(processes, arguments)
-                else:
-                    become(rank, len(ranks), port, arguments)
-                return
-            children.append(child)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+def train_together(request: dict[str, Any]) -> list[int] | None:
+    """Returns the exit status of each process, or of torchrun, negative for a signal; None in a fork."""
+    processes, arguments = request["launcher"], request["arguments"]
+    ranks = range(processes) if isinstance(processes, int) else [None]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    children = []
+    for rank in ranks:
+        child = os.fork()
+        if not child:
+            redirect(arguments)
+            if rank is None:
+                torchrun(processes, arguments)
+            else:
+                become(rank, len(ranks), port, arguments)
+            return None
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def redirect(arguments: list[str]) -> None:
     """Sends the output of this process and its children to files, and ends it if the others are gone."""
     signal.alarm(300)  # not inherited by a fork
-    for descriptor, name in ((1, "stdout.txt"), (2, "stderr.txt")):
+    for descriptor, name in ((1, "output.txt"), (2, "errors.txt")):
         os.dup2(os.open(Path(arguments[0]) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
 
 
@@ -107,7 +96,3 @@ def torchrun(options: list[str], arguments: list[str]) -> None:
 
     setattr(launcher, "elastic_launch", launch)  # noqa: B010 (mypy takes functions for constants)
     launcher.main([*options, "--start-method=fork", __file__, *arguments])
-
-
-if __name__ == "__main__":
-    serve()

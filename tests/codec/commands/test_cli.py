@@ -14,7 +14,7 @@ from codec.bitstream.header import CODINGS
 from codec.cli import main
 from codec.model_file import MODEL_NAME, fingerprint, load_model
 from codec.tokens.shards import FORMATS
-from coding_inputs import ROOT, noise, save_tiny, start_codec, write_wav
+from coding_inputs import ROOT, noise, save_tiny, write_wav
 from printed import only_line
 
 
@@ -22,10 +22,11 @@ from printed import only_line
 def test_the_program_as_a_process(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_tiny("causal", here)
     write_wav("in.wav", noise(4000))
-    process = start_codec("encode", "in.wav", "-f", "-o", "out.ecdc", "--model", run)
-    out, error = process.communicate()
-    assert (process.returncode, error) == (0, b"")
-    assert out.startswith(b"out.ecdc: 0.17 s, ")
+    line = [sys.executable, "-m", "codec", "encode", "in.wav", "-f", "-o", "out.ecdc", "--model", run]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"out.ecdc: 0.17 s, ")
     assert main(["info", "out.ecdc"]) == 0
     assert fingerprint(load_model(f"{run}/model.safetensors")) in capsys.readouterr().out
 

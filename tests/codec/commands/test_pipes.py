@@ -1,10 +1,9 @@
-"""`codec encode - -` and `codec decode - -`, in this process and in processes of their own."""
+"""`codec encode - -` and `codec decode - -`, in this process and in forks."""
 
 import io
 import json
 import signal
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,8 @@ import soundfile
 
 from bitstream_inputs import Pipe
 from codec.cli import main
-from coding_inputs import save_tiny, start_codec
+from coding_inputs import save_tiny
+from forks import Forks, Program
 
 HOP = 320
 BLOCK_BYTES = 6 + 8 * 4 // 8 + 4  # of one frame: lengths, 8 codes of 4 bits, checksum
@@ -104,7 +104,7 @@ def header_of(stream: IO[bytes]) -> bytes:
 
 
 @contextmanager
-def killed_if_stuck(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
+def killed_if_stuck(*processes: Program) -> Iterator[None]:
     """Kills the processes after 600 s, so that a test fails instead of hanging."""
     timers = [threading.Timer(600, process.kill) for process in processes]
     for timer in timers:
@@ -116,10 +116,11 @@ def killed_if_stuck(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
             timer.cancel()
         for process in processes:
             process.kill()
-            process.communicate()
+            process.close()
+            process.wait()
 
 
-def test_each_frame_is_written_before_the_next_sample_is_read(runs: dict[str, str]) -> None:
+def test_each_frame_is_written_before_the_next_sample_is_read(runs: dict[str, str], forks: Forks) -> None:
     """An encoder and a decoder get one frame at a time. The next frame is sent when this one has been written.
 
     With reflection padding, output starts after six frames. With constant padding there is no such delay.
@@ -127,11 +128,9 @@ def test_each_frame_is_written_before_the_next_sample_is_read(runs: dict[str, st
     waiting = 6
     model = ["--model", runs["causal"]]
     audio = noise(12 * HOP)
-    encoder = start_codec("encode", "-", "-o", "-", "--raw", "24000:1:f32le", "--block-frames", "1", *model)
-    decoder = start_codec("decode", "-", "-o", "-", "--raw", "f32le", "--whole-frames", *model)
+    encoder = forks.codec("encode", "-", "-o", "-", "--raw", "24000:1:f32le", "--block-frames", "1", *model)
+    decoder = forks.codec("decode", "-", "-o", "-", "--raw", "f32le", "--whole-frames", *model)
     with killed_if_stuck(encoder, decoder):
-        assert encoder.stdin and encoder.stdout and encoder.stderr  # noqa: PT018
-        assert decoder.stdin and decoder.stdout  # noqa: PT018
         header = header_of(encoder.stdout)
         decoder.stdin.write(header)
         decoded = b""
@@ -161,12 +160,13 @@ def test_whole_frames_report_the_additional_samples(run: Runner, runs: dict[str,
     assert error.endswith("; 280 samples more than were encoded\n")
 
 
-def test_a_closed_output_pipe_ends_the_command_without_a_message(run: Runner, runs: dict[str, str]) -> None:
+def test_a_closed_output_pipe_ends_the_command_without_a_message(
+    run: Runner, runs: dict[str, str], forks: Forks
+) -> None:
     model = ["--model", runs["causal"]]
     encoded = run(["encode", "-", "-o", "-", "--raw", "24000:1:f32le", *model], noise(480_000).tobytes()).out
-    decoder = start_codec("decode", "-", "-o", "-", *model)
+    decoder = forks.codec("decode", "-", "-o", "-", *model)
     with killed_if_stuck(decoder):
-        assert decoder.stdin and decoder.stdout and decoder.stderr  # noqa: PT018
         decoder.stdin.write(encoded)
         decoder.stdin.flush()
         assert decoder.stdout.read(44)[:4] == b"RIFF"
@@ -179,12 +179,11 @@ def test_a_closed_output_pipe_ends_the_command_without_a_message(run: Runner, ru
     ("number", "message"), [(signal.SIGINT, b"interrupted\n"), (signal.SIGTERM, b""), (signal.SIGHUP, b"")]
 )
 def test_an_interrupt_is_one_line_and_leaves_no_file(
-    runs: dict[str, str], tmp_path: Path, number: signal.Signals, message: bytes
+    runs: dict[str, str], forks: Forks, tmp_path: Path, number: signal.Signals, message: bytes
 ) -> None:
     target = tmp_path / "out.ecdc"
-    encoder = start_codec("encode", "-", "-o", str(target), "--raw", "24000:1:f32le", "--model", runs["causal"])
+    encoder = forks.codec("encode", "-", "-o", str(target), "--raw", "24000:1:f32le", "--model", runs["causal"])
     with killed_if_stuck(encoder):
-        assert encoder.stdin and encoder.stderr  # noqa: PT018
         encoder.stdin.write(noise(1000).tobytes())
         encoder.stdin.flush()
         while not list(tmp_path.iterdir()):
@@ -195,16 +194,17 @@ def test_an_interrupt_is_one_line_and_leaves_no_file(
         assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_ends_all_processes_and_leaves_no_unfinished_file(runs: dict[str, str], tmp_path: Path) -> None:
+def test_an_interrupt_ends_all_processes_and_leaves_no_unfinished_file(
+    runs: dict[str, str], forks: Forks, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     audio = 0.1 * np.ones((2_000_000, 1), np.float32)
     for name in "abc":
         soundfile.write(tmp_path / "in" / f"{name}.wav", audio, 24_000)
     out = tmp_path / "out"
     options = ["-o", str(out), "--jobs", "2", "--beams", "64", "--model", runs["causal"]]
-    encoder = start_codec("encode", str(tmp_path / "in"), *options)
+    encoder = forks.codec("encode", str(tmp_path / "in"), *options)
     with killed_if_stuck(encoder):
-        assert encoder.stderr
         while not out.is_dir() or len(list(out.iterdir())) < 2:
             assert encoder.poll() is None
             time.sleep(0.01)

@@ -1,13 +1,9 @@
 """Training in several processes, which are forks of one process; torchrun starts them where it restarts them."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +11,9 @@ from torch import Tensor
 
 from codec.training import load_checkpoint
 from codec.training.distributed import Processes, process_group
+from forks import EndedTogether, Forks
 from tiny_run import differences
 
-ROOT = Path(__file__).resolve().parents[3]
 # Plain gradient descent, because Adam turns the rounding of a gradient near zero into steps of full length.
 SGD = [
     override
@@ -40,47 +36,20 @@ SETTINGS = (
 )  # fmt: skip
 
 
-WORKER = ROOT / "tests" / "support" / "process_worker.py"
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-ENVIRONMENT |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}", "OMP_NUM_THREADS": "1"}
-
-
-class Ended(NamedTuple):
-    """How the processes of a run ended, and what they printed."""
-
-    statuses: list[int]
-    stdout: str
-    stderr: str
-
-
-Train = Callable[..., Ended]
+Train = Callable[..., EndedTogether]
 
 
 @pytest.fixture(scope="module")
-def train() -> Iterator[Train]:
-    """Trains in forks of one process, with the environment that torchrun sets, or under torchrun. See `process_worker`.
+def train(forks: Forks) -> Train:
+    """Trains in forks, with the environment that torchrun sets, or under torchrun. See `torch_processes`.
 
     The exit statuses are those of the processes, or that of torchrun.
     """
-    pipe = subprocess.PIPE
-    server = subprocess.Popen(
-        [sys.executable, str(WORKER)], cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe, text=True
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    requests, answers = server.stdin, server.stdout
 
-    def request(folder: Path, launcher: int | list[str], *overrides: str, kill: str = "none") -> Ended:
-        arguments = [str(folder), kill, *SETTINGS, f"runs_folder={folder}", *overrides]
-        requests.write(json.dumps([launcher, *arguments]) + "\n")
-        requests.flush()
-        statuses = json.loads(answers.readline())
-        return Ended(statuses, *((folder / f"{name}.txt").read_text() for name in ("stdout", "stderr")))
+    def request(folder: Path, launcher: int | list[str], *overrides: str, kill: str = "none") -> EndedTogether:
+        return forks.together(folder, launcher, *SETTINGS, f"runs_folder={folder}", *overrides, kill=kill)
 
-    yield request
-    requests.close()
-    answers.close()
-    assert server.wait() == 0
+    return request
 
 
 def held(folder: Path, rank: int, count: int) -> dict[str, Any]:
