@@ -57,7 +57,7 @@ CHANGEABLE_ON_RESUME = (
     "runs_folder",
     *("trainer.max_steps", "trainer.max_epochs", "trainer.max_minutes"),
     *("trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every"),
-    "trainer.device",
+    *("trainer.device", "trainer.compile"),
     "trainer.rollback",
     "data.num_workers",
     "validation.metrics",

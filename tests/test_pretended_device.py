@@ -42,6 +42,7 @@ from tiny_run import (
     differences,
     initialized,
     interrupt_at,
+    messages,
     tidied,
     tiny_adversarial,
     tiny_codec,
@@ -390,6 +391,13 @@ def test_a_deterministic_step_uses_deterministic_operations_only(log: DeviceLog,
     x = torch.ones(1, 1, 9, device="cuda", requires_grad=True)
     with pytest.raises(RuntimeError, match="deterministic"):
         F.pad(x, (2, 2), mode="reflect").sum().backward()
+
+
+def test_without_a_compiler_for_the_device_a_run_goes_on(log: DeviceLog, tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, codec=initialized(tiny_codec()), device="cuda", compile="default", max_steps=1)
+    trainer.run()
+    assert "not compiled, training goes on without: no compiler for the pretended device" in messages(trainer)
+    assert trainer.step == 1
 
 
 def test_only_training_in_tf32_uses_tf32(log: DeviceLog, tmp_path: Path) -> None:

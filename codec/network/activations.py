@@ -49,7 +49,7 @@ class ELU(nn.ELU):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu":
+        if input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         if not torch.is_grad_enabled():
             return _elu(input)

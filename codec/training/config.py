@@ -157,6 +157,8 @@ class TrainingConfig:
             uninterrupted one to the bit, as it does on a CPU without this setting.
         accumulate: Parts that a batch is computed in, one after the other, to save memory; see
             `codec.training.accumulation`.
+        compile: Mode of `torch.compile` for encoder, decoder and discriminator in training steps, `default` or
+            `reduce-overhead`; None does not compile them. See `startup.compilation`.
         outputs_per_segment: Copies of each segment in a batch. A decoder with noise makes another output from each,
             as `losses.EnergyDistance` needs.
         max_skipped_steps: Number of consecutive non-finite steps that counts as a divergence.
@@ -187,6 +189,7 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     deterministic: bool = False
     accumulate: PositiveInt = 1
+    compile: Literal["default", "reduce-overhead"] | None = None
     outputs_per_segment: Annotated[int, Ge(1), Le(1024)] = 1
     max_skipped_steps: PositiveInt = 20
     seed: NonNegativeInt = 0

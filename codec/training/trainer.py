@@ -126,6 +126,8 @@ class Trainer:
 
         Shape: audio [B, C, T] -> metrics, on the device; empty if the step was skipped.
         """
+        if self.config.compile == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # the memory of the last step's results may be used again
         self.lr_scheduler.set(self.progress, self.divergence_monitor.lr_factor)
         generator = self.config.step_generator(self.step)
         num_codebooks = self.config.codebooks.draw(self.codec.config, generator)
@@ -243,6 +245,8 @@ class Trainer:
             self.validate()
             if self.config.rollback.max_rollbacks:
                 self.save(None)  # for a divergence before the next checkpoint
+        if self.config.compile is not None:
+            self.startup.compile_networks(self.adversarial, self.config, self.step)
         self.startup.release()
 
     def _train(self) -> dict[str, float]:

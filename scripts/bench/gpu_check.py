@@ -13,6 +13,7 @@ Sections, the most important first. One that no longer fits into the time is lef
   nccl       a step in a process group of one
   loader     seconds of audio that the loader's workers read per second
   learning   whether losses fall alike in float32 and bfloat16
+  compiled   steps of the starters with trainer.compile, and the time that it takes at the start
 """
 
 import argparse
@@ -41,6 +42,7 @@ SECTIONS = {
     "nccl": (gpu_sections.nccl, 15),
     "loader": (gpu_sections.loader, 25),
     "learning": (gpu_sections.learning, 30),
+    "compiled": (gpu_sections.compiled, 240),
 }
 
 

@@ -26,7 +26,7 @@ from scripts.bench.balancers import make_balancer, time_steps
 from scripts.bench.machine import clock
 from scripts.composition import CONFIGS
 
-__all__ = ["Check", "balancers", "coding", "equal", "learning", "loader", "nccl", "resume", "steps"]
+__all__ = ["Check", "balancers", "coding", "compiled", "equal", "learning", "loader", "nccl", "resume", "steps"]
 
 _ROOT = str(Path(__file__).resolve().parents[2]) + "/"
 
@@ -116,6 +116,20 @@ def steps(check: Check) -> None:
         settings = ["trainer.init=random", "adversarial.start_fraction=0", size, f"trainer.precision={precision}"]
         with check.trainer(experiment, *settings) as trainer:
             _time_steps(check, f"steps/{experiment}/{precision}", trainer)
+
+
+def compiled(check: Check) -> None:
+    """Steps of the starters with compiled networks, to compare with `steps`."""
+    experiments, modes = ("starter", "starter_seanet"), ("default", "reduce-overhead")
+    for experiment, mode in itertools.product(experiments[: 1 if check.tiny else 2], modes[: 1 if check.tiny else 2]):
+        size = f"data.batch_size={2 if check.tiny else 8}"
+        settings = ["trainer.init=random", "adversarial.start_fraction=0", size, f"trainer.compile={mode}"]
+        with check.trainer(experiment, *settings, "trainer.precision=float32") as trainer:
+            backend = "aot_eager" if check.tiny else "inductor"  # which makes no kernels
+            begun = time.monotonic()
+            trainer.startup.compile_networks(trainer.adversarial, trainer.config, trainer.step, backend)
+            check.note(f"compiled/{experiment}/{mode}/start", f"{time.monotonic() - begun:.0f} s")
+            _time_steps(check, f"compiled/{experiment}/{mode}", trainer)
 
 
 def _time_steps(check: Check, name: str, trainer: Trainer) -> None:

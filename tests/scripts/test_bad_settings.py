@@ -215,6 +215,7 @@ def settings() -> DictConfig:
         ),
         ("trainer.lr_schedule=x", "trainer.lr_schedule must be a mapping, got 'x'"),
         ("trainer.accumulate=3", "data.batch_size must be a multiple of trainer.accumulate, 3, got 2"),
+        ("trainer.compile=true", "trainer.compile must be "),
         ("trainer.codebooks.init_batches=1000000", "trainer.codebooks.init_batches must be at most 65536, got 1000000"),
         ("trainer.max_steps=1.0e+9", "trainer.max_steps must be a whole number, got 1000000000.0"),
         ("checkpoints.keep_last=x", "checkpoints.keep_last must be a whole number, got 'x'"),

@@ -17,6 +17,14 @@ def test_sections_run_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "FAILED" not in capsys.readouterr().out
 
 
+@pytest.mark.long
+def test_steps_of_compiled_networks_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu_check.main(["--device", "cpu", "--tiny", "--only", "compiled"])
+    printed = capsys.readouterr().out
+    assert "FAILED" not in printed
+    assert "compiled/starter/default " in printed
+
+
 def test_a_section_that_fails_is_reported_and_the_next_one_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

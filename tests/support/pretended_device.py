@@ -103,6 +103,7 @@ def pretended_cuda() -> Iterator[DeviceLog]:
         (torch.random, "fork_rng", lambda devices=(), **options: fork_rng(devices=[], **options)),
         (torch.cuda, "current_device", lambda: 0),
         (torch.cuda, "get_device_name", lambda device=None: "pretended device"),
+        (torch, "compile", _refuse_to_compile),
         (torch.nn.RNNBase, "flatten_parameters", lambda module: None),
         (torch._C, "_group_tensors_by_device_and_dtype", grouped),
     )
@@ -125,6 +126,10 @@ def pretended_cuda() -> Iterator[DeviceLog]:
     finally:
         for patch in applied:
             patch.stop()
+
+
+def _refuse_to_compile(*args: Any, **options: Any) -> Any:
+    raise RuntimeError("no compiler for the pretended device")  # compiled code would not pass through the modes
 
 
 @dataclass

@@ -38,6 +38,7 @@ SLOW = (
     "codec/training/checkpoint/test_store.py",
     "codec/training/logging/test_live_report.py",
     "codec/training/logging/test_metrics.py",
+    "codec/training/test_compilation.py",
     "codec/training/test_interruptions.py",
     "codec/training/test_malloc.py",
     "codec/training/test_startup.py",

@@ -91,6 +91,7 @@ def tiny_trainer(
     encodec: bool = False,
     monitor_every: int = 4,
     workers: int = 0,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = ADAM,
     **config: Any,
 ) -> Trainer:
     """A run in `folder / "run"` on the audio in `folder / "audio"`; `messages` returns its messages.
@@ -114,7 +115,7 @@ def tiny_trainer(
         losses,
         adversarial,
         tiny_balancer(weights, encodec, monitor_every),
-        ADAM,
+        optimizer,
         TrainingConfig(**settings),
         tiny_data(folder / "audio", settings.get("seed", 0), workers),
         Validation(clips, folder / "run" / "samples", bandwidth_kbps=3.2),

@@ -1,9 +1,10 @@
 """What a run computes from its first batches: precision of the layers, initial weights, codebooks and baselines."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from statistics import fmean
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,13 @@ from codec.training.config import TrainingConfig
 from codec.training.distributed import Processes
 from codec.training.logging.progress_bar import clock
 from codec.training.logging.run_logger import RunLogger
+from codec.training.startup.compilation import compile_networks, restore_networks, trial_step
 from codec.training.startup.facts import count_parameters, device_name, run_facts
 from codec.training.startup.malloc import return_freed_memory
 from codec.training.startup.pca_init import pca_init_
 from codec.training.startup.precision import Precision, check_bfloat16, checked_layers, keep_float32
 from data import Batch
-from losses import constant_baselines
+from losses import constant_baselines, discriminator_for
 
 __all__ = ["Startup"]
 
@@ -134,6 +136,47 @@ class Startup:
         self.release()
         return_freed_memory()
         self.logger.message(f"codebooks initialized at step {step} from {len(vectors)} latent vectors")
+
+    def compile_networks(
+        self,
+        adversarial: AdversarialTraining | None,
+        config: TrainingConfig,
+        step: int,
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        """Compiles the networks, see `compilation`. If torch fails in any process, all of them train without.
+
+        Args:
+            backend: As in `torch.compile`.
+        """
+        networks = {"encoder": self.codec.encoder, "decoder": self.codec.decoder}
+        if adversarial is not None:
+            each = dict.fromkeys(
+                discriminator_for(adversarial.discriminator, rate) for rate in self.codec.config.bandwidths_kbps
+            )
+            names = (f"discriminator{f' {number}' if len(each) > 1 else ''}" for number in range(len(each)))
+            networks |= dict(zip(names, each, strict=True))
+        (audio,) = self._batches(step, 1)
+        part = audio.repeat_interleave(config.outputs_per_segment, 0).chunk(config.accumulate)[0]
+        error = ""
+        with self.logger.phase("compilation", ", ".join(networks), 1):
+            begun = time.monotonic()
+            try:
+                compiled = compile_networks(networks, config.compile or "default", backend)
+                trial_step(self.codec, networks, self.precision, part)
+            except (
+                RuntimeError,
+                ImportError,
+                OSError,
+            ) as caught:  # no compiler, or an operation that it cannot compile
+                error = " ".join(str(caught).split("\n")[:2]).strip() or type(caught).__name__
+            seconds = time.monotonic() - begun
+        errors = [each for each in self.processes.all_gather_object(error) if each]
+        if errors:
+            restore_networks(networks)
+            self.logger.message(f"not compiled, training goes on without: {errors[0]}")
+        else:
+            self.logger.message(f"compiled in {seconds:.0f} s: {', '.join(compiled)}")
 
     def constant_baselines(self, losses: Mapping[str, nn.Module], step: int) -> dict[str, float]:
         """Losses of the best constant prediction (see `losses.constant_baselines`), averaged over the processes."""

@@ -177,6 +177,7 @@ def test_the_commitment_loss_is_a_weighted_mean_or_sum_over_codebooks() -> None:
         (TrainingConfig, ONE_STEP | {"seed": -1}),
         (TrainingConfig, ONE_STEP | {"init": "zero"}),
         (TrainingConfig, ONE_STEP | {"precision": "float16"}),
+        (TrainingConfig, ONE_STEP | {"compile": "fast"}),
     ],
 )
 def test_a_value_out_of_range_is_refused(kind: type, values: dict[str, Any]) -> None:
