@@ -61,10 +61,17 @@ def _parse(arguments: Sequence[str] | None) -> tuple[ModuleType, argparse.Namesp
     from codec.commands.options.program import make_parser  # imported here, because it can be interrupted
 
     try:
-        options = make_parser().parse_args(arguments)
-    except SystemExit:
-        _flush_output()  # it has the help or the version
+        try:
+            options = make_parser().parse_args(arguments)
+        except SystemExit:
+            _flush_output()  # it has the help or the version
+            raise
+    except BrokenPipeError:
         raise
+    except OSError as error:  # of the help; `print_error` would import torch
+        print(f"codec: stdout: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        raise SystemExit(1) from error
     return import_module(options.module), options
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from codec.ranges import BatchSize, NumWorkers, check_ranges
+from codec.training.startup.cpu import cpu_quota
 from data import (
     Batch,
     DataError,
@@ -27,11 +28,11 @@ _MAX_DEFAULT_WORKERS = 8  # one reads 180 s of audio a second or more (docs/perf
 def default_num_workers() -> int:
     """Half of the CPU cores that this process may use, shared with the other processes of the run on this machine.
 
-    At least 1 and at most 8.
+    The quota of a container counts as its cores. At least 1 and at most 8.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
-    return min(max(cores // (2 * processes), 1), _MAX_DEFAULT_WORKERS)
+    return min(max(int(min(cores, cpu_quota()) / (2 * processes)), 1), _MAX_DEFAULT_WORKERS)
 
 
 class TrainingData:
