@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
 from codec.evaluation import (
     mel_distance,
@@ -73,6 +72,8 @@ def test_si_sdr_of_known_distortions() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_si_sdr_equals_torchmetrics(channels: int) -> None:
+    from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio  # takes a second to import
+
     reference = noise(3, channels, 5000, seed=1)
     estimate = 0.5 * reference + torch.tensor([1.0, 0.1, 0.01])[:, None, None] * noise(3, channels, 5000, seed=2)
     expected = scale_invariant_signal_distortion_ratio(estimate, reference).mean(1)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoProcessor, DacConfig, DacModel
 
 from codec import Codec
 from codec.interop import export_transformers, read_foreign
@@ -23,7 +22,9 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def reference(**changes: Any) -> DacModel:
+def reference(**changes: Any) -> Any:
+    from transformers import DacConfig, DacModel  # takes a second to import
+
     torch.manual_seed(0)
     model = DacModel(DacConfig(**SETTINGS | changes)).eval()
     with torch.no_grad():
@@ -35,7 +36,7 @@ def reference(**changes: Any) -> DacModel:
     return model
 
 
-def imported(model: DacModel, folder: Path) -> Codec:
+def imported(model: Any, folder: Path) -> Codec:
     model.save_pretrained(folder)
     foreign = read_foreign(folder)
     assert foreign.origin == "transformers' DacModel"
@@ -89,6 +90,8 @@ def test_any_length_is_coded_in_whole_frames(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_an_exported_codec_is_that_of_transformers(tmp_path: Path) -> None:
+    from transformers import AutoProcessor, DacModel
+
     torch.manual_seed(1)
     network = DACNetwork(encoder_filters=4, decoder_filters=12, strides=[4, 2], latent_dim=16)
     quantizer = FactorizedQuantizer(latent_dim=16, num_codebooks=2, codebook_size=8, codebook_dim=3)

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from vector_quantize_pytorch import VectorQuantize
-from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from codec.quantization import ResidualVectorQuantizer, rotation, straight_through
 
@@ -22,6 +20,8 @@ def gradient(of: Tensor, latent: Tensor, slope: Tensor) -> Tensor:
 
 
 def test_the_rotation_trick_is_that_of_vector_quantize_pytorch() -> None:
+    from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to  # takes seconds to import
+
     latent, quantized = pair(50, 7)
     slope = torch.randn_like(quantized)
     ours, theirs = rotation(latent, quantized), rotate_to(latent, quantized)
@@ -82,6 +82,8 @@ def residual_quantizer(num_codebooks: int) -> ResidualVectorQuantizer:
 
 
 def test_one_moving_average_codebook_is_that_of_vector_quantize_pytorch() -> None:
+    from vector_quantize_pytorch import VectorQuantize
+
     quantizer = residual_quantizer(1)
     theirs = VectorQuantize(5, 16, rotation_trick=True, channel_last=False, commitment_weight=1.0).eval()
     theirs._codebook.embed.data.copy_(quantizer.embed)
@@ -95,6 +97,8 @@ def test_one_moving_average_codebook_is_that_of_vector_quantize_pytorch() -> Non
 
 @pytest.mark.parametrize("used", [1, 3])
 def test_the_rotation_is_from_the_latent_to_the_sum_of_the_codes(used: int) -> None:
+    from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
+
     quantizer = residual_quantizer(3)
     latent = torch.randn(2, 5, 30, generator=torch.Generator().manual_seed(1), requires_grad=True)
     output = quantizer(latent, used)

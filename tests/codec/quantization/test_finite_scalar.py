@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from vector_quantize_pytorch import FSQ
 
 from codec.quantization import FiniteScalarQuantizer
 
@@ -17,7 +16,9 @@ def latent(frames: int = 40) -> Tensor:
     return 2 * torch.randn(2, DIM, frames, generator=torch.Generator().manual_seed(1))
 
 
-def pair(levels: tuple[int, ...], groups: int) -> tuple[FiniteScalarQuantizer, FSQ]:
+def pair(levels: tuple[int, ...], groups: int) -> tuple[FiniteScalarQuantizer, torch.nn.Module]:
+    from vector_quantize_pytorch import FSQ  # takes seconds to import
+
     torch.manual_seed(0)
     quantizer = FiniteScalarQuantizer(latent_dim=DIM, levels=levels, num_groups=groups, num_codebooks=groups)
     theirs = FSQ(list(levels), dim=DIM, num_codebooks=groups, keep_num_codebooks_dim=True, channel_first=True,

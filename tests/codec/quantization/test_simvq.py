@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import Tensor
-from vector_quantize_pytorch import SimVQ as TheirSimVQ
 
 from codec.quantization import SimVQ, rotation, straight_through
 
@@ -16,6 +15,8 @@ def latent() -> Tensor:
 
 @pytest.mark.parametrize("rotated", [False, True])
 def test_one_codebook_is_that_of_vector_quantize_pytorch(rotated: bool) -> None:
+    from vector_quantize_pytorch import SimVQ as TheirSimVQ  # takes seconds to import
+
     torch.manual_seed(0)
     quantizer = SimVQ(latent_dim=DIM, num_codebooks=1, codebook_size=SIZE,
                       estimator=rotation if rotated else straight_through)  # fmt: skip

@@ -1,7 +1,6 @@
 """Loudness: the standard's coefficients and levels, and the package pyloudnorm."""
 
 import numpy as np
-import pyloudnorm
 import pytest
 import torch
 
@@ -31,6 +30,8 @@ def test_a_sine_of_997_hz_has_the_level_of_the_standard(sample_rate: int) -> Non
 @pytest.mark.parametrize(("sample_rate", "channels"), [(24000, 1), (44100, 2), (48000, 2)])
 def test_gated_loudness_is_that_of_pyloudnorm(sample_rate: int, channels: int) -> None:
     """Noise with a level for each second: one is removed by the absolute gate, others by the relative one."""
+    import pyloudnorm  # takes half a second
+
     random = np.random.default_rng(0)
     levels = np.repeat(10 ** (np.array([-10, -30, -14, -90, -26, -12]) / 20), sample_rate)
     audio = random.normal(size=(len(levels), channels)) * levels[:, None] * 0.3

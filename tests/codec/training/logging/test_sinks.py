@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import wandb
 import yaml
 from hydra.utils import instantiate
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -48,6 +47,8 @@ def test_wandb_offline_keeps_one_id_and_writes_in_the_run_folder(tmp_path: Path)
 def test_the_wandb_mode_of_the_environment_is_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str | None, used: str
 ) -> None:
+    import wandb  # takes half a second
+
     modes: list[object] = []
 
     def refuse(**arguments: object) -> None:
