@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 __all__ = ["CUDA", "DeviceLog", "DeviceMismatch", "pretended_cuda"]
 
@@ -153,6 +152,17 @@ def _place() -> str:
     return "elsewhere:0"
 
 
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors in tuples, lists and dictionaries. torch's `tree_leaves` would take a fifth of the time of a step."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, tuple | list):
+        return []
+    return [tensor for each in value for tensor in _tensors(each)]
+
+
 def _tag(tensor: Tensor) -> str:
     return getattr(tensor.untyped_storage(), "pretended", "cpu")
 
@@ -201,7 +211,7 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = _tensors((args, kwargs))
         tags = [_tag(tensor) for tensor in tensors]
         on_cuda = "cuda" in tags
         if on_cuda and "cpu" in tags and name not in _MAY_MIX:
@@ -255,8 +265,8 @@ class _Operations(TorchDispatchMode):
             return
         schema = func._schema.arguments
         written = [a for a, s in zip(args, schema, strict=False) if s.alias_info is not None and s.alias_info.is_write]
-        for tensor in tree_leaves((result, written)):
-            is_new = isinstance(tensor, Tensor) and _tag(tensor) != "cuda" and not _is_view(func)
+        for tensor in _tensors((result, written)):
+            is_new = _tag(tensor) != "cuda" and not _is_view(func)
             if is_new and (_tag(tensor) == "any" or tensor is not result or not written):
                 _set_tag(tensor, tag)
 
@@ -324,7 +334,7 @@ class _Functions(TorchFunctionMode):
         finally:
             self.state.factory = before
         if on_cuda:
-            for tensor in tree_leaves(result):
+            for tensor in _tensors(result):
                 _set_tag(tensor, "cuda")
             if name in ("tensor", "as_tensor", "new_tensor"):
                 self.state.wait()  # values are copied from the host
