@@ -9,18 +9,19 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from hydra._internal import config_loader_impl
+from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 __all__ = ["PATCHES", "combine_once"]
 
 _CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
 _LOAD, _LIST = ConfigRepository.load_config, config_loader_impl.create_defaults_list
+_MAP = defaults_list._create_interpolation_map
 _COMBINE = ConfigLoaderImpl._compose_config_from_defaults_list
 _LOADED: dict[Any, bytes] = {}
 _LISTED: dict[Any, DefaultsList] = {}
@@ -73,6 +74,13 @@ def _list(
     return DefaultsList(list(kept.defaults), kept.defaults_tree, overrides.config_overrides, overrides)
 
 
+def _map(overrides: Overrides, options: list[Any], self_added: bool) -> DictConfig:
+    """What an interpolation between the options of a file may use. It takes a quarter of the time to make."""
+    if any("${" in f"{getattr(option, 'value', '')}{getattr(option, 'path', '')}" for option in options):
+        return _MAP(overrides, options, self_added)
+    return OmegaConf.create()
+
+
 def _combine(loader: ConfigLoaderImpl, defaults: list[Any], repo: IConfigRepository) -> DictConfig:
     sources = _sources(repo)
     if sources is None:
@@ -88,6 +96,7 @@ def _combine(loader: ConfigLoaderImpl, defaults: list[Any], repo: IConfigReposit
 PATCHES: list[tuple[Any, str, Any, Any]] = [
     (ConfigRepository, "load_config", _load, _LOAD),
     (config_loader_impl, "create_defaults_list", _list, _LIST),
+    (defaults_list, "_create_interpolation_map", _map, _MAP),
     (ConfigLoaderImpl, "_compose_config_from_defaults_list", _combine, _COMBINE),
 ]
 
