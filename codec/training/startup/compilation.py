@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from codec.model import Codec
 from codec.training.startup.precision import Precision
@@ -90,7 +91,8 @@ def trial_step(codec: Codec, networks: Mapping[str, nn.Module], precision: Preci
             outputs = [codec(audio, quantize=codec.quantizer.initialized).audio]
             for network in networks.values():
                 if network not in (codec.encoder, codec.decoder):
-                    outputs += network(outputs[0].detach().float().requires_grad_()).logits
+                    with parametrize.cached():  # or training would compile it again
+                        outputs += network(outputs[0].detach().float().requires_grad_()).logits
         slopes = [torch.ones_like(output) for output in outputs]
         torch.autograd.grad(outputs, parameters, slopes, allow_unused=True)
     torch._dynamo.config.suppress_errors = True
