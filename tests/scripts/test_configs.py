@@ -15,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 import data.corpora
 from codec.training import Trainer
@@ -155,8 +156,12 @@ def test_dac_trains(built: Build) -> None:
 def test_every_option_works_with_the_starter_experiment(option: str) -> None:
     """The experiment must not set anything that only its own choice of a group has."""
     cfg = configuration(*small_with(option))
-    for node in (cfg.balancer, cfg.discriminator, cfg.losses.terms, cfg.optimizer, cfg.trainer, cfg.logger):
+    for node in (cfg.balancer, cfg.discriminator, cfg.optimizer, cfg.trainer, cfg.logger):
         instantiate(node, _convert_="all")
+    terms = instantiate(cfg.losses.terms)
+    assert all(isinstance(term, nn.Module) for term in terms.values())  # a setting of an absent loss is a mapping
+    adversarial = {"adversarial", "feature_matching"} if cfg.discriminator else set()
+    assert set(cfg.losses.weights) == set(terms) | adversarial
 
 
 @pytest.mark.parametrize("name", ["starter", "large"])
