@@ -1,5 +1,6 @@
 """Values of options that make no sense give one line that names the option, and nothing is written."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +16,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny("causal", tmp_path_factory.mktemp("runs"))
 
 
+@pytest.fixture(scope="module")
+def made(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "audio").mkdir()
+    write_wav(folder / "audio/a.wav", noise(2000))
+    assert run_codec("encode", folder / "audio/a.wav", "-o", folder / "a.ecdc", "--model", model, "-q") == 0
+    tokens = ("tokenize", folder / "audio", folder / "tokens")
+    assert run_codec(*tokens, "--jobs", "1", "--model", model, "-q") == 0
+    return folder
+
+
 @pytest.fixture
-def files(here: Path, model: str) -> Path:
-    """A folder of audio, an encoded file and a folder of tokens."""
-    Path("audio").mkdir()
-    write_wav("audio/a.wav", noise(2000))
-    assert run_codec("encode", "audio/a.wav", "-o", "a.ecdc", "--model", model, "-q") == 0
-    assert run_codec("tokenize", "audio", "tokens", "--jobs", "1", "--model", model, "-q") == 0
+def files(here: Path, made: Path) -> Path:
+    """A folder of audio, an encoded file and a folder of tokens, in the working folder."""
+    shutil.copytree(made, here, dirs_exist_ok=True)
     return here
 
 
