@@ -31,16 +31,19 @@ def after_steps(folder: Path, update: Any, accumulate: int) -> tuple[Trainer, li
     adversarial.loss = AdversarialLoss(feature_matching="plain")  # a mean over the items of a batch
     codec = initialized(tiny_codec(dead_code_threshold=0.5))
     trainer = tiny_trainer(
-        folder, codec=codec, adversarial=adversarial, encodec=True, monitor_every=0, accumulate=accumulate
+        folder,
+        codec=codec,
+        adversarial=adversarial,
+        encodec=True,
+        monitor_every=0,
+        accumulate=accumulate,
+        optimizer=SGD,
     )
     return trainer, take_steps(trainer, 3)
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-def test_a_step_in_parts_is_that_of_the_whole_batch(
-    tmp_path: Path, update: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tiny_run.ADAM", SGD)
+def test_a_step_in_parts_is_that_of_the_whole_batch(tmp_path: Path, update: Any) -> None:
     whole, expected = after_steps(tmp_path / "whole", update, 1)
     parts, found = after_steps(tmp_path / "parts", update, 2)
     for name in ("codec", "balancer", "adversarial", "average"):
