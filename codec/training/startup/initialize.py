@@ -164,11 +164,8 @@ class Startup:
             try:
                 compiled = compile_networks(networks, config.compile or "default", backend)
                 trial_step(self.codec, networks, self.precision, part)
-            except (
-                RuntimeError,
-                ImportError,
-                OSError,
-            ) as caught:  # no compiler, or an operation that it cannot compile
+            # There is no compiler, or an operation that it cannot compile.
+            except (RuntimeError, ImportError, OSError) as caught:
                 error = " ".join(str(caught).split("\n")[:2]).strip() or type(caught).__name__
             seconds = time.monotonic() - begun
         errors = [each for each in self.processes.all_gather_object(error) if each]
