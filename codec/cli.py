@@ -45,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     # Invalid input raises a ValueError with a message for the user.
     except (ValueError, OSError) as error:
-        from codec.commands.messages import print_error
-
-        print_error(error)
+        _print_error(error)
         _drop_output()
         return 1
     except KeyboardInterrupt:
@@ -61,18 +59,21 @@ def _parse(arguments: Sequence[str] | None) -> tuple[ModuleType, argparse.Namesp
     from codec.commands.options.program import make_parser  # imported here, because it can be interrupted
 
     try:
-        try:
-            options = make_parser().parse_args(arguments)
-        except SystemExit:
-            _flush_output()  # it has the help or the version
-            raise
-    except BrokenPipeError:
+        options = make_parser().parse_args(arguments)
+    except SystemExit:
+        _flush_output()  # it has the help or the version
         raise
-    except OSError as error:  # of the help; `print_error` would import torch
-        print(f"codec: stdout: {error.strerror}", file=sys.stderr)
-        _drop_output()
-        raise SystemExit(1) from error
     return import_module(options.module), options
+
+
+def _print_error(error: ValueError | OSError) -> None:
+    """Prints an error as one line on stderr. If stdout cannot be written, no file is named, and torch not imported."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror is not None:
+        print("codec:", error.strerror, file=sys.stderr)
+    else:
+        from codec.commands.messages import print_error
+
+        print_error(error)
 
 
 @contextmanager
@@ -103,7 +104,7 @@ def _flush_output() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        error.filename = "stdout"
+        error.strerror = f"stdout: {error.strerror}"
         raise
 
 
