@@ -145,10 +145,10 @@ def run(request: dict[str, Any], terminal: int | None) -> None:
     """
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
-    for descriptor, name in ((1, "output.txt"), (2, "errors.txt")):
-        path = Path(request["output"]) / name
+    output = Path(request["output"])
+    for path in (output / "output.txt", output / "errors.txt"):
         path.unlink(missing_ok=True)
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), descriptor)
+    torch_processes.redirect(output)
     kill = request["kill"] or ""
     if terminal is not None:
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)

@@ -58,7 +58,8 @@ def train_together(request: dict[str, Any]) -> list[int] | None:
     for rank in ranks:
         child = os.fork()
         if not child:
-            redirect(arguments)
+            signal.alarm(300)  # ends it if the others are gone; not inherited by a fork
+            redirect(Path(arguments[0]))
             if rank is None:
                 torchrun(processes, arguments)
             else:
@@ -68,11 +69,10 @@ def train_together(request: dict[str, Any]) -> list[int] | None:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def redirect(arguments: list[str]) -> None:
-    """Sends the output of this process and its children to files, and ends it if the others are gone."""
-    signal.alarm(300)  # not inherited by a fork
+def redirect(folder: Path) -> None:
+    """Appends the output of this process and its children to output.txt and errors.txt."""
     for descriptor, name in ((1, "output.txt"), (2, "errors.txt")):
-        os.dup2(os.open(Path(arguments[0]) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
 
 
 def become(rank: int, count: int, port: int, arguments: list[str]) -> None:
