@@ -36,7 +36,7 @@ ADVERSARIAL = {"adversarial": 1.0, "feature_matching": 2.0}
 def tiny_codec(seed: int = 0, **config: Any) -> Codec:
     """Four codebooks of 16 codes at 0.8 kbps each; 40 frames per segment."""
     settings: dict[str, Any] = {
-        "sample_rate": RATE, "filters": 4, "strides": [2, 4, 5], "latent_dim": 16, "lstm_layers": 0,
+        "sample_rate": RATE, "filters": 4, "strides": [5, 8], "latent_dim": 16, "lstm_layers": 0,
         "padding": "constant", "num_codebooks": 4, "codebook_size": 16, "bandwidths_kbps": [0.8, 1.6, 3.2],
     }  # fmt: skip
     with torch.random.fork_rng():

@@ -243,7 +243,7 @@ def test_the_first_lines_name_device_batch_length_and_sizes(tmp_path: Path) -> N
     assert lines["precision"] == "float32, as requested"
     assert lines["batch"] == "2 x 0.2 s, 0 workers"
     assert lines["length"] == "7 steps (0.7 passes over the audio)"
-    assert lines["parameters"] == "codec 0.02 M, discriminator 0.00 M"
+    assert lines["parameters"] == "codec 0.01 M, discriminator 0.00 M"
     assert lines["codebook initialization"] == "latents of 0:03 min of audio"
     assert lines["k-means"] == "4 codebooks, 640 latent vectors"
     assert lines["validation"] == "2 held-out clips"
