@@ -162,21 +162,34 @@ REDIRECTIONS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "redirection", "status", "message"),
-    [
-        *((words, *case) for words in ("completion bash", "encode --help") for case in REDIRECTIONS),
-        *(("info causal", *case) for case in REDIRECTIONS[:2]),  # one short text; it takes longer, as it imports torch
-    ],
+    [(words, *case) for words in ("completion bash", "encode --help") for case in REDIRECTIONS],
 )
-def test_a_report_that_cannot_be_written_is_one_line_at_most(
-    here: Path, arguments: str, redirection: str, status: int, message: str
+def test_a_text_that_cannot_be_written_is_one_line_at_most(
+    arguments: str, redirection: str, status: int, message: str
 ) -> None:
-    save_tiny("causal", here)
     line = f"{{ sleep 0.1; {sys.executable} -m codec {arguments}; exit $?; }} {redirection}; exit ${{PIPESTATUS[0]}}"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == status
     assert done.stdout == ""
     assert re.fullmatch(message, done.stderr)
+
+
+@pytest.mark.parametrize(("status", "message"), [(1, "codec: stdout: No space left on device\n"), (141, "")])
+def test_a_report_that_cannot_be_written_is_one_line_at_most(
+    status: int, message: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, as the command imports torch: to a full disk, and to a pipe whose reader has ended."""
+    save_tiny("causal", here)
+    if status == 1:
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, output = os.pipe()
+        os.close(reader)
+    with os.fdopen(output, "w") as stream:  # closed as at the end of a process: what is left must not fail again
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["info", "causal"]) == status
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("redirection", ["", "> /dev/full"])
