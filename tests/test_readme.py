@@ -25,7 +25,7 @@ from codec.bitstream.encodec.language_model import EncodecLM
 from codec.bitstream.entropy.model_file import ENTROPY_NAME, EntropyModel
 from codec.cli import main
 from codec.model_file import fingerprint, save_model
-from codec_inputs import seanet_codec
+from codec_inputs import seanet_codec, seanet_config
 from encodec_weights import encodec_model
 from scripts.ablation.grid import check_grid, grid_runs, run_config
 from scripts.command_line import compose as compose_from_command_line
@@ -169,9 +169,11 @@ def test_codec_commands_run_in_order(document: Path, tmp_path: Path, monkeypatch
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         # What is scored is too short for ViSQOL, which would take most of the time.
         soundfile.write(path, np.sin(np.arange(12_000 if "held_out" in str(path) else 24_000) / 20) / 2, 24_000)
-    if "encodec_24khz" in document.read_text(encoding="utf-8"):  # the package's models in full size, random weights
-        torch.save(encodec_model(PACKAGE_CONFIGS["encodec_24khz"]).state_dict(), "encodec_24khz-d7cc33bc.th")
-        torch.save(EncodecLM(PACKAGE_CONFIGS["encodec_24khz"]).state_dict(), "encodec_lm_24khz-1608e3c0.th")
+    if "encodec_24khz" in document.read_text(encoding="utf-8"):  # a narrow model of the package, with random weights
+        narrow = seanet_config(filters=4, latent_dim=16)
+        monkeypatch.setitem(PACKAGE_CONFIGS, "encodec_24khz", narrow)
+        torch.save(encodec_model(narrow).state_dict(), "encodec_24khz-d7cc33bc.th")
+        torch.save(EncodecLM(narrow).state_dict(), "encodec_lm_24khz-1608e3c0.th")
     for _, *command in [c for c in commands(document) if c[0] == ".venv/bin/codec"]:
         stood_in = ["audio" if word == "/path/to/audio" else word for word in command]
         assert main(stood_in + (["--steps", "1"] if command[0] == "train-entropy" else [])) == 0

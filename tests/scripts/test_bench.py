@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encodec.model import EncodecModel
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from balancer import Balancer
+from codec_inputs import seanet_config
+from encodec_weights import encodec_model
 from scripts.bench import balancers as bench_balancers
 from scripts.bench import coding as bench_coding
 from scripts.bench import data as bench_data
@@ -67,7 +70,12 @@ def test_coders_alternate_and_agreement_is_counted_per_frame(threads: None) -> N
     assert row.agreement == {"ours": 1.0, "peer": 7 / 8}
 
 
-def test_coding_compared_with_both_packages(tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: None) -> None:
+def test_coding_compared_with_both_packages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, threads: None
+) -> None:
+    """With a narrow model of the package's architecture."""
+    config = seanet_config(filters=4, latent_dim=16)
+    monkeypatch.setattr(EncodecModel, "encodec_model_24khz", lambda pretrained: encodec_model(config))
     path = tmp_path / "figures.json"
     bench_coding.main(["--seconds", "0.5", "--batch", "2", "--threads", "1", "--rounds", "1", "--json", str(path)])
     (row,) = json.loads(path.read_text())["coding"]
@@ -266,7 +274,7 @@ def test_the_machine_is_described_by_cpu_and_features(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_a_worker_steps_with_its_overrides() -> None:
-    small = [*SMALL, "data.batch_size=1"]
+    small = [*SMALL, "codec.quantizer.kmeans_iterations=1", "data.batch_size=1", "data.segment_seconds=0.2"]
     worker = Worker([sys.executable, "-m", "scripts.bench.step", "work", *small, "--precision=float32"])
     assert worker.step() > 0
     assert len(worker.seconds) == 1
@@ -283,7 +291,7 @@ def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr(bench_startup, "_import_seconds", len)
     monkeypatch.setattr(bench_startup, "_VECTORS", (300,))
     path = tmp_path / "figures.json"
-    small = [*SMALL, "data.batch_size=1"]
+    small = [*SMALL, "codec.quantizer.kmeans_iterations=1", "data.batch_size=1", "data.segment_seconds=0.2"]
     bench_startup.main(["--rounds", "1", "--precision", "float32", "--json", str(path), "--", *small])
     found = json.loads(path.read_text())["startup"]
     assert [len(seconds) for seconds in found.values()] == [1] * 5
