@@ -90,7 +90,7 @@ class FrameInput(nn.Module):
         self, latent_dim: int, width: int, kernel_size: int, *, look_ahead: int, noise_channels: int = 0
     ) -> None:
         super().__init__()
-        self.noise_channels = noise_channels
+        self.latent_dim, self.noise_channels = latent_dim, noise_channels
         self.conv = FrameConv(latent_dim + 1 + noise_channels, width, kernel_size, look_ahead=look_ahead)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -155,6 +155,10 @@ class ConvNeXtBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.gain = nn.Parameter(torch.full((width,), gain))
+
+    def initialize(self) -> None:
+        """Sets what is added to the input to zero."""
+        nn.init.zeros_(self.contract.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.residual(self.depthwise(x))

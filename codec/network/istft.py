@@ -1,7 +1,8 @@
 """An encoder and a decoder at the frame rate: STFT, ConvNeXt blocks, inverse STFT (after Vocos, Siuzdak 2023).
 
 SEANet computes most of its layers at a high rate. Here every layer but the Fourier transforms works on frames, so wide
-layers are cheap. The encoder begins as an MDCT, to which its blocks add little at first.
+layers are cheap. A new encoder is an MDCT and a new decoder its inverse, with blocks that add nothing yet: so a codec
+whose codebooks are initialized codes speech before it is trained.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from codec.network.frame_layers import ConvNeXtBlock, FrameInput
+from codec.network.inverse_mdct import begin_as_inverse_mdct
 from codec.network.istft_layers import ISTFTOutput, LatentOutput, SpectralInput, overhang
 from codec.ranges import Channels, Depth, OptionalSize, Size, check_ranges
 
@@ -102,11 +104,11 @@ class ISTFTNetwork:
         return settings
 
     def make_encoder(self) -> "ISTFTEncoder":
-        """A new encoder with random weights."""
+        """A new encoder: an MDCT, and blocks with random weights that add nothing at first."""
         return ISTFTEncoder(self)
 
     def make_decoder(self) -> "ISTFTDecoder":
-        """A new decoder with random weights."""
+        """A new decoder: the inverse of the new encoder, and blocks with random weights that add nothing at first."""
         return ISTFTDecoder(self)
 
 
@@ -163,6 +165,7 @@ class ISTFTDecoder(nn.Module):
             ISTFTOutput(net.channels, width, net.decoder_window_samples, net.hop_samples),
         )
         self.apply(_initialize)
+        begin_as_inverse_mdct(self.layers)
 
     @property
     def output_layer(self) -> nn.Linear:
@@ -190,5 +193,5 @@ def _initialize(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=_WEIGHT_STD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, SpectralInput | LatentOutput):  # after the layers that they contain
+    elif isinstance(module, SpectralInput | LatentOutput | ConvNeXtBlock):  # after the layers that they contain
         module.initialize()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.network.mdct import mdct
 from codec.network.stream import PointwiseStream, join, rest
 
 __all__ = ["ISTFTOutput", "LatentOutput", "SpectralInput", "overhang"]
@@ -16,8 +17,6 @@ __all__ = ["ISTFTOutput", "LatentOutput", "SpectralInput", "overhang"]
 # Spectra are divided by the L2 norm of the window, so white noise has the same magnitudes at every window length.
 QUIET = 1e-3  # -60 dBFS; differences far below this magnitude have little effect on the features
 LOUDEST = 6.0  # largest logarithm of a gain in the decoder
-_LEVEL = 10.0  # of the MDCT, so that latents of speech have variances near 1
-_CORNER = 0.04  # frequency where the emphasis doubles, relative to half the sampling rate: 480 Hz at 24 kHz
 
 
 def overhang(window_samples: int, hop_samples: int) -> int:
@@ -60,12 +59,13 @@ class SpectralInput(nn.Module):
 
     def initialize(self) -> None:
         """Sets the transform to an MDCT. With two channels, its coefficients take turns."""
-        channels = self.wave.in_channels
+        waves, channels, _ = self.wave.weight.shape
         with torch.no_grad():
             self.wave.weight.zero_()
             self.wave.bias.zero_()  # type: ignore[union-attr]
+            transform = mdct(math.ceil(waves / channels), self.hop_samples).float()
             for i, weight in enumerate(self.wave.weight):
-                weight[i % channels] = _mdct(i // channels, self.hop_samples)
+                weight[i % channels] = transform[i // channels]
 
     def forward(self, audio: Tensor) -> Tensor:
         missing = -audio.shape[-1] % self.hop_samples
@@ -87,15 +87,6 @@ class SpectralInput(nn.Module):
     def past_inputs(self, outputs: float) -> float:
         """As `codec.network.stream.receptive_field`, of this layer."""
         return outputs * self.hop_samples + self.padding
-
-
-def _mdct(k: int, hop: int) -> Tensor:
-    """Coefficient k of an MDCT with a sine window, times its emphasis. Shape: -> [2 hop]."""
-    t = torch.arange(2 * hop, dtype=torch.float64)
-    window = (math.pi * (t + 0.5) / (2 * hop)).sin()
-    wave = (math.pi / hop * (t + 0.5 + hop / 2) * (k + 0.5)).cos()
-    emphasis = _LEVEL * (1 + (k + 0.5) / hop / _CORNER)
-    return (emphasis * math.sqrt(2 / hop) * window * wave).float()
 
 
 class _SpectralStream:
