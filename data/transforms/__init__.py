@@ -6,6 +6,7 @@ needs more samples than it returns has a method `input_samples`, see `NeedsMoreS
 """
 
 from data.transforms.band_limit import RandomBandLimit
+from data.transforms.equalizer import RandomEqualizer
 from data.transforms.gain import RandomGain
 from data.transforms.lossy import RandomLossyCoding
 from data.transforms.loudness import NormalizeLoudness
@@ -27,6 +28,7 @@ __all__ = [
     "NeedsMoreSamples",
     "NormalizeLoudness",
     "RandomBandLimit",
+    "RandomEqualizer",
     "RandomGain",
     "RandomLossyCoding",
     "RandomNoise",
