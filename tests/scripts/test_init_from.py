@@ -174,7 +174,7 @@ def test_another_architecture_is_refused_in_one_line(origin: Path, tmp_path: Pat
 
 # The encoder of the run there, with another decoder.
 OTHER_DECODER = (
-    "codec=seanet_istft", "codec.network.encoder.filters=2", "codec.network.encoder.strides=[4,5,8]",
+    "codec=seanet_istft", "codec.network.encoder.filters=2", "codec.network.encoder.strides=[10,16]",
     "codec.network.encoder.latent_dim=8", "codec.network.decoder.hop_samples=160",
     "codec.network.decoder.decoder_window_samples=320", "codec.network.decoder.decoder_width=6",
     "codec.network.decoder.decoder_depth=1", "codec.network.decoder.decoder_look_ahead=1",

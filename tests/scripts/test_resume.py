@@ -20,7 +20,7 @@ STEPS = 12
 SETTINGS = [
     "experiment=starter_seanet", "data=clips", "name=tiny", "trainer.precision=float32",
     "validation.bandwidth_kbps=2.4",
-    "codec.network.filters=4", "codec.network.strides=[4,5,8]", "codec.network.latent_dim=16",
+    "codec.network.filters=4", "codec.network.strides=[10,16]", "codec.network.latent_dim=16",
     "codec.quantizer.num_codebooks=4", "codec.quantizer.codebook_size=16", "codec.bandwidths_kbps=[0.6,1.2,2.4]",
     "discriminator.filters=2", "discriminator.windows=[64,32]", "losses.terms.mel.window_exponents=[5,6]",
     "+losses.terms.tonality.window_samples=512",

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY_SEANET = (
     "data=clips", "data.num_workers=0", "data.batch_size=2", "data.segment_seconds=0.0667",
     "data.held_out.seconds=0.2", "data.held_out.clips_per_source=1", "validation.bandwidth_kbps=2.4",
-    "codec.network.filters=2", "codec.network.strides=[4,5,8]", "codec.network.latent_dim=8",
+    "codec.network.filters=2", "codec.network.strides=[10,16]", "codec.network.latent_dim=8",
     "codec.quantizer.num_codebooks=4", "codec.quantizer.codebook_size=16", "codec.bandwidths_kbps=[0.6,1.2,2.4]",
     "discriminator.filters=2", "discriminator.windows=[64,32]", "losses.terms.mel.window_exponents=[5,6]",
     "+losses.terms.tonality.window_samples=512",
