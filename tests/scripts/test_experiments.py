@@ -293,9 +293,11 @@ def test_experiments_have_the_published_values(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", experiments())
-def test_experiments_build_at_their_real_size(name: str, built: Build) -> None:
+def test_experiments_build_at_their_real_size(name: str, built: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     frame_rate_hz, parameters, num_codebooks = SIZES[name]
     assert OmegaConf.load(CONFIGS / "experiment" / f"{name}.yaml").name == name
+    for draw in ("uniform_", "kaiming_uniform_"):  # hundreds of millions of random weights take long
+        monkeypatch.setattr(torch.nn.init, draw, lambda tensor, *_, **__: tensor)
     trainer = built(f"experiment={name}", "data=clips")
     config = trainer.codec.config
     assert config.frame_rate_hz == frame_rate_hz
