@@ -4,7 +4,7 @@ Legend: B batch, C channels, T samples. Audio is float32 in about [-1, 1]. Files
 """
 
 from data.bandwidth import bandwidth_hz, measure_bandwidths
-from data.corpora import Corpus, clips, folder, large, manifests, starter
+from data.corpora import Corpus, clips, folder, large, manifests, starter, voices
 from data.entries import DataError, Entry
 from data.held_out import HeldOutClip, held_out_clips
 from data.hugging_face import HuggingFaceDataset
@@ -84,4 +84,5 @@ __all__ = [
     "stream_batches",
     "training_batches",
     "transformed",
+    "voices",
 ]

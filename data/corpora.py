@@ -17,7 +17,7 @@ from data.manifest import Manifest
 from data.packages import Package, fetch
 from data.scan import scan_folder
 
-__all__ = ["Corpus", "clips", "folder", "large", "load_manifest", "manifests", "starter"]
+__all__ = ["Corpus", "clips", "folder", "large", "load_manifest", "manifests", "starter", "voices"]
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +146,46 @@ def starter(root: Name, minimum_sample_rate: Hertz = 22050, source_weights: Weig
 def large(root: Name, minimum_sample_rate: Hertz = 22050, source_weights: Weights | None = None) -> Corpus:
     """The starter corpus and seven more hours of speech and music (500 MB in all); see `starter`."""
     return _packaged("large", _TRAIN + _LARGE, root, minimum_sample_rate, source_weights)
+
+
+def voices(
+    root: Name,
+    packages_root: Name,
+    held_out_speakers: Sequence[str] | None = None,
+    minimum_sample_rate: Hertz = 22050,
+    source_weights: Weights | None = None,
+) -> Corpus:
+    """Whole sentences of several speakers beside the packages of `starter`. Some speakers are held out.
+
+    Args:
+        root: Folder with one folder for each speaker.
+        packages_root: As `root` of `starter`.
+        held_out_speakers: Names of their folders. None holds out the last in alphabetical order.
+        minimum_sample_rate: In Hz; files with a lower rate are not used.
+        source_weights: Of speech, music and effects, and of the speakers together, `speech_voices`.
+
+    Raises:
+        DataError: There are fewer than two speakers, a name is not one of them, or none is left to train on.
+    """
+    found = load_manifest(root, minimum_sample_rate=minimum_sample_rate, by_subfolder=True)
+    speakers = sorted(name for name in found.sources if any(e.path.startswith(name + os.sep) for e in found.entries))
+    if len(speakers) < 2:
+        raise DataError(f"{readable(root)}: expected a folder for each of at least two speakers, got {len(speakers)}")
+    held = speakers[-1:] if held_out_speakers is None else [str(name) for name in held_out_speakers]
+    if not held or not set(held) < set(speakers):
+        raise DataError(f"expected some of {', '.join(speakers)} as held_out_speakers, but not all, got {held}")
+    packages = starter(packages_root, minimum_sample_rate, source_weights)
+
+    def join(manifest: Manifest, names: Sequence[str]) -> Manifest:
+        sentences = [
+            replace(entry, path=os.path.abspath(found.path(entry)), source="speech_voices")
+            for entry in found.entries
+            if entry.source in names
+        ]
+        return replace(manifest, entries=[*manifest.entries, *sentences])
+
+    train = join(packages.train, [name for name in speakers if name not in held])
+    return Corpus("voices", train, join(packages.held_out, held), packages.source_weights)
 
 
 def folder(

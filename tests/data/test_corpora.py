@@ -24,6 +24,7 @@ from data import (
     manifests,
     scan_folder,
     starter,
+    voices,
 )
 from data import corpora as module
 from data.corpora import CLIPS
@@ -264,3 +265,34 @@ def test_the_tables_of_packages_are_plausible() -> None:
     assert len({package.name for package in tables}) == len(tables) == 9
     assert all(re.fullmatch("[0-9a-f]{64}", package.sha256) for package in tables)
     assert {package.source for package in (*module._TRAIN, *module._LARGE)} == set(WEIGHTS)
+
+
+def test_speakers_are_held_out_whole(shelf: Path, tmp_path: Path) -> None:
+    for name in ("anna/a.wav", "anna/deep/b.wav", "bert/a.wav", "cleo/a.wav", "loose.wav"):
+        write(tmp_path / "voices" / name)
+    write(tmp_path / "voices/bert/low.wav", 1.0, 16000)
+    root = str(tmp_path / "voices")
+    packages = starter(str(shelf), source_weights={"speech": 2, "effects": 1})
+    corpus = voices(root, str(shelf), source_weights={"speech": 2, "effects": 1, "speech_voices": 3})
+    trained = {f"{root}/anna/a.wav", f"{root}/anna/deep/b.wav", f"{root}/bert/a.wav"}
+    assert paths(corpus) == (paths(packages)[0] | trained, paths(packages)[1] | {f"{root}/cleo/a.wav"})
+    assert corpus.source_weights == {"speech": 2, "speech_voices": 3}  # `hits` is not there
+    assert corpus.train.sources["speech_voices"] == pytest.approx(3, abs=0.01)
+    corpus = voices(root, str(shelf), held_out_speakers=["anna", "cleo"])
+    assert paths(corpus)[0] - paths(packages)[0] == {f"{root}/bert/a.wav"}
+    dataset = SegmentDataset(corpus.train, 24000, 1, 0.5)
+    assert {dataset[index].source for index in range(20)} == {"speech", "speech_voices"}
+    for held in (["dora"], [], ["anna", "bert", "cleo"]):
+        with pytest.raises(DataError, match="expected some of anna, bert, cleo as held_out_speakers, but not all"):
+            voices(root, str(shelf), held_out_speakers=held)
+    with pytest.raises(DataError, match="each of at least two speakers, got 0"):
+        voices(f"{root}/anna/deep", str(shelf))
+
+
+def test_speakers_without_packages_are_trained_on_with_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("anna/a.wav", "bert/a.wav"):
+        write(tmp_path / "voices" / name)
+    corpus = voices(str(tmp_path / "voices"), str(tmp_path / "starter"), source_weights=WEIGHTS | {"speech_voices": 5})
+    assert set(corpus.train.sources) == {"speech", "music", "effects", "speech_voices"}
+    SegmentDataset(corpus.train, 24000, 1, 1.0, source_weights=corpus.source_weights)

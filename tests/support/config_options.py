@@ -68,6 +68,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "data=manifest": (f"data.corpus.train={CLIPS}/train.jsonl", f"data.corpus.held_out={CLIPS}/held_out.jsonl"),
     "data=encodec_mix": (f"data.root={CLIPS / 'train'}",),
     "data=hilcodec_mix": (f"data.root={CLIPS / 'train'}", "data.dataset.roles.noise=[effects]"),
+    "data=voices": (f"data.root={CLIPS / 'train'}",),
     "data=tar": (f"data.dataset.shards={_archive()}", f"data.corpus.held_out={CLIPS}/held_out.jsonl"),
     "discriminator=none": ("losses=reconstruction",),
     "losses=energy_distance": ("discriminator=none",),
