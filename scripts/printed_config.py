@@ -56,7 +56,7 @@ def _commented(line: str, comment: str) -> list[str]:
 
 
 def _lines(cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    """The key and the YAML line of each setting."""
+    """The key and the YAML line of each setting; a long list has further lines without a key."""
 
     def walk(node: Mapping[Any, Any], path: str, indent: str) -> Iterator[tuple[str, str]]:
         for key, value in node.items():
@@ -64,6 +64,9 @@ def _lines(cfg: DictConfig) -> Iterator[tuple[str, str]]:
             if isinstance(value, dict) and value:
                 yield name, f"{indent}{_scalar(key)}:"
                 yield from walk(value, name, f"{indent}  ")
+            elif isinstance(value, list) and len(_scalar(value)) > _WIDTH // 2:
+                yield name, f"{indent}{_scalar(key)}:"
+                yield from (("", f"{indent}- {_scalar(item)}") for item in value)
             else:
                 yield name, f"{indent}{_scalar(key)}: {_scalar(value)}"
 
@@ -71,6 +74,6 @@ def _lines(cfg: DictConfig) -> Iterator[tuple[str, str]]:
 
 
 def _scalar(value: Any) -> str:
-    """YAML on one line, also of a list."""
+    """YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=1 << 30, allow_unicode=True, sort_keys=False)
     return text.removesuffix("...\n").strip()

@@ -206,7 +206,7 @@ def test_a_missing_setting_is_named(option: str, setting: str, tmp_path: Path) -
 
 
 def test_without_a_discriminator_the_default_losses_are_refused(built: Build) -> None:
-    message = r"losses l1, magnitude \(no discriminator\) and weights l1, magnitude, adversarial"
+    message = r"losses l1, magnitude, tonality \(no discriminator\) and weights l1, magnitude, adversarial"
     with pytest.raises(ValueError, match=message):
         built("data=clips", "discriminator=none")
 
