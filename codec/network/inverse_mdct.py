@@ -25,11 +25,12 @@ _INPUT_STD = 2e-3  # of the first layer's weights for the other channels
 def begin_as_inverse_mdct(layers: nn.Sequential) -> None:
     """Sets the weights of a decoder: a `FrameInput`, blocks that add nothing, and an `ISTFTOutput`.
 
-    A decoder that is too narrow for all coefficients has the lowest frequencies, one that is too narrow for any stays as
-    it is.
+    A decoder that is too narrow for all coefficients has the lowest frequencies. One that is too narrow for any stays
+    as it is.
     """
     first, output = layers[0], layers[-1]
-    assert isinstance(first, FrameInput) and isinstance(output, ISTFTOutput)
+    assert isinstance(first, FrameInput)
+    assert isinstance(output, ISTFTOutput)
     conv, width = first.conv.conv, output.linear.in_features
     latent_dim = first.latent_dim
     waves = min(latent_dim, 3 * width // 4 - 1)

@@ -289,7 +289,9 @@ def test_speakers_are_held_out_whole(shelf: Path, tmp_path: Path) -> None:
         voices(f"{root}/anna/deep", str(shelf))
 
 
-def test_speakers_without_packages_are_trained_on_with_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speakers_without_packages_are_trained_on_with_the_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("anna/a.wav", "bert/a.wav"):
         write(tmp_path / "voices" / name)

@@ -195,7 +195,12 @@ def test_a_folder_and_its_manifest_give_the_same_files(built: Build) -> None:
 
 @pytest.mark.parametrize(
     ("option", "setting"),
-    [("folder", "data.root"), ("manifest", "data.corpus.train"), ("manifest", "data.corpus.held_out"), ("voices", "data.root")],
+    [
+        ("folder", "data.root"),
+        ("manifest", "data.corpus.train"),
+        ("manifest", "data.corpus.held_out"),
+        ("voices", "data.root"),
+    ],
 )
 def test_a_missing_setting_is_named(option: str, setting: str, tmp_path: Path) -> None:
     given = [item for item in small_with(f"data={option}") if not item.startswith(f"{setting}=")]

@@ -82,4 +82,5 @@ def test_after_another_encoder_the_decoder_is_finite() -> None:
     network = EncoderDecoder(encoder=seanet, decoder=new_network(latent_dim=16, decoder_width=32, decoder_depth=1))
     with torch.no_grad():
         audio = network.make_decoder()(network.make_encoder()(band(3000)))
-    assert bool(audio.isfinite().all()) and float(audio.abs().max()) < 10
+    assert bool(audio.isfinite().all())
+    assert float(audio.abs().max()) < 10
