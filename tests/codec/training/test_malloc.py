@@ -5,16 +5,12 @@ import sys
 
 import pytest
 
-from codec.training.startup import malloc
-
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
-
-# The module alone: the package around it takes as long to import as torch.
-MODULE = f"import runpy; malloc = runpy.run_path({malloc.__file__!r})"
 
 FAULTS = """
 import resource, torch
-kept = {keep} and malloc["keep_freed_memory"]()
+from codec.training.startup.malloc import keep_freed_memory
+kept = {keep} and keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16, 1 << 20)
@@ -26,22 +22,22 @@ print(kept, faults())
 
 # The last block stays allocated: glibc shrinks the heap by itself where the memory at its end is free.
 HOLES = """
+from codec.training.startup.malloc import keep_freed_memory, return_freed_memory
 import resource, torch
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-malloc["keep_freed_memory"]()
+keep_freed_memory()
 blocks = [torch.ones(1 << 18) for _ in range(200)]
 before = resident()
 last = blocks[-1]
 del blocks
 kept = resident()
-print(before - kept, malloc["return_freed_memory"](), kept - resident())
+print(before - kept, return_freed_memory(), kept - resident())
 """
 
 
 def _output(code: str) -> list[str]:
-    line = [sys.executable, "-c", MODULE + code]
-    return subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_kept_memory_needs_no_new_pages() -> None:
