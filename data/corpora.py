@@ -168,7 +168,7 @@ def voices(
         DataError: There are fewer than two speakers, a name is not one of them, or none is left to train on.
     """
     found = load_manifest(root, minimum_sample_rate=minimum_sample_rate, by_subfolder=True)
-    speakers = sorted(name for name in found.sources if any(e.path.startswith(name + os.sep) for e in found.entries))
+    speakers = sorted({entry.source for entry in found.entries if os.sep in entry.path})
     if len(speakers) < 2:
         raise DataError(f"{readable(root)}: expected a folder for each of at least two speakers, got {len(speakers)}")
     held = speakers[-1:] if held_out_speakers is None else [str(name) for name in held_out_speakers]

@@ -8,6 +8,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from codec.ranges import Probability, SampleRate, check_ranges
+from data.sources import limit_peak
 from data.transforms.draws import draw
 
 __all__ = ["RandomEqualizer"]
@@ -53,5 +54,4 @@ class RandomEqualizer:
         decibels = gains[below] * (1 - part) + gains[(below + 1).clamp(max=bands - 1)] * part
         response = 10 ** ((decibels - gains.mean()) / 20)
         changed = torch.fft.irfft(torch.fft.rfft(audio, samples) * response, samples)[..., : audio.shape[-1]]
-        peak = float(changed.abs().max())
-        return changed / max(peak, 1.0)
+        return limit_peak(changed)
